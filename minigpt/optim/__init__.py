@@ -1,0 +1,1 @@
+"""Optimizers, and the one that gives every role its own."""

@@ -1,0 +1,21 @@
+"""What a parameter is for. Optimizers choose by role and never by shape."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+RoleName = Literal["hidden", "embed", "head", "scalar"]
+ROLES: tuple[RoleName, ...] = ("hidden", "embed", "head", "scalar")
+
+
+@dataclass(frozen=True)
+class Role:
+    """The role of one parameter, with what an optimizer needs to split it.
+
+    name: hidden (matrices inside blocks), embed (a tied head included), head, or scalar (gains, anything below 2-D).
+    kind: which matrix it is: q, k, v, o, gate, up, down, embed, head, gain, ...
+    n_heads: how many attention heads its rows (q, k, v) or columns (o) hold; 1 elsewhere.
+    """
+
+    name: RoleName
+    kind: str
+    n_heads: int = 1
