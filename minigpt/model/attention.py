@@ -1,0 +1,72 @@
+"""Causal self-attention with shared key/value heads.
+
+B batch, T sequence, D model, H query heads, G key/value heads, K head size (D / H), S keys seen (with a cache more
+than T).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigpt.model.cache import LayerCache
+from minigpt.model.rmsnorm import RMSNorm
+from minigpt.model.rope import RopeTable, rotate
+
+
+class Attention(nn.Module):
+    """Multi-head (n_kv_heads = n_heads), grouped-query or multi-query (n_kv_heads = 1) attention, no biases.
+
+    Multi-query: Shazeer 2019; grouped-query: Ainslie et al. 2023. q, k, v and o are separate matrices, because
+    optimizers such as Muon act on each matrix as a whole. With `qk_norm`, queries and keys pass an RMSNorm over
+    each head, before RoPE (Qwen3). Another attention is a class with this constructor and forward.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        dropout: float = 0.0,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
+        self.dropout = dropout
+        self.q = nn.Linear(d_model, n_heads * self.head_size, bias=False)
+        self.k = nn.Linear(d_model, n_kv_heads * self.head_size, bias=False)
+        self.v = nn.Linear(d_model, n_kv_heads * self.head_size, bias=False)
+        self.o = nn.Linear(n_heads * self.head_size, d_model, bias=False)
+        self.q_norm = RMSNorm(self.head_size, norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(self.head_size, norm_eps) if qk_norm else None
+        self.heads = {"q": n_heads, "k": n_kv_heads, "v": n_kv_heads, "o": n_heads}  # for the roles
+
+    def forward(
+        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D).
+
+        mask: bool, broadcastable to (B, H, T, S), True where a query may look; None means plainly causal.
+        cache: keys and values of earlier tokens, extended by these.
+        """
+        q = self._split(self.q(x))  # (B, H, T, K)
+        k = self._split(self.k(x))  # (B, G, T, K)
+        v = self._split(self.v(x))  # (B, G, T, K)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, rope), rotate(k, rope)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, G, S, K)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask is None and q.shape[2] > 1,  # a single query sees all keys
+            enable_gqa=self.n_kv_heads != self.n_heads,
+        )
+        return self.o(y.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, T, heads * K) -> (B, heads, T, K)."""
+        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)

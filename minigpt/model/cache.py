@@ -1,0 +1,54 @@
+"""Keys and values of the tokens seen so far, so that generating one more costs O(1) model work."""
+
+import torch
+from torch import Tensor
+
+
+class LayerCache:
+    """Keys and values of one block in preallocated (B, H_kv, capacity, K) memory; appending copies only what is new."""
+
+    def __init__(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
+        self.keys, self.values, self.length = keys, values, length
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H_kv, T, K) behind what is there; return views of everything stored, (B, H_kv, length, K)."""
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class KVCache:
+    """One LayerCache per block; `model.new_cache(batch_size)` makes one that fits the model."""
+
+    def __init__(self, layers: list[LayerCache]) -> None:
+        self.layers = layers
+
+    @classmethod
+    def empty(
+        cls, n_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+    ) -> "KVCache":
+        """A cache of `shape` (B, H_kv, capacity, K) in each block."""
+        make = lambda: torch.zeros(shape, dtype=dtype, device=device)
+        return cls([LayerCache(make(), make()) for _ in range(n_layers)])
+
+    @property
+    def length(self) -> int:
+        """How many tokens are stored, which is also the position of the next one."""
+        return self.layers[0].length
+
+    @property
+    def capacity(self) -> int:
+        return self.layers[0].keys.shape[2]
+
+    def clear(self) -> None:
+        """Forget all tokens, keep the memory."""
+        for layer in self.layers:
+            layer.length = 0
+
+    def repeat(self, n: int) -> "KVCache":
+        """A copy for n sequences that share the one stored here (one prompt, n continuations)."""
+        return KVCache(
+            [LayerCache(x.keys.repeat(n, 1, 1, 1), x.values.repeat(n, 1, 1, 1), x.length) for x in self.layers]
+        )

@@ -1,0 +1,218 @@
+"""A decoder-only transformer in the shape of Llama: RMSNorm, RoPE, shared key/value heads, SwiGLU.
+
+B batch, T sequence, D model, V vocabulary, S keys seen (T, or more with a cache).
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigpt.model.attention import Attention
+from minigpt.model.cache import KVCache, LayerCache
+from minigpt.model.loss import cross_entropy_reference
+from minigpt.model.rmsnorm import RMSNorm
+from minigpt.model.rope import RopeTable, rope_table
+from minigpt.model.swiglu import SwiGLU
+from minigpt.roles import Role
+
+INIT_STD = 0.02  # GPT-2
+RESIDUAL = ("o", "down")  # the matrices that write into the residual stream
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, attention: nn.Module, mlp: nn.Module, d_model: int, dropout: float, norm_eps: float) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(d_model, norm_eps)
+        self.attention = attention
+        self.mlp_norm = RMSNorm(d_model, norm_eps)
+        self.mlp = mlp
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), rope, mask, cache))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class Transformer(nn.Module):
+    """Tokens to logits, or to the summed loss of given targets.
+
+    vocab_size: V, given by the tokenizer.
+    n_layers, d_model, n_heads: blocks, width D, query heads; the head size d_model / n_heads must be even (RoPE).
+    n_kv_heads: key/value heads, any divisor of n_heads; 1 is multi-query, n_heads is multi-head attention.
+    d_ff: width of the feed-forward layer; None is 8/3 d_model rounded up to a multiple of 32, which gives SwiGLU's
+        three matrices about the size of a classic MLP's two.
+    max_seq_len: longest sequence accepted, and the context that generation keeps.
+    dropout: on attention weights and on what each layer adds to the residual stream. Masks come from torch's global
+        generator, which the caller seeds.
+    tie_embeddings: the head is the embedding matrix.
+    qk_norm: RMSNorm on each head of queries and keys.
+    attention, mlp: other classes for these parts, called with the arguments of Attention and SwiGLU.
+
+    The parameters are not drawn here: call `init_weights`, or load a state.
+    Raises ValueError for sizes that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        n_layers: int,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int = 1,
+        d_ff: int | None = None,
+        max_seq_len: int = 512,
+        dropout: float = 0.0,
+        tie_embeddings: bool = False,
+        qk_norm: bool = False,
+        rope_theta: float = 10000.0,
+        norm_eps: float = 1e-5,
+        attention: Callable[..., nn.Module] | None = None,
+        mlp: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        d_ff = math.ceil(8 * d_model / 3 / 32) * 32 if d_ff is None else d_ff
+        sizes = {"vocab_size": vocab_size, "n_layers": n_layers, "d_model": d_model, "n_heads": n_heads}
+        sizes |= {"n_kv_heads": n_kv_heads, "d_ff": d_ff, "max_seq_len": max_seq_len}
+        _check_sizes(**sizes)
+        _check_values(dropout=dropout, rope_theta=rope_theta, norm_eps=norm_eps)
+
+        self.max_seq_len, self.rope_theta = max_seq_len, rope_theta
+        self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
+        make_attention = partial(
+            attention or Attention, d_model, n_heads, n_kv_heads, dropout=dropout, qk_norm=qk_norm, norm_eps=norm_eps
+        )
+        make_mlp = partial(mlp or SwiGLU, d_model, d_ff)
+        with torch.random.fork_rng(devices=[]):  # torch's layers draw values that init_weights replaces; nobody notices
+            self.embed = nn.Embedding(vocab_size, d_model)
+            self.blocks = nn.ModuleList(
+                TransformerBlock(make_attention(), make_mlp(), d_model, dropout, norm_eps) for _ in range(n_layers)
+            )
+            self.final_norm = RMSNorm(d_model, norm_eps)
+            self.head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of the tokens (B, T) int64; with targets (B, T) the sum of nats over targets != -100 (fp32).
+
+        documents: (B, T) int, which document each token belongs to; attention stays inside a document.
+        cache: the tokens continue those stored in it, and are added to it.
+        """
+        x = self.hidden(tokens, documents, cache)
+        if targets is None:
+            return F.linear(x, self.head_weight)
+        return cross_entropy_reference(x.flatten(0, 1), self.head_weight, targets.flatten())
+
+    def hidden(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """What the head reads, (B, T, D); arguments as in `forward`."""
+        start, length = (0 if cache is None else cache.length), tokens.shape[1]
+        if start + length > self.max_seq_len:
+            raise ValueError(f"{start + length} tokens are longer than max_seq_len={self.max_seq_len}")
+        rope = rope_table(start, length, self.head_size, self.rope_theta, tokens.device)
+        mask = _mask(start, length, documents, tokens.device)
+        x = self.embed(tokens)
+        for i, block in enumerate(self.blocks):
+            x = block(x, rope, mask, None if cache is None else cache.layers[i])
+        return self.final_norm(x)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D); the embedding matrix itself where tied."""
+        return self.embed.weight if self.head is None else self.head.weight
+
+    def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for max_seq_len tokens; dtype defaults to that of the weights."""
+        shape = (batch_size, self.n_kv_heads, self.max_seq_len, self.head_size)
+        weight = self.embed.weight
+        return KVCache.empty(len(self.blocks), shape, dtype or weight.dtype, weight.device)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """GPT-2's initialisation: every matrix from N(0, 0.02^2), those that write into the residual stream (o, down)
+        divided by sqrt(2 n_layers), gains 1, biases 0.
+
+        Drawn on the CPU in the order of `named_parameters`, so the weights do not depend on device or dtype.
+        """
+        roles = self.roles()
+        for name, parameter in self.named_parameters():
+            kind = roles[name].kind
+            if parameter.ndim < 2:
+                parameter.fill_(1.0 if kind == "gain" else 0.0)
+                continue
+            std = INIT_STD / math.sqrt(2 * len(self.blocks)) if kind in RESIDUAL else INIT_STD
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+    def roles(self) -> dict[str, Role]:
+        """The role of every parameter, by its name in `named_parameters`. A tied head has the role embed.
+
+        Inside blocks, a matrix is hidden and its kind is the name of its module (`blocks.0.attention.q.weight` -> q).
+        """
+        heads = {f"{path}.{kind}": n for path, m in self.named_modules() for kind, n in getattr(m, "heads", {}).items()}
+        roles = {}
+        for name, parameter in self.named_parameters():
+            path, _, last = name.rpartition(".")
+            if parameter.ndim < 2:
+                roles[name] = Role("scalar", last)
+            elif path == "embed":
+                roles[name] = Role("embed", "embed")
+            elif path == "head":
+                roles[name] = Role("head", "head")
+            else:
+                roles[name] = Role("hidden", path.rpartition(".")[2], heads.get(path, 1))
+        return roles
+
+    def flops_per_token(self, seq_len: int) -> int:
+        """Floating point operations of forward and backward for one token of a sequence (PaLM, appendix B).
+
+        6 per weight of a matrix product (2 forward, 4 backward; the embedding lookup is none, the head is one, tied or
+        not), plus 12 n_layers d_model seq_len for queries by keys and weights by values, the causal half not taken off.
+        """
+        matrices = sum(p.numel() for p in self.blocks.parameters() if p.ndim >= 2) + self.head_weight.numel()
+        return 6 * matrices + 12 * len(self.blocks) * self.n_heads * self.head_size * seq_len
+
+
+def _mask(start: int, length: int, documents: Tensor | None, device: torch.device) -> Tensor | None:
+    """Who may look where, (B or 1, 1, T, S) bool; None for plain causal attention, which needs no mask."""
+    if documents is not None:
+        if start:
+            raise ValueError("documents cannot be combined with a cache that holds tokens")
+        same = documents[:, None, :, None] == documents[:, None, None, :]
+        return same & torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    if start and length > 1:
+        keys, queries = torch.arange(start + length, device=device), torch.arange(start, start + length, device=device)
+        return (keys[None, :] <= queries[:, None])[None, None]
+    return None
+
+
+def _check_sizes(n_heads: int, n_kv_heads: int, d_model: int, **others: int) -> None:
+    for key, value in {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_model": d_model, **others}.items():
+        if value < 1:
+            raise ValueError(f"{key}={value} must be at least 1")
+    if d_model % n_heads:
+        raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
+    if (d_model // n_heads) % 2:
+        raise ValueError(
+            f"d_model={d_model} / n_heads={n_heads} gives an odd head size of {d_model // n_heads}; RoPE turns pairs"
+        )
+    if n_heads % n_kv_heads:
+        divisors = ", ".join(str(n) for n in range(1, n_heads + 1) if n_heads % n == 0)
+        raise ValueError(f"n_heads={n_heads} is not a multiple of n_kv_heads={n_kv_heads} (possible: {divisors})")
+
+
+def _check_values(dropout: float, rope_theta: float, norm_eps: float) -> None:
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
+    if not 0.0 < rope_theta < math.inf:
+        raise ValueError(f"rope_theta={rope_theta} must be a positive number")
+    if not 0.0 < norm_eps < math.inf:
+        raise ValueError(f"norm_eps={norm_eps} must be a positive number")

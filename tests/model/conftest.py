@@ -1,0 +1,41 @@
+"""The same weights in our model and in transformers'."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from minigpt.model.transformer import Transformer
+from minigpt.seeding import generator
+
+V = 96
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Transformer]:
+    """A small model with drawn weights (gains too, so that a forgotten gain shows); arguments as in Transformer."""
+
+    def make(**arguments: Any) -> Transformer:
+        model = Transformer(V, **{"n_layers": 2, "d_model": 32, "n_heads": 4, "max_seq_len": 32, **arguments})
+        draw = generator(7, "init")
+        model.init_weights(draw)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter += 0.3 * torch.randn(parameter.shape, generator=draw)
+                else:
+                    parameter *= 5  # far from the nearly uniform distribution of a fresh model
+        return model
+
+    return make
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return torch.randint(V, (3, 17), generator=generator(1, "data"))
