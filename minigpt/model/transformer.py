@@ -168,7 +168,8 @@ class Transformer(nn.Module):
             elif path == "head":
                 roles[name] = Role("head", "head")
             else:
-                roles[name] = Role("hidden", path.rpartition(".")[2], heads.get(path, 1))
+                kind = path.rpartition(".")[2] if last == "weight" else last
+                roles[name] = Role("hidden", kind, heads.get(path, 1))
         return roles
 
     def flops_per_token(self, seq_len: int) -> int:

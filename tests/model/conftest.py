@@ -24,13 +24,10 @@ def make_model() -> Callable[..., Transformer]:
     def make(**arguments: Any) -> Transformer:
         model = Transformer(V, **{"n_layers": 2, "d_model": 32, "n_heads": 4, "max_seq_len": 32, **arguments})
         draw = generator(7, "init")
-        model.init_weights(draw)
         with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim == 1:
-                    parameter += 0.3 * torch.randn(parameter.shape, generator=draw)
-                else:
-                    parameter *= 5  # far from the nearly uniform distribution of a fresh model
+            for parameter in model.parameters():  # far from the nearly uniform distribution of a fresh model
+                noise = torch.randn(parameter.shape, generator=draw)
+                parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else noise * parameter.shape[1] ** -0.5)
         return model
 
     return make
