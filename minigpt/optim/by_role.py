@@ -1,0 +1,247 @@
+"""One optimizer per role, driven as one. Roles come from the model; shapes decide nothing.
+
+Two arms of a comparison differ in one YAML block (`hidden:`), and the proof that every parameter has exactly one
+optimizer is made when the object is built.
+"""
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from minigpt.errors import CheckpointError, ConfigError
+from minigpt.optim.state_tree import bytes_of, from_tree, to_tree
+from minigpt.roles import ROLES, Role
+
+# From group dicts to an optimizer: a class with its arguments bound, e.g. partial(torch.optim.AdamW, lr=1e-3).
+BuildOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+FROM_CONFIG = ("params", "lr", "initial_lr")  # never saved with a group, never taken from a checkpoint
+
+
+class ByRole:
+    """Gives each role's parameters to that role's optimizer.
+
+    parameters: (name, parameter, role) of the whole model. Frozen ones (requires_grad False) get no optimizer.
+    hidden, embed, head, scalar: what builds the role's optimizer; None where the model has no such role.
+        A head block is ignored if the head is tied to the embedding, since a tied weight has the role embed.
+    lr_scale: multiplies every lr.
+
+    `param_groups` are the live groups of all optimizers: one for each (role, kind, n_heads), with those keys, `lr`
+    (what the loop sets: initial_lr * schedule) and `initial_lr` (lr of the config times lr_scale).
+
+    Raises ValueError when a role lacks an optimizer, a block matches no parameter, a parameter would have two owners or
+    none, or an lr or weight decay is not a finite number >= 0.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter, Role]],
+        hidden: BuildOptimizer | None,
+        embed: BuildOptimizer | None,
+        head: BuildOptimizer | None,
+        scalar: BuildOptimizer | None,
+        lr_scale: float = 1.0,
+    ) -> None:
+        if not 0.0 < lr_scale < math.inf:
+            raise ValueError(f"lr_scale={lr_scale} must be a finite number > 0")
+        listed = list(parameters)
+        builders: dict[str, BuildOptimizer | None] = dict(zip(ROLES, (hidden, embed, head, scalar), strict=True))
+        _check_roles(listed, builders)
+
+        self.names: dict[nn.Parameter, str] = {p: name for name, p, _ in listed if p.requires_grad}
+        self.optimizers: dict[str, Optimizer] = {}
+        for role_name, builder in builders.items():
+            groups: dict[Role, list[nn.Parameter]] = defaultdict(list)
+            for _, p, role in listed:
+                if role.name == role_name and p.requires_grad:
+                    groups[role].append(p)
+            if groups and builder is not None:
+                self.optimizers[role_name] = _build(role_name, builder, groups, lr_scale)
+        self._prove_cover()
+
+        self._training_weights: dict[Tensor, Tensor] = {}  # while eval() is on
+        for optimizer in self._switchable():
+            optimizer.train()
+        self._configured = {key: _settings(group) for key, (_, group) in self._keyed_groups().items()}
+
+    def _prove_cover(self) -> None:
+        owned = [p for group in self.param_groups for p in group["params"]]
+        if len(owned) != len(set(owned)) or set(owned) != set(self.names):
+            raise ValueError(
+                f"the optimizers own {len(owned)} parameters ({len(set(owned))} different), not {len(self.names)}"
+            )
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        """Step every optimizer. Whether the gradients are finite is decided before, once for all of them."""
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        for p in self.names:
+            p.grad = None
+
+    def eval(self) -> None:
+        """Put the weights to evaluate in place, for optimizers that average (schedule-free); nothing otherwise.
+
+        `train` brings back the training weights bit for bit, so that evaluating changes no run (the optimizers' own
+        round trip through the average rounds).
+        """
+        if self._training_weights:
+            return
+        for optimizer in self._switchable():
+            for group in optimizer.param_groups:
+                self._training_weights.update({p: p.detach().clone() for p in group["params"]})
+            optimizer.eval()
+
+    def train(self) -> None:
+        """Undo `eval`."""
+        for optimizer in self._switchable():
+            optimizer.train()
+        with torch.no_grad():
+            for p, weights in self._training_weights.items():
+                p.copy_(weights)
+        self._training_weights = {}
+
+    def _switchable(self) -> list[Any]:
+        return [optimizer for optimizer in self.optimizers.values() if callable(getattr(optimizer, "eval", None))]
+
+    def state_bytes(self) -> int:
+        """Memory of all optimizer state so far (it is made in the first step)."""
+        return bytes_of([to_tree(dict(o.state[p])) for o in self.optimizers.values() for p in o.state])
+
+    def state_tree(self) -> dict[str, Any]:
+        """Everything a resumed run needs, keyed by parameter name; tensors are live, so encode before the next step.
+
+        parameters: {name: the optimizer's state of it}; like: {name: "float32 (64, 32)"}; groups: {role/kind/n_heads:
+        what the optimizer itself has changed in the group since it was built}; optimizers: {role: class}.
+        Call it in training mode (after `train`). Raises ConfigError if an optimizer keeps what cannot be saved.
+        """
+        assert not self._training_weights, "call train() first: these are weights for evaluation"
+        parameters: dict[str, Any] = {}
+        for optimizer, group in self._keyed_groups().values():
+            try:
+                parameters |= {self.names[p]: to_tree(dict(optimizer.state.get(p, {}))) for p in group["params"]}
+            except TypeError as error:
+                what = f"optim.{group['role']}: {_class_name(optimizer)}"
+                raise ConfigError(f"optimizer state: {what}: {error} (choose another optimizer)") from None
+        changed = {
+            key: {k: to_tree(v) for k, v in _settings(group).items() if not _same(v, self._configured[key].get(k))}
+            for key, (_, group) in self._keyed_groups().items()
+        }
+        return {"parameters": parameters, "like": self._like(), "groups": changed, "optimizers": self._classes()}
+
+    def load_state_tree(self, tree: dict[str, Any]) -> None:
+        """Take over a state tree by name; hyperparameters, lr above all, stay those of the config.
+
+        Raises CheckpointError, and changes nothing, if names, shapes, dtypes, roles or optimizers differ.
+        """
+        for what, saved, ours in (
+            ("optimizers", tree["optimizers"], self._classes()),
+            ("parameters", tree["like"], self._like()),
+            ("groups", dict.fromkeys(tree["groups"], "present"), dict.fromkeys(self._configured, "present")),
+        ):
+            if saved != ours:
+                raise CheckpointError(
+                    f"optimizer state does not fit: {what}: {_difference(saved, ours)} (saved -> this run; "
+                    "start a new run, or take only the weights with init_from=)"
+                )
+        states: list[tuple[Optimizer, Tensor, Any]] = []
+        for optimizer, group in self._keyed_groups().values():
+            on_device = group.get("fused") or group.get("capturable")
+            for p in group["params"]:
+                steps_on = p.device if on_device else torch.device("cpu")
+                states.append((optimizer, p, from_tree(tree["parameters"][self.names[p]], p.device, steps_on)))
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
+        for optimizer, p, state in states:
+            if state:
+                optimizer.state[p] = state
+        for key, (_, group) in self._keyed_groups().items():
+            for setting in set(_settings(group)) - set(self._configured[key]):
+                del group[setting]
+            group.update(copy.deepcopy(self._configured[key]))
+            group.update(from_tree(tree["groups"][key], torch.device("cpu")))
+
+    def _keyed_groups(self) -> dict[str, tuple[Optimizer, dict[str, Any]]]:
+        return {
+            f"{group['role']}/{group['kind']}/{group['n_heads']}": (optimizer, group)
+            for optimizer in self.optimizers.values()
+            for group in optimizer.param_groups
+        }
+
+    def _like(self) -> dict[str, str]:
+        return {name: f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}" for p, name in self.names.items()}
+
+    def _classes(self) -> dict[str, str]:
+        return {role: _class_name(optimizer) for role, optimizer in self.optimizers.items()}
+
+
+def _check_roles(listed: list[tuple[str, nn.Parameter, Role]], builders: dict[str, BuildOptimizer | None]) -> None:
+    names = [name for name, _, _ in listed]
+    if len(set(names)) != len(names) or len({p for _, p, _ in listed}) != len(names):
+        raise ValueError("a parameter is listed twice: list named_parameters(), where a tied weight appears once")
+    present = {role.name for _, _, role in listed}
+    if unknown := present - set(ROLES):
+        raise ValueError(f"unknown roles {sorted(unknown)}; roles are {', '.join(ROLES)}")
+    for role_name, builder in builders.items():
+        if builder is None and role_name in present:
+            example = next(name for name, _, role in listed if role.name == role_name)
+            raise ValueError(f"{role_name}: no optimizer for this role, which {example} has")
+        if builder is not None and role_name not in present and role_name != "head":  # no head at all: it is tied
+            raise ValueError(f"{role_name}: matches no parameter of the model (set it to null if that is meant)")
+    if not any(p.requires_grad for _, p, _ in listed):
+        raise ValueError("every parameter is frozen: nothing to train")
+
+
+def _build(
+    role_name: str, builder: BuildOptimizer, groups: dict[Role, list[nn.Parameter]], lr_scale: float
+) -> Optimizer:
+    """One role's optimizer, its groups checked and labelled."""
+    try:
+        optimizer = builder(
+            [
+                {"params": ps, "role": role.name, "kind": role.kind, "n_heads": role.n_heads}
+                for role, ps in groups.items()
+            ]
+        )
+    except ValueError as error:
+        raise ValueError(f"{role_name}: {error}") from error
+    for group in optimizer.param_groups:
+        for key, value in (("lr", group.get("lr")), ("weight_decay", group.get("weight_decay", 0.0))):
+            if not isinstance(value, float | int) or not 0.0 <= value < math.inf:
+                raise ValueError(f"{role_name}: {key}={value} must be a finite number >= 0")
+        group["lr"] = group["initial_lr"] = group["lr"] * lr_scale
+    return optimizer
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: copy.deepcopy(value) for key, value in group.items() if key not in FROM_CONFIG}
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+def _class_name(optimizer: Optimizer) -> str:
+    package = type(optimizer).__module__.partition(".")[0]  # not the module: packages move their classes around
+    return f"{package}.{type(optimizer).__qualname__}"
+
+
+def _difference(saved: dict[str, str], ours: dict[str, str]) -> str:
+    """The first few entries that differ, saved -> ours."""
+    keys = [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]
+    shown = [
+        f"{key} {saved.get(key, 'absent')!s} -> {ours.get(key, 'absent')!s}".replace("  ", " ") for key in keys[:3]
+    ]
+    return "; ".join(shown) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")

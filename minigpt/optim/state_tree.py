@@ -1,0 +1,53 @@
+"""Optimizer state as plain trees: dicts with string keys, lists, tensors, numbers, strings, booleans and None.
+
+That is what a checkpoint can hold without pickle, and it covers the optimizers of other packages too (SOAP nests lists
+of tensors and None). Tensors keep their dtype: torch's `Optimizer.load_state_dict` would round an fp32 momentum to a
+bf16 parameter's dtype.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def to_tree(value: Any) -> Any:
+    """`value` as a tree; tensors are the live ones, not copies (tuples become lists).
+
+    Raises TypeError for anything a checkpoint cannot hold.
+    """
+    if isinstance(value, Tensor):
+        return value.detach()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [to_tree(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: to_tree(item) for key, item in value.items()}
+    raise TypeError(f"a {type(value).__name__} cannot be saved")
+
+
+def from_tree(tree: Any, device: torch.device, scalars_on: torch.device | None = None) -> Any:
+    """A deep copy of a tree with its tensors on `device`, dtypes kept.
+
+    scalars_on: where an entry named `step` goes instead (torch's optimizers count steps in a CPU tensor unless fused).
+    """
+    if isinstance(tree, Tensor):
+        return tree.detach().to(device, copy=True)
+    if isinstance(tree, list):
+        return [from_tree(item, device, scalars_on) for item in tree]
+    if isinstance(tree, dict):
+        return {
+            key: from_tree(item, scalars_on if key == "step" and scalars_on is not None else device, scalars_on)
+            for key, item in tree.items()
+        }
+    return tree
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of all tensors of a tree."""
+    if isinstance(tree, Tensor):
+        return tree.numel() * tree.element_size()
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    return sum(bytes_of(item) for item in tree) if isinstance(tree, list) else 0

@@ -1,0 +1,330 @@
+"""Every parameter has exactly one optimizer, and its state is saved by name."""
+
+import copy
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from minigpt.errors import CheckpointError, ConfigError
+from minigpt.optim.by_role import ByRole
+from minigpt.optim.muon import Muon
+from minigpt.roles import Role
+from tests.optim.toy import ADAMW, Toy, backward, by_role, train
+
+MUON = partial(Muon, lr=0.02)
+
+
+def test_every_parameter_is_in_exactly_one_group_of_its_role():
+    model = Toy()
+    optimizer = by_role(model, MUON)
+    owner = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    for _, p, role in model.listed():
+        group = owner[id(p)]
+        assert (group["role"], group["kind"], group["n_heads"]) == (role.name, role.kind, role.n_heads)
+    assert {role: type(o) for role, o in optimizer.optimizers.items()} == {
+        "hidden": Muon, "embed": torch.optim.AdamW, "head": torch.optim.AdamW, "scalar": torch.optim.AdamW,
+    }  # fmt: skip
+
+
+def test_lr_is_the_configs_times_lr_scale():
+    groups = by_role(Toy(), MUON, lr_scale=0.5).param_groups
+    assert {(g["role"], g["lr"], g["initial_lr"]) for g in groups} == {
+        ("hidden", 0.01, 0.01), ("embed", 0.005, 0.005), ("head", 0.005, 0.005), ("scalar", 0.005, 0.005),
+    }  # fmt: skip
+
+
+def test_adamw_everywhere_is_torch_adamw():
+    model, reference = Toy(), Toy()
+    losses = train(model, by_role(model), range(10))
+    assert losses == train(reference, torch.optim.AdamW(reference.parameters(), lr=1e-2, weight_decay=0.1), range(10))
+    assert all(map(torch.equal, model.parameters(), reference.parameters()))
+
+
+def test_works_on_meta_parameters():
+    assert len(by_role(Toy(device="meta"), MUON).param_groups) == 7
+
+
+def test_tied_head_leaves_the_head_block_unused():
+    model = Toy()
+    listed = [entry for entry in model.listed() if entry[2].name != "head"]
+    optimizer = ByRole(listed, hidden=MUON, embed=ADAMW, head=ADAMW, scalar=ADAMW)
+    assert "head" not in optimizer.optimizers
+
+
+def test_frozen_parameters_have_no_optimizer_and_do_not_change():
+    model = Toy()
+    model.embed.weight.requires_grad_(False)  # the role stays without an optimizer: no error, it exists but is frozen
+    model.q.weight.requires_grad_(False)
+    before = model.embed.weight.clone(), model.q.weight.clone()
+    optimizer = by_role(model, MUON)
+    train(model, optimizer, range(2))
+    assert "embed" not in optimizer.optimizers
+    assert torch.equal(model.embed.weight, before[0])
+    assert torch.equal(model.q.weight, before[1])
+    assert "q.weight" not in optimizer.state_tree()["parameters"]
+
+
+def test_a_block_that_matches_nothing_is_refused_and_null_is_the_way_out():
+    listed = [entry for entry in Toy().listed() if entry[2].name != "scalar"]
+    with pytest.raises(ValueError, match="scalar: matches no parameter"):
+        ByRole(listed, hidden=MUON, embed=ADAMW, head=ADAMW, scalar=ADAMW)
+    assert ByRole(listed, hidden=MUON, embed=ADAMW, head=ADAMW, scalar=None).param_groups
+
+
+def test_a_role_without_optimizer_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"head: no optimizer for this role, which head\.weight has"):
+        ByRole(Toy().listed(), hidden=MUON, embed=ADAMW, head=None, scalar=ADAMW)
+
+
+@pytest.mark.parametrize("twice", ["name", "parameter"])
+def test_a_parameter_listed_twice_is_refused(twice):
+    listed = Toy().listed()
+    name, p, role = listed[0]
+    listed.append((name if twice == "name" else "other", nn.Parameter(p.clone()) if twice == "name" else p, role))
+    with pytest.raises(ValueError, match="listed twice"):
+        ByRole(listed, hidden=MUON, embed=ADAMW, head=ADAMW, scalar=ADAMW)
+
+
+def test_an_optimizer_that_drops_a_parameter_is_found_out():
+    def forgetful(groups):
+        groups[0]["params"] = groups[0]["params"] + [nn.Parameter(torch.zeros(2, 2))]
+        return MUON(groups)
+
+    with pytest.raises(ValueError, match="own 8 parameters"):
+        by_role(Toy(), forgetful)
+
+
+def test_all_frozen_is_refused():
+    with pytest.raises(ValueError, match="nothing to train"):
+        by_role(Toy().requires_grad_(False))
+
+
+def test_unknown_role_is_refused():
+    listed = Toy().listed()
+    listed[0] = (*listed[0][:2], Role("expert", "up"))
+    with pytest.raises(ValueError, match=r"unknown roles \['expert'\]"):
+        ByRole(listed, hidden=MUON, embed=ADAMW, head=ADAMW, scalar=ADAMW)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [
+        (partial(torch.optim.AdamW, lr=math.inf), "hidden: lr=inf must be a finite"),
+        (partial(torch.optim.AdamW, lr=math.nan), "hidden: Invalid learning rate: nan"),
+        (partial(torch.optim.AdamW, lr=1e-3, weight_decay=math.inf), "hidden: weight_decay=inf"),
+        (partial(torch.optim.AdamW, lr=1e-3, betas=[0.9, 1.5]), "hidden: Invalid beta parameter at index 1: 1.5"),
+        (partial(Muon, lr=-1.0), "hidden: lr=-1.0 must be"),
+    ],
+)
+def test_values_out_of_range_are_refused_under_the_roles_name(hidden, message):
+    with pytest.raises(ValueError, match=message):
+        by_role(Toy(device="meta"), hidden)
+
+
+@pytest.mark.parametrize("lr_scale", [0.0, -1.0, math.nan, math.inf])
+def test_lr_scale_out_of_range_is_refused(lr_scale):
+    with pytest.raises(ValueError, match="lr_scale"):
+        by_role(Toy(), lr_scale=lr_scale)
+
+
+def saved(tree):
+    """A state tree as a checkpoint gives it back: other tensors, contiguous, on the CPU."""
+    if isinstance(tree, torch.Tensor):
+        return tree.clone(memory_format=torch.contiguous_format)
+    if isinstance(tree, dict):
+        return {key: saved(value) for key, value in tree.items()}
+    return [saved(value) for value in tree] if isinstance(tree, list) else tree
+
+
+@pytest.mark.parametrize("hidden", [MUON, ADAMW, partial(torch.optim.NAdam, lr=1e-3), partial(torch.optim.SGD, lr=0.1)])
+def test_ten_steps_equal_five_saved_loaded_and_five_more(hidden):
+    model, resumed = Toy(), Toy(seed=7)
+    optimizer = by_role(model, hidden)
+    train(model, optimizer, range(5))
+    tree, weights = saved(optimizer.state_tree()), copy.deepcopy(model.state_dict())
+    losses = train(model, optimizer, range(5, 10))
+
+    resumed.load_state_dict(weights)
+    again = by_role(resumed, hidden)
+    again.load_state_tree(tree)
+    assert train(resumed, again, range(5, 10)) == losses
+    assert all(map(torch.equal, model.parameters(), resumed.parameters()))
+    assert_equal_trees(optimizer.state_tree(), again.state_tree())
+
+
+def assert_equal_trees(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal_trees(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_equal_trees(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def test_state_is_found_by_name_when_parameters_come_in_another_order():
+    model = Toy()
+    optimizer = by_role(model, MUON)
+    train(model, optimizer, range(3))
+    tree = saved(optimizer.state_tree())
+    reordered = ByRole(reversed(model.listed()), hidden=MUON, embed=ADAMW, head=ADAMW, scalar=ADAMW)
+    reordered.load_state_tree(tree)
+    for name, state in reordered.state_tree()["parameters"].items():
+        assert_equal_trees(state, tree["parameters"][name])
+
+
+def test_loading_keeps_the_configs_hyperparameters():
+    model = Toy()
+    optimizer = by_role(model, MUON)
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * 0.1
+    train(model, optimizer, range(2))
+    again = by_role(model, partial(Muon, lr=0.7, momentum=0.5), lr_scale=2.0)
+    again.load_state_tree(saved(optimizer.state_tree()))
+    group = again.param_groups[0]
+    assert (group["lr"], group["initial_lr"], group["momentum"]) == (1.4, 1.4, 0.5)
+
+
+def test_loading_does_not_share_memory_with_the_tree():
+    model = Toy()
+    optimizer = by_role(model, MUON)
+    train(model, optimizer, range(2))
+    tree = saved(optimizer.state_tree())
+    kept = saved(tree)
+    optimizer.load_state_tree(tree)
+    train(model, optimizer, range(2))
+    assert_equal_trees(tree, kept)
+
+
+class Counting(torch.optim.SGD):
+    """Keeps what foreign optimizers keep: nested state, None, and numbers that change in the group."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["k"] = group.get("k", 0) + 1
+            group["weight_sum"] = group.get("weight_sum", 0.0) + group["lr"] ** 2
+            for p in group["params"]:
+                state = self.state[p]
+                state.setdefault("nested", [torch.zeros(2), [], None, {"seen": 0, "name": "x"}])
+                state["nested"][0] += 1
+                state["nested"][3]["seen"] += 1
+        super().step(closure)
+
+
+def test_nested_state_and_numbers_in_the_group_survive():
+    model = Toy()
+    hidden = partial(Counting, lr=0.1)
+    optimizer = by_role(model, hidden)
+    train(model, optimizer, range(3))
+    tree = saved(optimizer.state_tree())
+    assert tree["groups"]["hidden/q/2"]["k"] == 3
+
+    again = by_role(model, hidden)
+    train(model, again, range(1))  # what it did before loading must not show
+    again.load_state_tree(tree)
+    assert_equal_trees(again.state_tree(), tree)
+    assert again.state_tree()["parameters"]["q.weight"]["nested"][3] == {"seen": 3, "name": "x"}
+
+    fresh = by_role(model, hidden)
+    again.load_state_tree(fresh.state_tree())  # back to the start: k is gone again
+    assert "k" not in again.param_groups[0]
+
+
+def test_state_that_cannot_be_saved_names_the_role_and_the_optimizer():
+    class Opaque(torch.optim.SGD):
+        def step(self, closure=None):
+            for p in self.param_groups[0]["params"]:
+                self.state[p]["callable"] = print
+
+    model = Toy()
+    optimizer = by_role(model, partial(Opaque, lr=0.1))
+    train(model, optimizer, range(1))
+    with pytest.raises(ConfigError, match=r"optim.hidden: .*Opaque: a builtin_function_or_method cannot be saved"):
+        optimizer.state_tree()
+
+
+def test_momentum_keeps_its_dtype_and_bf16_parameters_resume_exactly():
+    model = Toy().bfloat16()
+    optimizer = by_role(model, partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    train(model, optimizer, range(2))
+    tree = saved(optimizer.state_tree())
+    tree["parameters"]["q.weight"]["momentum_buffer"] = torch.full((8, 8), 1 / 3)  # fp32; bf16 would round it
+    optimizer.load_state_tree(tree)
+    assert optimizer.state_tree()["parameters"]["q.weight"]["momentum_buffer"].dtype == torch.float32
+    assert torch.equal(
+        optimizer.optimizers["hidden"].state[model.q.weight]["momentum_buffer"], torch.full((8, 8), 1 / 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tree: tree["like"].pop("q.weight"), r"parameters: q.weight absent -> float32 \(8, 8\)"),
+        (
+            lambda tree: tree["like"].update({"q.weight": "float32 (8, 4)"}),
+            r"q.weight float32 \(8, 4\) -> float32 ",
+        ),
+        (lambda tree: tree["like"].update(extra="float32 (2,)"), r"extra float32 \(2,\) -> absent"),
+        (lambda tree: tree["optimizers"].update(hidden="torch.SGD"), "hidden torch.SGD -> minigpt.Muon"),
+        (lambda tree: tree["groups"].pop("hidden/q/2"), "groups: hidden/q/2 absent"),
+    ],
+)
+def test_state_that_does_not_fit_is_refused_and_nothing_is_loaded(change, message):
+    model = Toy()
+    optimizer = by_role(model, MUON)
+    train(model, optimizer, range(2))
+    tree = saved(optimizer.state_tree())
+    change(tree)
+    again = by_role(model, MUON)
+    with pytest.raises(CheckpointError, match=message):
+        again.load_state_tree(tree)
+    assert all(not state for state in again.state_tree()["parameters"].values())
+
+
+class Averaging(torch.optim.SGD):
+    """Swaps the weights for evaluation, and loses bits on the way back, as schedule-free optimizers do."""
+
+    def eval(self):
+        for p in self.param_groups[0]["params"]:
+            p.data.mul_(0.1)
+
+    def train(self):
+        for p in self.param_groups[0]["params"]:
+            p.data.div_(0.1)
+
+
+def test_evaluation_weights_are_swapped_in_and_the_training_weights_come_back_exactly():
+    model = Toy()
+    optimizer = by_role(model, partial(Averaging, lr=0.1))
+    before = [p.clone() for p in model.parameters()]
+    optimizer.eval()
+    optimizer.eval()
+    assert torch.equal(model.q.weight, before[2] * 0.1)
+    optimizer.train()
+    assert all(map(torch.equal, model.parameters(), before))
+
+
+def test_zero_grad_and_state_bytes():
+    model = Toy()
+    optimizer = by_role(model, MUON)
+    assert optimizer.state_bytes() == 0
+    backward(model, 0)
+    optimizer.step()
+    n_hidden = sum(p.numel() for _, p, role in model.listed() if role.name == "hidden")
+    n_rest, n_rest_tensors = sum(p.numel() for p in model.parameters()) - n_hidden, 3
+    assert optimizer.state_bytes() == 4 * (
+        n_hidden + 2 * n_rest + n_rest_tensors
+    )  # AdamW: two moments and a step count
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())

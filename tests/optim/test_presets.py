@@ -1,0 +1,81 @@
+"""Every file of conf/optim, found by itself: it composes, trains, and differs from the others only where it says so."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.optim.toy import CONF, Toy, build, preset, presets, train
+
+
+@pytest.mark.parametrize("name", presets())
+def test_preset_takes_two_steps_and_changes_every_parameter(name):
+    model = Toy()
+    before = [p.clone() for p in model.parameters()]
+    train(model, build(name, model), range(2))
+    assert all(p.isfinite().all() and not torch.equal(p, old) for p, old in zip(model.parameters(), before))
+
+
+@pytest.mark.parametrize("name", presets())
+def test_preset_differs_from_adamw_only_in_the_hidden_block(name):
+    ours, adamw = preset(name), preset("adamw")
+    assert ours.keys() == adamw.keys()
+    shared = [key for key in adamw if key not in ("hidden", "lr")]
+    assert {key: ours[key] for key in shared} == {key: adamw[key] for key in shared}  # resolved, adamw_lr included
+
+
+@pytest.mark.parametrize("name", presets())
+def test_header_says_what_it_is_and_how_to_run_it(name):
+    lines = (CONF / "optim" / f"{name}.yaml").read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert any(line.startswith("#   python train.py") and f"optim={name}" in line for line in lines[:4])
+
+
+def test_one_lr_serves_all_roles_of_adamw():
+    groups = build("adamw", Toy(), "optim.lr=0.25").param_groups
+    assert {group["lr"] for group in groups} == {0.25}
+
+
+def test_muon_has_its_own_lr():
+    groups = build("muon", Toy(), "optim.lr=0.25", "optim.lr_scale=2").param_groups
+    assert {(group["role"], group["lr"]) for group in groups} == {
+        ("hidden", 0.5), ("embed", 0.01), ("head", 0.01), ("scalar", 0.01),
+    }  # fmt: skip
+
+
+def test_adamw_preset_is_torch_adamw():
+    model, reference = Toy(), Toy()
+    node = preset("adamw")
+    groups = []
+    for name in ("hidden", "embed", "head", "scalar"):
+        members = [p for _, p, role in reference.listed() if role.name == name]
+        groups.append({"params": members, "weight_decay": node[name]["weight_decay"]})
+    oracle = torch.optim.AdamW(groups, lr=node["lr"], betas=(0.9, 0.95), eps=1e-10)
+    assert train(model, build("adamw", model), range(20)) == train(reference, oracle, range(20))
+    assert all(map(torch.equal, model.parameters(), reference.parameters()))
+
+
+def test_an_optimizer_of_another_package_needs_yaml_only(tmp_path):
+    """torch.optim.NAdam, which no line of minigpt names."""
+    (tmp_path / "optim").mkdir()
+    (tmp_path / "optim" / "nadam.yaml").write_text(
+        "defaults: [_base, _self_]\nlr: 0.002\nadamw_lr: 0.005\n"
+        "hidden: {_target_: torch.optim.NAdam, _partial_: true, lr: '${optim.lr}', betas: [0.9, 0.95]}\n"
+    )
+    model, reference = Toy(), Toy()
+    for toy in (model, reference):  # train the hidden matrices alone, so that NAdam alone decides
+        for _, p, role in toy.listed():
+            p.requires_grad_(role.name == "hidden")
+    optimizer = build("nadam", model, f"hydra.searchpath=[file://{tmp_path}]")
+    nadam = torch.optim.NAdam([p for p in reference.parameters() if p.requires_grad], lr=0.002, betas=(0.9, 0.95))
+    assert train(model, optimizer, range(5)) == train(reference, nadam, range(5))
+    assert all(map(torch.equal, model.parameters(), reference.parameters()))
+
+
+def test_all_presets_start_from_the_same_weights_and_see_the_same_first_loss():
+    first = {name: train(model := Toy(), build(name, model), range(1))[0] for name in presets()}
+    assert len(set(first.values())) == 1
+
+
+@pytest.mark.parametrize("name", presets())
+def test_preset_builds_on_meta(name):
+    assert isinstance(build(name, Toy(device="meta")).param_groups[0]["params"][0], nn.Parameter)
