@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from minigpt.model.attention import Attention
 from minigpt.model.cache import KVCache, LayerCache
-from minigpt.model.loss import cross_entropy_reference
+from minigpt.model.loss import cross_entropy
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rope_table
 from minigpt.model.swiglu import SwiGLU
@@ -111,7 +111,7 @@ class Transformer(nn.Module):
         x = self.hidden(tokens, documents, cache)
         if targets is None:
             return F.linear(x, self.head_weight)
-        return cross_entropy_reference(x.flatten(0, 1), self.head_weight, targets.flatten())
+        return cross_entropy(x.flatten(0, 1), self.head_weight, targets.flatten())
 
     def hidden(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """What the head reads, (B, T, D); arguments as in `forward`."""

@@ -242,9 +242,9 @@ def test_too_long_a_sequence_is_refused(make_model: Make) -> None:
     model(tokens[:, :8], cache=cache)
     with pytest.raises(ValueError, match="9 tokens are longer than max_seq_len=8"):
         model(tokens[:, :1], cache=cache)
+    cache.clear()
+    model(tokens[:, :2], cache=cache)
     with pytest.raises(ValueError, match="documents cannot be combined"):
-        cache.clear()
-        model(tokens[:, :2], cache=cache)
         model(tokens[:, :2], documents=tokens[:, :2], cache=cache)
 
 
