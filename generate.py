@@ -1,0 +1,30 @@
+"""Text from a trained run. The text, prompt included, goes to stdout; everything else to stderr.
+
+python generate.py prompt="To be, or not to be"
+python generate.py run=outputs/<name>-<id> temperature=0 max_new_tokens=100
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from minigpt import cli
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def generate(cfg: "DictConfig") -> None:
+    """Continue the prompt with the newest finished run, or with the one that was asked for."""
+    from minigpt import generation
+
+    generation.generate(cfg)
+
+
+def before(cfg: "DictConfig") -> bool:
+    """Generation writes no files, so there is nothing for Hydra to set up: do it at once."""
+    generate(cfg)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(generate, "generate", before))

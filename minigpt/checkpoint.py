@@ -1,0 +1,244 @@
+"""Checkpoints without pickle: safetensors + JSON, optimizer state by parameter name, a SHA-256 manifest written last.
+
+checkpoints/step_00001000/
+    model.safetensors       parameters by name
+    optimizer.safetensors   tensors of the optimizer state, keyed by their place in state.json
+    state.json              step, tokens, times, optimizer tree, scaler: everything else
+    manifest.json           size and SHA-256 of each file, and a checksum of itself
+
+A folder is published by rename after fsync; the first line of defence is that a half-written one never has its name,
+the second that every byte is verified before any of it is used.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt import durable
+from minigpt.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+SCHEMA = 1
+FOLDER = re.compile(r"step_(\d{8,})")
+MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+MAX_JSON_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint in memory. `optimizer` is None where the state was dropped after the run had finished."""
+
+    folder: Path
+    model: dict[str, "torch.Tensor"]
+    optimizer: dict[str, Any] | None
+    state: dict[str, Any]
+
+
+def encode_tree(tree: Any, tensors: dict[str, "torch.Tensor"], path: str = "") -> Any:
+    """A tree of tensors, numbers, text, None, lists and dicts as JSON; tensors move to `tensors`, keyed by their path."""
+    import torch
+
+    if isinstance(tree, torch.Tensor):
+        tensors[path] = tree.detach().cpu().contiguous()
+        return {"@tensor": path}
+    if isinstance(tree, Mapping):
+        # Pairs, since state may have keys that JSON would turn into text.
+        return {"@dict": [[key, encode_tree(value, tensors, f"{path}/{key}")] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        items = [encode_tree(value, tensors, f"{path}/{index}") for index, value in enumerate(tree)]
+        return {"@tuple": items} if isinstance(tree, tuple) else items
+    if isinstance(tree, float) and tree in (float("inf"), float("-inf")):
+        return {"@float": str(tree)}
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise TypeError(f"optimizer state at {path} holds a {type(tree).__name__}, which checkpoints cannot express")
+
+
+def decode_tree(node: Any, tensors: Mapping[str, "torch.Tensor"]) -> Any:
+    """The inverse of `encode_tree`."""
+    if isinstance(node, list):
+        return [decode_tree(item, tensors) for item in node]
+    if not isinstance(node, dict):
+        return node
+    ((kind, value),) = node.items()
+    if kind == "@tensor":
+        return tensors[value]
+    if kind == "@dict":
+        return {key: decode_tree(item, tensors) for key, item in value}
+    if kind == "@tuple":
+        return tuple(decode_tree(item, tensors) for item in value)
+    return float(value)
+
+
+def save(
+    checkpoints: Path,
+    step: int,
+    model: Mapping[str, "torch.Tensor"],
+    optimizer: dict[str, Any] | None,
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write, verify-ably publish, and only then prune to the newest `keep`. Returns the new folder.
+
+    Raises OSError (disk full, ...) with nothing published and nothing pruned; older checkpoints stay as they are.
+    """
+    from safetensors.torch import save as to_bytes
+
+    final = checkpoints / f"step_{step:08d}"
+    temporary = checkpoints / f"{durable.TEMPORARY}{final.name}"
+    tensors: dict[str, torch.Tensor] = {}
+    state = {**state, "schema": SCHEMA, "step": step, "optimizer": encode_tree(optimizer, tensors)}
+    files: dict[str, bytes] = {MODEL: to_bytes(_independent(model))}
+    if optimizer is not None:
+        files[OPTIMIZER] = to_bytes(_independent(tensors))
+    files[STATE] = durable.json_bytes(state)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            durable.write_synced(temporary / name, content)
+        durable.write_synced(temporary / MANIFEST, _manifest(files))
+        if final.exists():  # the same step again, after falling back behind a damaged checkpoint
+            durable.remove_folder(final)
+        durable.publish_folder(temporary, final)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    prune(checkpoints, keep)
+    return final
+
+
+def _independent(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """Contiguous CPU tensors, as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _manifest(files: Mapping[str, bytes]) -> bytes:
+    entries = {name: {"bytes": len(content), "sha256": durable.sha256_bytes(content)} for name, content in files.items()}
+    body = {"schema": SCHEMA, "files": entries}
+    return durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
+
+
+def steps_on_disk(checkpoints: Path) -> list[Path]:
+    """Published checkpoint folders, oldest step first. Order is by number; times mean nothing."""
+    if not checkpoints.is_dir():
+        return []
+    found = [path for path in checkpoints.iterdir() if FOLDER.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def prune(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest `keep`."""
+    for folder in steps_on_disk(checkpoints)[:-keep]:
+        durable.remove_folder(folder)
+
+
+def newest(checkpoints: Path) -> Checkpoint | None:
+    """The newest checkpoint whose every byte is as written; None if there is none at all.
+
+    A damaged one is named in a warning and skipped. Raises CheckpointError if there are some and none is usable:
+    starting again from nothing is never done silently.
+    """
+    folders = steps_on_disk(checkpoints)
+    for folder in reversed(folders):
+        try:
+            return load(folder)
+        except CheckpointError as error:
+            log.warning("warning: %s", error)
+    if folders:
+        raise CheckpointError(
+            f"no usable checkpoint: {checkpoints}: all {len(folders)} are damaged "
+            "(restore one, or delete the run folder to start again)"
+        )
+    return None
+
+
+def verify(folder: Path) -> dict[str, bytes]:
+    """The content of every file of a checkpoint, checked against its manifest. Raises CheckpointError if damaged."""
+
+    def damaged(name: str, why: str) -> CheckpointError:
+        return CheckpointError(f"damaged checkpoint: {folder / name}: {why} (an older one is used if there is one)")
+
+    manifest = read_json(folder / MANIFEST, damaged)
+    body = {key: value for key, value in manifest.items() if key != "checksum"}
+    if manifest.get("checksum") != durable.sha256_bytes(durable.json_bytes(body)):
+        raise damaged(MANIFEST, "checksum differs")
+    if (folder / MANIFEST).read_bytes() != durable.json_bytes(manifest):
+        raise damaged(MANIFEST, "not as it was written")
+    if manifest.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"unknown checkpoint format: {folder}: schema {manifest.get('schema')}, this minigpt reads {SCHEMA} "
+            "(use the version of minigpt that wrote it)"
+        )
+    present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
+    if foreign := sorted(present ^ manifest["files"].keys()):
+        raise damaged(foreign[0], "missing" if foreign[0] not in present else "not in the manifest")
+    contents = {}
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != entry["bytes"]:
+            raise damaged(name, f"size differs from the {entry['bytes']} bytes written")
+        contents[name] = path.read_bytes()
+        if durable.sha256_bytes(contents[name]) != entry["sha256"]:
+            raise damaged(name, "hash differs")
+    return contents
+
+
+def read_json(path: Path, damaged: Any) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise damaged(path.name, "too large")
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise damaged(path.name, error.strerror or "unreadable") from None
+    except (ValueError, RecursionError):
+        raise damaged(path.name, "not JSON") from None
+    if not isinstance(value, dict):
+        raise damaged(path.name, "not a JSON object")
+    return value
+
+
+def load(folder: Path) -> Checkpoint:
+    """A checkpoint, verified whole before any byte is used. Raises CheckpointError."""
+    from safetensors.torch import load as from_bytes
+
+    contents = verify(folder)
+    state = json.loads(contents[STATE])
+    tensors = from_bytes(contents[OPTIMIZER]) if OPTIMIZER in contents else {}
+    return Checkpoint(folder, from_bytes(contents[MODEL]), decode_tree(state.pop("optimizer"), tensors), state)
+
+
+def load_model(folder: Path) -> dict[str, "torch.Tensor"]:
+    """The parameters of a checkpoint, verified, without optimizer state in memory."""
+    return load(folder).model
+
+
+def restore_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:
+    """Copy saved parameters into a module by name. Raises CheckpointError, with nothing copied, if any does not fit."""
+    import torch
+
+    parameters = dict(module.named_parameters())
+    problems = [
+        f"checkpoint does not fit the model: {where}: {name} {_shape(saved.get(name))} -> {_shape(parameters.get(name))} "
+        "(saved -> given; use the configuration of the run)"
+        for name in sorted(parameters.keys() | saved.keys())
+        if name not in parameters or name not in saved or parameters[name].shape != saved[name].shape
+    ]
+    if problems:
+        raise CheckpointError(*problems)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+
+
+def _shape(tensor: "torch.Tensor | None") -> str:
+    return "missing" if tensor is None else str(tuple(tensor.shape))

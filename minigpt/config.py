@@ -1,0 +1,311 @@
+"""From a composed configuration to a checked plan, before anything is built or written.
+
+`check` finds all problems at once: unknown keys with the nearest valid one, wrong types, missing arguments (against
+the constructor signatures of the open groups), values out of range, and combinations that no schema can see.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from minigpt import budget, durable, identity, signature
+from minigpt.errors import ConfigError
+from minigpt.roles import ROLES
+
+# What code hands to a constructor, so that no configuration has to.
+SUPPLIED = {"model": {"vocab_size"}, "optim": {"parameters"}}
+# Scalars in an open group that other keys of the group read by interpolation.
+SHARED_SCALARS = {"optim": {"lr", "adamw_lr"}}
+GROUPS = ("model", "optim", "schedule", "data", "logger")
+CHOICES = {"train.precision": ("auto", "fp32", "bf16", "fp16"), "train.device": ("auto", "cpu", "cuda", "mps")}
+AT_LEAST_ONE = (
+    "attempt", "train.tokens", "train.steps", "train.batch_size", "train.micro_batch_size", "train.threads",
+    "train.max_bad_steps", "train.stop_after", "eval.every", "eval.tokens", "checkpoint.every", "checkpoint.keep",
+    "log.every", "sample.every", "sample.max_new_tokens", "sample.top_k",
+)  # fmt: skip
+LARGEST = 2**48  # larger counts are typing mistakes
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: plain values, who it is and where it lives. No torch yet."""
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+    overrides: list[str]
+    identity: dict[str, Any]
+    id: str
+    folder: Path
+    tokens_folder: Path
+
+    @property
+    def study(self) -> str | None:
+        return self.config["study"] or self.choices.get("experiment")
+
+
+def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], sources: list[str]) -> Plan:
+    """The plan of a run, or ConfigError with every problem found.
+
+    choices: group -> option.  overrides: as typed.  sources: folders that YAML files come from, for `budget` layers.
+    """
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"unresolvable value: {error.full_key}: {str(error).splitlines()[0]}") from None
+    assert isinstance(config, dict)
+    problems = unknown_root_keys(config)
+    stand_in = config.pop("stand_in", None)
+    if isinstance(stand_in, dict):
+        config["data"] = stand_in
+    config["train"].update(_one_budget(config["train"], choices, overrides, sources, problems))
+    for group in GROUPS:
+        problems += check_group(group, config[group])
+    problems += check_ranges(config)
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    problems += check_together(config)
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    who = identity.run_identity(config)
+    if config["init_from"] is not None:
+        who["init_from"] = weights_id(Path(config["init_from"]).expanduser())
+    id = identity.short_hash(who)
+    name = identity.run_name(choices, overrides, config["name"])
+    output = Path(config["output_dir"]).expanduser()
+    folder = next(iter(sorted(output.glob(f"*-{id}"))), output / f"{name}-{id}")
+    return Plan(config, choices, overrides, who, id, folder, tokens_folder(config, choices))
+
+
+def tokens_folder(config: dict[str, Any], choices: dict[str, str]) -> Path:
+    """Where prepared tokens live: data.out, or <data_dir>/<data>-<hash of what decides the bytes>."""
+    if config["data"].get("out"):
+        return Path(config["data"]["out"]).expanduser()
+    name = choices.get("data@stand_in", choices["data"])
+    return Path(config["data_dir"]).expanduser() / f"{name}-{identity.short_hash(identity.data_identity(config['data']))}"
+
+
+def weights_id(source: Path) -> str:
+    """What `init_from` holds, whatever its path: the id of a run, or the hash of exported weights."""
+    try:
+        if (source / "run.json").is_file():
+            return str(json.loads((source / "run.json").read_bytes())["id"])
+        return durable.sha256_file(source / "model.safetensors")[:16]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"no weights: init_from={source} (a run folder, or a folder written by minigpt.export)") from None
+
+
+def suggest(key: str, known: list[str]) -> str:
+    """`(did you mean x?)` for a misspelt key, or what there is."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"(did you mean {near[0]}?)" if near else f"(known: {', '.join(sorted(known))})"
+
+
+def unknown_root_keys(config: dict[str, Any]) -> list[str]:
+    """Keys that nothing reads, at the root and in its typed nodes (`+train.foo=1` passes Hydra)."""
+    from minigpt.schema import TrainRoot
+
+    problems = []
+    root = {field.name: field for field in dataclasses.fields(TrainRoot)}
+    for key, value in config.items():
+        if key not in root:
+            problems.append(f"unknown key: {key} {suggest(key, list(root))}")
+        elif dataclasses.is_dataclass(root[key].type) and isinstance(value, dict):
+            known = [field.name for field in dataclasses.fields(root[key].type)]
+            problems += [f"unknown key: {key}.{k} {suggest(k, known)}" for k in value if k not in known]
+    return problems
+
+
+def check_group(group: str, node: Any) -> list[str]:
+    """Problems of one open group against the signatures of the classes it names."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return [f"missing choice: {group}={node} (choose one, e.g. {group}=... ; see --help)"]
+    extra: dict[str, signature.Parameter] = {}
+    if group == "data":
+        prepare = signature.read_signature(identity.PREPARE).parameters
+        extra = {name: p for name, p in list(prepare.items())[3:] if name != "wait"} | {
+            "tokenizer": signature.Parameter("tokenizer", None, signature.REQUIRED),
+        }
+    for name in SHARED_SCALARS.get(group, ()):
+        extra[name] = signature.Parameter(name, None, None)
+    return _check_node(group, node, SUPPLIED.get(group, set()), extra)
+
+
+def _check_node(path: str, node: dict[str, Any], supplied: set[str], extra: dict[str, signature.Parameter]) -> list[str]:
+    target = node["_target_"]
+    try:
+        found = signature.read_signature(target)
+    except ModuleNotFoundError as error:
+        return [f"missing package: {path}._target_={target}: no module {error.name!r} (install it, or check the spelling)"]
+    except (AttributeError, ImportError) as error:
+        return [f"no such class: {path}._target_={target}: {error} (check the spelling)"]
+    parameters = found.parameters | extra
+    if node.get("_partial_"):  # code hands over the first argument: the parameter groups
+        supplied = supplied | set(list(found.parameters)[:1])
+    known = [name for name in parameters if name not in supplied]
+    problems = []
+    for key, value in node.items():
+        if key in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_"):
+            continue
+        if key not in known:
+            if not found.open:
+                problems.append(f"unknown key: {path}.{key} {suggest(key, known)}")
+        elif isinstance(value, dict) and "_target_" in value:
+            problems += _check_node(f"{path}.{key}", value, set(), {})
+        elif (expected := signature.type_problem(value, parameters[key].annotation)) is not None:
+            hint = "; write it without exponent" if expected.startswith("an integer") and isinstance(value, float) else ""
+            problems.append(f"wrong type: {path}.{key}={value!r} (expects {expected}{hint})")
+    for name in known:
+        if parameters[name].required and name not in node:
+            problems.append(f"missing value: {path}.{name} (give it, e.g. {path}.{name}=...)")
+    return problems
+
+
+def check_ranges(config: dict[str, Any]) -> list[str]:
+    """Values that have the right type and are still impossible."""
+    flat = identity.flatten(config)
+    problems = [
+        f"not finite: {key}={value} (give a finite number)"
+        for key, value in flat.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+    for key in AT_LEAST_ONE:
+        value = flat.get(key)
+        if value is not None and not 1 <= value <= LARGEST:
+            problems.append(f"out of range: {key}={value} (at least 1)")
+    for key, choices in CHOICES.items():
+        if flat[key] not in choices:
+            problems.append(f"unknown value: {key}={flat[key]} {suggest(str(flat[key]), list(choices))}")
+    if config["train"]["compile"] not in (True, False, "auto"):
+        problems.append(f"unknown value: train.compile={config['train']['compile']} (one of auto, true, false)")
+    if not 0 <= config["seed"] <= LARGEST:
+        problems.append(f"out of range: seed={config['seed']} (from 0 to {LARGEST})")
+    for key in ("train.grad_clip", "train.epochs"):
+        if flat[key] is not None and not flat[key] > 0:
+            problems.append(f"out of range: {key}={flat[key]} (above 0, or null)")
+    if not config["sample"]["temperature"] >= 0:
+        problems.append(f"out of range: sample.temperature={config['sample']['temperature']} (0 is greedy)")
+    for key, value in flat.items():
+        if key.startswith("optim.") and key.endswith(("lr", "lr_scale")) and isinstance(value, int | float) and value < 0:
+            problems.append(f"out of range: {key}={value} (at least 0)")
+    if config["name"] is not None and not (NAME.fullmatch(config["name"]) and len(config["name"]) <= 120):
+        problems.append(f"bad name: name={config['name']!r} (letters, digits, '.', '_' and '-', at most 120)")
+    return problems
+
+
+def check_together(config: dict[str, Any]) -> list[str]:
+    """Combinations that cannot work, from values that are fine alone."""
+    train = config["train"]
+    problems = []
+    if train["micro_batch_size"] is not None:
+        problems.append(budget.accumulation_problem(train["batch_size"], train["micro_batch_size"]))
+    warmup = config["schedule"].get("warmup")
+    steps = identity.run_identity(config)["budget"].get("steps")
+    if steps is not None and isinstance(warmup, int) and warmup >= max(steps, 1):
+        problems.append(f"warmup too long: schedule.warmup={warmup} of train.steps={steps} (below the number of steps)")
+    return [problem for problem in problems if problem]
+
+
+def _one_budget(
+    train: dict[str, Any], choices: dict[str, str], overrides: list[str], sources: list[str], problems: list[str]
+) -> dict[str, Any]:
+    """tokens, steps and epochs with exactly one set: the one of the last layer that sets any."""
+    keys = budget.BUDGET_KEYS
+    typed = {o.lstrip("+").partition("=")[0].removeprefix("train.") for o in overrides if o.lstrip("+").startswith("train.")}
+    layers = [("on the command line", [key for key in keys if key in typed and train[key] is not None])]
+    for group in ("debug", "experiment"):
+        if choices.get(group):
+            set_here = _budgets_in_file(f"{group}/{choices[group]}.yaml", sources)
+            layers.append((f"in {group}/{choices[group]}.yaml", set_here))
+    layers.append(("in the configuration", [key for key in keys if train[key] is not None]))
+    where, given = next(((where, given) for where, given in layers if given), ("", []))
+    if len(given) != 1:
+        values = " and ".join(f"train.{key}={train[key]}" for key in given) or "none of train.tokens, train.steps, train.epochs"
+        problems.append(f"budget: {values} {where or 'is set'} (give exactly one)")
+        return {}
+    return {key: train[key] if key == given[0] else None for key in keys}
+
+
+def _budgets_in_file(name: str, sources: list[str]) -> list[str]:
+    for source in sources:
+        path = Path(source) / name
+        if path.is_file():
+            node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            train = node.get("train") or {}
+            return [key for key in budget.BUDGET_KEYS if train.get(key) is not None]
+    return []
+
+
+def check_built(plan: Plan) -> None:
+    """Build model, optimizers and schedule without memory (on `meta`), so that what only constructors know comes early.
+
+    Raises ConfigError for arguments that no signature refuses (betas of 1.5, a d_model that heads do not divide).
+    """
+    import torch
+
+    from minigpt import precision
+    from minigpt.training import build_optimizer
+
+    cfg = plan.config
+    problems: list[str] = []
+    vocab_size = cfg["data"]["tokenizer"].get("vocab_size") or 256
+    with torch.device("meta"):
+        model = _collect(problems, lambda: build(cfg["model"], vocab_size))
+        if model is not None:
+            _collect(problems, lambda: build_optimizer(cfg["optim"], model))
+            train = cfg["train"]
+            asked = (train["device"], train["precision"], train["compile"])
+            _collect(problems, lambda: precision.choose(*asked, d_model=model.d_model, deterministic=train["deterministic"]))
+    schedule = _collect(problems, lambda: build(cfg["schedule"]))
+    steps = plan.identity["budget"].get("steps")
+    if schedule is not None and steps is not None:
+        _collect(problems, lambda: schedule(0, steps))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _collect(problems: list[str], action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except ConfigError as error:
+        problems += error.problems
+        return None
+    except ValueError as error:
+        problems.append(f"invalid value: {error}")
+        return None
+
+
+def build(node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **supplied: Any) -> Any:
+    """The object that a checked node describes. ValueError of a constructor becomes a ConfigError that names the node."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    node = {key: value for key, value in node.items() if key not in drop}
+    try:
+        return instantiate(node, *arguments, **supplied, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ConfigError(*(f"invalid value: {line}" for line in str(error.__cause__).splitlines())) from None
+        raise (error.__cause__ or error) from None
+
+
+def plan_of(cfg: DictConfig) -> Plan:
+    """The plan of a composed configuration, with or without its `hydra` node (inside a job Hydra knows the rest)."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
+    choices = {str(key): str(value) for key, value in hydra.runtime.choices.items() if value is not None}
+    choices = {key: value for key, value in choices.items() if not key.startswith("hydra/") and value != "null"}
+    sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return check(own, choices, list(hydra.overrides.task), sources)

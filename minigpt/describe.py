@@ -1,0 +1,102 @@
+"""`dry_run=true`: what a run would train and cost, without training it."""
+
+from typing import Any
+
+import torch
+
+from minigpt import config, precision
+from minigpt.budget import steps_for_tokens
+from minigpt.config import Plan
+from minigpt.training import build_optimizer
+
+
+def describe(plan: Plan) -> str:
+    """Parameters by role, shape, count, optimizer, lr and decay; memory, FLOPs and where the run would live."""
+    cfg = plan.config
+    vocab_size = cfg["data"]["tokenizer"].get("vocab_size") or 256
+    with torch.device("meta"):
+        model = config.build(cfg["model"], vocab_size)
+        optimizer = build_optimizer(cfg["optim"], model)
+    chosen = precision.choose(
+        cfg["train"]["device"], cfg["train"]["precision"], cfg["train"]["compile"],
+        d_model=model.d_model, deterministic=cfg["train"]["deterministic"],
+    )  # fmt: skip
+    roles = model.roles()
+    owners = {
+        optimizer.names[parameter]: (type(part).__name__, group)
+        for part in optimizer.optimizers.values()
+        for group in part.param_groups
+        for parameter in group["params"]
+    }
+    rows = [("parameter", "role", "kind", "shape", "count", "optimizer", "lr", "decay")]
+    for name, parameter in model.named_parameters():
+        owner, group = owners[name]
+        shape = " x ".join(map(str, parameter.shape))
+        rows.append(
+            (name, roles[name].name, roles[name].kind, shape, f"{parameter.numel():,}", owner, f"{group['lr']:g}",
+             f"{group.get('weight_decay', 0):g}")
+        )  # fmt: skip
+    count = sum(parameter.numel() for parameter in model.parameters())
+    by_role = {role: sum(p.numel() for n, p in model.named_parameters() if roles[n].name == role) for role in optimizer.optimizers}
+    seq_len, train = model.max_seq_len, cfg["train"]
+    micro = train["micro_batch_size"] or train["batch_size"]
+    flops = model.flops_per_token(seq_len)
+    tokens_per_step = train["batch_size"] * seq_len
+    lines = [
+        table(rows),
+        "",
+        f"parameters          {count:,} ({', '.join(f'{role} {n:,}' for role, n in by_role.items())})",
+        f"vocabulary          {vocab_size:,} as asked",
+        f"device              {chosen.reason}",
+        f"memory, estimated   {gib(estimated_bytes(cfg['optim'], model, micro, seq_len, vocab_size))} "
+        f"(weights, gradients, optimizer state, activations of {micro} sequences)",
+        f"FLOPs per token     {flops:,} (forward and backward)",
+        f"tokens per step     {tokens_per_step:,} = {train['batch_size']} sequences x {seq_len}",
+        *budget_lines(train, tokens_per_step, flops),
+        f"tokens in           {plan.tokens_folder}",
+        f"run folder          {plan.folder}",
+    ]
+    return "\n".join(lines)
+
+
+def budget_lines(train: dict[str, Any], tokens_per_step: int, flops: int) -> list[str]:
+    if train["epochs"] is not None:
+        return [f"budget              {train['epochs']:g} epochs (steps follow from the size of the corpus)"]
+    steps = train["steps"] or steps_for_tokens(train["tokens"], tokens_per_step, 1)
+    tokens = steps * tokens_per_step
+    return [f"budget              {steps:,} steps = {tokens:,} tokens = {flops * tokens:.3g} FLOPs"]
+
+
+def estimated_bytes(optim: dict[str, Any], model: Any, micro_batch: int, seq_len: int, vocab_size: int) -> float:
+    """Weights and gradients in fp32, optimizer state, and activations kept for backward (about 20 B T D floats a block)."""
+    parameters = sum(p.numel() for p in model.parameters())
+    activations = micro_batch * seq_len * (20 * model.d_model * model.n_layers + 2 * vocab_size)
+    return 4.0 * (2 * parameters + activations) + state_bytes(optim, model)
+
+
+def state_bytes(optim: dict[str, Any], model: Any) -> float:
+    """Optimizer state, measured on a shrunken stand-in for each parameter, stepped once, and scaled up."""
+    roles, small = model.roles(), []
+    for name, parameter in model.named_parameters():
+        shape = (2 * roles[name].n_heads, 16) if parameter.dim() == 2 else (16,)
+        small.append((name, torch.nn.Parameter(torch.ones(shape)), roles[name]))
+    optimizer = config.build(optim, small, drop=tuple(config.SHARED_SCALARS["optim"]))
+    for _, parameter, _ in small:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    total = 0.0
+    for (_, stand_in, _), parameter in zip(small, model.parameters()):
+        states = [part.state[stand_in] for part in optimizer.optimizers.values() if stand_in in part.state]
+        tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        total += sum(t.nbytes for t in tensors) / stand_in.numel() * parameter.numel()
+    return total
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Rows in columns; the first is the header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -1,0 +1,62 @@
+"""Validation loss: the same windows in the same order every time, and no randomness at all."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from minigpt.data.tokens import Split
+from minigpt.data.windows import validation_batches
+from minigpt.precision import Precision
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: nats per token.  bits_per_byte: comparable across tokenizers; None where bytes are unknown.  tokens: scored."""
+
+    loss: float
+    bits_per_byte: float | None
+    tokens: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    *,
+    seq_len: int,
+    batch_size: int,
+    precision: Precision,
+    end_of_text: int | None = None,
+    max_tokens: int | None = None,
+    stop: Callable[[], object] = lambda: None,
+) -> Evaluation | None:
+    """Score the first `max_tokens` tokens of a split (None: all of it, tail window included).
+
+    end_of_text: given when attention stays inside documents.  stop: asked before each batch; if it answers with
+    anything true, evaluation ends at once and the result is None.
+    """
+    was_training = model.training
+    model.eval()
+    nats, tokens = 0.0, 0
+    try:
+        for inputs, targets in validation_batches(split, seq_len, batch_size, max_tokens):
+            if stop():
+                return None
+            x, y = torch.from_numpy(inputs).to(precision.device), torch.from_numpy(targets).to(precision.device)
+            with precision.autocast():
+                nats += float(model(x, y, documents_of(x, end_of_text)))
+            tokens += int((targets != -100).sum())
+    finally:
+        model.train(was_training)
+    loss = nats / tokens
+    predictable = split.n_tokens - 1
+    bits_per_byte = loss * predictable / split.n_bytes / math.log(2) if split.n_bytes else None
+    return Evaluation(loss, bits_per_byte, tokens)
+
+
+def documents_of(tokens: torch.Tensor, end_of_text: int | None) -> torch.Tensor | None:
+    """(B, T) number of the document that each token belongs to, counted from the window's start; None: no mask."""
+    return None if end_of_text is None else (tokens == end_of_text).cumsum(dim=1)

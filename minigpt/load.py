@@ -1,0 +1,89 @@
+"""Read a run, or an exported folder, back as a model: for generation, export and `init_from`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minigpt import checkpoint, config, export
+from minigpt.errors import CheckpointError, ConfigError
+from minigpt.model.transformer import Transformer
+from minigpt.run_folder import read_record, read_summary
+from minigpt.tokenizer import load_tokenizer
+
+MODEL_PARTS = "minigpt.model."  # a configuration found in a folder may name classes of this package only
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run ready for use. `step` is that of its newest checkpoint."""
+
+    folder: Path
+    model: Transformer
+    tokenizer: Any
+    step: int
+    record: dict[str, Any]
+
+
+def find_run(path: str | None, output_dir: str) -> Path:
+    """The run folder that was asked for, or the newest finished one. Raises ConfigError if there is none."""
+    if path is not None:
+        folder = Path(path).expanduser()
+        if not (folder / "run.json").is_file():
+            raise ConfigError(f"no run there: run={path} (a folder with a run.json, such as outputs/<name>-<id>)")
+        return folder
+    finished = [folder for folder in Path(output_dir).expanduser().glob("*-????????") if read_summary(folder) is not None]
+    finished = [folder for folder in finished if (read_summary(folder) or {}).get("status") == "finished"]
+    if not finished:
+        raise ConfigError(f"no finished run: {output_dir} (train one with: python train.py, or give run=<folder>)")
+    return max(finished, key=lambda folder: (folder / "summary.json").stat().st_mtime_ns)
+
+
+def load_run(folder: Path) -> Loaded:
+    """The model of a run's newest valid checkpoint, in evaluation mode on the CPU, with its tokenizer.
+
+    Raises CheckpointError if there is none, or if it names a class that is not a model of minigpt.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise CheckpointError(f"not a run: {folder}: no run.json (give the folder of a run)")
+    found = checkpoint.newest(folder / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"no checkpoint yet: {folder} (let the run reach checkpoint.every, or finish)")
+    node = found.state["model"]
+    refuse_foreign_classes(node, found.folder)
+    model = config.build(node, found.state["vocab_size"])
+    checkpoint.restore_parameters(model, found.model, found.folder)
+    return Loaded(folder, model.eval(), load_tokenizer(folder / "tokenizer"), found.state["step"], record)
+
+
+def refuse_foreign_classes(node: Any, where: Path) -> None:
+    """Raise CheckpointError if a configuration from a file names anything but a part of minigpt's model."""
+    if isinstance(node, dict):
+        target = node.get("_target_", MODEL_PARTS)
+        if not (isinstance(target, str) and target.startswith(MODEL_PARTS)):
+            raise CheckpointError(f"foreign class: {where}: {target} (only {MODEL_PARTS}* is built from a checkpoint)")
+        for value in node.values():
+            refuse_foreign_classes(value, where)
+    elif isinstance(node, list):
+        for value in node:
+            refuse_foreign_classes(value, where)
+
+
+def init_weights_from(model: Transformer, source: Path) -> None:
+    """Start from the weights of a run or of an exported folder; nothing else of it is used.
+
+    Raises CheckpointError if there are none or they do not fit.
+    """
+    if (source / "run.json").is_file():
+        found = checkpoint.newest(source / "checkpoints")
+        if found is None:
+            raise CheckpointError(f"no checkpoint: init_from={source} (give a run with a checkpoint)")
+        weights: dict[str, torch.Tensor] = found.model
+    elif (source / "config.json").is_file():
+        _, weights = export.from_hugging_face(source)
+    else:
+        raise CheckpointError(f"no weights: init_from={source} (a run folder, or a folder written by minigpt.export)")
+    checkpoint.restore_parameters(model, weights, source)
+

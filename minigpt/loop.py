@@ -1,0 +1,184 @@
+"""The training loop: one plain function."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from minigpt.budget import Budget
+from minigpt.data.windows import TrainWindows
+from minigpt.errors import NumericsError
+from minigpt.evaluate import Evaluation, documents_of
+from minigpt.optim.by_role import ByRole
+from minigpt.precision import Precision
+from minigpt.seeding import derive_seed
+
+
+@dataclass
+class Progress:
+    """Where a run stands at a step boundary: all that a checkpoint holds besides tensors.
+
+    step, tokens: done.  skipped: steps without an update because something was not finite; bad_in_a_row: the last of
+    them.  evaluated, sampled: the step of the last one, so that a resumed run neither repeats nor misses any.
+    seconds: where time went.  final: the last evaluation, once there.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    bad_in_a_row: int = 0
+    evaluated: int = 0
+    sampled: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    final: dict[str, Any] | None = None
+
+    @property
+    def train_time_s(self) -> float:
+        """Seconds of training proper: data, forward and backward, optimizer; no evaluation, no saving."""
+        return sum(self.seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer"))
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begin
+
+
+class Hooks(Protocol):
+    """What the loop asks of the run around it."""
+
+    def record(self, row: dict[str, Any]) -> None: ...
+    def save(self, final: bool) -> None: ...
+    def evaluate(self, final: bool) -> Evaluation | None: ...
+    def sample(self) -> None: ...
+    def stop_requested(self) -> object: ...
+    def on_step(self) -> None: ...
+
+
+def fit(
+    model: nn.Module,
+    optimizer: ByRole,
+    schedule: Callable[[int, int], float],
+    windows: TrainWindows,
+    budget: Budget,
+    precision: Precision,
+    progress: Progress,
+    run: Hooks,
+    *,
+    seed: int,
+    grad_clip: float | None,
+    end_of_text: int | None,
+    max_bad_steps: int,
+    eval_every: int | None,
+    checkpoint_every: int | None,
+    sample_every: int | None,
+    log_every: int | None,
+    stop_after: int | None,
+    scaler: torch.amp.GradScaler,
+) -> bool:
+    """Train from `progress.step` to the end of the budget. Returns True when finished, False when asked to stop.
+
+    Every draw is a function of (seed, step), every decision of the step number, so a run that was interrupted and
+    goes on computes what it would have computed anyway. Raises NumericsError after `max_bad_steps` non-finite steps
+    in a row; non-finite values never reach a weight.
+    """
+    saved, logged_tokens, logged_time = progress.step, progress.tokens, progress.train_time_s
+    model.train()
+    optimizer.train()
+
+    while True:
+        step = progress.step
+        finished = step == budget.steps
+        if due(eval_every, step, progress.evaluated) and not finished:
+            with progress.timed("evaluation"):
+                run.evaluate(final=False)
+        if due(sample_every, step, progress.sampled) and not finished:
+            run.sample()
+            progress.sampled = step
+        if due(checkpoint_every, step, saved) and not finished:
+            with progress.timed("saving"):
+                run.save(final=False)
+            saved = step
+        if finished:
+            return True
+        if run.stop_requested() or (stop_after is not None and step >= stop_after):
+            run.save(final=False)
+            return False
+
+        multiplier = schedule(step, budget.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * multiplier
+
+        nats = torch.zeros((), device=precision.device)
+        for micro in range(budget.accumulation):
+            with progress.timed("data"):
+                rows = slice(micro * budget.micro_batch_size, (micro + 1) * budget.micro_batch_size)
+                inputs, targets = (
+                    to_device(array, precision.device) for array in windows.batch(step, budget.batch_size, rows)
+                )
+            with progress.timed("forward_backward"):
+                torch.manual_seed(derive_seed(seed, "dropout", step, micro))
+                with precision.autocast():
+                    loss = model(inputs, targets, documents_of(inputs, end_of_text))
+                scaler.scale(loss / budget.tokens_per_step).backward()
+                nats += loss.detach()
+
+        with progress.timed("optimizer"):
+            # One decision for all optimizers: either every one of them steps or none does.
+            for part in optimizer.optimizers.values():
+                scaler.unscale_(part)
+            grad_norm = torch.nn.utils.clip_grad_norm_(
+                model.parameters(), float("inf") if grad_clip is None else grad_clip, error_if_nonfinite=False
+            )
+            finite = bool(torch.isfinite(grad_norm) & torch.isfinite(nats))
+            if finite:
+                optimizer.step()
+            scaler.update()
+            optimizer.zero_grad()
+
+        progress.step += 1
+        progress.tokens += budget.tokens_per_step
+        progress.skipped += not finite
+        progress.bad_in_a_row = 0 if finite else progress.bad_in_a_row + 1
+        run.on_step()
+        if not finite or due(log_every, progress.step, 0) or progress.step == budget.steps:
+            elapsed = progress.train_time_s - logged_time
+            run.record(
+                {
+                    "train/loss": float(nats) / budget.tokens_per_step,
+                    "grad_norm": float(grad_norm),
+                    **{f"lr/{group['role']}": group["lr"] for group in optimizer.param_groups},
+                    "perf/tokens_per_s": (progress.tokens - logged_tokens) / elapsed,
+                    **({"scale": scaler.get_scale()} if scaler.is_enabled() else {}),
+                    **({} if finite else {"skipped": progress.skipped}),
+                }
+            )
+            logged_tokens, logged_time = progress.tokens, progress.train_time_s
+        if progress.bad_in_a_row >= max_bad_steps or scaler.get_scale() < 1:
+            raise NumericsError(
+                f"diverged: step {progress.step}: {progress.bad_in_a_row} non-finite steps in a row "
+                f"(train.max_bad_steps={max_bad_steps}), loss {float(nats) / budget.tokens_per_step}, gradient norm "
+                f"{float(grad_norm)} (lower the lr, or train.precision=fp32)"
+            )
+
+
+def due(every: int | None, step: int, last: int) -> bool:
+    """Whether something that happens every so many steps is due at this boundary and not done yet."""
+    return every is not None and step > 0 and step % every == 0 and last < step
+
+
+def to_device(array: Any, device: str) -> torch.Tensor:
+    """A NumPy array on the device; pinned and without waiting where that exists."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else tensor.to(device)
+
+
+def progress_of(state: dict[str, Any]) -> Progress:
+    """Progress out of a checkpoint's state."""
+    return Progress(**{name: state[name] for name in asdict(Progress())})

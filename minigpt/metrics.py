@@ -1,0 +1,56 @@
+"""metrics.jsonl: the record of truth, one JSON object a line. Loggers mirror it; nothing reads them back."""
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Metrics:
+    """An append-only file of rows. A full disk costs rows, with one warning, and never the run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "ab", buffering=0)
+        self._failed = False
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row. Non-finite numbers become null, since JSON has none."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        try:
+            self._file.write(json.dumps(finite).encode() + b"\n")
+        except OSError as error:
+            if not self._failed:
+                log.warning("warning: cannot write metrics: %s: %s (training goes on without)", self.path, error.strerror)
+            self._failed = True
+
+    def sync(self) -> int:
+        """Make all rows durable; returns the length of the file in bytes, to be kept in a checkpoint."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            log.warning("warning: cannot sync metrics: %s: %s", self.path, error.strerror)
+        return os.fstat(self._file.fileno()).st_size
+
+    def rewind(self, length: int) -> None:
+        """Drop the rows after a checkpoint: they will be written again, and a torn last line goes with them."""
+        if os.fstat(self._file.fileno()).st_size > length:
+            os.truncate(self.path, length)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All complete rows of a metrics file; a torn last line, of a run that was killed, is left out."""
+    rows = []
+    for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            log.warning("warning: unreadable line in %s: left out", path)
+    return rows

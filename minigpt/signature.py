@@ -1,0 +1,265 @@
+"""Constructor signatures read from source, without importing anything.
+
+The schema of an open configuration group is its class's constructor. Importing torch to learn one takes seconds, so
+signatures are read from the syntax tree: a dotted path is followed through packages, modules and re-exports to the
+class, its `__init__` (or that of a base class, or its dataclass fields), and the literals in it.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+REQUIRED = "<required>"
+OPAQUE = "<not a literal>"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One constructor argument. `annotation` is a syntax tree (None: anything goes), `default` a literal or a marker."""
+
+    name: str
+    annotation: ast.expr | None
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        return isinstance(self.default, str) and self.default is REQUIRED
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments of one constructor in order; `open` if it takes **kwargs."""
+
+    target: str
+    parameters: dict[str, Parameter]
+    open: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    path: Path
+    tree: ast.Module
+
+    @property
+    def package(self) -> str:
+        return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+
+
+@lru_cache(maxsize=None)
+def read_signature(target: str) -> Signature:
+    """The signature of the class or function that a dotted path names.
+
+    Raises ModuleNotFoundError if the package is not installed and AttributeError if the path leads nowhere.
+    """
+    found = _find(target)
+    if found is None:
+        return _imported(target)
+    module, node = found
+    return _of(module, node, target) or _imported(target)
+
+
+def _find(target: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | None:
+    """The module and definition that `target` names, following re-exports; None where only an import could tell."""
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = load_module(".".join(parts[:cut]))
+        if module is not None:
+            break
+    else:
+        raise ModuleNotFoundError(f"no module {parts[0]!r}", name=parts[0])
+    if cut < len(parts) - 1 or depth > 8:
+        return None
+    name = parts[-1]
+    for node in reversed(module.tree.body):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute):
+            if any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+                return _resolve(module, ast.unparse(node.value), depth + 1)
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _find(f"{_absolute(module, node)}.{alias.name}", depth + 1)
+    return None
+
+
+def _resolve(module: Module, name: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | None:
+    """What a name means inside a module: a definition there or something imported."""
+    head, _, rest = name.partition(".")
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if (alias.asname or alias.name) == head and rest:
+                    return _find(f"{alias.name}.{rest}", depth + 1)
+    return _find(f"{module.name}.{name}", depth + 1)
+
+
+def _absolute(module: Module, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    base = module.package.split(".")
+    base = base[: len(base) - (node.level - 1)]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+@lru_cache(maxsize=None)
+def load_module(name: str) -> Module | None:
+    """The source of a module, found on the path without importing any of its parents; None if there is none."""
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    path = Path(spec.origin)
+    for part in rest:
+        if path.name != "__init__.py":
+            return None
+        folder = path.parent
+        path = next((p for p in (folder / part / "__init__.py", folder / f"{part}.py") if p.is_file()), path)
+        if path.parent == folder and path.name != f"{part}.py":
+            return None
+    return Module(name, path, ast.parse(path.read_text(encoding="utf-8")))
+
+
+def _of(module: Module, node: ast.ClassDef | ast.FunctionDef, target: str) -> Signature | None:
+    if isinstance(node, ast.FunctionDef):
+        return _of_function(node, target, skip_self=False)
+    initialisers = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    if initialisers:
+        return _of_function(initialisers[-1], target, skip_self=True)
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return _of_dataclass(module, node, target)
+    for base in node.bases:
+        found = _resolve(module, ast.unparse(base))
+        signature = _of(*found, target) if found else None
+        if signature is not None:
+            return signature
+    return None if node.bases else Signature(target, {}, open=False)
+
+
+def _of_function(node: ast.FunctionDef, target: str, skip_self: bool) -> Signature:
+    arguments = node.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
+    pairs = [*zip(positional, defaults), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
+    parameters = {a.arg: Parameter(a.arg, a.annotation, _default(d)) for a, d in pairs[1 if skip_self else 0 :]}
+    return Signature(target, parameters, open=arguments.kwarg is not None)
+
+
+def _of_dataclass(module: Module, node: ast.ClassDef, target: str) -> Signature:
+    parameters: dict[str, Parameter] = {}
+    for base in node.bases:
+        found = _resolve(module, ast.unparse(base))
+        if found and isinstance(found[1], ast.ClassDef):
+            parameters |= _of_dataclass(*found, target).parameters
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            parameters[item.target.id] = Parameter(item.target.id, item.annotation, _default(item.value))
+    return Signature(target, parameters, open=False)
+
+
+def _default(node: ast.expr | None) -> Any:
+    if node is None:
+        return REQUIRED
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return OPAQUE
+
+
+def _imported(target: str) -> Signature:
+    """The signature by import, for what has no readable source."""
+    module_name, _, name = target.rpartition(".")
+    found = getattr(importlib.import_module(module_name), name)
+    parameters: dict[str, Parameter] = {}
+    is_open = False
+    for parameter in inspect.signature(found).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            is_open = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            default = REQUIRED if parameter.default is parameter.empty else parameter.default
+            parameters[parameter.name] = Parameter(parameter.name, None, default)
+    return Signature(target, parameters, is_open)
+
+
+def type_problem(value: Any, annotation: ast.expr | None) -> str | None:
+    """What the annotation expects ("an integer"), if the value does not fit it; None if it does or nothing is known."""
+    expected = _alternatives(annotation)
+    if expected is None or any(_fits(value, name) for name in expected):
+        return None
+    return " or ".join(dict.fromkeys(_WORDS.get(name, name) for name in expected))
+
+
+def canonical_number(value: Any, annotation: ast.expr | None) -> Any:
+    """An integer given where only a float is meant, as that float, so that 1 and 1.0 are one configuration."""
+    expected = _alternatives(annotation)
+    wants_float = expected is not None and "float" in expected and "int" not in expected
+    return float(value) if wants_float and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_WORDS = {
+    "int": "an integer", "float": "a number", "bool": "true or false",
+    "str": "text", "None": "null", "list": "a list", "dict": "a mapping",
+}  # fmt: skip
+
+
+def _alternatives(annotation: ast.expr | None) -> list[str] | None:
+    """An annotation as names out of _WORDS and quoted literals; None if any part of it is unknown here."""
+    if annotation is None:
+        return None
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        return _union([annotation.left, annotation.right])
+    if isinstance(annotation, ast.Constant):
+        if annotation.value is None:
+            return ["None"]
+        return _alternatives(ast.parse(annotation.value, mode="eval").body) if isinstance(annotation.value, str) else None
+    if isinstance(annotation, ast.Name):
+        return [annotation.id] if annotation.id in ("int", "float", "bool", "str", "list", "dict") else None
+    if isinstance(annotation, ast.Subscript):
+        outer = ast.unparse(annotation.value).rpartition(".")[2]
+        inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        if outer == "Literal":
+            return [ast.unparse(item) for item in inner]
+        if outer in ("Optional", "Union"):
+            union = _union(inner)
+            return union and union + (["None"] if outer == "Optional" else [])
+        if outer in ("list", "List", "tuple", "Tuple", "Sequence"):
+            return ["list"]
+        if outer in ("dict", "Dict", "Mapping"):
+            return ["dict"]
+    return None
+
+
+def _union(members: list[ast.expr]) -> list[str] | None:
+    """The alternatives of all members but tensors, which no YAML value can be; None if any other is unknown."""
+    parts = [_alternatives(m) for m in members if ast.unparse(m) not in ("Tensor", "torch.Tensor")]
+    return None if any(part is None for part in parts) else [name for part in parts if part for name in part]
+
+
+def _fits(value: Any, name: str) -> bool:
+    match name:
+        case "int":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "float":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "bool":
+            return isinstance(value, bool)
+        case "str":
+            return isinstance(value, str)
+        case "None":
+            return value is None
+        case "list":
+            return isinstance(value, list | tuple)
+        case "dict":
+            return isinstance(value, dict)
+        case literal:
+            return repr(value) == literal

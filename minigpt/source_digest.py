@@ -1,0 +1,72 @@
+"""Which code computes a run: a digest per source file, so that a change since can be named.
+
+Only files that can change a result count: the classes that the configuration names, the loop and the windows of a
+step, and whatever of minigpt they import. Comments, docstrings and layout do not count, and neither does a new file that
+the run does not use, so adding an optimizer leaves old runs as they are.
+"""
+
+import ast
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from minigpt import signature
+
+COMPUTES = ("minigpt.loop", "minigpt.evaluate", "minigpt.data.windows", "minigpt.data.tokens")
+# Imported by what computes, without a say in any number.
+SILENT = {"minigpt.errors", "minigpt.durable", "minigpt.interrupt", "minigpt.progress", "minigpt"}
+
+
+def source_digest(config: dict[str, Any]) -> dict[str, str]:
+    """Module -> short digest, for every module that computes what this configuration describes."""
+    pending = [*COMPUTES, *(target.rpartition(".")[0] for target in targets(config))]
+    digests: dict[str, str] = {}
+    while pending:
+        name = pending.pop()
+        if name in digests or name in SILENT:
+            continue
+        found = _digest_and_imports(name)
+        if found is not None:
+            digests[name], imports = found
+            pending += imports
+    return dict(sorted(digests.items()))
+
+
+def targets(node: Any) -> list[str]:
+    """Every `_target_` in a configuration, loggers left out."""
+    if isinstance(node, list):
+        return [target for item in node for target in targets(item)]
+    if not isinstance(node, dict):
+        return []
+    own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
+    return own + [target for key, value in node.items() if key != "logger" for target in targets(value)]
+
+
+@lru_cache(maxsize=None)
+def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
+    """Digest and imported minigpt modules of one module; None for installed packages, whose versions are recorded."""
+    module = signature.load_module(name)
+    if module is None or "site-packages" in module.path.parts or _is_standard_library(module.path):
+        return None
+    tree = _without_docstrings(ast.parse(module.path.read_text(encoding="utf-8")))
+    imports = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return digest, [name for name in imports if name.startswith("minigpt.")]
+
+
+def _is_standard_library(path: Path) -> bool:
+    return path.is_relative_to(Path(ast.__file__).parent)
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree

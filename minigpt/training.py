@@ -1,0 +1,275 @@
+"""One training run as a sequence of builds, and the run that the loop talks to."""
+
+import logging
+import math
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from minigpt import checkpoint, config, interrupt, precision, sampling
+from minigpt.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
+from minigpt.config import Plan
+from minigpt.data.tokens import Tokens
+from minigpt.data.windows import TrainWindows
+from minigpt.errors import DataError, NumericsError
+from minigpt.evaluate import Evaluation, evaluate
+from minigpt.load import init_weights_from
+from minigpt.loop import Progress, fit, progress_of
+from minigpt.metrics import read_rows
+from minigpt.model.transformer import Transformer
+from minigpt.optim.by_role import ByRole
+from minigpt.precision import Precision
+from minigpt.progress import ProgressBar
+from minigpt.run_folder import RunFolder
+from minigpt.seeding import generator
+from minigpt.tokens import prepare_tokens
+
+log = logging.getLogger(__name__)
+
+
+def run(plan: Plan) -> dict[str, Any] | None:
+    """Train what the plan describes, from wherever it stands. Returns the summary; None if stop_after ended it early.
+
+    Raises Stopped after a signal, with a checkpoint saved.
+    """
+    cfg = plan.config
+    train = cfg["train"]
+    if train["threads"] is not None:
+        torch.set_num_threads(train["threads"])
+    with RunFolder(plan) as folder:
+        tokens = prepare_tokens(cfg["data"], plan.tokens_folder)
+        model = config.build(cfg["model"], tokens.vocab_size)
+        chosen = precision.choose(
+            train["device"], train["precision"], train["compile"], d_model=model.d_model, deterministic=train["deterministic"]
+        )
+        log.info("%s", chosen.reason)
+        budget = plan_budget(train, model.max_seq_len, tokens)
+        folder.begin(
+            chosen={**chosen.record(), "threads": torch.get_num_threads(), "micro_batch_size": budget.micro_batch_size},
+            hardware={"host": socket.gethostname(), "cpus": os.cpu_count(), "world_size": 1, "device": chosen.device_name},
+            data={"folder": str(tokens.folder), "fingerprint": tokens.fingerprint, "vocab_size": tokens.vocab_size},
+        )
+        saved = folder.newest_checkpoint()
+
+        model.init_weights(generator(cfg["seed"], "init"))
+        if cfg["init_from"] is not None and saved is None:
+            init_weights_from(model, Path(cfg["init_from"]))
+        if saved is not None:
+            checkpoint.restore_parameters(model, saved.model, saved.folder)
+        model = model.to(chosen.device)
+        optimizer = build_optimizer(cfg["optim"], model)
+        schedule = config.build(cfg["schedule"])
+        windows = TrainWindows(tokens.train, model.max_seq_len, cfg["seed"])
+        scaler = chosen.scaler()
+        progress = Progress()
+        if saved is not None:
+            progress = progress_of(saved.state)
+            if saved.optimizer is not None:
+                optimizer.load_state_tree(saved.optimizer)
+            scaler.load_state_dict(saved.state["scaler"])
+            log.info("resuming at step %d of %d", progress.step, budget.steps)
+
+        mirror = config.build(cfg["logger"])
+        mirror.start(folder.saved, cfg, read_rows(folder.metrics.path))
+        summary: dict[str, Any] = {}
+        try:
+            with ProgressBar(budget.steps, progress.step) as bar:
+                live = LiveRun(plan, folder, tokens, model, optimizer, chosen, budget, progress, scaler, mirror, bar)
+                if not (progress.final or live.train(schedule, windows)):
+                    return live.stopped()
+                summary = live.finish()
+        finally:
+            mirror.finish(summary)
+        return summary
+
+
+def plan_budget(train: dict[str, Any], seq_len: int, tokens: Tokens) -> Budget:
+    """The run's steps, now that the size of the corpus is known. Raises DataError if a step needs more than there is."""
+    windows = TrainWindows(tokens.train, seq_len, 0).n_windows
+    batch_size = train["batch_size"]
+    if train["steps"] is not None:
+        steps = train["steps"]
+    elif train["tokens"] is not None:
+        steps = steps_for_tokens(train["tokens"], batch_size, seq_len)
+    else:
+        steps = steps_for_epochs(train["epochs"], batch_size, windows)
+    if steps < 1:
+        raise DataError(f"nothing to train: train.epochs={train['epochs']} of {windows} windows is less than a step")
+    budget = Budget(steps, batch_size, train["micro_batch_size"] or batch_size, seq_len)
+    if notice := remainder_notice(train["tokens"], train["epochs"], budget, windows):
+        log.info("%s", notice)
+    log.info(
+        "%d steps of %d sequences x %d tokens = %s tokens, %.2f epochs of %s windows",
+        steps, batch_size, seq_len, f"{budget.tokens:,}", steps * batch_size / windows, f"{windows:,}",
+    )  # fmt: skip
+    return budget
+
+
+def build_optimizer(node: dict[str, Any], model: Transformer) -> ByRole:
+    """The optimizer of every role, from the `optim` node."""
+    roles = model.roles()
+    parameters = [(name, parameter, roles[name]) for name, parameter in model.named_parameters()]
+    return config.build(node, parameters, drop=tuple(config.SHARED_SCALARS["optim"]))
+
+
+class LiveRun:
+    """What the loop needs from around it: records, checkpoints, evaluation, samples, the stop flag (loop.Hooks)."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        tokens: Tokens,
+        model: Transformer,
+        optimizer: ByRole,
+        chosen: Precision,
+        budget: Budget,
+        progress: Progress,
+        scaler: torch.amp.GradScaler,
+        mirror: Any,
+        bar: ProgressBar,
+    ) -> None:
+        self.config = plan.config
+        self.folder, self.tokens, self.model, self.optimizer = folder, tokens, model, optimizer
+        self.precision, self.budget, self.progress = chosen, budget, progress
+        self.scaler, self.mirror, self.bar = scaler, mirror, bar
+        self.end_of_text = tokens.tokenizer.end_of_text if plan.config["train"]["document_mask"] else None
+        self.last_evaluation: Evaluation | None = None
+
+    def train(self, schedule: Any, windows: TrainWindows) -> bool:
+        """The loop, then the evaluation of the whole validation split. False if stopped on the way."""
+        cfg = self.config
+        try:
+            finished = fit(
+                self.precision.compiled(self.model), self.optimizer, schedule, windows, self.budget, self.precision,
+                self.progress, self,
+                seed=cfg["seed"], grad_clip=cfg["train"]["grad_clip"], end_of_text=self.end_of_text,
+                max_bad_steps=cfg["train"]["max_bad_steps"], eval_every=cfg["eval"]["every"],
+                checkpoint_every=cfg["checkpoint"]["every"], sample_every=cfg["sample"]["every"],
+                log_every=cfg["log"]["every"], stop_after=cfg["train"]["stop_after"], scaler=self.scaler,
+            )  # fmt: skip
+        except NumericsError:
+            self.folder.finish(self.summary("diverged", None))
+            raise
+        if not finished:
+            return False
+        with self.progress.timed("evaluation"):
+            evaluation = self.evaluate(final=True)
+        if evaluation is None:
+            self.save(final=False)
+            return False
+        if not math.isfinite(evaluation.loss):
+            self.folder.finish(self.summary("diverged", None))
+            raise NumericsError(f"diverged: validation loss is {evaluation.loss} after step {self.progress.step} (lower the lr)")
+        self.progress.final = asdict(evaluation)
+        self.save(final=True)
+        return True
+
+    def finish(self) -> dict[str, Any]:
+        """Sample and summary; from then on the run is finished."""
+        assert self.progress.final is not None
+        text = self.sample()
+        (self.folder.folder / "sample.txt").write_text(text, encoding="utf-8")
+        summary = self.summary("finished", Evaluation(**self.progress.final))
+        self.folder.finish(summary)
+        return summary
+
+    def stopped(self) -> None:
+        """Say where a run stopped; raise Stopped if a signal did it."""
+        log.info("stopped at step %d of %d; the same command goes on", self.progress.step, self.budget.steps)
+        interrupt.stop_if_requested(f"{self.folder.folder} at step {self.progress.step} (the same command goes on)")
+
+    def summary(self, status: str, final: Evaluation | None) -> dict[str, Any]:
+        """summary.json: what the run came to and what it cost."""
+        progress, model = self.progress, self.model
+        rows = read_rows(self.folder.metrics.path)
+        rates = [row["perf/tokens_per_s"] for row in rows if row.get("perf/tokens_per_s")]
+        return {
+            "status": status,
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "skipped_steps": progress.skipped,
+            "val_loss": final and final.loss,
+            "val_bits_per_byte": final and final.bits_per_byte,
+            "val_tokens": final and final.tokens,
+            "train_time_s": progress.train_time_s,
+            "seconds": progress.seconds,
+            "tokens_per_s": median(rates) if rates else None,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "flops_per_token": model.flops_per_token(self.budget.seq_len),
+            "mixed": (self.folder.saved or {}).get("mixed", []),
+        }
+
+    # What the loop calls.
+
+    def record(self, row: dict[str, Any]) -> None:
+        row = {"step": self.progress.step, "tokens": self.progress.tokens, "time_s": self.progress.train_time_s, **row}
+        if peak := self.precision.peak_flops:
+            if "perf/tokens_per_s" in row:
+                flops = self.model.flops_per_token(self.budget.seq_len)
+                row["perf/mfu"] = row["perf/tokens_per_s"] * flops / peak
+        self.folder.metrics.append(row)
+        self.mirror.log(row)
+        if "train/loss" in row:
+            self.bar.show(self.progress.step, row["train/loss"], row["perf/tokens_per_s"], row.get("lr/hidden", 0.0))
+
+    def save(self, final: bool) -> None:
+        """A checkpoint. On the way it holds what training goes on with; the final one the weights to be used."""
+        state = {
+            **asdict(self.progress),
+            "scaler": self.scaler.state_dict(),
+            "model": self.config["model"],
+            "vocab_size": self.tokens.vocab_size,
+        }
+        optimizer = None if final and not self.config["checkpoint"]["keep_optimizer"] else self.optimizer.state_tree()
+        if final:
+            self.optimizer.eval()
+        self.folder.save(dict(self.model.named_parameters()), optimizer, state, final=final)
+        self.optimizer.train()
+
+    def evaluate(self, final: bool) -> Evaluation | None:
+        self.optimizer.eval()
+        found = evaluate(
+            self.model,
+            self.tokens.val,
+            seq_len=self.budget.seq_len,
+            batch_size=self.budget.micro_batch_size,
+            precision=self.precision,
+            end_of_text=self.end_of_text,
+            max_tokens=None if final else self.config["eval"]["tokens"],
+            stop=self.stop_requested,
+        )
+        self.optimizer.train()
+        if found is None:
+            return None
+        self.progress.evaluated = self.progress.step
+        row = {"val/loss": found.loss, "val/tokens": found.tokens}
+        self.record(row | ({} if found.bits_per_byte is None else {"val/bits_per_byte": found.bits_per_byte}))
+        log.info(
+            "step %d  validation loss %.4f%s", self.progress.step, found.loss,
+            "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte",
+        )  # fmt: skip
+        return found
+
+    def sample(self) -> str:
+        self.optimizer.eval()
+        wanted = self.config["sample"]
+        text = sampling.sample_text(
+            self.model, self.tokens.tokenizer, wanted["prompt"], wanted["max_new_tokens"],
+            temperature=wanted["temperature"], top_k=wanted["top_k"],
+            generator=generator(self.config["seed"], "sampling", self.progress.step), precision=self.precision,
+        )  # fmt: skip
+        self.optimizer.train()
+        log.debug("sample at step %d:\n%s", self.progress.step, text)
+        return text
+
+    def stop_requested(self) -> object:
+        return interrupt.requested()
+
+    def on_step(self) -> None:
+        self.bar.step()

@@ -1,0 +1,39 @@
+"""Raw text to tokenizer, token shards and manifest; resumable, and the same bytes for any number of workers.
+
+python preprocess.py data=shakespeare
+python preprocess.py data=fineweb_edu data.max_tokens=100_000_000 data.workers=2
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from minigpt import cli
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def preprocess(cfg: "DictConfig") -> None:
+    """Prepare the tokens that the configuration names, and say where they are."""
+    from minigpt import config
+    from minigpt.corpus import prepare_tokens
+
+    data, folder = config.data_of(cfg)
+    tokens = prepare_tokens(data, folder, wait=False)
+    for split in (tokens.train, tokens.val):
+        known = "" if split.n_bytes is None else f", {split.n_bytes / split.n_tokens:.3f} bytes per token"
+        print(f"{split.name:<12}{split.n_documents:,} documents, {split.n_tokens:,} tokens{known}")
+    print(f"vocabulary  {tokens.vocab_size:,}")
+    print(f"tokens in   {tokens.folder}")
+
+
+def before(cfg: "DictConfig") -> bool:
+    """Check before anything is written."""
+    from minigpt import config
+
+    config.data_of(cfg)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(preprocess, "preprocess", before))

@@ -1,0 +1,60 @@
+"""Train one GPT, or with -m many: compose, check, build, fit.
+
+python train.py                                     tiny GPT, Muon, Shakespeare
+python train.py model=small optim=adamw seed=1      another run, in its own folder
+python train.py -m optim=muon,adamw seed=0,1,2      a sweep
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from minigpt import cli
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from minigpt.config import Plan
+
+
+def train(cfg: "DictConfig") -> float | None:
+    """One run, from a composed configuration to its final validation loss (None: stopped early or only described)."""
+    from minigpt import config, run_folder
+
+    plan = config.plan_of(cfg)
+    if (summary := run_folder.answer(plan)) is None:
+        config.check_built(plan)
+        if plan.config["dry_run"]:
+            return print_description(plan)
+        from minigpt import training
+
+        summary = training.run(plan)
+    if summary is None:
+        return None
+    run_folder.report(plan.folder, summary)
+    return summary["val_loss"]
+
+
+def before(cfg: "DictConfig") -> bool:
+    """Check a single run before Hydra makes its folder, and answer for a finished one without loading torch."""
+    from minigpt import config, run_folder
+
+    plan = config.plan_of(cfg)
+    if (summary := run_folder.answer(plan)) is not None:
+        run_folder.report(plan.folder, summary)
+        return True
+    config.check_built(plan)
+    if plan.config["dry_run"]:
+        print_description(plan)
+        return True
+    return False
+
+
+def print_description(plan: "Plan") -> None:
+    """The parameter table and what the run would cost, on stdout."""
+    from minigpt.describe import describe
+
+    print(describe(plan))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(train, "train", before))
