@@ -1,0 +1,52 @@
+"""A shuffle of n items in O(1) memory: item i of the shuffled order is computed, not looked up.
+
+A Feistel network permutes the numbers of a whole power of two; results >= n are sent through again until they fall
+below n ("cycle walking"), which keeps it a permutation of 0..n-1 (Black & Rogaway, "Ciphers with Arbitrary Finite
+Domains", 2002). The power of two is below 2n (or 4), so a number needs less than two passes on average.
+"""
+
+import numpy as np
+
+from minigpt.seeding import derive_seed
+
+ROUNDS = 6  # even, so that the two halves of an odd number of bits end where they began
+
+
+class Permutation:
+    """A permutation of 0..n-1 chosen by a seed. Memory does not depend on n. 1 <= n < 2**62."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        assert 1 <= n < 1 << 62, n
+        self.n = n
+        bits = max(2, (n - 1).bit_length())
+        self.low_bits, self.high_bits = bits // 2, bits - bits // 2
+        self.keys = [np.uint64(derive_seed(seed, "feistel", number)) for number in range(ROUNDS)]
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Items at these positions of the shuffled order; int64 in and out, any shape."""
+        items = positions.astype(np.uint64)
+        outside = np.ones(items.shape, bool)
+        while outside.any():
+            items[outside] = self._network(items[outside])
+            outside = items >= np.uint64(self.n)
+        return items.astype(np.int64)
+
+    def _network(self, numbers: np.ndarray) -> np.ndarray:
+        low_bits, high_bits = self.low_bits, self.high_bits
+        low, high = numbers & mask(low_bits), numbers >> np.uint64(low_bits)
+        for key in self.keys:
+            # (high, low) -> (low, high ^ F(low)): the halves swap places, and with them their widths.
+            low, high = high ^ (mix(low + key) & mask(high_bits)), low
+            low_bits, high_bits = high_bits, low_bits
+        return (high << np.uint64(low_bits)) | low
+
+
+def mask(bits: int) -> np.uint64:
+    return np.uint64((1 << bits) - 1)
+
+
+def mix(numbers: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea & Flood 2014): every bit of the result depends on every bit given."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

@@ -1,0 +1,411 @@
+"""From a source and a tokenizer to a verified folder of tokens.
+
+    folder/manifest.json          written last: its presence means that everything else is complete
+    folder/train_00000.bin ...    shards.py
+    folder/tokenizer/             what the tokenizer saved
+    folder/progress.json          while work is under way: what is durable so far and where to continue
+
+Killed at any moment and called again, `prepare` continues behind the last finished shard and ends with the same bytes.
+The bytes depend on the source, the tokenizer and val_fraction, max_tokens, shard_tokens only: pieces of text are encoded
+one by one and written in order, whatever the number of workers.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from minigpt.data.clean import report
+from minigpt.data.iterator import START, DatasetIterator, Piece, State, walk
+from minigpt.data.progress import Progress
+from minigpt.data.shards import ShardWriter, token_dtype
+from minigpt.data.source import Source
+from minigpt.data.splitting import plan_split
+from minigpt.data.tokens import FORMAT, MANIFEST, Tokens, manifest_fingerprint, read_manifest
+from minigpt.durable import (
+    TEMPORARY,
+    FolderLock,
+    json_bytes,
+    publish_folder,
+    remove_leftovers,
+    sha256_file,
+    storage_error,
+    write_atomic,
+)
+from minigpt.errors import BusyError, DataError
+from minigpt.interrupt import requested, stop_if_requested
+
+PROGRESS = "progress.json"
+BATCH_CHARACTERS = 1 << 19  # text handed to a worker at once: enough to make handing over cheap
+SPLITS = ("train", "val")
+
+
+class TokenizerSpec(Protocol):
+    """How to get a tokenizer: what conf/data/tokenizer/*.yaml builds."""
+
+    train_bytes: int | None  # how much text `train` wants; None: all, 0: none
+
+    def describe(self) -> dict[str, Any]:
+        """JSON of what decides the result of `train`."""
+
+    def train(self, texts: Any) -> Any: ...
+
+    def load(self, folder: Path) -> Any: ...
+
+
+def prepare(
+    source: Source,
+    tokenizer: TokenizerSpec,
+    folder: Path | str,
+    *,
+    val_fraction: float = 0.01,
+    max_tokens: int | None = None,
+    shard_tokens: int = 16_000_000,
+    workers: int = 1,
+    wait: bool = False,
+    progress: bool = True,
+) -> Tokens:
+    """Tokenize a source into `folder`, or open it if that is done; returns the opened, verified tokens.
+
+    val_fraction: share of the text held out, by document (splitting.py); unused where the source names its split.
+    max_tokens: stop after about so many training tokens. shard_tokens: tokens a shard. workers: threads that encode.
+    wait: wait for another process that prepares the same folder instead of raising BusyError.
+
+    Raises DataError (nothing to read, a folder of other tokens, a damaged one), BusyError, StorageError, Stopped.
+    """
+    if not 0 < val_fraction <= 0.5:
+        raise ValueError(f"val_fraction={val_fraction} must be above 0 and at most 0.5")
+    for name, value in (("max_tokens", max_tokens), ("shard_tokens", shard_tokens), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    folder = Path(folder)
+    request = {
+        "source": source.describe(),
+        "tokenizer": tokenizer.describe(),
+        "val_fraction": val_fraction,
+        "max_tokens": max_tokens,
+        "shard_tokens": shard_tokens,
+    }
+    request = json.loads(json_bytes(request))  # as it reads back: tuples become lists
+    try:
+        if not (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with lock_folder(folder, wait):
+                if not (folder / MANIFEST).exists():
+                    Preparation(source, tokenizer, folder, request, workers, Progress(None, None, progress)).run()
+                (folder / PROGRESS).unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    refuse_other_request(folder, read_manifest(folder)["request"], request)
+    return Tokens.open(folder, tokenizer.load)
+
+
+def lock_folder(folder: Path, wait: bool) -> FolderLock:
+    """The folder's lock; if it is taken, wait for it (looking out for stop signals) or raise BusyError."""
+    lock = FolderLock(folder, "folder of tokens")
+    said = False
+    while True:
+        try:
+            return lock.acquire()
+        except BusyError as error:
+            if not wait:
+                raise
+            if not said:
+                print(f"waiting: {error}", file=sys.stderr, flush=True)
+                said = True
+            stop_if_requested(f"waited for {folder}")
+            time.sleep(0.1)
+
+
+def refuse_other_request(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """DataError with every key that differs, if the folder holds tokens of something else."""
+    differences = []
+    for key in sorted(found.keys() | wanted.keys()):
+        there, here = found.get(key), wanted.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            inner = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+            differences += [f"{key}.{name} {short(there.get(name))} -> {short(here.get(name))}" for name in inner]
+        elif there != here:
+            differences.append(f"{key} {short(there)} -> {short(here)}")
+    if differences:
+        raise DataError(
+            f"folder holds other tokens: {folder}: {'; '.join(differences)} "
+            f"(choose another data.out, or remove the folder to prepare it again)"
+        )
+
+
+def short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class Preparation:
+    """The work on one locked folder. What must survive a kill is in `journal`, written to progress.json."""
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: TokenizerSpec,
+        folder: Path,
+        request: dict[str, Any],
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self.source = source
+        self.spec = tokenizer
+        self.folder = folder
+        self.request = request
+        self.workers = workers
+        self.progress = progress
+
+    def run(self) -> None:
+        try:
+            remains = self.read_journal()
+            rule = remains["rule"] if remains else plan_split(self.source, self.request["val_fraction"])
+            if remains is None:
+                self.write_journal({"request": self.request, "rule": rule, "encoding": None})
+            tokenizer = self.make_tokenizer(rule)
+            splits = self.encode(tokenizer, rule, remains["encoding"] if remains else None)
+            self.finish(tokenizer, rule, splits)
+        finally:
+            self.progress.close()
+
+    def read_journal(self) -> dict[str, Any] | None:
+        """What an earlier process left to continue, or None for an empty folder."""
+        path = self.folder / PROGRESS
+        if path.exists():
+            try:
+                journal: dict[str, Any] = json.loads(path.read_bytes())
+            except ValueError:
+                raise DataError(f"damaged: {path} (remove {self.folder} to start again)") from None
+            refuse_other_request(self.folder, journal["request"], self.request)
+            return journal
+        remove_leftovers(self.folder)
+        strangers = sorted(entry.name for entry in self.folder.iterdir() if entry.name != "lock")
+        if strangers:
+            raise DataError(
+                f"folder is not empty and holds no tokens: {self.folder} has {strangers[0]} (choose another data.out)"
+            )
+        return None
+
+    def write_journal(self, journal: dict[str, Any]) -> None:
+        write_atomic(self.folder / PROGRESS, json_bytes(journal))
+
+    def make_tokenizer(self, rule: dict[str, Any]) -> Any:
+        """Train and publish the tokenizer, or load the one that an earlier process published."""
+        published = self.folder / "tokenizer"
+        if published.exists():
+            return self.spec.load(published)
+        max_bytes = self.spec.train_bytes
+        if max_bytes is not None and self.request["max_tokens"] is not None:
+            max_bytes = min(max_bytes, 4 * self.request["max_tokens"])  # about the text that will be tokenized
+        self.progress.say("training the tokenizer" if max_bytes != 0 else "making the tokenizer")
+        tokenizer = self.spec.train(interruptible(DatasetIterator(self.source, rule, max_bytes)))
+        temporary = self.folder / f"{TEMPORARY}tokenizer"
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        tokenizer.save(temporary)
+        publish_folder(temporary, published)
+        return tokenizer
+
+    def encode(self, tokenizer: Any, rule: dict[str, Any], remains: dict[str, Any] | None) -> dict[str, Any]:
+        """Write all shards; returns what the manifest says about them."""
+        output = Output(self.folder, tokenizer, self.request["shard_tokens"], remains)
+        limit = self.request["max_tokens"]
+        self.progress.total_bytes, self.progress.max_tokens = self.source.n_bytes(), limit
+        if remains:
+            self.progress.say(f"continuing behind {output.n_tokens():,} tokens")
+            self.progress.resume(output.n_documents(), output.n_tokens(), output.n_bytes())
+
+        def full() -> bool:
+            return limit is not None and output.writers["train"].n_tokens >= limit
+
+        def wanted() -> Iterator[Piece]:
+            for piece in walk(self.source, rule, counts, state):
+                if not (full() and piece.split == "train"):
+                    yield piece
+
+        counts = Counter(remains["counts"] if remains else {})
+        state = remains["state"] if remains else START
+        n_published = output.n_published()
+        try:
+            for batch in encoded(batches(wanted(), counts), tokenizer.encode_batch, self.workers):
+                for piece, ids in zip(batch.pieces, batch.ids):
+                    if full() and (piece.split == "train" or output.writers["val"].n_tokens):
+                        continue
+                    output.append(piece, ids)
+                    self.progress.add(piece.starts_document, len(ids) + piece.starts_document, piece.n_bytes)
+                stopping = requested() is not None
+                if stopping or output.n_published() > n_published:
+                    n_published = output.n_published()
+                    encoding = {**output.synced_state(), "state": batch.after, "counts": batch.counts}
+                    self.write_journal({"request": self.request, "rule": rule, "encoding": encoding})
+                if stopping:
+                    stop_if_requested(f"{output.n_tokens():,} tokens are kept (the same command continues)")
+                if full() and output.writers["val"].n_tokens:
+                    break
+            for line in report(counts):
+                self.progress.say(line)
+            return {**output.finish(), "counts": {name: count for name, count in sorted(counts.items())}}
+        finally:
+            output.close()
+
+    def finish(self, tokenizer: Any, rule: dict[str, Any], encoded: dict[str, Any]) -> None:
+        """Write the manifest, which makes the folder whole."""
+        published = self.folder / "tokenizer"
+        manifest = {
+            "format": FORMAT,
+            "request": self.request,
+            "rule": rule,
+            "tokenizer": {
+                "kind": tokenizer.kind,
+                "vocab_size": tokenizer.vocab_size,
+                "end_of_text": tokenizer.end_of_text,
+                "fingerprint": tokenizer.fingerprint,
+                "files": {path.name: sha256_file(path) for path in sorted(published.iterdir())},
+            },
+            **encoded,
+        }
+        manifest["fingerprint"] = manifest_fingerprint(manifest)
+        write_atomic(self.folder / MANIFEST, json_bytes(manifest))
+        self.progress.say(f"prepared {self.folder}: {summary(manifest)}")
+
+
+class Output:
+    """The shards of both splits with what is counted about them."""
+
+    def __init__(self, folder: Path, tokenizer: Any, shard_tokens: int, remains: dict[str, Any] | None) -> None:
+        self.tokenizer = tokenizer
+        self.dtype = token_dtype(tokenizer.vocab_size)
+        self.writers: dict[str, ShardWriter] = {}
+        self.totals: dict[str, dict[str, int]] = {}
+        for name in SPLITS:
+            known = remains["splits"][name] if remains else {"writer": {"finished": [], "partial_tokens": 0}}
+            self.writers[name] = ShardWriter(folder, name, self.dtype, shard_tokens, **known["writer"])
+            self.writers[name].restore()
+            self.totals[name] = known.get("totals", {"n_documents": 0, "n_bytes": 0, "largest_id": 0})
+
+    def append(self, piece: Piece, ids: np.ndarray) -> None:
+        if piece.starts_document:
+            ids = np.concatenate([np.array([self.tokenizer.end_of_text], ids.dtype), ids])
+        if not len(ids):
+            return
+        totals = self.totals[piece.split]
+        totals["n_documents"] += piece.starts_document
+        totals["n_bytes"] += piece.n_bytes
+        totals["largest_id"] = max(totals["largest_id"], int(ids.max()))
+        assert totals["largest_id"] < self.tokenizer.vocab_size, "the tokenizer gives ids outside its vocabulary"
+        self.writers[piece.split].append(ids)
+
+    def n_tokens(self) -> int:
+        return sum(writer.n_tokens for writer in self.writers.values())
+
+    def n_published(self) -> int:
+        return sum(len(writer.finished) for writer in self.writers.values())
+
+    def n_documents(self) -> int:
+        return sum(totals["n_documents"] for totals in self.totals.values())
+
+    def n_bytes(self) -> int:
+        return sum(totals["n_bytes"] for totals in self.totals.values())
+
+    def synced_state(self) -> dict[str, Any]:
+        for writer in self.writers.values():
+            writer.sync()
+        return {
+            "splits": {name: {"writer": self.writers[name].state(), "totals": self.totals[name]} for name in SPLITS}
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Publish the last shards. DataError if a split has no text."""
+        for name, what in (("train", "training"), ("val", "validation")):
+            if self.writers[name].n_tokens < 2:
+                raise DataError(
+                    f"no {what} text: {self.n_documents()} documents, {self.n_bytes()} bytes in all "
+                    f"(choose more text or another data.val_fraction)"
+                )
+        for writer in self.writers.values():
+            writer.publish()
+        return {
+            "dtype": self.dtype.name,
+            "splits": {
+                name: {"n_tokens": writer.n_tokens, **self.totals[name], "shards": writer.finished}
+                for name, writer in self.writers.items()
+            },
+        }
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+
+
+@dataclass
+class Batch:
+    pieces: list[Piece]
+    after: State  # continue here
+    counts: dict[str, int]  # odd documents met so far
+    ids: list[np.ndarray] = field(default_factory=list)
+
+
+def batches(pieces: Iterable[Piece], counts: Counter[str]) -> Iterator[Batch]:
+    """Pieces in lists of about BATCH_CHARACTERS of text."""
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH_CHARACTERS:
+            yield Batch(batch, piece.after, dict(counts))
+            batch, size = [], 0
+    if batch:
+        yield Batch(batch, batch[-1].after, dict(counts))
+
+
+def encoded(
+    unencoded: Iterator[Batch], encode_batch: Callable[[list[str]], list[np.ndarray]], workers: int
+) -> Iterator[Batch]:
+    """The batches in their order, with ids; `workers` threads encode, at most two batches ahead for each.
+
+    Threads, not processes: the encoders leave Python's lock while they work, and a thread cannot die alone.
+    """
+
+    def encode(batch: Batch) -> Batch:
+        batch.ids = encode_batch([piece.text for piece in batch.pieces])
+        return batch
+
+    if workers == 1:
+        yield from map(encode, unencoded)
+        return
+    waiting: deque[Future[Batch]] = deque()
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+    try:
+        for batch in unencoded:
+            waiting.append(threads.submit(encode, batch))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+def summary(manifest: dict[str, Any]) -> str:
+    parts = [
+        f"{name} {entry['n_tokens']:,} tokens in {entry['n_documents']:,} documents ({entry['n_bytes'] / 1e6:.1f} MB)"
+        for name, entry in manifest["splits"].items()
+    ]
+    return f"{', '.join(parts)}, vocabulary {manifest['tokenizer']['vocab_size']:,}"
+
+
+def interruptible(texts: DatasetIterator) -> Iterator[str]:
+    for text in texts:
+        stop_if_requested("no tokens were written yet (the same command begins again)")
+        yield text

@@ -1,0 +1,41 @@
+"""What a source of text is: documents in a fixed order, each with the place to start reading from to get it again."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SplitName = Literal["train", "val"]
+
+
+@dataclass(slots=True)
+class Document:
+    """One document of a source.
+
+    text: the text, or its chunks in order (a large file), or None where the source has a null.
+    position: JSON that `Source.documents(start)` takes to begin with this very document.
+    split: where the source itself puts the document; None leaves the choice to the preparation.
+    """
+
+    text: str | Iterable[str] | None
+    position: Any
+    split: SplitName | None = None
+
+
+class Source(ABC):
+    """Text to prepare. The same arguments give the same documents in the same order, every time.
+
+    Failures to read are DataError.
+    """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """JSON of what decides the text (names, sizes, revisions, never where it lies): part of the manifest."""
+
+    @abstractmethod
+    def documents(self, start: Any = None) -> Iterator[Document]:
+        """All documents, or those from the position `start` on."""
+
+    def n_bytes(self) -> int | None:
+        """About how many bytes of text there are, for the progress bar; None if unknown."""
+        return None

@@ -1,0 +1,236 @@
+"""Prepared tokens: a folder of shards with a manifest, verified when it is opened and guarded while it is read."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigpt.data.shards import HEADER_BYTES, read_header
+from minigpt.durable import json_bytes, sha256_bytes, sha256_file
+from minigpt.errors import DataError
+
+MANIFEST = "manifest.json"
+FORMAT = 1  # of the manifest and of everything it describes
+
+
+@dataclass
+class Shard:
+    path: Path
+    first: int  # position of its first token in the split
+    n_tokens: int
+    dtype: np.dtype
+    header_bytes: int
+    sha256: str
+
+
+class Split:
+    """The tokens of one split as one long stream, read from disk a stretch at a time.
+
+    n_tokens: ids in the stream, end_of_text before every document included. n_documents. n_bytes: UTF-8 bytes of the
+    text behind them; None where nobody knows (foreign shards without a tokenizer).
+    """
+
+    def __init__(self, name: str, shards: list[Shard], n_bytes: int | None, n_documents: int) -> None:
+        self.name = name
+        self.shards = shards
+        self.n_bytes = n_bytes
+        self.n_documents = n_documents
+        self.n_tokens = sum(shard.n_tokens for shard in shards)
+        self.dtype = shards[0].dtype
+        self._firsts = np.array([shard.first for shard in shards], np.int64)
+        self._files: dict[int, ShardFile] = {}
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Tokens [start, start + count), (count,) uint16 or uint32.
+
+        IndexError outside the stream; DataError if a shard was truncated, changed or removed since it was opened.
+        """
+        if start < 0 or count < 0 or start + count > self.n_tokens:
+            raise IndexError(f"tokens {start}..{start + count} of {self.n_tokens} in split {self.name}")
+        parts = []
+        while count:
+            index = int(np.searchsorted(self._firsts, start, side="right")) - 1
+            shard = self.shards[index]
+            take = min(count, shard.first + shard.n_tokens - start)
+            parts.append(self._file(index).read(start - shard.first, take))
+            start, count = start + take, count - take
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+
+    def _file(self, index: int) -> "ShardFile":
+        file = self._files.pop(index, None) or ShardFile(self.shards[index])
+        self._files[index] = file  # the least recently used comes first
+        if len(self._files) > 128:  # stay far from the limit on open files
+            self._files.pop(next(iter(self._files))).close()
+        return file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+
+class ShardFile:
+    """An open shard. pread, not a memory map: a truncated map kills the process with SIGBUS and no message."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        try:
+            self.descriptor = os.open(shard.path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError(f"cannot read a shard: {shard.path} ({error.strerror}; prepare the tokens again)") from None
+        self.identity = self._identity()
+
+    def _identity(self) -> tuple[int, ...]:
+        status = os.fstat(self.descriptor)
+        return status.st_size, status.st_mtime_ns, status.st_nlink
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        itemsize = self.shard.dtype.itemsize
+        content = os.pread(self.descriptor, count * itemsize, self.shard.header_bytes + start * itemsize)
+        if len(content) != count * itemsize:
+            raise DataError(f"shard was truncated while in use: {self.shard.path} (prepare the tokens again)")
+        if self._identity() != self.identity:
+            # Touched, replaced or written to: go on only if the bytes are still the ones of the manifest.
+            if not self.shard.path.exists() or sha256_file(self.shard.path) != self.shard.sha256:
+                raise DataError(f"shard changed while in use: {self.shard.path} (prepare the tokens again)")
+            self.identity = self._identity()
+        return np.frombuffer(content, self.shard.dtype)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            self.close()
+
+
+class Tokens:
+    """A folder of prepared tokens: `train` and `val` splits, tokenizer, manifest and its fingerprint.
+
+    fingerprint: SHA-256 over the manifest, which holds the SHA-256 of every shard and tokenizer file; it says whether
+    two runs saw the same data. It depends neither on where the folder lies nor on when or how it was made.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], tokenizer: Any) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.fingerprint: str = manifest["fingerprint"]
+        self.tokenizer = tokenizer
+        self.vocab_size: int = manifest["tokenizer"]["vocab_size"]
+        self.train = open_split(folder, "train", manifest)
+        self.val = open_split(folder, "val", manifest)
+
+    @classmethod
+    def open(cls, folder: Path | str, load_tokenizer: Callable[[Path], Any], verify: bool = True) -> "Tokens":
+        """Open a folder that `prepare` made.
+
+        load_tokenizer: reads the tokenizer's folder (minigpt.tokenizer.load). verify: hash every shard (about a second
+        for 2 GB); without it only sizes and headers are checked. DataError names the file that is missing or damaged.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        check_tokenizer_files(folder, manifest)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        expected = manifest["tokenizer"]
+        if (tokenizer.fingerprint, tokenizer.vocab_size) != (expected["fingerprint"], expected["vocab_size"]):
+            raise DataError(
+                f"the tokenizer is not the one that made the shards: {folder / 'tokenizer'} (prepare again)"
+            )
+        tokens = cls(folder, manifest, tokenizer)
+        if verify:
+            tokens.verify()
+        return tokens
+
+    def verify(self) -> None:
+        """Hash every shard; DataError names the first whose bytes are not the manifest's."""
+        shards = [*self.train.shards, *self.val.shards]
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+            for shard, sha256 in zip(shards, threads.map(sha256_file, [shard.path for shard in shards])):
+                if sha256 != shard.sha256:
+                    raise DataError(
+                        f"damaged shard: {shard.path} (its hash is not the manifest's; prepare the tokens again)"
+                    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked manifest of a folder; cheap: no shard is touched. DataError if missing, damaged or of another format."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"no tokens here: {folder} (run preprocess.py)") from None
+    except OSError as error:
+        raise DataError(f"cannot read the manifest: {path} ({error.strerror})") from None
+    except ValueError:
+        raise DataError(f"damaged manifest: {path} (not JSON; prepare the tokens again)") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise DataError(
+            f"unknown format of tokens: {path} (found {found}, expected {FORMAT}; prepare the tokens again)"
+        )
+    if manifest.get("fingerprint") != manifest_fingerprint(manifest):
+        raise DataError(f"damaged manifest: {path} (its fingerprint does not match; prepare the tokens again)")
+    return manifest
+
+
+def manifest_fingerprint(manifest: dict[str, Any]) -> str:
+    return sha256_bytes(json_bytes({key: value for key, value in manifest.items() if key != "fingerprint"}))
+
+
+def check_tokenizer_files(folder: Path, manifest: dict[str, Any]) -> None:
+    for name, sha256 in manifest["tokenizer"]["files"].items():
+        path = inside(folder / "tokenizer", name)
+        if not path.is_file():
+            raise DataError(f"missing tokenizer file: {path} (prepare the tokens again)")
+        if sha256_file(path) != sha256:
+            raise DataError(
+                f"damaged tokenizer file: {path} (its hash is not the manifest's; prepare the tokens again)"
+            )
+
+
+def inside(folder: Path, name: str) -> Path:
+    """folder / name for a plain file name; manifests from elsewhere cannot point outside."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise DataError(f"bad file name in the manifest: {folder}: {name!r} (prepare the tokens again)")
+    return folder / name
+
+
+def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
+    """Check sizes and headers of a split's shards against the manifest."""
+    entry = manifest["splits"][name]
+    vocab_size = manifest["tokenizer"]["vocab_size"]
+    if entry["largest_id"] >= vocab_size:
+        raise DataError(
+            f"id {entry['largest_id']} is outside the vocabulary of {vocab_size}: {folder} (wrong tokenizer)"
+        )
+    shards: list[Shard] = []
+    first = 0
+    for listed in entry["shards"]:
+        path = inside(folder, listed["name"])
+        shard = open_shard(path, first, listed)
+        shards.append(shard)
+        first += shard.n_tokens
+    if not shards:
+        raise DataError(f"the {name} split is empty: {folder} (prepare the tokens again)")
+    return Split(name, shards, entry["n_bytes"], entry["n_documents"])
+
+
+def open_shard(path: Path, first: int, listed: dict[str, Any]) -> Shard:
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            dtype, n_tokens = read_header(path, file.read(HEADER_BYTES))
+    except OSError as error:
+        raise DataError(f"cannot read a shard: {path} ({error.strerror}; prepare the tokens again)") from None
+    if n_tokens != listed["n_tokens"]:
+        raise DataError(f"shard holds {n_tokens} tokens, manifest says {listed['n_tokens']}: {path} (prepare again)")
+    if size != HEADER_BYTES + n_tokens * dtype.itemsize:
+        expected = HEADER_BYTES + n_tokens * dtype.itemsize
+        raise DataError(f"shard has {size} bytes instead of {expected}: {path} (prepare the tokens again)")
+    return Shard(path, first, n_tokens, dtype, HEADER_BYTES, listed["sha256"])

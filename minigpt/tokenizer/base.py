@@ -1,0 +1,126 @@
+"""What every tokenizer can do, and how one is saved and found again.
+
+A saved tokenizer is a folder of two JSON files that Hugging Face understands too: tokenizer.json holds the vocabulary,
+tokenizer_config.json the rest, with our `minigpt_kind`: the name of the module in this package that reads it. Nothing
+found in such a folder is ever instantiated by name beyond these modules.
+"""
+
+import hashlib
+import importlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigpt.durable import json_bytes, write_synced
+from minigpt.errors import DataError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer(ABC):
+    """Ids from text and text from ids.
+
+    vocab_size: all ids are below it. end_of_text: the id that precedes every document; no text ever encodes to it,
+    a literal "<|endoftext|>" included. Lone surrogates, which no UTF-8 can hold, are encoded as U+FFFD.
+    """
+
+    kind: str  # the module of minigpt.tokenizer that can read this tokenizer back
+    vocab_size: int
+    end_of_text: int
+
+    @abstractmethod
+    def encode_array(self, text: str) -> np.ndarray:
+        """The ids of one text, (N,) uint32, without end_of_text."""
+
+    @abstractmethod
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes of the ids; end_of_text and other markers give none. ValueError for an id out of range."""
+
+    @abstractmethod
+    def tokenizer_json(self) -> dict[str, Any]:
+        """The vocabulary in the format of Hugging Face's `tokenizers` library."""
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_array(text).tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """One uint32 array per text. Safe to call from several threads at once."""
+        return [self.encode_array(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids; bytes that are no whole UTF-8 character become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def config(self) -> dict[str, Any]:
+        """What tokenizer_config.json says beside the kind: here what transformers needs."""
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": END_OF_TEXT,
+            "bos_token": END_OF_TEXT,
+            "clean_up_tokenization_spaces": False,
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """Name and content of every file that `save` writes."""
+        vocabulary = json.dumps(self.tokenizer_json(), ensure_ascii=False, separators=(",", ":"))
+        return {
+            "tokenizer.json": (vocabulary + "\n").encode(),
+            "tokenizer_config.json": json_bytes({**self.config(), "minigpt_kind": self.kind}),
+        }
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files().items():
+            write_synced(folder / name, content)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the saved files: equal fingerprints encode every text alike."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self.files().items()):
+            digest.update(f"{name}:{hashlib.sha256(content).hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+
+def load(folder: Path | str) -> Tokenizer:
+    """The tokenizer that `save` wrote into `folder`. DataError if there is none, or it is damaged or foreign."""
+    folder = Path(folder)
+    config = read_json(folder / "tokenizer_config.json")
+    kind = config.get("minigpt_kind")
+    if not isinstance(kind, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
+        raise DataError(f"not a tokenizer of minigpt: {folder} (use data/tokenizer=hf to read a tokenizer.json)")
+    try:
+        module = importlib.import_module(f"{__package__}.{kind}")
+    except ModuleNotFoundError:
+        raise DataError(f"unknown kind of tokenizer {kind!r}: {folder} (made by a newer minigpt?)") from None
+    if not hasattr(module, "read"):
+        raise DataError(f"unknown kind of tokenizer {kind!r}: {folder} (made by a newer minigpt?)")
+    try:
+        tokenizer: Tokenizer = module.read(config, read_json(folder / "tokenizer.json"))
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise DataError(f"damaged tokenizer: {folder} ({type(error).__name__}: {error}; prepare it again)") from error
+    return tokenizer
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read the tokenizer: {path} ({error.strerror})") from None
+    except ValueError:
+        raise DataError(f"damaged tokenizer: {path} (not JSON; prepare it again)") from None
+    if not isinstance(value, dict):
+        raise DataError(f"damaged tokenizer: {path} (not a JSON object; prepare it again)")
+    return value
+
+
+def added_token(content: str, token_id: int) -> dict[str, Any]:
+    """A special token as tokenizer.json lists it."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": token_id, "content": content, **flags}
