@@ -20,11 +20,12 @@ def generate(cfg: "DictConfig") -> None:
     generation.generate(cfg)
 
 
-def before(cfg: "DictConfig") -> bool:
-    """Generation writes no files, so there is nothing for Hydra to set up: do it at once."""
-    generate(cfg)
-    return True
+def check(cfg: "DictConfig") -> None:
+    """Every argument out of its range."""
+    from minigpt import generation
+
+    generation.check(cfg)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(generate, "generate", before))
+    sys.exit(cli.main(generate, "generate", check, lambda cfg: generate(cfg) is None))

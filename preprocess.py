@@ -27,13 +27,12 @@ def preprocess(cfg: "DictConfig") -> None:
     print(f"tokens in   {tokens.folder}")
 
 
-def before(cfg: "DictConfig") -> bool:
-    """Check before anything is written."""
+def check(cfg: "DictConfig") -> None:
+    """Every problem of the `data` node, before anything is written."""
     from minigpt import config
 
     config.data_of(cfg)
-    return False
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(preprocess, "preprocess", before))
+    sys.exit(cli.main(preprocess, "preprocess", check, lambda cfg: preprocess(cfg) is None))

@@ -34,6 +34,13 @@ def train(cfg: "DictConfig") -> float | None:
     return summary["val_loss"]
 
 
+def check(cfg: "DictConfig") -> None:
+    """Every problem that shows without building anything."""
+    from minigpt import config
+
+    config.plan_of(cfg)
+
+
 def before(cfg: "DictConfig") -> bool:
     """Check a single run before Hydra makes its folder, and answer for a finished one without loading torch."""
     from minigpt import config, run_folder
@@ -57,4 +64,4 @@ def print_description(plan: "Plan") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(train, "train", before))
+    sys.exit(cli.main(train, "train", check, before))

@@ -23,11 +23,11 @@ SECRET = re.compile(r"(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
 Job = Callable[[DictConfig], Any]
 
 
-def main(job: Job, config_name: str, before: Callable[[DictConfig], bool] = lambda cfg: False) -> int:
+def main(job: Job, config_name: str, check: Callable[[DictConfig], object], before: Callable[[DictConfig], bool]) -> int:
     """Run `job` on the configuration that the command line composes; returns the exit code.
 
-    before: given the composed configuration of a single run before Hydra makes any folder. It checks, and returns
-    True if there is nothing left to do.
+    check: raises ConfigError with every problem of a composed configuration, in milliseconds.
+    before: what a single run can do before Hydra makes its folder; True if nothing is left to do after it.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
     show_log()
@@ -42,7 +42,7 @@ def main(job: Job, config_name: str, before: Callable[[DictConfig], bool] = lamb
         if not asks:
             interrupt.install()
             first = [first_value(override) for override in parsed.overrides] if parsed.multirun else parsed.overrides
-            cfg = compose(config_name, first, parsed.config_dir)
+            cfg = compose(config_name, first, parsed.config_dir, check)
             if not parsed.multirun:
                 if (cfg.hydra.sweeper.get("params") or None) and cfg.hydra.mode is None:
                     raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
@@ -150,14 +150,21 @@ def _parse(arguments: list[str]) -> Any:
     return get_args_parser().parse_args(arguments)
 
 
-def compose(config_name: str, overrides: list[str], config_dir: str | None = None) -> DictConfig:
+def compose(
+    config_name: str, overrides: list[str], config_dir: str | None, check: Callable[[DictConfig], object]
+) -> DictConfig:
     """The configuration with its `hydra` node. Raises ConfigError with every bad override found."""
     try:
         return _compose(config_name, overrides, config_dir)
     except Exception as error:
         if not _is_composition_error(error):
             raise
-        problems = explain(config_name, overrides, config_dir) or [one_line(error)]
+        problems, rest = explain(config_name, overrides, config_dir)
+        problems = problems or [one_line(error)]
+        try:
+            check(rest)
+        except ConfigError as more:
+            problems += more.problems
         raise ConfigError(*dict.fromkeys(problems)) from None
 
 
@@ -181,8 +188,8 @@ def one_line(error: Exception) -> str:
     return f"configuration: {' '.join(str(error).split())} (see --help)"
 
 
-def explain(config_name: str, overrides: list[str], config_dir: str | None) -> list[str]:
-    """What is wrong with each override, tried one at a time on top of the choices that work."""
+def explain(config_name: str, overrides: list[str], config_dir: str | None) -> tuple[list[str], DictConfig]:
+    """What is wrong with each override, tried one at a time on top of the choices that work; and what is left composed."""
     groups = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir()}
     choices, values, problems = [], [], []
     for override in overrides:
@@ -199,12 +206,14 @@ def explain(config_name: str, overrides: list[str], config_dir: str | None) -> l
             else:
                 problems.append(f"unknown choice: {choice} {nearest(option, options)}")
     base = _compose(config_name, choices, config_dir)
+    good = []
     for value in values:
         try:
             _compose(config_name, [*choices, value], config_dir)
+            good.append(value)
         except Exception as error:
             problems.append(_explain_value(base, value, groups, error))
-    return problems
+    return problems, _compose(config_name, [*choices, *good], config_dir)
 
 
 def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exception) -> str:

@@ -4,6 +4,7 @@
 the constructor signatures of the open groups), values out of range, and combinations that no schema can see.
 """
 
+import ast
 import dataclasses
 import difflib
 import json
@@ -133,9 +134,9 @@ def check_group(group: str, node: Any) -> list[str]:
     extra: dict[str, signature.Parameter] = {}
     if group == "data":
         prepare = signature.read_signature(identity.PREPARE).parameters
-        extra = {name: p for name, p in list(prepare.items())[3:] if name != "wait"} | {
-            "tokenizer": signature.Parameter("tokenizer", None, signature.REQUIRED),
-        }
+        extra = {name: p for name, p in list(prepare.items())[3:] if name not in ("wait", "progress")}
+        extra["tokenizer"] = signature.Parameter("tokenizer", None, signature.REQUIRED)
+        extra["out"] = signature.Parameter("out", ast.parse("str | None", mode="eval").body, None)
     for name in SHARED_SCALARS.get(group, ()):
         extra[name] = signature.Parameter(name, None, None)
     return _check_node(group, node, SUPPLIED.get(group, set()), extra)
@@ -309,3 +310,16 @@ def plan_of(cfg: DictConfig) -> Plan:
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     return check(own, choices, list(hydra.overrides.task), sources)
+
+
+def data_of(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
+    """The checked `data` node of preprocess.py and the folder its tokens belong in."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
+    data = OmegaConf.to_container(cfg["data"], resolve=True, throw_on_missing=True)
+    assert isinstance(data, dict)
+    if problems := check_group("data", data):
+        raise ConfigError(*problems)
+    choices = {str(key): str(value) for key, value in hydra.runtime.choices.items()}
+    return data, tokens_folder({"data": data, "data_dir": cfg["data_dir"]}, choices)

@@ -15,7 +15,7 @@ from minigpt.budget import BUDGET_KEYS, steps_for_tokens
 from minigpt.roles import ROLES
 
 PREPARE = "minigpt.data.prepare.prepare"
-ONLY_WHERE = {"out", "workers", "wait"}  # arguments of prepare that decide no byte
+ONLY_WHERE = {"out", "workers", "wait", "progress"}  # arguments of prepare that decide no byte
 DECIDING_TRAIN_KEYS = ("batch_size", "grad_clip", "document_mask", "precision", "max_bad_steps")
 
 

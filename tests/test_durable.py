@@ -1,0 +1,65 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigpt import durable
+from minigpt.errors import BusyError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from minigpt.durable import FolderLock
+with FolderLock(Path(sys.argv[1]), "run folder"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_locked_folder_names_its_owner_and_a_killed_owner_frees_it(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(BusyError, match=f"pid {owner.pid} on "):
+            durable.FolderLock(tmp_path, "run folder").acquire()
+    finally:
+        owner.kill()
+        owner.wait()
+        if owner.stdout:
+            owner.stdout.close()
+    with durable.FolderLock(tmp_path, "run folder"):
+        assert f"pid {os.getpid()}" in (tmp_path / "lock").read_text()
+
+
+def test_a_stale_or_copied_lock_file_blocks_nobody(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("pid 1 on elsewhere\n")
+    with durable.FolderLock(tmp_path, "run folder"):
+        pass
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file"
+    durable.write_atomic(target, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        durable.write_atomic(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_leftovers_go_and_everything_else_stays(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-folder").mkdir()
+    (tmp_path / ".tmp-folder" / "x").write_text("x")
+    (tmp_path / ".tmp-file").write_text("x")
+    (tmp_path / "kept").write_text("x")
+    durable.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

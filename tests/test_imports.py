@@ -1,0 +1,86 @@
+"""Imports point one way, Hydra stays at the door, and what must start fast does not load torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "minigpt"
+LEAVES = {"errors", "roles", "seeding", "durable", "interrupt", "budget", "precision", "text", "signature"}
+SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
+# Layer by layer, each may import the ones before it.
+ABOVE = [
+    {"identity", "metrics", "progress", "source_digest", "schema", "logger"},
+    {"config", "checkpoint", "evaluate"},
+    {"run_folder", "corpus", "sampling"},
+    {"loop", "export", "load"},
+    {"training", "generation"},
+    {"describe"},
+    {"cli"},
+]
+DOOR = {"config", "schema", "cli", "run_folder", "generation"}  # these may know Hydra or OmegaConf
+
+
+def imports_of(path: Path, late: bool = True) -> set[str]:
+    """First names below `minigpt` that a file imports, and other top-level packages; `late` ones inside functions too."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    for node in ast.walk(tree) if late else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "minigpt":
+            found |= {f"minigpt.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = part_of(path)
+    if part == "__init__":
+        return
+    inside = {name.split(".")[1] for name in imports_of(path) if name.startswith("minigpt.")} - {part, "__version__"}
+    if part in LEAVES:
+        allowed = LEAVES
+    elif part in SIBLINGS:
+        allowed = LEAVES
+    else:
+        level = next((index for index, layer in enumerate(ABOVE) if part in layer), None)
+        assert level is not None, f"minigpt/{part} has no layer: put it into tests/test_imports.py"
+        allowed = LEAVES | SIBLINGS | set().union(*ABOVE[: level + 1])
+    late_upward = {("config", "training")}  # check_built builds what training builds
+    upward = {name for name in inside - allowed if (part, name) not in late_upward}
+    assert not upward, f"minigpt/{part} imports {sorted(upward)}, which stand above or beside it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_hydra_stays_at_the_door(path: Path) -> None:
+    if part_of(path) not in DOOR:
+        assert not {name for name in imports_of(path) if name.split(".")[0] in ("hydra", "omegaconf")}
+
+
+@pytest.mark.parametrize("script", ["train", "generate", "preprocess"])
+def test_help_loads_neither_torch_nor_other_heavy_packages(script: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{script}.py', '--help']\n"
+        "try:\n"
+        f"    runpy.run_path('{script}.py', run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'numpy', 'datasets', 'wandb', 'transformers', 'tokenizers', 'tiktoken'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"python {script}.py" in done.stdout
