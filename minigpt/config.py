@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -23,12 +23,19 @@ from minigpt import budget, durable, identity, signature
 from minigpt.errors import ConfigError
 from minigpt.roles import ROLES
 
+if TYPE_CHECKING:
+    from minigpt.precision import Precision
+
 # What code hands to a constructor, so that no configuration has to.
 SUPPLIED = {"model": {"vocab_size"}, "optim": {"parameters"}}
 # Scalars in an open group that other keys of the group read by interpolation.
 SHARED_SCALARS = {"optim": {"lr", "adamw_lr"}}
 GROUPS = ("model", "optim", "schedule", "data", "logger")
-CHOICES = {"train.precision": ("auto", "fp32", "bf16", "fp16"), "train.device": ("auto", "cpu", "cuda", "mps")}
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "train.precision": ("auto", "fp32", "bf16", "fp16"),
+    "train.device": ("auto", "cpu", "cuda", "mps"),
+    "train.compile": ("auto", True, False),
+}
 AT_LEAST_ONE = (
     "attempt", "train.tokens", "train.steps", "train.batch_size", "train.micro_batch_size", "train.threads",
     "train.max_bad_steps", "train.stop_after", "eval.every", "eval.tokens", "checkpoint.every", "checkpoint.keep",
@@ -186,9 +193,7 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
             problems.append(f"out of range: {key}={value} (at least 1)")
     for key, choices in CHOICES.items():
         if flat[key] not in choices:
-            problems.append(f"unknown value: {key}={flat[key]} {suggest(str(flat[key]), list(choices))}")
-    if config["train"]["compile"] not in (True, False, "auto"):
-        problems.append(f"unknown value: train.compile={config['train']['compile']} (one of auto, true, false)")
+            problems.append(f"unknown value: {key}={flat[key]} {suggest(str(flat[key]), [str(c).lower() for c in choices])}")
     if not 0 <= config["seed"] <= LARGEST:
         problems.append(f"out of range: seed={config['seed']} (from 0 to {LARGEST})")
     for key in ("train.grad_clip", "train.epochs"):
@@ -254,7 +259,6 @@ def check_built(plan: Plan) -> None:
     """
     import torch
 
-    from minigpt import precision
     from minigpt.training import build_optimizer
 
     cfg = plan.config
@@ -264,15 +268,21 @@ def check_built(plan: Plan) -> None:
         model = _collect(problems, lambda: build(cfg["model"], vocab_size))
         if model is not None:
             _collect(problems, lambda: build_optimizer(cfg["optim"], model))
-            train = cfg["train"]
-            asked = (train["device"], train["precision"], train["compile"])
-            _collect(problems, lambda: precision.choose(*asked, d_model=model.d_model, deterministic=train["deterministic"]))
+    _collect(problems, lambda: choose_precision(cfg))
     schedule = _collect(problems, lambda: build(cfg["schedule"]))
     steps = plan.identity["budget"].get("steps")
     if schedule is not None and steps is not None:
         _collect(problems, lambda: schedule(0, steps))
     if problems:
         raise ConfigError(*problems)
+
+
+def choose_precision(cfg: dict[str, Any]) -> "Precision":
+    """Device, precision and compile for a configuration."""
+    from minigpt import precision
+
+    train, d_model = cfg["train"], identity.argument(cfg["model"], "d_model")
+    return precision.choose(train["device"], train["precision"], train["compile"], d_model=d_model)
 
 
 def _collect(problems: list[str], action: Callable[[], Any]) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from minigpt import config, precision
+from minigpt import config, identity
 from minigpt.budget import steps_for_tokens
 from minigpt.config import Plan
 from minigpt.training import build_optimizer
@@ -17,10 +17,7 @@ def describe(plan: Plan) -> str:
     with torch.device("meta"):
         model = config.build(cfg["model"], vocab_size)
         optimizer = build_optimizer(cfg["optim"], model)
-    chosen = precision.choose(
-        cfg["train"]["device"], cfg["train"]["precision"], cfg["train"]["compile"],
-        d_model=model.d_model, deterministic=cfg["train"]["deterministic"],
-    )  # fmt: skip
+    chosen = config.choose_precision(cfg)
     roles = model.roles()
     owners = {
         optimizer.names[parameter]: (type(part).__name__, group)
@@ -47,8 +44,8 @@ def describe(plan: Plan) -> str:
         "",
         f"parameters          {count:,} ({', '.join(f'{role} {n:,}' for role, n in by_role.items())})",
         f"vocabulary          {vocab_size:,} as asked",
-        f"device              {chosen.reason}",
-        f"memory, estimated   {gib(estimated_bytes(cfg['optim'], model, micro, seq_len, vocab_size))} "
+        f"device              {chosen.describe()}",
+        f"memory, estimated   {gib(estimated_bytes(cfg, model, micro, vocab_size))} "
         f"(weights, gradients, optimizer state, activations of {micro} sequences)",
         f"FLOPs per token     {flops:,} (forward and backward)",
         f"tokens per step     {tokens_per_step:,} = {train['batch_size']} sequences x {seq_len}",
@@ -67,11 +64,12 @@ def budget_lines(train: dict[str, Any], tokens_per_step: int, flops: int) -> lis
     return [f"budget              {steps:,} steps = {tokens:,} tokens = {flops * tokens:.3g} FLOPs"]
 
 
-def estimated_bytes(optim: dict[str, Any], model: Any, micro_batch: int, seq_len: int, vocab_size: int) -> float:
+def estimated_bytes(cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int) -> float:
     """Weights and gradients in fp32, optimizer state, and activations kept for backward (about 20 B T D floats a block)."""
     parameters = sum(p.numel() for p in model.parameters())
-    activations = micro_batch * seq_len * (20 * model.d_model * model.n_layers + 2 * vocab_size)
-    return 4.0 * (2 * parameters + activations) + state_bytes(optim, model)
+    d_model, n_layers = (identity.argument(cfg["model"], name) for name in ("d_model", "n_layers"))
+    activations = micro_batch * model.max_seq_len * (20 * d_model * n_layers + 2 * vocab_size)
+    return 4.0 * (2 * parameters + activations) + state_bytes(cfg["optim"], model)
 
 
 def state_bytes(optim: dict[str, Any], model: Any) -> float:

@@ -127,7 +127,8 @@ def run_name(choices: dict[str, str], overrides: list[str], explicit: str | None
     """A name that reads like the command: the choices, then what was overridden, shortened; at most 80 characters."""
     if explicit is not None:
         return explicit
-    parts = [choices.get("debug"), choices.get("experiment"), choices["model"], choices["optim"], choices["data"]]
+    parts = [choices.get("debug"), choices.get("experiment"), choices["model"], choices["optim"]]
+    parts.append(choices.get("data@stand_in", choices["data"]))
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key in UNNAMED or key.startswith(tuple(f"{k}." for k in UNNAMED if k not in ("model", "optim", "data"))):

@@ -10,7 +10,7 @@ from minigpt import checkpoint, config, export
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.model.transformer import Transformer
 from minigpt.run_folder import read_record, read_summary
-from minigpt.tokenizer import load_tokenizer
+from minigpt.tokenizer import load as load_tokenizer
 
 MODEL_PARTS = "minigpt.model."  # a configuration found in a folder may name classes of this package only
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import platform
 import socket
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from minigpt import checkpoint, config, interrupt, precision, sampling
+from minigpt import checkpoint, config, interrupt, sampling
 from minigpt.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
 from minigpt.config import Plan
 from minigpt.data.tokens import Tokens
@@ -27,7 +28,7 @@ from minigpt.precision import Precision
 from minigpt.progress import ProgressBar
 from minigpt.run_folder import RunFolder
 from minigpt.seeding import generator
-from minigpt.tokens import prepare_tokens
+from minigpt.corpus import prepare_tokens
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +45,21 @@ def run(plan: Plan) -> dict[str, Any] | None:
     with RunFolder(plan) as folder:
         tokens = prepare_tokens(cfg["data"], plan.tokens_folder)
         model = config.build(cfg["model"], tokens.vocab_size)
-        chosen = precision.choose(
-            train["device"], train["precision"], train["compile"], d_model=model.d_model, deterministic=train["deterministic"]
-        )
-        log.info("%s", chosen.reason)
+        chosen = config.choose_precision(cfg)
+        chosen.activate()
+        torch.use_deterministic_algorithms(train["deterministic"])
+        log.info("%s", chosen.describe())
         budget = plan_budget(train, model.max_seq_len, tokens)
         folder.begin(
-            chosen={**chosen.record(), "threads": torch.get_num_threads(), "micro_batch_size": budget.micro_batch_size},
-            hardware={"host": socket.gethostname(), "cpus": os.cpu_count(), "world_size": 1, "device": chosen.device_name},
+            chosen={
+                "device": chosen.device,
+                "precision": chosen.precision,
+                "compile": chosen.compile,
+                "deterministic": train["deterministic"],
+                "threads": torch.get_num_threads(),
+                "micro_batch_size": budget.micro_batch_size,
+            },
+            hardware=describe_hardware(chosen),
             data={"folder": str(tokens.folder), "fingerprint": tokens.fingerprint, "vocab_size": tokens.vocab_size},
         )
         saved = folder.newest_checkpoint()
@@ -65,7 +73,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
         optimizer = build_optimizer(cfg["optim"], model)
         schedule = config.build(cfg["schedule"])
         windows = TrainWindows(tokens.train, model.max_seq_len, cfg["seed"])
-        scaler = chosen.scaler()
+        scaler = chosen.grad_scaler()
         progress = Progress()
         if saved is not None:
             progress = progress_of(saved.state)
@@ -86,6 +94,12 @@ def run(plan: Plan) -> dict[str, Any] | None:
         finally:
             mirror.finish(summary)
         return summary
+
+
+def describe_hardware(chosen: Precision) -> dict[str, Any]:
+    """The machine that a run began on, for run.json."""
+    name = torch.cuda.get_device_name() if chosen.device == "cuda" else platform.processor() or platform.machine()
+    return {"host": socket.gethostname(), "cpus": os.cpu_count(), "world_size": 1, "device": name}
 
 
 def plan_budget(train: dict[str, Any], seq_len: int, tokens: Tokens) -> Budget:
@@ -146,7 +160,7 @@ class LiveRun:
         cfg = self.config
         try:
             finished = fit(
-                self.precision.compiled(self.model), self.optimizer, schedule, windows, self.budget, self.precision,
+                torch.compile(self.model) if self.precision.compile else self.model, self.optimizer, schedule, windows, self.budget, self.precision,
                 self.progress, self,
                 seed=cfg["seed"], grad_clip=cfg["train"]["grad_clip"], end_of_text=self.end_of_text,
                 max_bad_steps=cfg["train"]["max_bad_steps"], eval_every=cfg["eval"]["every"],
@@ -209,7 +223,7 @@ class LiveRun:
 
     def record(self, row: dict[str, Any]) -> None:
         row = {"step": self.progress.step, "tokens": self.progress.tokens, "time_s": self.progress.train_time_s, **row}
-        if peak := self.precision.peak_flops:
+        if peak := self.precision.peak_flops():
             if "perf/tokens_per_s" in row:
                 flops = self.model.flops_per_token(self.budget.seq_len)
                 row["perf/mfu"] = row["perf/tokens_per_s"] * flops / peak
