@@ -27,5 +27,10 @@ def check(cfg: "DictConfig") -> None:
     generation.check(cfg)
 
 
+def main() -> int:
+    """The command; returns its exit code."""
+    return cli.main(generate, "generate", check, lambda cfg, sweeping: generate(cfg) is None)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.main(generate, "generate", check, lambda cfg: generate(cfg) is None))
+    sys.exit(main())

@@ -34,5 +34,10 @@ def check(cfg: "DictConfig") -> None:
     config.data_of(cfg)
 
 
+def main() -> int:
+    """The command; returns its exit code."""
+    return cli.main(preprocess, "preprocess", check, lambda cfg, sweeping: preprocess(cfg) is None)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.main(preprocess, "preprocess", check, lambda cfg: preprocess(cfg) is None))
+    sys.exit(main())

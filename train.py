@@ -6,6 +6,7 @@ python train.py -m optim=muon,adamw seed=0,1,2      a sweep
 """
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpt import cli
@@ -41,18 +42,20 @@ def check(cfg: "DictConfig") -> None:
     config.plan_of(cfg)
 
 
-def before(cfg: "DictConfig") -> bool:
-    """Check a single run before Hydra makes its folder, and answer for a finished one without loading torch."""
+def before(cfg: "DictConfig", sweeping: bool) -> bool:
+    """Before Hydra makes a folder: see that it can be made; answer for a finished run without loading torch."""
     from minigpt import config, run_folder
 
-    plan = config.plan_of(cfg)
-    if (summary := run_folder.answer(plan)) is not None:
+    plan = config.plan_of(cfg) if not sweeping else None
+    if plan is not None and (summary := run_folder.answer(plan)) is not None:
         run_folder.report(plan.folder, summary)
         return True
-    config.check_built(plan)
-    if plan.config["dry_run"]:
-        print_description(plan)
-        return True
+    if plan is not None:
+        config.check_built(plan)
+        if plan.config["dry_run"]:
+            print_description(plan)
+            return True
+    run_folder.ensure_writable(Path(cfg.output_dir) if plan is None else plan.folder.parent)
     return False
 
 
@@ -63,5 +66,10 @@ def print_description(plan: "Plan") -> None:
     print(describe(plan))
 
 
+def main() -> int:
+    """The command; returns its exit code."""
+    return cli.main(train, "train", check, before)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.main(train, "train", check, before))
+    sys.exit(main())

@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ SECRET = re.compile(r"(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
 Job = Callable[[DictConfig], Any]
 
 
-def main(job: Job, config_name: str, check: Callable[[DictConfig], object], before: Callable[[DictConfig], bool]) -> int:
+def main(
+    job: Job, config_name: str, check: Callable[[DictConfig], object], before: Callable[[DictConfig, bool], bool]
+) -> int:
     """Run `job` on the configuration that the command line composes; returns the exit code.
 
     check: raises ConfigError with every problem of a composed configuration, in milliseconds.
-    before: what a single run can do before Hydra makes its folder; True if nothing is left to do after it.
+    before: what can be done before Hydra makes any folder, in a sweep with its first values; for a single run True
+    means that nothing is left to do.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
     show_log()
@@ -43,11 +47,10 @@ def main(job: Job, config_name: str, check: Callable[[DictConfig], object], befo
             interrupt.install()
             first = [first_value(override) for override in parsed.overrides] if parsed.multirun else parsed.overrides
             cfg = compose(config_name, first, parsed.config_dir, check)
-            if not parsed.multirun:
-                if (cfg.hydra.sweeper.get("params") or None) and cfg.hydra.mode is None:
-                    raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
-                if before(cfg):
-                    return 0
+            if not parsed.multirun and cfg.hydra.sweeper.get("params") and cfg.hydra.mode is None:
+                raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
+            if before(cfg, parsed.multirun):
+                return 0
         import hydra
 
         sys.argv[1:] = arguments
@@ -96,6 +99,8 @@ class Sweep:
             self.rows.append((name, f"failed ({error.exit_code})", error.problems[0]))
             self.exit_code = self.exit_code or error.exit_code
             report(error)
+            with suppress(OSError):  # Hydra made the job's folder before the job could refuse
+                Path(HydraConfig.get().runtime.output_dir).rmdir()
             raise
         except Exception as error:
             self.rows.append((name, "failed (1)", f"{type(error).__name__}: {error}"))
@@ -274,9 +279,12 @@ def protect(arguments: list[str]) -> list[str]:
 
     A value that is quoted already, or null, keeps Hydra's meaning; in a sweep the commas of a path still separate.
     """
-    sweeping = any(argument in ("-m", "--multirun") for argument in arguments)
-    result = []
+    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    sweeping = bool(flags)
+    result = flags[:1]  # first, since Hydra's parser wants the key=value arguments in one stretch
     for argument in arguments:
+        if argument in flags:
+            continue
         key, equals, value = argument.partition("=")
         is_path = key in PATH_KEYS
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""

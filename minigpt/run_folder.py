@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -156,6 +157,16 @@ class RunFolder:
             raise durable.storage_error(self.folder, error) from None
 
 
+def ensure_writable(folder: Path) -> None:
+    """Make a folder for runs, or raise StorageError now, before anything is built."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise durable.storage_error(folder, error) from None
+
+
 class RunLog(logging.FileHandler):
     """train.log; a full disk costs lines, with one warning, and never the run."""
 
@@ -214,7 +225,8 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     if summary["status"] == "diverged":
         raise NumericsError(f"diverged before: {plan.folder}: at step {summary['step']} (change a setting, or attempt=2)")
     chosen = record["chosen"]
-    ignored = sorted({o.lstrip("+~").partition("=")[0] for o in plan.overrides if _only_watched(o)})
+    asked_now = [override for override in plan.overrides if override not in record["overrides"]]
+    ignored = sorted({o.lstrip("+~").partition("=")[0] for o in asked_now if _only_watched(o)})
     log.info(
         "already finished (%s, %s, commit %s)%s",
         chosen["device"],

@@ -1,0 +1,70 @@
+"""Drive the scripts in this process as a shell would: arguments in, exit code and output out."""
+
+import importlib.util
+import json
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from minigpt import cli, interrupt
+
+ROOT = Path(__file__).parent.parent
+# A run of well under a second; everything below can be overridden by the arguments that follow.
+SMALL = ["debug=smoke", "train.steps=12", "model.d_model=32", "model.max_seq_len=16", "log.every=1", "eval.every=4"]
+
+
+def load_script(name: str) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[module.__name__] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+class Shell:
+    """`shell("train", "model=tiny")` -> exit code; `out` and `err` hold what it printed."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.monkeypatch, self.capfd = folder, monkeypatch, capfd
+        self.out = self.err = ""
+
+    def __call__(self, script: str, *arguments: str) -> int:
+        module = load_script(script)
+        places = [f"output_dir={self.folder / 'outputs'}"] if script != "preprocess" else []
+        places += [f"data_dir={self.folder / 'tokens'}"] if script != "generate" else []
+        self.monkeypatch.setattr(sys, "argv", [f"{script}.py", *places, *arguments])
+        before = {number: signal.getsignal(number) for number in interrupt.SIGNALS}
+        cli_log = cli.logging.getLogger("minigpt")
+        handlers, cli_log.handlers = cli_log.handlers, []
+        try:
+            code = module.main()
+        finally:
+            cli_log.handlers = handlers
+            interrupt.clear()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        self.out, self.err = self.capfd.readouterr()
+        return code
+
+    def run_folder(self) -> Path:
+        """The only run folder there is."""
+        (folder,) = (path.parent for path in (self.folder / "outputs").glob("*/run.json"))
+        return folder
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what a clock decides."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "time_s" and not k.startswith("perf/")} for line in lines]
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    """The tensors of the newest checkpoint, as bytes."""
+    newest = sorted((folder / "checkpoints").glob("step_*"))[-1]
+    return {path.name: path.read_bytes() for path in sorted(newest.glob("*.safetensors"))}
