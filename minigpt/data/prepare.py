@@ -6,8 +6,8 @@
     folder/progress.json          while work is under way: what is durable so far and where to continue
 
 Killed at any moment and called again, `prepare` continues behind the last finished shard and ends with the same bytes.
-The bytes depend on the source, the tokenizer and val_fraction, max_tokens, shard_tokens only: pieces of text are encoded
-one by one and written in order, whatever the number of workers.
+The bytes depend on the source, the tokenizer and val_fraction, max_tokens, shard_tokens only: pieces of text are
+encoded one by one and written in order, whatever the number of workers.
 """
 
 import json
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from minigpt.data.bin import Bin
 from minigpt.data.clean import report
 from minigpt.data.iterator import START, DatasetIterator, Piece, State, walk
 from minigpt.data.progress import Progress
@@ -46,6 +47,10 @@ from minigpt.interrupt import requested, stop_if_requested
 PROGRESS = "progress.json"
 BATCH_CHARACTERS = 1 << 19  # text handed to a worker at once: enough to make handing over cheap
 SPLITS = ("train", "val")
+NOTHING_WRITTEN: dict[str, Any] = {
+    "writer": {"finished": [], "partial_tokens": 0},
+    "totals": {"n_documents": 0, "n_bytes": 0, "largest_id": 0},
+}
 
 
 class TokenizerSpec(Protocol):
@@ -62,7 +67,7 @@ class TokenizerSpec(Protocol):
 
 
 def prepare(
-    source: Source,
+    source: Source | Bin,
     tokenizer: TokenizerSpec,
     folder: Path | str,
     *,
@@ -152,7 +157,7 @@ class Preparation:
 
     def __init__(
         self,
-        source: Source,
+        source: Source | Bin,
         tokenizer: TokenizerSpec,
         folder: Path,
         request: dict[str, Any],
@@ -167,16 +172,35 @@ class Preparation:
         self.progress = progress
 
     def run(self) -> None:
+        remains = self.read_journal()
         try:
-            remains = self.read_journal()
-            rule = remains["rule"] if remains else plan_split(self.source, self.request["val_fraction"])
-            if remains is None:
-                self.write_journal({"request": self.request, "rule": rule, "encoding": None})
-            tokenizer = self.make_tokenizer(rule)
-            splits = self.encode(tokenizer, rule, remains["encoding"] if remains else None)
-            self.finish(tokenizer, rule, splits)
+            if isinstance(self.source, Bin):
+                self.adopt(self.source, remains)
+            else:
+                self.encode_source(self.source, remains)
         finally:
             self.progress.close()
+
+    def adopt(self, source: Bin, remains: dict[str, Any] | None) -> None:
+        """Use shards that exist already."""
+        if remains is None:
+            self.write_journal({"request": self.request})
+        tokenizer = self.make_tokenizer(())
+        self.finish(tokenizer, {"rule": "files"}, {}, source.adopt(self.folder, tokenizer))
+
+    def encode_source(self, source: Source, remains: dict[str, Any] | None) -> None:
+        """Tokenizer first, from the training text alone, then the shards."""
+        pinned = source.pin(remains["pinned"] if remains else None)
+        rule = remains["rule"] if remains else plan_split(source, self.request["val_fraction"])
+        plan = {"request": self.request, "pinned": pinned, "rule": rule}
+        if remains is None:
+            self.write_journal({**plan, "encoding": None})
+        max_bytes = self.spec.train_bytes
+        if max_bytes is not None and self.request["max_tokens"] is not None:
+            max_bytes = min(max_bytes, 4 * self.request["max_tokens"])  # about the text that will be tokenized
+        tokenizer = self.make_tokenizer(interruptible(DatasetIterator(source, rule, max_bytes)))
+        shards = self.encode(source, tokenizer, plan, remains["encoding"] if remains else None)
+        self.finish(tokenizer, rule, pinned, shards)
 
     def read_journal(self) -> dict[str, Any] | None:
         """What an earlier process left to continue, or None for an empty folder."""
@@ -199,16 +223,14 @@ class Preparation:
     def write_journal(self, journal: dict[str, Any]) -> None:
         write_atomic(self.folder / PROGRESS, json_bytes(journal))
 
-    def make_tokenizer(self, rule: dict[str, Any]) -> Any:
+    def make_tokenizer(self, texts: Iterable[str]) -> Any:
         """Train and publish the tokenizer, or load the one that an earlier process published."""
         published = self.folder / "tokenizer"
         if published.exists():
             return self.spec.load(published)
-        max_bytes = self.spec.train_bytes
-        if max_bytes is not None and self.request["max_tokens"] is not None:
-            max_bytes = min(max_bytes, 4 * self.request["max_tokens"])  # about the text that will be tokenized
-        self.progress.say("training the tokenizer" if max_bytes != 0 else "making the tokenizer")
-        tokenizer = self.spec.train(interruptible(DatasetIterator(self.source, rule, max_bytes)))
+        if self.spec.train_bytes != 0:
+            self.progress.say("training the tokenizer")
+        tokenizer = self.spec.train(texts)
         temporary = self.folder / f"{TEMPORARY}tokenizer"
         if temporary.exists():
             shutil.rmtree(temporary)
@@ -216,11 +238,13 @@ class Preparation:
         publish_folder(temporary, published)
         return tokenizer
 
-    def encode(self, tokenizer: Any, rule: dict[str, Any], remains: dict[str, Any] | None) -> dict[str, Any]:
+    def encode(
+        self, source: Source, tokenizer: Any, plan: dict[str, Any], remains: dict[str, Any] | None
+    ) -> dict[str, Any]:
         """Write all shards; returns what the manifest says about them."""
         output = Output(self.folder, tokenizer, self.request["shard_tokens"], remains)
         limit = self.request["max_tokens"]
-        self.progress.total_bytes, self.progress.max_tokens = self.source.n_bytes(), limit
+        self.progress.total_bytes, self.progress.max_tokens = source.n_bytes(), limit
         if remains:
             self.progress.say(f"continuing behind {output.n_tokens():,} tokens")
             self.progress.resume(output.n_documents(), output.n_tokens(), output.n_bytes())
@@ -229,7 +253,7 @@ class Preparation:
             return limit is not None and output.writers["train"].n_tokens >= limit
 
         def wanted() -> Iterator[Piece]:
-            for piece in walk(self.source, rule, counts, state):
+            for piece in walk(source, plan["rule"], counts, state):
                 if not (full() and piece.split == "train"):
                     yield piece
 
@@ -247,24 +271,25 @@ class Preparation:
                 if stopping or output.n_published() > n_published:
                     n_published = output.n_published()
                     encoding = {**output.synced_state(), "state": batch.after, "counts": batch.counts}
-                    self.write_journal({"request": self.request, "rule": rule, "encoding": encoding})
+                    self.write_journal({**plan, "encoding": encoding})
                 if stopping:
                     stop_if_requested(f"{output.n_tokens():,} tokens are kept (the same command continues)")
                 if full() and output.writers["val"].n_tokens:
                     break
             for line in report(counts):
                 self.progress.say(line)
-            return {**output.finish(), "counts": {name: count for name, count in sorted(counts.items())}}
+            return {**output.finish(), "counts": dict(sorted(counts.items()))}
         finally:
             output.close()
 
-    def finish(self, tokenizer: Any, rule: dict[str, Any], encoded: dict[str, Any]) -> None:
+    def finish(self, tokenizer: Any, rule: dict[str, Any], pinned: dict[str, Any], shards: dict[str, Any]) -> None:
         """Write the manifest, which makes the folder whole."""
         published = self.folder / "tokenizer"
         manifest = {
             "format": FORMAT,
             "request": self.request,
             "rule": rule,
+            "pinned": pinned,
             "tokenizer": {
                 "kind": tokenizer.kind,
                 "vocab_size": tokenizer.vocab_size,
@@ -272,7 +297,7 @@ class Preparation:
                 "fingerprint": tokenizer.fingerprint,
                 "files": {path.name: sha256_file(path) for path in sorted(published.iterdir())},
             },
-            **encoded,
+            **shards,
         }
         manifest["fingerprint"] = manifest_fingerprint(manifest)
         write_atomic(self.folder / MANIFEST, json_bytes(manifest))
@@ -288,10 +313,10 @@ class Output:
         self.writers: dict[str, ShardWriter] = {}
         self.totals: dict[str, dict[str, int]] = {}
         for name in SPLITS:
-            known = remains["splits"][name] if remains else {"writer": {"finished": [], "partial_tokens": 0}}
+            known = remains["splits"][name] if remains else NOTHING_WRITTEN
             self.writers[name] = ShardWriter(folder, name, self.dtype, shard_tokens, **known["writer"])
             self.writers[name].restore()
-            self.totals[name] = known.get("totals", {"n_documents": 0, "n_bytes": 0, "largest_id": 0})
+            self.totals[name] = dict(known["totals"])
 
     def append(self, piece: Piece, ids: np.ndarray) -> None:
         if piece.starts_document:
@@ -399,7 +424,7 @@ def encoded(
 
 def summary(manifest: dict[str, Any]) -> str:
     parts = [
-        f"{name} {entry['n_tokens']:,} tokens in {entry['n_documents']:,} documents ({entry['n_bytes'] / 1e6:.1f} MB)"
+        f"{name} {entry['n_tokens']:,} tokens in {entry['n_documents']:,} documents"
         for name, entry in manifest["splits"].items()
     ]
     return f"{', '.join(parts)}, vocabulary {manifest['tokenizer']['vocab_size']:,}"

@@ -1,7 +1,7 @@
 """Token shards on disk: a 64-byte header, then the ids.
 
-Header, little-endian: magic "minigpt\\0" (8 bytes), format version (uint32), bytes per token (uint32: 2 or 4), number of
-tokens (uint64), zeros. Every shard of a split but the last holds the same number of tokens.
+Header, little-endian: magic "minigpt\\0" (8 bytes), format version (uint32), bytes per token (uint32: 2 or 4), number
+of tokens (uint64), zeros. Every shard of a split but the last holds the same number of tokens.
 """
 
 import os
@@ -19,6 +19,7 @@ MAGIC = b"minigpt\0"
 VERSION = 1
 HEADER_BYTES = 64
 HEADER = struct.Struct("<8sIIQ")
+AGAIN = "prepare the tokens again"
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -30,20 +31,70 @@ def header(dtype: np.dtype, n_tokens: int) -> bytes:
     return HEADER.pack(MAGIC, VERSION, dtype.itemsize, n_tokens).ljust(HEADER_BYTES, b"\0")
 
 
-def read_header(path: Path, content: bytes) -> tuple[np.dtype, int]:
-    """(dtype, number of tokens) of a header; DataError with found and expected for anything else."""
-    if len(content) < HEADER_BYTES:
-        raise DataError(f"truncated shard: {path} ({len(content)} bytes; prepare the tokens again)")
-    magic, version, itemsize, n_tokens = HEADER.unpack(content[: HEADER.size])
+@dataclass(frozen=True)
+class Layout:
+    """Where the ids of a shard file lie."""
+
+    format: str
+    dtype: np.dtype
+    n_tokens: int
+    header_bytes: int
+
+    @property
+    def file_bytes(self) -> int:
+        return self.header_bytes + self.n_tokens * self.dtype.itemsize
+
+
+def read_layout(path: Path, shard_format: str = "minigpt") -> Layout:
+    """Read and check the header of a shard. DataError, with found and expected, if it is damaged or foreign."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise DataError(f"cannot read a shard: {path} ({error.strerror}; {AGAIN})") from None
+    if shard_format == "minigpt":
+        layout = own_layout(path, start)
+    elif shard_format in ("llm.c", "bare"):
+        layout = foreign_layout(path)
+        if layout.format != shard_format:
+            raise DataError(f"shard has the format {layout.format} instead of {shard_format}: {path} ({AGAIN})")
+    else:
+        raise DataError(f"unknown format of shard {shard_format!r}: {path} (made by a newer minigpt?)")
+    if size != layout.file_bytes:
+        raise DataError(f"shard has {size} bytes instead of {layout.file_bytes}: {path} ({AGAIN})")
+    return layout
+
+
+def own_layout(path: Path, start: bytes) -> Layout:
+    if len(start) < HEADER_BYTES:
+        raise DataError(f"truncated shard: {path} ({len(start)} bytes; {AGAIN})")
+    magic, version, itemsize, n_tokens = HEADER.unpack(start[: HEADER.size])
     if magic != MAGIC:
-        raise DataError(f"not a token shard: {path} (starts with {magic!r}, expected {MAGIC!r})")
+        raise DataError(f"not a token shard: {path} (starts with {magic!r}, expected {MAGIC!r}; {AGAIN})")
     if version != VERSION:
-        raise DataError(
-            f"unknown shard version: {path} (found {version}, expected {VERSION}; prepare the tokens again)"
-        )
+        raise DataError(f"unknown shard version: {path} (found {version}, expected {VERSION}; {AGAIN})")
     if itemsize not in (2, 4):
-        raise DataError(f"damaged shard: {path} ({itemsize} bytes a token; expected 2 or 4; prepare the tokens again)")
-    return np.dtype(f"<u{itemsize}"), n_tokens
+        raise DataError(f"damaged shard: {path} ({itemsize} bytes a token, expected 2 or 4; {AGAIN})")
+    return Layout("minigpt", np.dtype(f"<u{itemsize}"), n_tokens, HEADER_BYTES)
+
+
+LLMC_MAGIC, LLMC_VERSION, LLMC_HEADER_BYTES = 20240520, 1, 1024
+
+
+def foreign_layout(path: Path) -> Layout:
+    """The layout of a shard of llm.c and modded-nanogpt, or of nanoGPT (uint16 ids and nothing else)."""
+    size = path.stat().st_size
+    start = np.fromfile(path, "<i4", 3) if size >= LLMC_HEADER_BYTES else np.zeros(3, np.int32)
+    if start[0] == LLMC_MAGIC:
+        if start[1] != LLMC_VERSION:
+            raise DataError(f"unknown version of an llm.c shard: {path} (found {start[1]}, expected {LLMC_VERSION})")
+        layout = Layout("llm.c", np.dtype("<u2"), int(start[2]), LLMC_HEADER_BYTES)
+    else:
+        layout = Layout("bare", np.dtype("<u2"), size // 2, 0)
+    if size != layout.file_bytes or not layout.n_tokens:
+        raise DataError(f"shard has {size} bytes; {layout.n_tokens} uint16 ids need {layout.file_bytes}: {path}")
+    return layout
 
 
 @dataclass
@@ -59,12 +110,15 @@ class ShardWriter:
     dtype: np.dtype
     shard_tokens: int
     finished: list[dict[str, Any]]  # name, n_tokens, sha256 of each published shard
-    partial_tokens: int = 0
+    partial_tokens: int
     _descriptor: int | None = None
 
     @property
     def n_tokens(self) -> int:
         return sum(shard["n_tokens"] for shard in self.finished) + self.partial_tokens
+
+    def __post_init__(self) -> None:
+        self.finished = list(self.finished)
 
     def state(self) -> dict[str, Any]:
         return {"finished": list(self.finished), "partial_tokens": self.partial_tokens}

@@ -36,6 +36,13 @@ class Source(ABC):
     def documents(self, start: Any = None) -> Iterator[Document]:
         """All documents, or those from the position `start` on."""
 
+    def pin(self, pinned: dict[str, Any] | None) -> dict[str, Any]:
+        """Settle what may move under us, such as the newest revision, before anything is read.
+
+        Returns JSON for the manifest; a preparation that goes on after a kill gives back what the first one got.
+        """
+        return pinned or {}
+
     def n_bytes(self) -> int | None:
         """About how many bytes of text there are, for the progress bar; None if unknown."""
         return None

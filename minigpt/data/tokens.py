@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.data.shards import HEADER_BYTES, read_header
+from minigpt.data.shards import Layout, read_layout
 from minigpt.durable import json_bytes, sha256_bytes, sha256_file
 from minigpt.errors import DataError
 
@@ -23,9 +23,7 @@ FORMAT = 1  # of the manifest and of everything it describes
 class Shard:
     path: Path
     first: int  # position of its first token in the split
-    n_tokens: int
-    dtype: np.dtype
-    header_bytes: int
+    layout: Layout
     sha256: str
 
 
@@ -41,8 +39,8 @@ class Split:
         self.shards = shards
         self.n_bytes = n_bytes
         self.n_documents = n_documents
-        self.n_tokens = sum(shard.n_tokens for shard in shards)
-        self.dtype = shards[0].dtype
+        self.n_tokens = sum(shard.layout.n_tokens for shard in shards)
+        self.dtype = shards[0].layout.dtype
         self._firsts = np.array([shard.first for shard in shards], np.int64)
         self._files: dict[int, ShardFile] = {}
 
@@ -57,7 +55,7 @@ class Split:
         while count:
             index = int(np.searchsorted(self._firsts, start, side="right")) - 1
             shard = self.shards[index]
-            take = min(count, shard.first + shard.n_tokens - start)
+            take = min(count, shard.first + shard.layout.n_tokens - start)
             parts.append(self._file(index).read(start - shard.first, take))
             start, count = start + take, count - take
         if len(parts) == 1:
@@ -91,8 +89,9 @@ class ShardFile:
         return status.st_size, status.st_mtime_ns, status.st_nlink
 
     def read(self, start: int, count: int) -> np.ndarray:
-        itemsize = self.shard.dtype.itemsize
-        content = os.pread(self.descriptor, count * itemsize, self.shard.header_bytes + start * itemsize)
+        layout = self.shard.layout
+        itemsize = layout.dtype.itemsize
+        content = os.pread(self.descriptor, count * itemsize, layout.header_bytes + start * itemsize)
         if len(content) != count * itemsize:
             raise DataError(f"shard was truncated while in use: {self.shard.path} (prepare the tokens again)")
         if self._identity() != self.identity:
@@ -100,7 +99,7 @@ class ShardFile:
             if not self.shard.path.exists() or sha256_file(self.shard.path) != self.shard.sha256:
                 raise DataError(f"shard changed while in use: {self.shard.path} (prepare the tokens again)")
             self.identity = self._identity()
-        return np.frombuffer(content, self.shard.dtype)
+        return np.frombuffer(content, layout.dtype)
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -159,7 +158,7 @@ class Tokens:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked manifest of a folder; cheap: no shard is touched. DataError if missing, damaged or of another format."""
+    """The checked manifest of a folder; touches no shard. DataError if missing, damaged or of another format."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
@@ -213,24 +212,12 @@ def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
     first = 0
     for listed in entry["shards"]:
         path = inside(folder, listed["name"])
-        shard = open_shard(path, first, listed)
-        shards.append(shard)
-        first += shard.n_tokens
+        layout = read_layout(path, listed.get("format", "minigpt"))
+        if (layout.n_tokens, layout.dtype.name) != (listed["n_tokens"], manifest["dtype"]):
+            found, expected = f"{layout.n_tokens} {layout.dtype.name}", f"{listed['n_tokens']} {manifest['dtype']}"
+            raise DataError(f"shard holds {found} ids, the manifest says {expected}: {path} (prepare the tokens again)")
+        shards.append(Shard(path, first, layout, listed["sha256"]))
+        first += layout.n_tokens
     if not shards:
         raise DataError(f"the {name} split is empty: {folder} (prepare the tokens again)")
     return Split(name, shards, entry["n_bytes"], entry["n_documents"])
-
-
-def open_shard(path: Path, first: int, listed: dict[str, Any]) -> Shard:
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            dtype, n_tokens = read_header(path, file.read(HEADER_BYTES))
-    except OSError as error:
-        raise DataError(f"cannot read a shard: {path} ({error.strerror}; prepare the tokens again)") from None
-    if n_tokens != listed["n_tokens"]:
-        raise DataError(f"shard holds {n_tokens} tokens, manifest says {listed['n_tokens']}: {path} (prepare again)")
-    if size != HEADER_BYTES + n_tokens * dtype.itemsize:
-        expected = HEADER_BYTES + n_tokens * dtype.itemsize
-        raise DataError(f"shard has {size} bytes instead of {expected}: {path} (prepare the tokens again)")
-    return Shard(path, first, n_tokens, dtype, HEADER_BYTES, listed["sha256"])

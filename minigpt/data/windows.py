@@ -31,8 +31,8 @@ class TrainWindows:
             raise ValueError(f"seq_len={seq_len} must be at least 1")
         if split.n_tokens < seq_len + 1:
             raise DataError(
-                f"too little text: the {split.name} split has {split.n_tokens} tokens, one sequence needs {seq_len + 1} "
-                f"(lower model.max_seq_len or choose more data)"
+                f"too little text: the {split.name} split has {split.n_tokens} tokens, one sequence needs "
+                f"{seq_len + 1} (lower model.max_seq_len or choose more data)"
             )
         self.split = split
         self.seq_len = seq_len

@@ -57,6 +57,10 @@ class Tokenizer(ABC):
         """Text of the ids; bytes that are no whole UTF-8 character become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
+    def bytes_per_id(self) -> np.ndarray | None:
+        """(V,) int64: how many bytes of text each id stands for; None where that depends on its neighbours."""
+        return np.array([len(self.decode_bytes([token_id])) for token_id in range(self.vocab_size)], np.int64)
+
     def config(self) -> dict[str, Any]:
         """What tokenizer_config.json says beside the kind: here what transformers needs."""
         return {

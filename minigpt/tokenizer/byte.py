@@ -8,7 +8,7 @@ import numpy as np
 
 from minigpt.text import without_surrogates
 from minigpt.tokenizer.base import Tokenizer, load
-from minigpt.tokenizer.fast_bpe import byte_level_json
+from minigpt.tokenizer.byte_level import byte_level_json
 
 
 class Byte:

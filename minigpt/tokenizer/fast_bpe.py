@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigpt.text import LONGEST_PIECE, pieces, without_surrogates
-from minigpt.tokenizer.base import END_OF_TEXT, Tokenizer, added_token, load
-from minigpt.tokenizer.pattern import PATTERN, spell, unspell
+from minigpt.tokenizer.base import Tokenizer, load
+from minigpt.tokenizer.byte_level import PATTERN, Merge, byte_level_json, unspell_merges
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
-
-Merge = tuple[bytes, bytes]
 
 FIRST_CHARACTER = 0x4E00  # any stretch of 256 letters would do; see learn_merges
 
@@ -92,12 +90,7 @@ class BPETokenizer(Tokenizer):
 
 def read(config: dict[str, Any], tokenizer_json: dict[str, Any]) -> BPETokenizer:
     """The inverse of `tokenizer_json`; ValueError if the ids are not ours."""
-    model = tokenizer_json["model"]
-    merges = [(unspell(left), unspell(right)) for left, right in model["merges"]]
-    tokenizer = BPETokenizer(merges)
-    if model["vocab"] != {spell(token): rank for rank, token in enumerate(tokenizer.tokens)}:
-        raise ValueError("vocabulary and merges disagree")
-    return tokenizer
+    return BPETokenizer(unspell_merges(tokenizer_json))
 
 
 def learn_merges(texts: Iterable[str], n_merges: int) -> list[Merge]:
@@ -127,7 +120,7 @@ def learn_merges(texts: Iterable[str], n_merges: int) -> list[Merge]:
 
 def spelled_words(texts: Iterable[str]) -> Iterator[str]:
     """Text as the trainer gets it: "to be" is chr(FIRST + 0x74) chr(FIRST + 0x6f), a space, and so on."""
-    import regex
+    import regex  # type: ignore[import-untyped]
 
     words = regex.compile(PATTERN)
     spelling = {byte: chr(FIRST_CHARACTER + byte) for byte in range(256)}
@@ -136,31 +129,3 @@ def spelled_words(texts: Iterable[str]) -> Iterator[str]:
         for piece in pieces([text]):
             found = words.findall(without_surrogates(piece))
             yield b"\xff".join([word.encode() for word in found]).decode("latin-1").translate(spelling)
-
-
-def byte_level_json(tokens: list[bytes], merges: list[Merge], end_of_text: int) -> dict[str, Any]:
-    """tokenizer.json of a byte-level BPE with our pattern: the same ids in Hugging Face's library."""
-    split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [added_token(END_OF_TEXT, end_of_text)],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {spell(token): rank for rank, token in enumerate(tokens)},
-            "merges": [[spell(left), spell(right)] for left, right in merges],
-        },
-    }

@@ -1,0 +1,153 @@
+"""Any text data set of the Hugging Face hub, streamed: nothing but the tokens is kept."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minigpt.data.source import Document, Source
+from minigpt.errors import DataError
+from minigpt.interrupt import stop_if_requested
+
+ROWS_A_STATE = 512  # rows between two places where reading can begin again
+WAITS_S = (1, 2, 4, 8, 16)  # between attempts after a failure of the network; progress starts the list anew
+
+
+class Hub(Source):
+    """One split of a data set, in its order; `column` holds the text.
+
+    name and config: as `datasets.load_dataset` takes them. revision: branch, tag or commit; null takes the newest and
+    notes which that was. source: a local folder laid out like the hub's repository, read instead of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: str | None = None,
+        split: str = "train",
+        column: str = "text",
+        revision: str | None = None,
+        source: str | None = None,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.split = split
+        self.column = column
+        self.revision = revision
+        self.source = source
+
+    def describe(self) -> dict[str, Any]:
+        told = {
+            "kind": "hub",
+            "name": self.name,
+            "config": self.config,
+            "split": self.split,
+            "column": self.column,
+            "revision": self.revision,
+        }
+        if self.source is not None:
+            told["local_files"] = names_and_sizes(self.local_folder())
+        return told
+
+    def pin(self, pinned: dict[str, Any] | None) -> dict[str, Any]:
+        if pinned is None:
+            pinned = {"revision": self.revision if self.source is not None else self._newest_revision()}
+        if self.source is None:
+            self.revision = pinned["revision"]
+        return pinned
+
+    def documents(self, start: Any = None) -> Iterator[Document]:
+        position = start or {"state": None, "skip": 0}
+        failures = 0
+        while True:
+            try:
+                for document in self._stream(position):
+                    failures = 0
+                    position = document.position
+                    yield document
+                    position = {"state": position["state"], "skip": position["skip"] + 1}
+                return
+            except Exception as error:
+                self._wait_or_give_up(error, failures)
+                failures += 1
+
+    def _stream(self, start: dict[str, Any]) -> Iterator[Document]:
+        """One attempt: rows from `start` on, until the end or any exception of the many libraries below."""
+        rows = self._load()
+        state, skip = start["state"], start["skip"]
+        if state is not None:
+            rows.load_state_dict(state)
+        since = 0
+        for row in rows:
+            if since >= skip:
+                value = row[self.column]
+                if value is not None and not isinstance(value, str):
+                    raise DataError(
+                        f"{self.column!r} is no text but {type(value).__name__}: {self.name} (set data.column)"
+                    )
+                yield Document(value, {"state": state, "skip": since})
+            since += 1
+            if since >= ROWS_A_STATE and since > skip:
+                state, since, skip = rows.state_dict(), 0, 0
+
+    def _load(self) -> Any:
+        import datasets
+
+        datasets.disable_progress_bars()
+        where = self.name if self.source is None else str(self.local_folder())
+        revision = self.revision if self.source is None else None
+        rows = datasets.load_dataset(where, name=self.config, split=self.split, streaming=True, revision=revision)
+        if rows.column_names is not None and self.column not in rows.column_names:
+            raise DataError(
+                f"no column {self.column!r}: {where} (it has: {', '.join(rows.column_names)}; set data.column)"
+            )
+        return rows.select_columns([self.column])
+
+    def _newest_revision(self) -> str:
+        import huggingface_hub
+
+        failures = 0
+        while True:
+            try:
+                return str(huggingface_hub.HfApi().dataset_info(self.name, revision=self.revision).sha)
+            except Exception as error:
+                self._wait_or_give_up(error, failures)
+                failures += 1
+
+    def _wait_or_give_up(self, error: Exception, failures: int) -> None:
+        """Sleep before the next attempt; DataError if another cannot help or there were enough."""
+        import huggingface_hub
+
+        if isinstance(error, DataError):
+            raise error
+        cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"
+        if self.source is not None:
+            raise DataError(f"cannot read: data.source={self.source} ({cause})") from error
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            raise DataError(
+                f"no network (HF_HUB_OFFLINE is set): {self.name} (unset it, or use data.source)"
+            ) from error
+        if isinstance(error, FileNotFoundError | ValueError | KeyError | TypeError):
+            raise DataError(f"cannot read: {self.name} ({cause}; check data.name, data.config, data.split)") from error
+        if failures >= len(WAITS_S):
+            raise DataError(f"gave up after {failures + 1} attempts: {self.name} ({cause}; try again later)") from error
+        until = time.monotonic() + WAITS_S[failures]
+        while time.monotonic() < until:
+            stop_if_requested("waited for the network")
+            time.sleep(0.1)
+
+    def local_folder(self) -> Path:
+        assert self.source is not None
+        folder = Path(self.source).expanduser().resolve()
+        if not folder.is_dir():
+            raise DataError(f"no such folder: data.source={self.source} (a folder laid out like the hub's repository)")
+        return folder
+
+
+def names_and_sizes(folder: Path) -> str:
+    """A hash of what lies in a folder, to notice when it changed."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    listing = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in files]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()

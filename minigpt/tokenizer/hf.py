@@ -1,0 +1,135 @@
+"""Any tokenizer.json of Hugging Face's `tokenizers`, as it is."""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigpt.durable import sha256_bytes
+from minigpt.errors import DataError
+from minigpt.text import without_surrogates
+from minigpt.tokenizer.base import Tokenizer, load, read_json
+from minigpt.tokenizer.byte_level import CHARACTER_TO_BYTE, unspell
+
+ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
+
+
+class HF:
+    """Use the tokenizer.json at `path` (the file, or the folder that holds it); nothing is trained.
+
+    end_of_text: the marker that precedes documents; null takes the first known one that the file defines.
+    """
+
+    train_bytes: int | None = 0
+
+    def __init__(self, path: str, end_of_text: str | None = None) -> None:
+        self.path = path
+        self.end_of_text = end_of_text
+
+    def file(self) -> Path:
+        path = Path(self.path).expanduser()
+        return path / "tokenizer.json" if path.is_dir() else path
+
+    def describe(self) -> dict[str, Any]:
+        read_json(self.file())
+        return {"kind": "hf", "sha256": sha256_bytes(self.file().read_bytes()), "end_of_text": self.end_of_text}
+
+    def train(self, texts: Iterable[str]) -> "HFTokenizer":
+        definition = read_json(self.file())
+        markers = {token["content"] for token in definition.get("added_tokens", [])}
+        vocabulary = definition.get("model", {}).get("vocab", {})
+        marker = self.end_of_text or next((known for known in ENDS_OF_TEXT if known in markers), None)
+        if marker is None or (marker not in markers and marker not in vocabulary):
+            raise DataError(
+                f"no end-of-text marker {marker or ''}: {self.file()} "
+                f"(set data.tokenizer.end_of_text to one of: {', '.join(sorted(markers))})"
+            )
+        try:
+            return HFTokenizer(definition, marker)
+        except ValueError as error:
+            raise DataError(f"not a tokenizer.json: {self.file()} ({error})") from None
+
+    def load(self, folder: Path) -> Tokenizer:
+        return load(folder)
+
+
+class HFTokenizer(Tokenizer):
+    """Markers inside text stay text: the library would turn them into their special ids."""
+
+    kind = "hf"
+
+    def __init__(self, definition: dict[str, Any], marker: str) -> None:
+        from tokenizers import Tokenizer as Library
+
+        for token in definition.get("added_tokens", []):
+            if token["content"] == marker:
+                token["special"] = True
+        self.definition = definition
+        self.marker = marker
+        try:
+            self.library = Library.from_str(json.dumps(definition))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(str(error)) from None
+        self.library.encode_special_tokens = True  # means: encode them as any other text
+        self.library.no_truncation()
+        self.library.no_padding()
+        self.vocab_size = max(self.library.get_vocab(with_added_tokens=True).values()) + 1
+        end_of_text = self.library.token_to_id(marker)
+        if end_of_text is None:
+            raise ValueError(f"no token {marker!r}")
+        self.end_of_text = end_of_text
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"definition": self.definition, "marker": self.marker}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["definition"], state["marker"])  # type: ignore[misc]
+
+    @cached_property
+    def is_byte_level(self) -> bool:
+        return '"ByteLevel"' in json.dumps(self.definition.get("decoder"))
+
+    @cached_property
+    def markers(self) -> set[int]:
+        return {token["id"] for token in self.definition.get("added_tokens", []) if token["special"]}
+
+    def encode_array(self, text: str) -> np.ndarray:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        clean = [without_surrogates(text) for text in texts]
+        encodings = self.library.encode_batch_fast(clean, add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Exact for byte-level tokenizers; for others the library's text of the ids."""
+        numbers = list(ids)
+        for token_id in numbers:
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"id {token_id} is outside the vocabulary of {self.vocab_size}")
+        if not self.is_byte_level:
+            return self.library.decode(numbers, skip_special_tokens=True).encode()
+        parts = []
+        for token_id in numbers:
+            token = self.library.id_to_token(token_id)
+            if token is not None and token_id not in self.markers:
+                spelled = all(character in CHARACTER_TO_BYTE for character in token)
+                parts.append(unspell(token) if spelled else token.encode())
+        return b"".join(parts)
+
+    def bytes_per_id(self) -> np.ndarray | None:
+        return super().bytes_per_id() if self.is_byte_level else None
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "eos_token": self.marker, "bos_token": self.marker}
+
+    def tokenizer_json(self) -> dict[str, Any]:
+        return self.definition
+
+
+def read(config: dict[str, Any], tokenizer_json: dict[str, Any]) -> HFTokenizer:
+    """The inverse of `save`."""
+    return HFTokenizer(tokenizer_json, config["eos_token"])

@@ -1,0 +1,64 @@
+"""Ids without text, for token files whose tokenizer is not at hand: enough to train, not to prompt."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigpt.errors import DataError
+from minigpt.tokenizer.base import Tokenizer, load
+
+
+class Ids:
+    """Say what the ids of foreign token files are. The defaults are GPT-2's, as in llm.c and nanoGPT."""
+
+    train_bytes: int | None = 0
+
+    def __init__(self, vocab_size: int = 50_257, end_of_text: int = 50_256) -> None:
+        if not 0 <= end_of_text < vocab_size:
+            raise ValueError(f"end_of_text={end_of_text} is outside vocab_size={vocab_size}")
+        self.vocab_size = vocab_size
+        self.end_of_text = end_of_text
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "ids", "vocab_size": self.vocab_size, "end_of_text": self.end_of_text}
+
+    def train(self, texts: Iterable[str]) -> "IdsOnly":
+        return IdsOnly(self.vocab_size, self.end_of_text)
+
+    def load(self, folder: Path) -> Tokenizer:
+        return load(folder)
+
+
+class IdsOnly(Tokenizer):
+    """Text cannot be encoded (DataError); ids decode to their numbers."""
+
+    kind = "ids"
+
+    def __init__(self, vocab_size: int, end_of_text: int) -> None:
+        self.vocab_size = vocab_size
+        self.end_of_text = end_of_text
+
+    def encode_array(self, text: str) -> np.ndarray:
+        if not text:
+            return np.empty(0, np.uint32)
+        raise DataError(
+            "this tokenizer knows ids only: data.tokenizer (use data/tokenizer=hf with their tokenizer.json)"
+        )
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return "".join([f"<{token_id}>" for token_id in ids]).encode()
+
+    def bytes_per_id(self) -> None:
+        return None
+
+    def config(self) -> dict[str, Any]:
+        return {"vocab_size": self.vocab_size, "end_of_text": self.end_of_text}
+
+    def tokenizer_json(self) -> dict[str, Any]:
+        return {}
+
+
+def read(config: dict[str, Any], tokenizer_json: dict[str, Any]) -> IdsOnly:
+    return IdsOnly(config["vocab_size"], config["end_of_text"])
