@@ -69,9 +69,6 @@ class Split:
             self._files.pop(next(iter(self._files))).close()
         return file
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
-
 
 class ShardFile:
     """An open shard. pread, not a memory map: a truncated map kills the process with SIGBUS and no message."""

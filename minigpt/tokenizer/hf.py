@@ -82,12 +82,6 @@ class HFTokenizer(Tokenizer):
             raise ValueError(f"no token {marker!r}")
         self.end_of_text = end_of_text
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"definition": self.definition, "marker": self.marker}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["definition"], state["marker"])  # type: ignore[misc]
-
     @cached_property
     def is_byte_level(self) -> bool:
         return '"ByteLevel"' in json.dumps(self.definition.get("decoder"))

@@ -1,0 +1,143 @@
+"""Reference, trainer, tiktoken, and the tokenizer.json in `tokenizers` and transformers: the same merges and ids."""
+
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer_texts import dense_text, old_text, play
+
+import minigpt.text
+from minigpt.text import pieces
+from minigpt.tokenizer import fast_bpe, load
+from minigpt.tokenizer.bpe import ReferenceBPE, train
+from minigpt.tokenizer.byte_level import PATTERN, spell
+from minigpt.tokenizer.fast_bpe import BPE, BPETokenizer, learn_merges
+
+MERGES = train([play(60_000), "schöne Grüße, 漢字 and 🙂🙂 emoji 1234\n\n\n"], 400)
+REFERENCE, FAST = ReferenceBPE(MERGES), BPETokenizer(MERGES)
+
+
+def library() -> "object":
+    import json
+
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(json.dumps(FAST.tokenizer_json()))
+
+
+LIBRARY = library()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(dense_text, max_size=4), st.integers(0, 40))
+def test_the_trainer_learns_the_reference_merges(texts: list[str], n_merges: int) -> None:
+    assert learn_merges(texts, n_merges) == train(texts, n_merges)
+
+
+def test_the_trainer_learns_the_reference_merges_from_a_play() -> None:
+    assert learn_merges([play()], 1500) == train([play()], 1500)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(old_text, dense_text))
+def test_same_ids_on_any_text(text: str) -> None:
+    ids = REFERENCE.encode(text)
+    assert FAST.encode(text) == ids
+    assert LIBRARY.encode(text).ids == ids
+    assert FAST.decode(ids) == text
+
+
+def test_same_ids_on_a_play() -> None:
+    text = play()
+    ids = FAST.encode(text)
+    assert REFERENCE.encode(text) == ids
+    assert LIBRARY.encode(text).ids == ids
+    assert LIBRARY.decode(ids) == text
+
+
+def test_same_ids_on_random_bytes() -> None:
+    """Inside one word, where only merges decide; `tokenizers` gets the bytes spelled as its vocabulary spells them."""
+    import json
+
+    from tokenizers import Tokenizer
+
+    whole_words = Tokenizer.from_str(json.dumps({**FAST.tokenizer_json(), "pre_tokenizer": None}))
+    rng = random.Random(0)
+    fragments = [token for token in FAST.tokens if len(token) > 1]
+    for length in range(1, 200):
+        word = rng.randbytes(length) if length % 2 else b"".join(rng.choices(fragments, k=1 + length // 8))
+        ids = REFERENCE.encode_word(word)
+        assert FAST.encoding._encode_single_piece(word) == ids
+        assert whole_words.encode(spell(word)).ids == ids
+        assert FAST.decode_bytes(ids) == word
+
+
+def test_transformers_reads_the_saved_folder(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    FAST.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    text = play(5000) + " 'Tis  twelve   o'clock\t1603!\r\n\n  🙂"
+    assert theirs.encode(text, add_special_tokens=False) == FAST.encode(text)
+    assert theirs.decode(FAST.encode(text)) == text
+    assert (theirs.eos_token_id, len(theirs)) == (FAST.end_of_text, FAST.vocab_size)
+
+
+def test_reference_and_fast_path_save_the_same_vocabulary(tmp_path: Path) -> None:
+    REFERENCE.save(tmp_path / "reference")
+    FAST.save(tmp_path / "fast")
+    assert (tmp_path / "reference/tokenizer.json").read_bytes() == (tmp_path / "fast/tokenizer.json").read_bytes()
+    assert isinstance(load(tmp_path / "reference"), ReferenceBPE)
+    assert isinstance(load(tmp_path / "fast"), BPETokenizer)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["word", "and", " ", "\n", "\n\n", "'s", "12", "3", ", ", "é", "漢字", "\r\n", "!"])))
+def test_pieces_encode_like_the_whole(words: list[str]) -> None:
+    """Wherever `pieces` finds an exact place to cut, the ids of the pieces joined are the ids of the text."""
+    text = "".join(words)
+    whole = FAST.encode(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minigpt.text, "LONGEST_PIECE", 24)
+        cut = list(pieces([text]))
+    assert "".join(cut) == text
+    assert all(len(piece) <= 24 for piece in cut)
+    exact = all(
+        (left[-1] == "\n" and not right[0].isspace())
+        or (left[-1].isascii() and left[-1].isalnum() and right[0].isspace())
+        for left, right in pairwise(cut)
+    )
+    if exact:
+        assert [token_id for piece in cut for token_id in FAST.encode(piece)] == whole
+
+
+def test_pieces_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minigpt.text, "LONGEST_PIECE", 100)
+    text = play(5000)
+    assert list(pieces([text])) == list(pieces(text)) == list(pieces([text[:777], text[777:]]))
+
+
+@pytest.mark.parametrize("unit", [" ", "\n", "a", "^", "é", "1", " \n", "漢"])
+def test_a_million_of_the_same(unit: str) -> None:
+    """Regex engines overflow their stack on long runs; pieces keep us clear of it."""
+    text = unit * (1_000_000 // len(unit))
+    assert FAST.decode(FAST.encode(text)) == text
+
+
+def test_vocabulary_size_counts_bytes_merges_and_end_of_text() -> None:
+    tokenizer = BPE(vocab_size=300).train([play(20_000)])
+    assert (tokenizer.vocab_size, tokenizer.end_of_text, len(tokenizer.merges)) == (300, 299, 43)
+    assert BPE(vocab_size=300).train(["aa"]).vocab_size == 258  # not more merges than the text has pairs
+    with pytest.raises(ValueError, match="vocab_size=256 is too small"):
+        BPE(vocab_size=256)
+
+
+def test_the_pattern_covers_every_character() -> None:
+    import regex
+
+    for text in (play(), "a\x00b\u0085c\u2028d\ufeff", "".join(map(chr, range(0xD800)))):
+        assert "".join(regex.findall(PATTERN, text)) == text
+    assert fast_bpe.BPE(257).train(["abc"]).merges == []

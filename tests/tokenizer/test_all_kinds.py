@@ -1,0 +1,174 @@
+"""What holds for every tokenizer: round trips through text, folders and Hugging Face; markers stay text."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizer_texts import play
+
+from minigpt.errors import DataError
+from minigpt.tokenizer import Tokenizer, load
+from minigpt.tokenizer.base import END_OF_TEXT
+from minigpt.tokenizer.bpe import ReferenceBPE
+from minigpt.tokenizer.byte import Byte
+from minigpt.tokenizer.char import Char
+from minigpt.tokenizer.fast_bpe import BPE
+from minigpt.tokenizer.hf import HF, HFTokenizer
+from minigpt.tokenizer.ids import Ids
+
+TEXT = play(20_000) + "schöne Grüße, 漢字 🙂 \x00 <|endoftext|>"
+
+
+def make(kind: str, folder: Path) -> Tokenizer:
+    if kind == "hf":
+        BPE(400).train([TEXT]).save(folder / "theirs")
+        return HF(str(folder / "theirs")).train([])
+    if kind == "bpe":
+        return ReferenceBPE(BPE(400).train([TEXT]).merges)
+    return {"fast_bpe": BPE(400), "char": Char(), "byte": Byte()}[kind].train([TEXT])
+
+
+@pytest.fixture(params=["fast_bpe", "bpe", "char", "byte", "hf"])
+def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> Tokenizer:
+    return make(request.param, tmp_path)
+
+
+def test_text_comes_back(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    assert tokenizer.decode_bytes(tokenizer.encode(TEXT)) == TEXT.encode()
+    assert tokenizer.encode("") == []
+    assert max(tokenizer.encode(TEXT)) < tokenizer.vocab_size
+    batch = tokenizer.encode_batch([TEXT, "", "a"])
+    assert [ids.tolist() for ids in batch] == [tokenizer.encode(text) for text in (TEXT, "", "a")]
+    assert all(ids.dtype == np.uint32 for ids in batch)
+
+
+def test_lone_surrogates_are_replaced(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
+
+
+def test_a_marker_in_the_text_is_text(tokenizer: Tokenizer) -> None:
+    """Fault 37: no text encodes to end_of_text."""
+    ids = tokenizer.encode(f"before {END_OF_TEXT} after")
+    assert tokenizer.end_of_text not in ids
+    assert tokenizer.decode(ids) == f"before {END_OF_TEXT} after"
+    assert tokenizer.decode_bytes([tokenizer.end_of_text, *tokenizer.encode("a"), tokenizer.end_of_text]) == b"a"
+
+
+def test_a_saved_tokenizer_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert type(again) is type(tokenizer)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert again.encode(TEXT) == tokenizer.encode(TEXT)
+    assert (again.vocab_size, again.end_of_text) == (tokenizer.vocab_size, tokenizer.end_of_text)
+
+
+def test_the_bytes_of_each_id_add_up(tokenizer: Tokenizer) -> None:
+    lengths = tokenizer.bytes_per_id()
+    assert lengths is not None
+    assert lengths.shape == (tokenizer.vocab_size,)
+    assert lengths[tokenizer.encode(TEXT)].sum() == len(TEXT.encode())
+
+
+def test_hugging_face_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer.save(tmp_path / "saved")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    text = play(3000) + "schöne Grüße 🙂"
+    assert theirs.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+    assert theirs.decode(tokenizer.encode(text)) == text
+    assert theirs.eos_token_id == tokenizer.end_of_text
+
+
+@pytest.mark.parametrize("token_id", [-1, 10_000])
+def test_ids_outside_the_vocabulary(tokenizer: Tokenizer, token_id: int) -> None:
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        tokenizer.decode([token_id])
+
+
+def test_characters_that_were_not_in_the_training_text() -> None:
+    tokenizer = Char().train(["abc"])
+    assert tokenizer.encode("cab!") == [2, 0, 1, tokenizer.unknown]
+    assert tokenizer.decode([2, 0, 1, tokenizer.unknown]) == "cab\ufffd"
+    assert Char().train([]).encode("a") == [0]
+
+
+def test_a_foreign_tokenizer_with_added_markers(tmp_path: Path) -> None:
+    """All special markers of a tokenizer.json stay text, also one that the file does not flag as special."""
+    definition = BPE(300).train([TEXT]).tokenizer_json()
+    definition["added_tokens"][0]["special"] = False
+    definition["added_tokens"].append({**definition["added_tokens"][0], "id": 300, "content": "<|x|>", "special": True})
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(definition))
+    tokenizer = HF(str(path)).train([])
+    assert isinstance(tokenizer, HFTokenizer)
+    assert (tokenizer.vocab_size, tokenizer.end_of_text) == (301, 299)
+    ids = tokenizer.encode("<|x|><|endoftext|>")
+    assert max(ids) < 299
+    assert tokenizer.decode(ids) == "<|x|><|endoftext|>"
+    assert HF(str(path), "<|x|>").train([]).end_of_text == 300
+    with pytest.raises(DataError, match=r"no end-of-text marker <s>.*<\|x\|>"):
+        HF(str(path), "<s>").train([])
+
+
+def test_a_foreign_tokenizer_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with pytest.raises(DataError, match=r"cannot read the tokenizer: .*tokenizer\.json"):
+        HF(str(path)).describe()
+    path.write_text("[]")
+    with pytest.raises(DataError, match="not a JSON object"):
+        HF(str(path)).train([])
+    path.write_text('{"added_tokens": [{"content": "</s>"}], "model": {}}')
+    with pytest.raises(DataError, match=r"not a tokenizer\.json"):
+        HF(str(path)).train([])
+
+
+def test_ids_only(tmp_path: Path) -> None:
+    tokenizer = Ids(vocab_size=10, end_of_text=9).train([])
+    tokenizer.save(tmp_path)
+    again = load(tmp_path)
+    assert (again.vocab_size, again.end_of_text, again.fingerprint) == (10, 9, tokenizer.fingerprint)
+    assert again.decode([1, 9]) == "<1><9>"
+    assert again.bytes_per_id() is None
+    with pytest.raises(DataError, match="knows ids only"):
+        again.encode("text")
+    with pytest.raises(ValueError, match="end_of_text=10 is outside"):
+        Ids(10, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer_config.json", None, "cannot read the tokenizer"),
+        ("tokenizer_config.json", "{", "not JSON"),
+        ("tokenizer_config.json", "{}", "not a tokenizer of minigpt"),
+        ("tokenizer_config.json", '{"minigpt_kind": "os.path"}', "not a tokenizer of minigpt"),
+        ("tokenizer_config.json", '{"minigpt_kind": "nothing_here"}', "unknown kind of tokenizer 'nothing_here'"),
+        ("tokenizer_config.json", '{"minigpt_kind": "base"}', "unknown kind of tokenizer 'base'"),
+        ("tokenizer.json", None, "cannot read the tokenizer"),
+        ("tokenizer.json", "{}", "damaged tokenizer"),
+        ("tokenizer.json", '{"model": {"merges": [["a", "b"]], "vocab": {}}}', "vocabulary and merges disagree"),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    BPE(300).train([TEXT]).save(tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_nothing_in_a_folder_is_instantiated(tmp_path: Path) -> None:
+    BPE(300).train([TEXT]).save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["_target_"] = "os.system"
+    config["minigpt_kind"] = "../../evil"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError):
+        load(tmp_path)
