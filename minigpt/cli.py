@@ -18,7 +18,10 @@ from minigpt import interrupt, schema
 from minigpt.errors import ConfigError, MinigptError, Stopped
 
 CONF = Path(__file__).parent.parent / "conf"
-PATH_KEYS = ("data.path", "data.source", "data.out", "data.tokenizer.path", "data_dir", "output_dir", "run", "init_from")
+PATH_KEYS = (
+    "data.path", "data.source", "data.train", "data.val", "data.out", "data.tokenizer.path", "data_dir", "output_dir",
+    "run", "init_from",
+)  # fmt: skip
 TEXT_KEYS = ("prompt", "sample.prompt")
 SECRET = re.compile(r"(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
 Job = Callable[[DictConfig], Any]

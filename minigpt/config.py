@@ -67,15 +67,11 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
 
     choices: group -> option.  overrides: as typed.  sources: folders that YAML files come from, for `budget` layers.
     """
-    try:
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"unresolvable value: {error.full_key}: {str(error).splitlines()[0]}") from None
-    assert isinstance(config, dict)
+    if cfg.get("stand_in") is not None:
+        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "data"])
+    config = resolved(cfg)
     problems = unknown_root_keys(config)
-    stand_in = config.pop("stand_in", None)
-    if isinstance(stand_in, dict):
-        config["data"] = stand_in
+    config.setdefault("data", config.pop("stand_in", None))
     config["train"].update(_one_budget(config["train"], choices, overrides, sources, problems))
     for group in GROUPS:
         problems += check_group(group, config[group])
@@ -93,6 +89,18 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
     output = Path(config["output_dir"]).expanduser()
     folder = next(iter(sorted(output.glob(f"*-{id}"))), output / f"{name}-{id}")
     return Plan(config, choices, overrides, who, id, folder, tokens_folder(config, choices))
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values, interpolations resolved. Raises ConfigError that names every missing or unresolvable key."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError(*(f"missing value: {key} (give it: {key}=...)" for key in missing))
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"unresolvable value: {error.full_key}: {str(error).splitlines()[0]} (mend the reference)") from None
+    assert isinstance(config, dict)
+    return config
 
 
 def tokens_folder(config: dict[str, Any], choices: dict[str, str]) -> Path:
@@ -158,8 +166,9 @@ def _check_node(path: str, node: dict[str, Any], supplied: set[str], extra: dict
     except (AttributeError, ImportError) as error:
         return [f"no such class: {path}._target_={target}: {error} (check the spelling)"]
     parameters = found.parameters | extra
-    if node.get("_partial_"):  # code hands over the first argument: the parameter groups
-        supplied = supplied | set(list(found.parameters)[:1])
+    if node.get("_partial_"):  # code hands over the rest: an optimizer's parameters, the sizes of a part of the model
+        required = [name for name, parameter in found.parameters.items() if parameter.required]
+        supplied = supplied | set(required[:1] if path.startswith("optim") else required)
     known = [name for name in parameters if name not in supplied]
     problems = []
     for key, value in node.items():
@@ -259,8 +268,6 @@ def check_built(plan: Plan) -> None:
     """
     import torch
 
-    from minigpt.training import build_optimizer
-
     cfg = plan.config
     problems: list[str] = []
     vocab_size = cfg["data"]["tokenizer"].get("vocab_size") or 256
@@ -296,6 +303,13 @@ def _collect(problems: list[str], action: Callable[[], Any]) -> Any:
         return None
 
 
+def build_optimizer(node: dict[str, Any], model: Any) -> Any:
+    """The ByRole of a checked `optim` node for a model."""
+    roles = model.roles()
+    parameters = [(name, parameter, roles[name]) for name, parameter in model.named_parameters()]
+    return build(node, parameters, drop=tuple(SHARED_SCALARS["optim"]))
+
+
 def build(node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **supplied: Any) -> Any:
     """The object that a checked node describes. ValueError of a constructor becomes a ConfigError that names the node."""
     from hydra.errors import InstantiationException
@@ -327,8 +341,7 @@ def data_of(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
-    data = OmegaConf.to_container(cfg["data"], resolve=True, throw_on_missing=True)
-    assert isinstance(data, dict)
+    data = resolved(OmegaConf.masked_copy(cfg, ["data"]))["data"]
     if problems := check_group("data", data):
         raise ConfigError(*problems)
     choices = {str(key): str(value) for key, value in hydra.runtime.choices.items()}

@@ -7,7 +7,6 @@ import torch
 from minigpt import config, identity
 from minigpt.budget import steps_for_tokens
 from minigpt.config import Plan
-from minigpt.training import build_optimizer
 
 
 def describe(plan: Plan) -> str:
@@ -16,7 +15,7 @@ def describe(plan: Plan) -> str:
     vocab_size = cfg["data"]["tokenizer"].get("vocab_size") or 256
     with torch.device("meta"):
         model = config.build(cfg["model"], vocab_size)
-        optimizer = build_optimizer(cfg["optim"], model)
+        optimizer = config.build_optimizer(cfg["optim"], model)
     chosen = config.choose_precision(cfg)
     roles = model.roles()
     owners = {

@@ -70,7 +70,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
         if saved is not None:
             checkpoint.restore_parameters(model, saved.model, saved.folder)
         model = model.to(chosen.device)
-        optimizer = build_optimizer(cfg["optim"], model)
+        optimizer = config.build_optimizer(cfg["optim"], model)
         schedule = config.build(cfg["schedule"])
         windows = TrainWindows(tokens.train, model.max_seq_len, cfg["seed"])
         scaler = chosen.grad_scaler()
@@ -122,13 +122,6 @@ def plan_budget(train: dict[str, Any], seq_len: int, tokens: Tokens) -> Budget:
         steps, batch_size, seq_len, f"{budget.tokens:,}", steps * batch_size / windows, f"{windows:,}",
     )  # fmt: skip
     return budget
-
-
-def build_optimizer(node: dict[str, Any], model: Transformer) -> ByRole:
-    """The optimizer of every role, from the `optim` node."""
-    roles = model.roles()
-    parameters = [(name, parameter, roles[name]) for name, parameter in model.named_parameters()]
-    return config.build(node, parameters, drop=tuple(config.SHARED_SCALARS["optim"]))
 
 
 class LiveRun:

@@ -1,0 +1,75 @@
+"""The same command is the same run, and nothing else is."""
+
+import pytest
+
+from minigpt import cli, config, schema
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    schema.register()
+    cli.register_resolvers()
+
+
+def plan(*overrides: str) -> config.Plan:
+    return config.plan_of(cli.compose("train", list(overrides), None, config.plan_of))
+
+
+DEFAULT = None
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.device=cpu", "train.compile=false", "train.threads=1", "train.micro_batch_size=4", "logger=none", "eval.every=7",
+        "checkpoint.every=3", "log.every=1", "output_dir=/somewhere/else", "study=a", "data.workers=2", "data.out=/tokens",
+        "train.stop_after=5", "model.tie_embeddings=true", "train.steps=600", "train.tokens=1_228_800", "sample.prompt=x",
+        "optim.hidden.ns_dtype=auto", "train.deterministic=true", "accept_changes=true", "optim.lr_scale=1",
+    ],
+)  # fmt: skip
+def test_what_only_watches_or_repeats_a_default_is_the_same_run(override: str) -> None:
+    assert plan(override).id == plan().id
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1", "attempt=2", "optim=adamw", "optim.lr=0.03", "optim.adamw_lr=0.001", "model=small", "model.dropout=0.1",
+        "schedule=wsd", "train.steps=601", "train.epochs=1", "train.batch_size=8", "train.grad_clip=null", "name=mine",
+        "train.precision=bf16", "data.tokenizer.vocab_size=1000", "data=shakespeare_char", "train.document_mask=true",
+        "optim.lr_scale=2", "data.max_tokens=1000",
+    ],
+)  # fmt: skip
+def test_what_decides_the_result_is_another_run(override: str) -> None:
+    assert plan(override).id != plan().id
+
+
+def test_lr_scale_and_the_lr_it_makes_are_one_run() -> None:
+    scaled = plan("optim=adamw", "optim.lr_scale=2")
+    assert scaled.id == plan("optim=adamw", "optim.lr=0.01").id
+    assert plan("optim=muon", "optim.lr_scale=2").id == plan("optim=muon", "optim.lr=0.04", "optim.adamw_lr=0.01").id
+
+
+def test_the_id_is_stable() -> None:
+    """Spelled out whole, so that no tuned default moves it: if this changes, every old run is orphaned."""
+    identity = {"model": {"d_model": 8}, "seed": 0, "optim": {"hidden": {"lr": 0.02}}}
+    from minigpt.identity import short_hash
+
+    assert short_hash(identity) == "0dc79be5"
+
+
+def test_names_read_like_the_command() -> None:
+    assert plan("optim.lr=0.04", "seed=1").folder.name.startswith("tiny-muon-shakespeare-lr0.04-s1-")
+    assert plan("schedule=wsd").folder.name.startswith("tiny-muon-shakespeare-wsd-")
+    assert plan("name=mine").folder.name.startswith("mine-")
+    assert len(plan(*(f"sample.prompt={'x' * 300}",)).folder.name) < 100
+
+
+def test_a_budget_on_the_command_line_replaces_the_files_and_two_are_an_error() -> None:
+    assert plan("train.epochs=2").config["train"]["steps"] is None
+    assert plan("experiment=mini_gpt").config["train"]["epochs"] == 3
+    assert plan("experiment=mini_gpt", "train.steps=7").config["train"]["epochs"] is None
+    with pytest.raises(config.ConfigError, match=r"train.tokens=5 and train.steps=7|train.steps=7 and train.tokens=5"):
+        plan("train.steps=7", "train.tokens=5")
+    with pytest.raises(config.ConfigError, match="exactly one"):
+        plan("train.steps=null")

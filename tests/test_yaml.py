@@ -1,0 +1,87 @@
+"""Every YAML is found, composes, passes the check and builds; a new file needs no new test."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import DictConfig
+
+from minigpt import cli, config, schema
+
+CONF = cli.CONF
+TRAIN_GROUPS = ["model", "optim", "schedule", "data", "logger", "experiment", "debug", "data/tokenizer", "model/mlp"]
+# Values that a choice leaves to its user, so that it can be checked at all.
+NEEDS = {
+    "data=files": ["data.path=x.txt"],
+    "data=bin": ["data.train=x.bin", "data.val=y.bin"],
+    "data=hf": ["data.name=some/texts"],
+    "data/tokenizer=hf": ["data.tokenizer.path=tokenizer.json"],
+}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+CHOICES = [f"{group}={option}" for group in TRAIN_GROUPS for option in options(group)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    schema.register()
+    cli.register_resolvers()
+
+
+def compose(*overrides: str) -> DictConfig:
+    return cli.compose("train", list(overrides), None, config.plan_of)
+
+
+def test_discovery_finds_the_groups_there_are() -> None:
+    groups = {path.parent.relative_to(CONF).as_posix() for path in CONF.glob("*/**/*.yaml")}
+    assert groups == set(TRAIN_GROUPS), "a new group of options belongs into TRAIN_GROUPS"
+    assert len(CHOICES) > 20
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_checks_and_builds(choice: str) -> None:
+    import importlib.util
+
+    plan = config.plan_of(compose(choice, *NEEDS.get(choice, [])))
+    optim = yaml.safe_load((CONF / f"{choice.replace('=', '/')}.yaml").read_text()) if choice.startswith("optim=") else {}
+    target = str((optim.get("hidden") or {}).get("_target_", "minigpt."))
+    if importlib.util.find_spec(target.partition(".")[0]) is None:
+        pytest.skip(f"{target} is an optional extra")
+    config.check_built(plan)
+    config.build(plan.config["logger"])
+
+
+@pytest.mark.parametrize(
+    "choice", [c for c in CHOICES if c.startswith(("model=", "data=", "data/tokenizer=", "experiment="))]
+)
+def test_smoke_shrinks_the_model_and_swaps_the_source_of_anything(choice: str) -> None:
+    plan = config.plan_of(compose("debug=smoke", choice, *NEEDS.get(choice, [])))
+    assert plan.config["data"]["plays"] == ["macbeth"]
+    assert plan.config["model"]["d_model"] == 64
+    config.check_built(plan)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.relative_to(CONF).as_posix())
+def test_every_header_says_what_it_is_and_how_to_type_it(path: Path) -> None:
+    header = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        header.append(line)
+    header = [line for line in header if "@package" not in line]
+    assert header, "no header"
+    assert any(f"python {script}.py" in line for line in header for script in ("train", "generate", "preprocess"))
+
+
+def test_muon_and_adamw_differ_only_in_the_hidden_block_and_the_lr_it_reads() -> None:
+    muon, adamw = (config.plan_of(compose(f"optim={arm}")).config["optim"] for arm in ("muon", "adamw"))
+    assert {key for key in muon if muon[key] != adamw[key]} == {"hidden", "lr"}
+
+
+def test_one_value_serves_all_roles_of_adamw() -> None:
+    optim = config.plan_of(compose("optim=adamw", "optim.lr=0.001")).config["optim"]
+    assert {optim[role]["lr"] for role in ("hidden", "embed", "head", "scalar")} == {0.001}
