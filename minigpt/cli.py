@@ -249,7 +249,7 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
 _EXPECTED = {
     "Integer": "an integer, written without exponent",
     "Float": "a number",
-    "Boolean": "true or false",
+    "bool": "true or false",
     "not None": "a value; null is none here",
 }
 

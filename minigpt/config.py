@@ -202,7 +202,8 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
             problems.append(f"out of range: {key}={value} (at least 1)")
     for key, choices in CHOICES.items():
         if flat[key] not in choices:
-            problems.append(f"unknown value: {key}={flat[key]} {suggest(str(flat[key]), [str(c).lower() for c in choices])}")
+            shown = ", ".join(str(choice).lower() for choice in choices)
+            problems.append(f"unknown value: {key}={flat[key]} (one of {shown})")
     if not 0 <= config["seed"] <= LARGEST:
         problems.append(f"out of range: seed={config['seed']} (from 0 to {LARGEST})")
     for key in ("train.grad_clip", "train.epochs"):
@@ -272,14 +273,14 @@ def check_built(plan: Plan) -> None:
     problems: list[str] = []
     vocab_size = cfg["data"]["tokenizer"].get("vocab_size") or 256
     with torch.device("meta"):
-        model = _collect(problems, lambda: build(cfg["model"], vocab_size))
+        model = _collect(problems, "model", lambda: build(cfg["model"], vocab_size))
         if model is not None:
-            _collect(problems, lambda: build_optimizer(cfg["optim"], model))
-    _collect(problems, lambda: choose_precision(cfg))
-    schedule = _collect(problems, lambda: build(cfg["schedule"]))
+            _collect(problems, "optim", lambda: build_optimizer(cfg["optim"], model))
+    _collect(problems, "train", lambda: choose_precision(cfg))
+    schedule = _collect(problems, "schedule", lambda: build(cfg["schedule"]))
     steps = plan.identity["budget"].get("steps")
     if schedule is not None and steps is not None:
-        _collect(problems, lambda: schedule(0, steps))
+        _collect(problems, "schedule", lambda: schedule(0, steps))
     if problems:
         raise ConfigError(*problems)
 
@@ -292,15 +293,16 @@ def choose_precision(cfg: dict[str, Any]) -> "Precision":
     return precision.choose(train["device"], train["precision"], train["compile"], d_model=d_model)
 
 
-def _collect(problems: list[str], action: Callable[[], Any]) -> Any:
+def _collect(problems: list[str], node: str, action: Callable[[], Any]) -> Any:
+    """The result of a constructor, or None with what it refused added to the problems."""
     try:
         return action()
     except ConfigError as error:
-        problems += error.problems
-        return None
+        found = error.problems
     except ValueError as error:
-        problems.append(f"invalid value: {error}")
-        return None
+        found = (f"invalid value: {error}",)
+    problems += [line if line.endswith(")") else f"{line} (change {node}.*)" for line in found]
+    return None
 
 
 def build_optimizer(node: dict[str, Any], model: Any) -> Any:
