@@ -125,6 +125,10 @@ class Transformer(nn.Module):
             x = block(x, rope, mask, None if cache is None else cache.layers[i])
         return self.final_norm(x)
 
+    def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Logits (B, V) of what follows the last of the tokens (B, T), which continue `cache` and are added to it."""
+        return F.linear(self.hidden(tokens, cache=cache)[:, -1], self.head_weight)
+
     @property
     def head_weight(self) -> Tensor:
         """(V, D); the embedding matrix itself where tied."""
