@@ -111,7 +111,7 @@ def test_nothing_is_overwritten(tokenizer: Tokenizer, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "mine"):
         with pytest.raises(StorageError, match="exists already"):
             to_hugging_face(draw(tokenizer), tokenizer, folder)
-    with pytest.raises(StorageError, match="cannot write: .*mine/exported: File exists"):
+    with pytest.raises(StorageError, match=r"cannot write: .*mine/exported: File exists"):
         to_hugging_face(draw(tokenizer), tokenizer, tmp_path / "mine" / "exported")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     (tmp_path / "empty").mkdir()
