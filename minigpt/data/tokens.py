@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.data.shards import Layout, read_layout
+from minigpt.data.shards import AGAIN, Layout, read_layout
 from minigpt.durable import json_bytes, sha256_bytes, sha256_file
 from minigpt.errors import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest and of everything it describes
+MOST_OPEN_FILES = 128  # per split; systems allow 256 to 1024 in all
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Shard:
     first: int  # position of its first token in the split
     layout: Layout
     sha256: str
+    identity: tuple[int, ...]  # of the file when it was opened and checked
 
 
 class Split:
@@ -65,7 +67,7 @@ class Split:
     def _file(self, index: int) -> "ShardFile":
         file = self._files.pop(index, None) or ShardFile(self.shards[index])
         self._files[index] = file  # the least recently used comes first
-        if len(self._files) > 128:  # stay far from the limit on open files
+        if len(self._files) > MOST_OPEN_FILES:
             self._files.pop(next(iter(self._files))).close()
         return file
 
@@ -75,35 +77,46 @@ class ShardFile:
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
-        try:
-            self.descriptor = os.open(shard.path, os.O_RDONLY)
-        except OSError as error:
-            raise DataError(f"cannot read a shard: {shard.path} ({error.strerror}; prepare the tokens again)") from None
-        self.identity = self._identity()
+        self.descriptor = -1
+        self.open()
 
-    def _identity(self) -> tuple[int, ...]:
-        status = os.fstat(self.descriptor)
-        return status.st_size, status.st_mtime_ns, status.st_nlink
+    def open(self) -> None:
+        self.close()
+        try:
+            self.descriptor = os.open(self.shard.path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError(f"cannot read a shard: {self.shard.path} ({error.strerror}; {AGAIN})") from None
 
     def read(self, start: int, count: int) -> np.ndarray:
         layout = self.shard.layout
         itemsize = layout.dtype.itemsize
         content = os.pread(self.descriptor, count * itemsize, layout.header_bytes + start * itemsize)
         if len(content) != count * itemsize:
-            raise DataError(f"shard was truncated while in use: {self.shard.path} (prepare the tokens again)")
-        if self._identity() != self.identity:
+            raise DataError(f"shard was truncated while in use: {self.shard.path} ({AGAIN})")
+        if file_identity(self.shard.path) != self.shard.identity:
             # Touched, replaced or written to: go on only if the bytes are still the ones of the manifest.
-            if not self.shard.path.exists() or sha256_file(self.shard.path) != self.shard.sha256:
-                raise DataError(f"shard changed while in use: {self.shard.path} (prepare the tokens again)")
-            self.identity = self._identity()
+            self.open()
+            if sha256_file(self.shard.path) != self.shard.sha256:
+                raise DataError(f"shard changed while in use: {self.shard.path} ({AGAIN})")
+            self.shard.identity = file_identity(self.shard.path)
+            return self.read(start, count)
         return np.frombuffer(content, layout.dtype)
 
     def close(self) -> None:
-        os.close(self.descriptor)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            self.close()
+    __del__ = close
+
+
+def file_identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced, written to or cut. DataError if it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DataError(f"cannot read a shard: {path} ({error.strerror}; {AGAIN})") from None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class Tokens:
@@ -149,9 +162,7 @@ class Tokens:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
             for shard, sha256 in zip(shards, threads.map(sha256_file, [shard.path for shard in shards])):
                 if sha256 != shard.sha256:
-                    raise DataError(
-                        f"damaged shard: {shard.path} (its hash is not the manifest's; prepare the tokens again)"
-                    )
+                    raise DataError(f"damaged shard: {shard.path} (its hash is not the manifest's; {AGAIN})")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -164,14 +175,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"cannot read the manifest: {path} ({error.strerror})") from None
     except ValueError:
-        raise DataError(f"damaged manifest: {path} (not JSON; prepare the tokens again)") from None
+        raise DataError(f"damaged manifest: {path} (not JSON; {AGAIN})") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise DataError(
-            f"unknown format of tokens: {path} (found {found}, expected {FORMAT}; prepare the tokens again)"
-        )
+        raise DataError(f"unknown format of tokens: {path} (found {found}, expected {FORMAT}; {AGAIN})")
     if manifest.get("fingerprint") != manifest_fingerprint(manifest):
-        raise DataError(f"damaged manifest: {path} (its fingerprint does not match; prepare the tokens again)")
+        raise DataError(f"damaged manifest: {path} (its fingerprint does not match; {AGAIN})")
     return manifest
 
 
@@ -183,17 +192,15 @@ def check_tokenizer_files(folder: Path, manifest: dict[str, Any]) -> None:
     for name, sha256 in manifest["tokenizer"]["files"].items():
         path = inside(folder / "tokenizer", name)
         if not path.is_file():
-            raise DataError(f"missing tokenizer file: {path} (prepare the tokens again)")
+            raise DataError(f"missing tokenizer file: {path} ({AGAIN})")
         if sha256_file(path) != sha256:
-            raise DataError(
-                f"damaged tokenizer file: {path} (its hash is not the manifest's; prepare the tokens again)"
-            )
+            raise DataError(f"damaged tokenizer file: {path} (its hash is not the manifest's; {AGAIN})")
 
 
 def inside(folder: Path, name: str) -> Path:
     """folder / name for a plain file name; manifests from elsewhere cannot point outside."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise DataError(f"bad file name in the manifest: {folder}: {name!r} (prepare the tokens again)")
+        raise DataError(f"bad file name in the manifest: {folder}: {name!r} ({AGAIN})")
     return folder / name
 
 
@@ -209,12 +216,13 @@ def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
     first = 0
     for listed in entry["shards"]:
         path = inside(folder, listed["name"])
+        identity = file_identity(path)
         layout = read_layout(path, listed.get("format", "minigpt"))
         if (layout.n_tokens, layout.dtype.name) != (listed["n_tokens"], manifest["dtype"]):
             found, expected = f"{layout.n_tokens} {layout.dtype.name}", f"{listed['n_tokens']} {manifest['dtype']}"
-            raise DataError(f"shard holds {found} ids, the manifest says {expected}: {path} (prepare the tokens again)")
-        shards.append(Shard(path, first, layout, listed["sha256"]))
+            raise DataError(f"shard holds {found} ids, the manifest says {expected}: {path} ({AGAIN})")
+        shards.append(Shard(path, first, layout, listed["sha256"], identity))
         first += layout.n_tokens
     if not shards:
-        raise DataError(f"the {name} split is empty: {folder} (prepare the tokens again)")
+        raise DataError(f"the {name} split is empty: {folder} ({AGAIN})")
     return Split(name, shards, entry["n_bytes"], entry["n_documents"])

@@ -1,0 +1,374 @@
+"""Preparing tokens: the same bytes whatever the workers and interruptions, every odd document counted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from corpora import Memory, contents, documents_of, stories, stream
+
+from minigpt import interrupt
+from minigpt.data import prepare as prepare_module
+from minigpt.data.iterator import DatasetIterator
+from minigpt.data.prepare import prepare
+from minigpt.data.tokens import Tokens
+from minigpt.errors import BusyError, DataError, Stopped, StorageError
+from minigpt.tokenizer import load
+from minigpt.tokenizer.byte import Byte, ByteTokenizer
+from minigpt.tokenizer.char import Char
+from minigpt.tokenizer.fast_bpe import BPE
+
+TEXTS = stories(60)
+OPTIONS: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 300)
+
+
+def test_every_document_lies_in_one_split(tmp_path: Path) -> None:
+    tokens = prepare(Memory(TEXTS), BPE(300), tmp_path / "tokens", **OPTIONS)
+    train, val = documents_of(tokens, "train"), documents_of(tokens, "val")
+    assert sorted(train + val) == sorted(TEXTS)
+    assert train == [text for text in TEXTS if text in set(train)]  # in order
+    assert val
+    for split, texts in ((tokens.train, train), (tokens.val, val)):
+        assert split.n_documents == len(texts)
+        assert split.n_bytes == sum(len(text.encode()) for text in texts)
+        assert split.n_tokens == len(texts) + sum(len(tokens.tokenizer.encode(text)) for text in texts)
+    assert len(tokens.train.shards) > 2
+    assert {shard.layout.n_tokens for shard in tokens.train.shards[:-1]} == {500}
+
+
+def test_the_tokenizer_sees_training_text_only(tmp_path: Path) -> None:
+    source = Memory(["abc " * 50, "xyz " * 50, "abd " * 50], ["train", "val", "train"])
+    tokens = prepare(source, Char(), tmp_path / "tokens", **OPTIONS)
+    assert tokens.tokenizer.characters == [" ", "a", "b", "c", "d"]
+    assert set(stream(tokens, "val")) == {0, tokens.tokenizer.unknown, tokens.tokenizer.end_of_text}
+
+
+@pytest.mark.parametrize("tokenizer", [BPE(300), Char(), Byte()], ids=lambda spec: spec.describe()["kind"])
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, tokenizer: Any) -> None:
+    folders = {}
+    for workers in (1, 2, 4):
+        prepare(Memory(TEXTS), tokenizer, tmp_path / str(workers), workers=workers, **OPTIONS)
+        folders[workers] = contents(tmp_path / str(workers))
+    assert folders[1] == folders[2] == folders[4]
+    assert len([name for name in folders[1] if name.startswith("train_")]) > 2
+
+
+def test_a_second_call_only_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = prepare(Memory(TEXTS), BPE(300), tmp_path, **OPTIONS)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr(BPE, "train", None)
+    again = prepare(Memory(TEXTS), BPE(300), tmp_path, workers=3, **OPTIONS)
+    assert again.fingerprint == tokens.fingerprint
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert Tokens.open(tmp_path, load).fingerprint == tokens.fingerprint
+
+
+def test_the_manifest_says_nothing_about_here_and_now(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number, text in enumerate(TEXTS):
+        (tmp_path / "in" / f"{number}.txt").write_text(text)
+    from minigpt.data.files import Files
+
+    prepare(Files(str(tmp_path / "in")), Byte(), tmp_path / "one", **OPTIONS)
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    prepare(Files(str(tmp_path / "elsewhere")), Byte(), tmp_path / "two", workers=2, **OPTIONS)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    text = (tmp_path / "one" / "manifest.json").read_text()
+    assert str(tmp_path) not in text
+    assert str(os.getpid()) not in json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"val_fraction": 0.2}, r"val_fraction 0.1 -> 0.2"),
+        ({"shard_tokens": 400}, r"shard_tokens 500 -> 400"),
+        ({"max_tokens": 10}, r"max_tokens null -> 10"),
+        ({"tokenizer": BPE(301)}, r"tokenizer.vocab_size 300 -> 301"),
+        ({"source": Memory(TEXTS[:-1])}, r"source.sha256 "),
+    ],
+)
+def test_other_tokens_in_the_folder_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"source": Memory(TEXTS), "tokenizer": BPE(300), "folder": tmp_path, **OPTIONS}
+    prepare(**arguments)
+    before = contents(tmp_path)
+    with pytest.raises(DataError, match=message):
+        prepare(**{**arguments, **change})
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"not empty and holds no tokens: .* has thesis\.txt"):
+        prepare(Memory(TEXTS), Byte(), tmp_path, **OPTIONS)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        prepare(Memory(TEXTS), Byte(), tmp_path / "file" / "tokens", **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"val_fraction": 0}, {"val_fraction": 0.6}, {"val_fraction": float("nan")}, {"max_tokens": 0}, {"workers": 0}],
+)
+def test_bad_arguments_come_before_any_file(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        prepare(Memory(TEXTS), Byte(), tmp_path / "tokens", **options)
+    assert not (tmp_path / "tokens").exists()
+
+
+@pytest.mark.faults
+def test_odd_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fault 36: each kind has a policy and a count; no two end_of_text follow each other."""
+    odd: list[Any] = ["", " \n\t ", None, "a\0b", "bad \ud800 half", "\ufffd from bytes", "<|endoftext|>", "plain"]
+    source = Memory([*odd, "validation"], ["train"] * len(odd) + ["val"])
+    tokens = prepare(source, Byte(), tmp_path, **{**OPTIONS, "progress": True})
+    assert tokens.manifest["counts"] == {"blank": 2, "null": 1, "nul": 1, "surrogates": 1, "replacement": 2}
+    assert documents_of(tokens, "train") == ["a\0b", "bad \ufffd half", "\ufffd from bytes", "<|endoftext|>", "plain"]
+    ids = np.array(stream(tokens, "train"))
+    end_of_text = ids == tokens.tokenizer.end_of_text
+    assert end_of_text.sum() == 5
+    assert not (end_of_text[:-1] & end_of_text[1:]).any()
+    told = capsys.readouterr().err
+    for line in (
+        "1 null documents skipped",
+        "2 empty or whitespace-only",
+        "1 texts with lone surrogates",
+        "1 texts with NUL",
+    ):
+        assert line in told
+
+
+@pytest.mark.parametrize("max_tokens", [1, 500, 2000])
+def test_max_tokens_stops_after_the_document_that_reaches_it(tmp_path: Path, max_tokens: int) -> None:
+    source = Memory(stories(300))
+    options = {**OPTIONS, "shard_tokens": 20_000}
+    whole = prepare(source, Byte(), tmp_path / "whole", **options)
+    some = prepare(source, Byte(), tmp_path / "some", max_tokens=max_tokens, workers=2, **options)
+    longest = max(len(text) for text in source.texts) + 1
+    assert max_tokens <= some.train.n_tokens < max_tokens + longest
+    assert stream(some, "train") == stream(whole, "train")[: some.train.n_tokens]
+    assert some.val.n_tokens >= 2
+    assert stream(some, "val") == stream(whole, "val")[: some.val.n_tokens]
+    assert some.train.n_bytes == some.train.n_tokens - some.train.n_documents
+
+
+def test_max_tokens_of_a_single_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end is the validation text, however early the training text stops."""
+    monkeypatch.setattr("minigpt.text.LONGEST_PIECE", 50)
+    text = "".join(stories(50))
+    tokens = prepare(Memory([text]), Byte(), tmp_path, max_tokens=100, **OPTIONS)
+    assert documents_of(tokens, "train") == [text[: tokens.train.n_bytes]]
+    assert documents_of(tokens, "val")[0] in text[int(len(text) * 0.9) :]
+
+
+def test_the_dataset_iterator_stops_and_starts_again() -> None:
+    texts = DatasetIterator(Memory(["aaaa", "bb", None, "cc", "dd"]), {"rule": "documents", "documents": [1]})
+    assert list(texts) == list(texts) == ["aaaa", "cc", "dd"]
+    assert list(DatasetIterator(texts.source, texts.rule, max_bytes=5)) == ["aaaa", "cc"]
+    assert list(DatasetIterator(texts.source, texts.rule, max_bytes=0)) == []
+
+
+def test_vocabularies_beyond_16_bits_take_32(tmp_path: Path) -> None:
+    from minigpt.data.shards import token_dtype
+
+    assert (token_dtype(65_536).name, token_dtype(65_537).name) == ("uint16", "uint32")
+    characters = "".join(chr(0x4E00 + i) for i in range(20_000)) + "".join(chr(0x20000 + i) for i in range(42_000))
+    source = Memory([characters + "".join(chr(0xAC00 + i) for i in range(10_000)), "ab"], ["train", "val"])
+    tokens = prepare(source, Char(), tmp_path, val_fraction=0.1, progress=False)
+    assert tokens.manifest["dtype"] == "uint32"
+    assert tokens.tokenizer.decode(stream(tokens, "train")) == source.texts[0]
+
+
+# Interruptions
+
+
+class Breaking(ByteTokenizer):
+    """Fails on the n-th batch."""
+
+    def __init__(self, batches_left: int, failure: Exception | None = None) -> None:
+        self.batches_left = batches_left
+        self.failure = failure
+
+    def encode_batch(self, texts: Any) -> list[np.ndarray]:
+        self.batches_left -= 1
+        if self.batches_left < 0:
+            if self.failure is not None:
+                raise self.failure
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().encode_batch(texts)
+
+
+class BreakingByte(Byte):
+    """Byte, that breaks in the given way while it encodes; the folder cannot tell it from Byte."""
+
+    def __init__(self, batches: int, failure: Exception | None = None) -> None:
+        self.tokenizer = Breaking(batches, failure)
+
+    def train(self, texts: Any) -> Any:
+        return self.tokenizer
+
+    def load(self, folder: Path) -> Any:
+        return self.tokenizer
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in interrupt.SIGNALS}
+    interrupt.install()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    interrupt.clear()
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("_signals")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int) -> None:
+    """Fault 6: the flag is seen within a batch, what was encoded is kept, the same command ends with the same bytes."""
+    prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
+    stops: list[Stopped] = []
+    while not (tmp_path / "stopped" / "manifest.json").exists():
+        interrupt.clear()
+        try:
+            prepare(Memory(TEXTS), BreakingByte(3), tmp_path / "stopped", workers=workers, **OPTIONS)
+        except Stopped as stop:
+            stops.append(stop)
+            assert len(stops) < 40, "no progress between stops"
+    assert len(stops) > 2
+    assert {stop.exit_code for stop in stops} == {143}
+    assert all("tokens are kept" in str(stop) for stop in stops)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_failing_worker_ends_the_preparation(tmp_path: Path, workers: int) -> None:
+    """Fault 39: the failure comes out at once, and a later call goes on from what was finished."""
+    prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
+    began = time.monotonic()
+    with pytest.raises(MemoryError, match="out of memory"):
+        prepare(
+            Memory(TEXTS),
+            BreakingByte(8, MemoryError("out of memory")),
+            tmp_path / "broken",
+            workers=workers,
+            **OPTIONS,
+        )
+    assert time.monotonic() - began < 5
+    assert not any(thread.name.startswith("encode") for thread in threading.enumerate())
+    prepare(Memory(TEXTS), Byte(), tmp_path / "broken", workers=workers, **OPTIONS)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "straight")
+
+
+def test_resuming_reads_on_from_the_last_shard(tmp_path: Path) -> None:
+    """What is finished is not tokenized again."""
+    with pytest.raises(MemoryError):
+        prepare(Memory(TEXTS), BreakingByte(12, MemoryError()), tmp_path, **OPTIONS)
+    journal = json.loads((tmp_path / "progress.json").read_text())
+    assert journal["encoding"]["state"]["position"] > 5
+    spec = BreakingByte(10**9)
+    source = Memory(TEXTS)
+    prepare(source, spec, tmp_path, **OPTIONS)
+    batches_in_all = sum(len(text) for text in TEXTS) // 300
+    assert 10**9 - spec.tokenizer.batches_left < batches_in_all - 5
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from minigpt.durable import FolderLock
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+with FolderLock(folder, "test"):
+    print("locked", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(folder: Path, seconds: float) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+@pytest.mark.faults
+def test_a_busy_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fault 39: an explicit preparation refuses, naming the owner; an implicit one waits until the owner is gone."""
+    with hold(tmp_path, 60) as owner:
+        with pytest.raises(BusyError, match=rf"in use: .* by pid {owner.pid} on ") as caught:
+            prepare(Memory(TEXTS), Byte(), tmp_path, **OPTIONS)
+        assert caught.value.exit_code == 7
+        threading.Timer(0.5, owner.kill).start()
+        tokens = prepare(Memory(TEXTS), Byte(), tmp_path, wait=True, **OPTIONS)
+        assert f"waiting: folder of tokens is in use: {tmp_path} by pid {owner.pid}" in capsys.readouterr().err
+    assert tokens.train.n_tokens
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("_signals")
+def test_waiting_ends_with_a_signal(tmp_path: Path) -> None:
+    with hold(tmp_path, 60) as owner:
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Stopped):
+            prepare(Memory(TEXTS), Byte(), tmp_path, wait=True, **OPTIONS)
+        owner.kill()
+
+
+def test_two_preparations_at_once_agree(tmp_path: Path) -> None:
+    """Both wait: one makes the tokens, the other finds them."""
+    code = (
+        "import sys\n"
+        "from minigpt.data.prepare import prepare\n"
+        "from minigpt.data.copy_task import CopyTask\n"
+        "from minigpt.tokenizer.byte import Byte\n"
+        "print(prepare(CopyTask(), Byte(), sys.argv[1], wait=True, val_fraction=0.1, progress=False).fingerprint)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "tokens")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert outputs[0] == outputs[1] != ""
+
+
+def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minigpt.data.progress.LINE_EVERY_S", 0.0)
+    from minigpt.data.copy_task import CopyTask
+
+    prepare(CopyTask(n_documents=200), Byte(), tmp_path, val_fraction=0.1)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert any(" documents, " in line and " MB/s, 0:0" in line and line.endswith(" left") for line in lines)
+    assert lines[-1].startswith(f"prepared {tmp_path}: train ")
+
+
+def test_importing_is_cheap() -> None:
+    code = (
+        "import sys, minigpt.data.prepare, minigpt.data.windows, minigpt.data.hub, minigpt.data.files\n"
+        "import minigpt.tokenizer.fast_bpe, minigpt.tokenizer.hf, minigpt.tokenizer.char\n"
+        "heavy = {'torch', 'datasets', 'tokenizers', 'tiktoken', 'pyarrow', 'regex', 'transformers', 'tqdm'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

@@ -1,0 +1,291 @@
+"""Opening and reading tokens: every damage is named before training starts, and none kills the process later."""
+
+import json
+import os
+import random
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from corpora import Memory, stories
+
+from minigpt.data.prepare import prepare
+from minigpt.data.shards import HEADER_BYTES, foreign_layout
+from minigpt.data.tokens import Tokens, manifest_fingerprint, read_manifest
+from minigpt.data.windows import TrainWindows, validation_batches
+from minigpt.durable import json_bytes
+from minigpt.errors import DataError
+from minigpt.tokenizer import load
+from minigpt.tokenizer.byte import Byte
+from minigpt.tokenizer.fast_bpe import BPE
+
+pytestmark = pytest.mark.faults
+SHARD = "train_00001.bin"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    prepare(Memory(stories(40)), BPE(300), folder, val_fraction=0.1, shard_tokens=300, progress=False)
+    return folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "tokens")
+    return tmp_path / "tokens"
+
+
+def patch(path: Path, offset: int, content: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def rewrite_manifest(folder: Path, change: Callable[[dict], None], honest: bool = True) -> None:
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    change(manifest)
+    if honest:
+        manifest["fingerprint"] = manifest_fingerprint(manifest)
+    (folder / "manifest.json").write_bytes(json_bytes(manifest))
+
+
+# Fault 31
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "cannot read a shard"),
+        (lambda path: path.write_bytes(b""), "truncated shard"),
+        (lambda path: os.truncate(path, 63), "truncated shard"),
+        (lambda path: os.truncate(path, HEADER_BYTES), r"has 64 bytes instead of 664"),
+        (lambda path: os.truncate(path, 663), r"has 663 bytes instead of 664"),
+        (lambda path: os.truncate(path, 665), r"has 665 bytes instead of 664"),
+        (lambda path: patch(path, 0, b"PK\3\4"), "not a token shard"),
+        (lambda path: patch(path, 8, struct.pack("<I", 2)), r"unknown shard version: .* \(found 2, expected 1"),
+        (lambda path: patch(path, 12, struct.pack("<I", 4)), r"has 664 bytes instead of 1264"),
+        (lambda path: patch(path, 12, struct.pack("<I", 3)), "3 bytes a token, expected 2 or 4"),
+        (lambda path: patch(path, 16, struct.pack("<Q", 1 << 60)), "has 664 bytes instead of "),
+        (
+            lambda path: patch(path, 12, struct.pack("<IQ", 4, 150)),
+            "holds 150 uint32 ids, the manifest says 300 uint16",
+        ),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot read a shard"),
+    ],
+)
+def test_a_damaged_shard_is_named(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(folder / SHARD)
+    with pytest.raises(DataError, match=message) as caught:
+        Tokens.open(folder, load, verify=False)
+    assert str(folder / SHARD) in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_any_flipped_bit_is_found(folder: Path) -> None:
+    """In shards, tokenizer and manifest: at random places, one at a time."""
+    rng = random.Random(0)
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
+    for _ in range(150):
+        path = rng.choice(files)
+        original = path.read_bytes()
+        offset, bit = rng.randrange(len(original)), 1 << rng.randrange(8)
+        patch(path, offset, bytes([original[offset] ^ bit]))
+        with pytest.raises(DataError) as caught:
+            Tokens.open(folder, load)
+        assert path.name in str(caught.value) or path.name == "manifest.json"
+        path.write_bytes(original)
+    Tokens.open(folder, load)
+
+
+def test_swapped_shards(folder: Path) -> None:
+    """Fault 35: the order is part of the fingerprint, and each file is checked against its own hash."""
+    (folder / "train_00000.bin").rename(folder / "aside")
+    (folder / SHARD).rename(folder / "train_00000.bin")
+    (folder / "aside").rename(folder / SHARD)
+    with pytest.raises(DataError, match=r"damaged shard: .*train_0000"):
+        Tokens.open(folder, load)
+
+
+@pytest.mark.parametrize("change", ["drop", "swap", "rename"])
+def test_another_list_of_shards_is_another_fingerprint(folder: Path, change: str) -> None:
+    """Fault 35: what a run recorded no longer matches, even if the manifest was rewritten to fit."""
+    before = read_manifest(folder)["fingerprint"]
+
+    def rewrite(manifest: dict) -> None:
+        shards = manifest["splits"]["train"]["shards"]
+        if change == "drop":
+            shards.pop()
+        elif change == "swap":
+            shards[0], shards[1] = shards[1], shards[0]
+        else:
+            manifest["splits"]["val"]["shards"] = shards[:1]
+
+    rewrite_manifest(folder, rewrite)
+    assert Tokens.open(folder, load).fingerprint != before
+    rewrite_manifest(folder, lambda manifest: manifest.update(fingerprint=before), honest=False)
+    with pytest.raises(DataError, match="fingerprint does not match"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"no tokens here: .* \(run preprocess\.py\)"),
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", r"unknown format of tokens: .* \(found None, expected 1"),
+        (b'{"format": 2}', r"unknown format of tokens: .* \(found 2, expected 1"),
+        (b'{"format": 1}', "fingerprint does not match"),
+    ],
+)
+def test_a_damaged_manifest(folder: Path, content: bytes | None, message: str) -> None:
+    path = folder / "manifest.json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        Tokens.open(folder, load)
+
+
+@pytest.mark.parametrize("name", ["../outside.bin", "/etc/passwd", ".hidden", "a/b", ""])
+def test_a_manifest_cannot_point_outside(folder: Path, name: str) -> None:
+    rewrite_manifest(folder, lambda manifest: manifest["splits"]["train"]["shards"][0].update(name=name))
+    with pytest.raises(DataError, match="bad file name in the manifest"):
+        Tokens.open(folder, load)
+
+
+# Fault 33
+
+
+def test_an_id_outside_the_vocabulary(folder: Path) -> None:
+    rewrite_manifest(folder, lambda manifest: manifest["splits"]["val"].update(largest_id=300))
+    with pytest.raises(DataError, match=r"id 300 is outside the vocabulary of 300"):
+        Tokens.open(folder, load)
+
+
+def test_another_tokenizer(folder: Path) -> None:
+    def adopt(manifest: dict) -> None:
+        """As if someone swapped the tokenizer and its hashes."""
+        from minigpt.durable import sha256_file
+
+        manifest["tokenizer"]["files"] = {
+            path.name: sha256_file(path) for path in sorted((folder / "tokenizer").iterdir())
+        }
+
+    Byte().train([]).save(folder / "tokenizer")
+    with pytest.raises(DataError, match=r"damaged tokenizer file: .*tokenizer"):
+        Tokens.open(folder, load)
+    rewrite_manifest(folder, adopt)
+    with pytest.raises(DataError, match="the tokenizer is not the one that made the shards"):
+        Tokens.open(folder, load)
+
+
+def test_a_missing_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match=r"missing tokenizer file: .*tokenizer\.json"):
+        Tokens.open(folder, load)
+
+
+# Fault 32
+
+
+def read_all(tokens: Tokens) -> None:
+    windows = TrainWindows(tokens.train, 16, seed=0)
+    for step in range(1 + windows.n_windows // 4):
+        windows.batch(step, 4)
+    for _ in validation_batches(tokens.val, 16, 4):
+        pass
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: os.truncate(path, 100),
+        lambda path: os.truncate(path, 0),
+        lambda path: patch(path, 200, b"\xff\xff"),
+        lambda path: path.unlink(),
+        lambda path: (path.rename(path.with_name("aside")), path.write_bytes(bytes(664))),
+    ],
+    ids=["truncated", "emptied", "overwritten", "deleted", "replaced"],
+)
+@pytest.mark.parametrize("opened", [True, False], ids=["after reading", "before reading"])
+def test_a_shard_changed_while_training(folder: Path, damage: Callable[[Path], object], opened: bool) -> None:
+    tokens = Tokens.open(folder, load)
+    if opened:
+        read_all(tokens)
+    damage(folder / SHARD)
+    with pytest.raises(DataError, match=SHARD):
+        read_all(tokens)
+
+
+def test_a_touched_or_copied_shard_is_no_damage(folder: Path) -> None:
+    tokens = Tokens.open(folder, load)
+    read_all(tokens)
+    os.utime(folder / SHARD, (1, 1))
+    read_all(tokens)
+    shutil.copy(folder / SHARD, folder / "copy")
+    (folder / "copy").rename(folder / SHARD)
+    read_all(tokens)
+
+
+def test_reads_are_whole_and_checked(folder: Path) -> None:
+    split = Tokens.open(folder, load).train
+    everything = split.read(0, split.n_tokens).tolist()
+    assert len(everything) == split.n_tokens > 900
+    rng = random.Random(0)
+    for _ in range(300):
+        start = rng.randrange(split.n_tokens)
+        count = rng.randrange(split.n_tokens - start + 1)
+        assert split.read(start, count).tolist() == everything[start : start + count]
+    for start, count in ((-1, 2), (0, split.n_tokens + 1), (split.n_tokens, 1), (0, -1)):
+        with pytest.raises(IndexError):
+            split.read(start, count)
+
+
+def test_few_files_stay_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minigpt.data.tokens.MOST_OPEN_FILES", 2)
+    tokens = Tokens.open(folder, load)
+    before = len(os.listdir("/proc/self/fd"))
+    read_all(tokens)
+    assert len(os.listdir("/proc/self/fd")) <= before + 2 + 1  # two of the training split, one of validation
+    assert len(tokens.train.shards) > 2
+
+
+# Fault 34
+
+
+@pytest.mark.parametrize("texts", [["ab"], ["a", "b"], ["x" * 10]])
+def test_tiny_corpora_say_what_is_missing(tmp_path: Path, texts: list[str]) -> None:
+    tokens = prepare(Memory(texts), Byte(), tmp_path, val_fraction=0.1, progress=False)
+    assert tokens.train.n_tokens >= 2
+    assert tokens.val.n_tokens >= 2
+    with pytest.raises(DataError, match=rf"{tokens.train.n_tokens} tokens, one sequence needs 33"):
+        TrainWindows(tokens.train, 32, seed=0)
+
+
+def test_no_validation_text_is_an_error(tmp_path: Path) -> None:
+    source = Memory(["text", "more"], ["train", "train"])
+    with pytest.raises(DataError, match=r"no validation text: 2 documents, 8 bytes"):
+        prepare(source, Byte(), tmp_path, progress=False)
+
+
+def test_foreign_headers(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    header = struct.pack("<256i", 20240520, 1, 5, *[0] * 253)
+    path.write_bytes(header + bytes(10))
+    assert (foreign_layout(path).format, foreign_layout(path).n_tokens) == ("llm.c", 5)
+    path.write_bytes(header + bytes(12))
+    with pytest.raises(DataError, match=r"has 1036 bytes; 5 uint16 ids need 1034"):
+        foreign_layout(path)
+    path.write_bytes(struct.pack("<256i", 20240520, 2, 5, *[0] * 253) + bytes(10))
+    with pytest.raises(DataError, match=r"unknown version of an llm.c shard: .* \(found 2, expected 1\)"):
+        foreign_layout(path)
+    path.write_bytes(bytes(6))
+    assert (foreign_layout(path).format, foreign_layout(path).n_tokens) == ("bare", 3)
+    for content in (bytes(7), b""):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="uint16 ids need"):
+            foreign_layout(path)
