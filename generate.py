@@ -24,7 +24,7 @@ def check(cfg: "DictConfig") -> None:
     """Every argument out of its range."""
     from minigpt import generation
 
-    generation.check(cfg)
+    generation.sampling_of(cfg)
 
 
 def main() -> int:

@@ -62,6 +62,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
             hardware=describe_hardware(chosen),
             data={"folder": str(tokens.folder), "fingerprint": tokens.fingerprint, "vocab_size": tokens.vocab_size},
         )
+        tokens.tokenizer.save(folder.folder / "tokenizer")  # so that the folder stands alone
         saved = folder.newest_checkpoint()
 
         model.init_weights(generator(cfg["seed"], "init"))
@@ -264,13 +265,16 @@ class LiveRun:
         return found
 
     def sample(self) -> str:
-        self.optimizer.eval()
         wanted = self.config["sample"]
-        text = sampling.sample_text(
-            self.model, self.tokens.tokenizer, wanted["prompt"], wanted["max_new_tokens"],
-            temperature=wanted["temperature"], top_k=wanted["top_k"],
-            generator=generator(self.config["seed"], "sampling", self.progress.step), precision=self.precision,
-        )  # fmt: skip
+        choice = sampling.Sampling(wanted["max_new_tokens"], wanted["temperature"], wanted["top_k"])
+        self.optimizer.eval()
+        (text,) = sampling.sample_text(
+            self.model,
+            self.tokens.tokenizer,
+            wanted["prompt"],
+            choice,
+            generator(self.config["seed"], "sampling", self.progress.step),
+        )
         self.optimizer.train()
         log.debug("sample at step %d:\n%s", self.progress.step, text)
         return text
