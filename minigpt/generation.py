@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from minigpt import interrupt, precision
 from minigpt.errors import ConfigError
-from minigpt.load import find_run, load_run
+from minigpt.load import find_run, load_any
 from minigpt.sampling import Sampling, TextStream, encode_prompt, escape_controls
 from minigpt.sampling import generate as generate_tokens
 from minigpt.seeding import generator
@@ -28,11 +28,12 @@ def sampling_of(cfg: DictConfig) -> Sampling:
 def generate(cfg: DictConfig) -> None:
     """Continue the prompt; each sample as it comes, or one after the other, separated by a line of ---."""
     sampling = sampling_of(cfg)
-    loaded = load_run(find_run(cfg.run, cfg.output_dir))
+    loaded = load_any(find_run(cfg.run, cfg.output_dir))
     chosen = precision.choose(cfg.device, cfg.precision, False, d_model=loaded.model.embed.weight.shape[1])
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen.precision]
     model = loaded.model.to(chosen.device, dtype)
-    log.info("%s (step %s, %s, %s)", loaded.folder, loaded.step, chosen.device, chosen.precision)
+    step = "exported" if loaded.step is None else f"step {loaded.step}"
+    log.info("%s (%s, %s, %s)", loaded.folder, step, chosen.device, chosen.precision)
 
     tokenizer, ids = loaded.tokenizer, encode_prompt(loaded.tokenizer, cfg.prompt)
     steps = generate_tokens(model, ids, sampling, generator(cfg.seed, "sampling"), stop=tokenizer.end_of_text)

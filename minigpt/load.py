@@ -17,21 +17,20 @@ MODEL_PARTS = "minigpt.model."  # a configuration found in a folder may name cla
 
 @dataclass(frozen=True)
 class Loaded:
-    """A run ready for use. `step` is that of its newest checkpoint."""
+    """A model ready for use. step: that of a run's newest checkpoint; None for an exported folder."""
 
     folder: Path
     model: Transformer
     tokenizer: Any
-    step: int
-    record: dict[str, Any]
+    step: int | None
 
 
 def find_run(path: str | None, output_dir: str) -> Path:
     """The run folder that was asked for, or the newest finished one. Raises ConfigError if there is none."""
     if path is not None:
         folder = Path(path).expanduser()
-        if not (folder / "run.json").is_file():
-            raise ConfigError(f"no run there: run={path} (a folder with a run.json, such as outputs/<name>-<id>)")
+        if not any((folder / name).is_file() for name in ("run.json", "config.json")):
+            raise ConfigError(f"no run there: run={path} (a run such as outputs/<name>-<id>, or an exported folder)")
         return folder
     finished = [folder for folder in Path(output_dir).expanduser().glob("*-????????") if read_summary(folder) is not None]
     finished = [folder for folder in finished if (read_summary(folder) or {}).get("status") == "finished"]
@@ -40,13 +39,26 @@ def find_run(path: str | None, output_dir: str) -> Path:
     return max(finished, key=lambda folder: (folder / "summary.json").stat().st_mtime_ns)
 
 
+def load_any(folder: Path) -> Loaded:
+    """A run, or a folder written by minigpt.export."""
+    return load_run(folder) if (folder / "run.json").is_file() else load_exported(folder)
+
+
+def load_exported(folder: Path) -> Loaded:
+    """The model of a Hugging Face folder, in evaluation mode on the CPU, with its tokenizer. Raises CheckpointError."""
+    arguments, weights = export.from_hugging_face(folder)
+    with torch.device("meta"):
+        model = Transformer(**arguments)
+    model.load_state_dict(weights, assign=True)
+    return Loaded(folder, model.eval(), load_tokenizer(folder), None)
+
+
 def load_run(folder: Path) -> Loaded:
     """The model of a run's newest valid checkpoint, in evaluation mode on the CPU, with its tokenizer.
 
     Raises CheckpointError if there is none, or if it names a class that is not a model of minigpt.
     """
-    record = read_record(folder)
-    if record is None:
+    if read_record(folder) is None:
         raise CheckpointError(f"not a run: {folder}: no run.json (give the folder of a run)")
     found = checkpoint.newest(folder / "checkpoints")
     if found is None:
@@ -55,7 +67,7 @@ def load_run(folder: Path) -> Loaded:
     refuse_foreign_classes(node, found.folder)
     model = config.build(node, found.state["vocab_size"])
     checkpoint.restore_parameters(model, found.model, found.folder)
-    return Loaded(folder, model.eval(), load_tokenizer(folder / "tokenizer"), found.state["step"], record)
+    return Loaded(folder, model.eval(), load_tokenizer(folder / "tokenizer"), found.state["step"])
 
 
 def refuse_foreign_classes(node: Any, where: Path) -> None:
