@@ -22,10 +22,9 @@ def clean(text: str, counts: Counter[str]) -> tuple[str, int]:
         counts["surrogates"] += 1
         text = without_surrogates(text)
         n_bytes = len(text.encode())
-    if REPLACEMENT in text:
-        counts["replacement"] += 1
-    if "\0" in text:
-        counts["nul"] += 1
+    else:
+        counts["replacement"] += REPLACEMENT in text
+    counts["nul"] += "\0" in text
     return text, n_bytes
 
 

@@ -96,13 +96,18 @@ class Hub(Source):
         import datasets
 
         datasets.disable_progress_bars()
-        where = self.name if self.source is None else str(self.local_folder())
-        revision = self.revision if self.source is None else None
-        rows = datasets.load_dataset(where, name=self.config, split=self.split, streaming=True, revision=revision)
+        where, revision = (self.name, self.revision) if self.source is None else (str(self.local_folder()), None)
+        try:
+            rows = datasets.load_dataset(where, name=self.config, split=self.split, streaming=True, revision=revision)
+        except datasets.exceptions.DataFilesNotFoundError:
+            # A part of a repository: `datasets` wants the files of its first configuration, too.
+            files = None if self.source is None else listed_files(Path(where), self.config, self.split)
+            if files is None:
+                raise
+            rows = datasets.load_dataset(where, data_files={self.split: files}, split=self.split, streaming=True)
         if rows.column_names is not None and self.column not in rows.column_names:
-            raise DataError(
-                f"no column {self.column!r}: {where} (it has: {', '.join(rows.column_names)}; set data.column)"
-            )
+            found = ", ".join(rows.column_names)
+            raise DataError(f"no column {self.column!r}: {where} (it has: {found}; set data.column)")
         return rows.select_columns([self.column])
 
     def _newest_revision(self) -> str:
@@ -144,6 +149,20 @@ class Hub(Source):
         if not folder.is_dir():
             raise DataError(f"no such folder: data.source={self.source} (a folder laid out like the hub's repository)")
         return folder
+
+
+def listed_files(folder: Path, config: str | None, split: str) -> Any:
+    """The data files that the README.md of a repository lists for one split of a configuration, or None."""
+    import huggingface_hub
+
+    readme = folder / "README.md"
+    header = huggingface_hub.metadata_load(readme) if readme.is_file() else None
+    for entry in (header or {}).get("configs", []):
+        if entry.get("config_name") == (config or "default"):
+            for listed in entry.get("data_files", []):
+                if isinstance(listed, dict) and listed.get("split") == split:
+                    return listed.get("path")
+    return None
 
 
 def names_and_sizes(folder: Path) -> str:

