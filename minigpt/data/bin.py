@@ -42,7 +42,7 @@ class Bin:
         """Link the files into `folder`; returns what the manifest says about them."""
         lengths = tokenizer.bytes_per_id()
         splits = {split: self._adopt_split(split, folder, tokenizer, lengths) for split in ("train", "val")}
-        return {"dtype": "uint16", "splits": splits, "counts": {}}
+        return {"dtype": "uint16", "splits": splits, "odd": {}}
 
     def _adopt_split(self, split: str, folder: Path, tokenizer: Any, lengths: np.ndarray | None) -> dict[str, Any]:
         occurrences = np.zeros(1 << 16, np.int64)

@@ -1,10 +1,10 @@
 """The policy for odd documents, and its counts: nothing is dropped or changed without being counted."""
 
-from collections import Counter
+from collections.abc import Mapping
 
 from minigpt.text import REPLACEMENT, without_surrogates
 
-# What each count means, for the one line that the preparation prints.
+# Kinds of oddness. Documents are skipped as a whole; texts are pieces of documents, at most LONGEST_PIECE long.
 MEANING = {
     "null": "null documents skipped",
     "blank": "empty or whitespace-only documents skipped",
@@ -14,20 +14,23 @@ MEANING = {
 }
 
 
-def clean(text: str, counts: Counter[str]) -> tuple[str, int]:
-    """The text as it is tokenized, and its length in UTF-8 bytes. Counts are per piece of text, not per document."""
+def clean(text: str) -> tuple[str, int, list[str]]:
+    """The text as it is tokenized, its length in UTF-8 bytes, and what was odd about it (kinds of MEANING)."""
+    odd = []
     try:
         n_bytes = len(text.encode())
     except UnicodeEncodeError:
-        counts["surrogates"] += 1
+        odd.append("surrogates")
         text = without_surrogates(text)
         n_bytes = len(text.encode())
     else:
-        counts["replacement"] += REPLACEMENT in text
-    counts["nul"] += "\0" in text
-    return text, n_bytes
+        if REPLACEMENT in text:
+            odd.append("replacement")
+    if "\0" in text:
+        odd.append("nul")
+    return text, n_bytes, odd
 
 
-def report(counts: dict[str, int]) -> list[str]:
+def report(counts: Mapping[str, int]) -> list[str]:
     """One phrase per kind of odd document that was met."""
     return [f"{counts[kind]} {meaning}" for kind, meaning in MEANING.items() if counts.get(kind)]

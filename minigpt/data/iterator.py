@@ -1,6 +1,5 @@
 """One walk over a source: its pieces in order, cleaned, split, and each with the state to continue behind it."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,20 +23,27 @@ class Piece:
     split: SplitName
     starts_document: bool
     after: State  # continue here to get what follows
+    odd: list[str]  # kinds of oddness of it, and of the documents skipped since the piece before
 
 
-def walk(source: Source, rule: dict[str, Any], counts: Counter[str], start: State = START) -> Iterator[Piece]:
-    """The pieces behind `start`; odd documents are counted in `counts`."""
+def walk(source: Source, rule: dict[str, Any], start: State = START) -> Iterator[Piece]:
+    """The pieces behind `start`. If the source ends with skipped documents, an empty last piece tells of them."""
+    skipped: list[str] = []
+    after = start
     for number, document in enumerate(source.documents(start["position"]), start["number"]):
         done = start["pieces"] if number == start["number"] else 0
         met = 0
         for met, (split, starts_document, text) in enumerate(split_document(rule, number, document), 1):
             if met > done:
-                text, n_bytes = clean(text, counts)
+                text, n_bytes, odd = clean(text)
                 after = {"position": document.position, "number": number, "pieces": met}
-                yield Piece(text, n_bytes, split, starts_document, after)
-        if met == 0:
-            counts["null" if document.text is None else "blank"] += 1
+                yield Piece(text, n_bytes, split, starts_document, after, skipped + odd)
+                skipped = []
+        if met == 0 and not done:
+            skipped.append("null" if document.text is None else "blank")
+            after = {"position": document.position, "number": number, "pieces": 1}  # 1: it is counted
+    if skipped:
+        yield Piece("", 0, "train", False, after, skipped)
 
 
 class DatasetIterator:
@@ -56,8 +62,8 @@ class DatasetIterator:
         read = 0
         if self.max_bytes == 0:
             return
-        for piece in walk(self.source, self.rule, Counter()):
-            if piece.split == "train":
+        for piece in walk(self.source, self.rule):
+            if piece.split == "train" and piece.text:
                 yield piece.text
                 read += piece.n_bytes
                 if self.max_bytes is not None and read >= self.max_bytes:

@@ -14,20 +14,16 @@ import json
 import shutil
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from minigpt.data.bin import Bin
 from minigpt.data.clean import report
-from minigpt.data.iterator import START, DatasetIterator, Piece, State, walk
+from minigpt.data.encoding import batches, encoded
+from minigpt.data.iterator import START, DatasetIterator, Piece, walk
+from minigpt.data.output import Output
 from minigpt.data.progress import Progress
-from minigpt.data.shards import ShardWriter, token_dtype
 from minigpt.data.source import Source
 from minigpt.data.splitting import plan_split
 from minigpt.data.tokens import FORMAT, MANIFEST, Tokens, manifest_fingerprint, read_manifest
@@ -45,12 +41,6 @@ from minigpt.errors import BusyError, DataError
 from minigpt.interrupt import requested, stop_if_requested
 
 PROGRESS = "progress.json"
-BATCH_CHARACTERS = 1 << 19  # text handed to a worker at once: enough to make handing over cheap
-SPLITS = ("train", "val")
-NOTHING_WRITTEN: dict[str, Any] = {
-    "writer": {"finished": [], "partial_tokens": 0},
-    "totals": {"n_documents": 0, "n_bytes": 0, "largest_id": 0},
-}
 
 
 class TokenizerSpec(Protocol):
@@ -253,15 +243,13 @@ class Preparation:
             return limit is not None and output.writers["train"].n_tokens >= limit
 
         def wanted() -> Iterator[Piece]:
-            for piece in walk(source, plan["rule"], counts, state):
+            for piece in walk(source, plan["rule"], remains["state"] if remains else START):
                 if not (full() and piece.split == "train"):
                     yield piece
 
-        counts = Counter(remains["counts"] if remains else {})
-        state = remains["state"] if remains else START
         n_published = output.n_published()
         try:
-            for batch in encoded(batches(wanted(), counts), tokenizer.encode_batch, self.workers):
+            for batch in encoded(batches(wanted()), tokenizer.encode_batch, self.workers):
                 for piece, ids in zip(batch.pieces, batch.ids):
                     if full() and (piece.split == "train" or output.writers["val"].n_tokens):
                         continue
@@ -270,15 +258,15 @@ class Preparation:
                 stopping = requested() is not None
                 if stopping or output.n_published() > n_published:
                     n_published = output.n_published()
-                    encoding = {**output.synced_state(), "state": batch.after, "counts": batch.counts}
+                    encoding = {**output.synced_state(), "state": batch.pieces[-1].after}
                     self.write_journal({**plan, "encoding": encoding})
                 if stopping:
                     stop_if_requested(f"{output.n_tokens():,} tokens are kept (the same command continues)")
                 if full() and output.writers["val"].n_tokens:
                     break
-            for line in report(counts):
+            for line in report(output.odd):
                 self.progress.say(line)
-            return {**output.finish(), "counts": {kind: n for kind, n in sorted(counts.items()) if n}}
+            return output.finish()
         finally:
             output.close()
 
@@ -302,124 +290,6 @@ class Preparation:
         manifest["fingerprint"] = manifest_fingerprint(manifest)
         write_atomic(self.folder / MANIFEST, json_bytes(manifest))
         self.progress.say(f"prepared {self.folder}: {summary(manifest)}")
-
-
-class Output:
-    """The shards of both splits with what is counted about them."""
-
-    def __init__(self, folder: Path, tokenizer: Any, shard_tokens: int, remains: dict[str, Any] | None) -> None:
-        self.tokenizer = tokenizer
-        self.dtype = token_dtype(tokenizer.vocab_size)
-        self.writers: dict[str, ShardWriter] = {}
-        self.totals: dict[str, dict[str, int]] = {}
-        for name in SPLITS:
-            known = remains["splits"][name] if remains else NOTHING_WRITTEN
-            self.writers[name] = ShardWriter(folder, name, self.dtype, shard_tokens, **known["writer"])
-            self.writers[name].restore()
-            self.totals[name] = dict(known["totals"])
-
-    def append(self, piece: Piece, ids: np.ndarray) -> None:
-        if piece.starts_document:
-            ids = np.concatenate([np.array([self.tokenizer.end_of_text], ids.dtype), ids])
-        if not len(ids):
-            return
-        totals = self.totals[piece.split]
-        totals["n_documents"] += piece.starts_document
-        totals["n_bytes"] += piece.n_bytes
-        totals["largest_id"] = max(totals["largest_id"], int(ids.max()))
-        assert totals["largest_id"] < self.tokenizer.vocab_size, "the tokenizer gives ids outside its vocabulary"
-        self.writers[piece.split].append(ids)
-
-    def n_tokens(self) -> int:
-        return sum(writer.n_tokens for writer in self.writers.values())
-
-    def n_published(self) -> int:
-        return sum(len(writer.finished) for writer in self.writers.values())
-
-    def n_documents(self) -> int:
-        return sum(totals["n_documents"] for totals in self.totals.values())
-
-    def n_bytes(self) -> int:
-        return sum(totals["n_bytes"] for totals in self.totals.values())
-
-    def synced_state(self) -> dict[str, Any]:
-        for writer in self.writers.values():
-            writer.sync()
-        return {
-            "splits": {name: {"writer": self.writers[name].state(), "totals": self.totals[name]} for name in SPLITS}
-        }
-
-    def finish(self) -> dict[str, Any]:
-        """Publish the last shards. DataError if a split has no text."""
-        for name, what in (("train", "training"), ("val", "validation")):
-            if self.writers[name].n_tokens < 2:
-                raise DataError(
-                    f"no {what} text: {self.n_documents()} documents, {self.n_bytes()} bytes in all "
-                    f"(choose more text or another data.val_fraction)"
-                )
-        for writer in self.writers.values():
-            writer.publish()
-        return {
-            "dtype": self.dtype.name,
-            "splits": {
-                name: {"n_tokens": writer.n_tokens, **self.totals[name], "shards": writer.finished}
-                for name, writer in self.writers.items()
-            },
-        }
-
-    def close(self) -> None:
-        for writer in self.writers.values():
-            writer.close()
-
-
-@dataclass
-class Batch:
-    pieces: list[Piece]
-    after: State  # continue here
-    counts: dict[str, int]  # odd documents met so far
-    ids: list[np.ndarray] = field(default_factory=list)
-
-
-def batches(pieces: Iterable[Piece], counts: Counter[str]) -> Iterator[Batch]:
-    """Pieces in lists of about BATCH_CHARACTERS of text."""
-    batch: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece.text)
-        if size >= BATCH_CHARACTERS:
-            yield Batch(batch, piece.after, dict(counts))
-            batch, size = [], 0
-    if batch:
-        yield Batch(batch, batch[-1].after, dict(counts))
-
-
-def encoded(
-    unencoded: Iterator[Batch], encode_batch: Callable[[list[str]], list[np.ndarray]], workers: int
-) -> Iterator[Batch]:
-    """The batches in their order, with ids; `workers` threads encode, at most two batches ahead for each.
-
-    Threads, not processes: the encoders leave Python's lock while they work, and a thread cannot die alone.
-    """
-
-    def encode(batch: Batch) -> Batch:
-        batch.ids = encode_batch([piece.text for piece in batch.pieces])
-        return batch
-
-    if workers == 1:
-        yield from map(encode, unencoded)
-        return
-    waiting: deque[Future[Batch]] = deque()
-    threads = ThreadPoolExecutor(workers, thread_name_prefix="encode")
-    try:
-        for batch in unencoded:
-            waiting.append(threads.submit(encode, batch))
-            if len(waiting) >= 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
 
 
 def summary(manifest: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 LINE_EVERY_S = 10.0
+DRAW_EVERY_S = 0.1
 
 
 class Progress:
@@ -16,7 +17,7 @@ class Progress:
         self.enabled = enabled
         self.documents = self.tokens = self.bytes = 0
         self.skipped_bytes = self.skipped_tokens = 0  # done by an earlier process
-        self.started = self.last_line = time.monotonic()
+        self.started = self.last_shown = time.monotonic()
         self.bar: Any = None
         if enabled and sys.stderr.isatty():
             from tqdm import tqdm
@@ -40,11 +41,13 @@ class Progress:
         self.documents += documents
         self.tokens += tokens
         self.bytes += n_bytes
+        if time.monotonic() - self.last_shown < (DRAW_EVERY_S if self.bar is not None else LINE_EVERY_S):
+            return
+        self.last_shown = time.monotonic()
         if self.bar is not None:
             self.bar.n = round(1000 * (self.share() or 0))
             self.bar.set_postfix_str(self.text(), refresh=True)
-        elif time.monotonic() - self.last_line > LINE_EVERY_S:
-            self.last_line = time.monotonic()
+        else:
             self.say(self.text())
 
     def share(self) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from corpora import contents, documents_of, stories
 
+from minigpt.data import encoding
 from minigpt.data import hub as hub_module
 from minigpt.data import prepare as prepare_module
 from minigpt.data.fineweb_edu import FineWebEdu
@@ -55,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "ROWS_A_STATE", 5)
-    monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 300)
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 300)
 
 
 def test_every_row_in_order(folder: Path) -> None:
@@ -80,7 +81,7 @@ def test_tokens_from_the_hub_path(folder: Path, tmp_path: Path) -> None:
     tokens = prepare(FineWebEdu(source=str(folder)), BPE(300), tmp_path / "tokens", val_fraction=0.1, progress=False)
     both = documents_of(tokens, "train") + documents_of(tokens, "val")
     assert sorted(both) == sorted(text for text in TEXTS if text)
-    assert tokens.manifest["counts"] == {"blank": 1, "null": 1}
+    assert tokens.manifest["odd"] == {"blank": 1, "null": 1}
     assert tokens.manifest["request"]["source"]["name"] == "HuggingFaceFW/fineweb-edu"
     assert str(folder) not in (tmp_path / "tokens" / "manifest.json").read_text()
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from corpora import Memory, contents, stories
 
-from minigpt.data import prepare as prepare_module
+from minigpt.data import encoding
 from minigpt.data.prepare import prepare
 from minigpt.tokenizer.char import Char
 
@@ -30,13 +30,13 @@ TEXTS = stories(12)
 
 def work(folder: Path) -> None:
     # One thread: it would not survive the fork. The counts of odd documents are part of what must be kept.
-    source = Memory([*TEXTS[:6], None, "", *TEXTS[6:], "a\0b"])
+    source = Memory([*TEXTS[:6], None, "", *TEXTS[6:], "a\0b", None, " "])
     prepare(source, Char(), folder, val_fraction=0.2, shard_tokens=300, progress=False)
 
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 150)
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 150)
 
 
 class Killer:
@@ -91,7 +91,7 @@ def in_child(folder: Path, at: int | None) -> int:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "BATCH_CHARACTERS", 150)
+        patch.setattr(encoding, "BATCH_CHARACTERS", 150)
         work(folder)
     return contents(folder)
 
@@ -127,12 +127,13 @@ def test_true_processes_killed_at_random_moments(tmp_path: Path) -> None:
     """With threads and the trained tokenizer."""
     code = (
         "import sys\n"
-        "from minigpt.data import prepare as module\n"
+        "from minigpt.data import encoding\n"
+        "from minigpt.data.prepare import prepare\n"
         "from minigpt.data.copy_task import CopyTask\n"
         "from minigpt.tokenizer.fast_bpe import BPE\n"
-        "module.BATCH_CHARACTERS = 2000\n"
+        "encoding.BATCH_CHARACTERS = 2000\n"
         "print('ready', flush=True)\n"
-        "module.prepare(CopyTask(3000), BPE(400), sys.argv[1], workers=2, shard_tokens=2000, progress=False)\n"
+        "prepare(CopyTask(3000), BPE(400), sys.argv[1], workers=2, shard_tokens=2000, progress=False)\n"
     )
     command = [sys.executable, "-c", code]
     subprocess.run([*command, str(tmp_path / "straight")], check=True, stdout=subprocess.DEVNULL)

@@ -16,7 +16,7 @@ import pytest
 from corpora import Memory, contents, documents_of, stories, stream
 
 from minigpt import interrupt
-from minigpt.data import prepare as prepare_module
+from minigpt.data import encoding
 from minigpt.data.iterator import DatasetIterator
 from minigpt.data.prepare import prepare
 from minigpt.data.tokens import Tokens
@@ -32,7 +32,7 @@ OPTIONS: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500, "progress":
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 300)
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 300)
 
 
 def test_every_document_lies_in_one_split(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_odd_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     odd: list[Any] = ["", " \n\t ", None, "a\0b", "bad \ud800 half", "\ufffd from bytes", "<|endoftext|>", "plain"]
     source = Memory([*odd, "validation"], ["train"] * len(odd) + ["val"])
     tokens = prepare(source, Byte(), tmp_path, **{**OPTIONS, "progress": True})
-    assert tokens.manifest["counts"] == {"blank": 2, "null": 1, "nul": 1, "surrogates": 1, "replacement": 1}
+    assert tokens.manifest["odd"] == {"blank": 2, "null": 1, "nul": 1, "surrogates": 1, "replacement": 1}
     assert documents_of(tokens, "train") == ["a\0b", "bad \ufffd half", "\ufffd from bytes", "<|endoftext|>", "plain"]
     ids = np.array(stream(tokens, "train"))
     end_of_text = ids == tokens.tokenizer.end_of_text
@@ -167,6 +167,16 @@ def test_max_tokens_stops_after_the_document_that_reaches_it(tmp_path: Path, max
     assert some.val.n_tokens >= 2
     assert stream(some, "val") == stream(whole, "val")[: some.val.n_tokens]
     assert some.train.n_bytes == some.train.n_tokens - some.train.n_documents
+
+
+def test_odd_documents_behind_the_end_are_not_counted(tmp_path: Path) -> None:
+    """However far the workers read ahead."""
+    source = Memory([text for story in stories(300) for text in (story, None, "a\0b")])
+    counts = set()
+    for workers in (1, 2, 4):
+        tokens = prepare(source, Byte(), tmp_path / str(workers), max_tokens=3000, workers=workers, **OPTIONS)
+        counts.add(tuple(tokens.manifest["odd"].items()))
+    assert len(counts) == 1
 
 
 def test_max_tokens_of_a_single_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,15 +250,16 @@ def _signals() -> Iterator[None]:
 
 @pytest.mark.faults
 @pytest.mark.usefixtures("_signals")
-@pytest.mark.parametrize("workers", [1, 3])
-def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "batches"), [(1, 0), (1, 3), (3, 3)])
+def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int, batches: int) -> None:
     """Fault 6: the flag is seen within a batch, what was encoded is kept, the same command ends with the same bytes."""
-    prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
+    source = Memory([None, *TEXTS, None, ""])
+    prepare(source, Byte(), tmp_path / "straight", **OPTIONS)
     stops: list[Stopped] = []
     while not (tmp_path / "stopped" / "manifest.json").exists():
         interrupt.clear()
         try:
-            prepare(Memory(TEXTS), BreakingByte(3), tmp_path / "stopped", workers=workers, **OPTIONS)
+            prepare(source, BreakingByte(batches), tmp_path / "stopped", workers=workers, **OPTIONS)
         except Stopped as stop:
             stops.append(stop)
             assert len(stops) < 40, "no progress between stops"

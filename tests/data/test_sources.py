@@ -91,7 +91,7 @@ def test_mixed_files_become_tokens(mixed: Path, tmp_path: Path) -> None:
     both = documents_of(tokens, "train") + documents_of(tokens, "val")
     expected = [text.replace("\ud800", "\ufffd") for text in EXPECTED if text is not None]
     assert sorted(both) == sorted(expected)
-    assert tokens.manifest["counts"] == {"null": 2, "replacement": 1, "surrogates": 1}
+    assert tokens.manifest["odd"] == {"null": 2, "replacement": 1, "surrogates": 1}
 
 
 def test_a_changed_file_is_noticed(mixed: Path, tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Pieces of text to ids, by several threads, in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minigpt.data.iterator import Piece
+
+BATCH_CHARACTERS = 1 << 19  # text handed to a thread at once: enough to make handing over cheap
+
+
+@dataclass
+class Batch:
+    pieces: list[Piece]
+    ids: list[np.ndarray] = field(default_factory=list)
+
+
+def batches(pieces: Iterable[Piece]) -> Iterator[Batch]:
+    """Pieces in lists of about BATCH_CHARACTERS of text."""
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH_CHARACTERS:
+            yield Batch(batch)
+            batch, size = [], 0
+    if batch:
+        yield Batch(batch)
+
+
+def encoded(
+    unencoded: Iterator[Batch], encode_batch: Callable[[list[str]], list[np.ndarray]], workers: int
+) -> Iterator[Batch]:
+    """The batches in their order, with ids; `workers` threads encode, at most two batches ahead for each.
+
+    Threads, not processes: the encoders leave Python's lock while they work, and a thread cannot die alone.
+    """
+
+    def encode(batch: Batch) -> Batch:
+        batch.ids = encode_batch([piece.text for piece in batch.pieces])
+        return batch
+
+    if workers == 1:
+        yield from map(encode, unencoded)
+        return
+    waiting: deque[Future[Batch]] = deque()
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+    try:
+        for batch in unencoded:
+            waiting.append(threads.submit(encode, batch))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)

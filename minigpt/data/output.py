@@ -1,0 +1,92 @@
+"""The token shards of both splits while they are written, with what the manifest says about them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigpt.data.iterator import Piece
+from minigpt.data.shards import ShardWriter, token_dtype
+from minigpt.errors import DataError
+
+SPLITS = ("train", "val")
+NOTHING_WRITTEN: dict[str, Any] = {
+    "writer": {"finished": [], "partial_tokens": 0},
+    "totals": {"n_documents": 0, "n_bytes": 0, "largest_id": 0},
+}
+
+
+class Output:
+    """Both splits. `odd` counts odd documents, by the kinds of clean.MEANING.
+
+    remains: an earlier process's `synced_state`, to continue from exactly there.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Any, shard_tokens: int, remains: dict[str, Any] | None) -> None:
+        self.tokenizer = tokenizer
+        self.dtype = token_dtype(tokenizer.vocab_size)
+        self.writers: dict[str, ShardWriter] = {}
+        self.totals: dict[str, dict[str, int]] = {}
+        self.odd: Counter[str] = Counter(remains["odd"] if remains else {})
+        for name in SPLITS:
+            known = remains["splits"][name] if remains else NOTHING_WRITTEN
+            self.writers[name] = ShardWriter(folder, name, self.dtype, shard_tokens, **known["writer"])
+            self.writers[name].restore()
+            self.totals[name] = dict(known["totals"])
+
+    def append(self, piece: Piece, ids: np.ndarray) -> None:
+        """Add the ids of a piece, behind end_of_text if a document begins with it."""
+        self.odd.update(piece.odd)
+        if piece.starts_document:
+            ids = np.concatenate([np.array([self.tokenizer.end_of_text], ids.dtype), ids])
+        if not len(ids):
+            return
+        totals = self.totals[piece.split]
+        totals["n_documents"] += piece.starts_document
+        totals["n_bytes"] += piece.n_bytes
+        totals["largest_id"] = max(totals["largest_id"], int(ids.max()))
+        assert totals["largest_id"] < self.tokenizer.vocab_size, "the tokenizer gives ids outside its vocabulary"
+        self.writers[piece.split].append(ids)
+
+    def n_tokens(self) -> int:
+        return sum(writer.n_tokens for writer in self.writers.values())
+
+    def n_published(self) -> int:
+        return sum(len(writer.finished) for writer in self.writers.values())
+
+    def n_documents(self) -> int:
+        return sum(totals["n_documents"] for totals in self.totals.values())
+
+    def n_bytes(self) -> int:
+        return sum(totals["n_bytes"] for totals in self.totals.values())
+
+    def synced_state(self) -> dict[str, Any]:
+        """JSON from which another Output continues; what it counts on is on the disk."""
+        for writer in self.writers.values():
+            writer.sync()
+        splits = {name: {"writer": self.writers[name].state(), "totals": self.totals[name]} for name in SPLITS}
+        return {"splits": splits, "odd": self.odd}
+
+    def finish(self) -> dict[str, Any]:
+        """Publish the last shards. DataError if a split has no text."""
+        for name, what in (("train", "training"), ("val", "validation")):
+            if self.writers[name].n_tokens < 2:
+                raise DataError(
+                    f"no {what} text: {self.n_documents()} documents, {self.n_bytes()} bytes in all "
+                    f"(choose more text or another data.val_fraction)"
+                )
+        for writer in self.writers.values():
+            writer.publish()
+        return {
+            "dtype": self.dtype.name,
+            "odd": self.odd,
+            "splits": {
+                name: {"n_tokens": writer.n_tokens, **self.totals[name], "shards": writer.finished}
+                for name, writer in self.writers.items()
+            },
+        }
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
