@@ -1,52 +1,97 @@
-"""Newton-Schulz for many matrices at once: the fast path of `newton_schulz.orthogonalise`, in one place.
+"""The fast path of `newton_schulz.orthogonalise`, in one place; the tests hold the two together.
 
-Matrices are turned wide, so that W (R, C) and its transpose share a bucket, and every bucket (m, n) of equal shape goes
-through batched products. That saves launches and keeps small matrices busy; large ones fill the machine alone, and
-there a loop is as fast or faster and needs less memory.
+- Many small matrices: turned wide, so that W (R, C) and its transpose share a bucket, those of equal shape (m, n) go
+  through batched products, which saves calls and keeps the machine busy.
+- Large ones fill a CPU alone, and a batch would only leave its caches. One by one, then; but A and b A + c A A are
+  symmetric, so the upper right quarter is copied from the lower left instead of being computed.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from minigpt.optim.newton_schulz import Coefficients, normalised, orthogonalise
 
-# Batching wins below this m on a CPU (measured with 1 and 2 threads in bf16: 1.4-4x at m <= 128, a loss at m = 512).
-CPU_BATCH_LIMIT = 256
+# Measured on Zen 4 in bf16 with 1 and 2 threads against a loop of plain products: batches are 1.2-4x as fast for
+# m <= 256 as long as they stay in the caches, even at m = 384, slower beyond; symmetric products gain 7-10 % from
+# m = 512 on and lose below 384.
+CPU_BATCH_ELEMENTS = 1 << 20
+CPU_SYMMETRIC = 512
+# From this length on a CPU sums a batched product in another order than a single one: no batch, to stay bit-identical.
+CPU_LONG = 1024
+# Elsewhere a batch is bounded for its memory: 128 MiB in bf16, about three times that at work (not tuned on a GPU).
+BATCH_ELEMENTS = 1 << 26
 
 
-def orthogonalise_all(matrices: Sequence[Tensor], coefficients: Coefficients, dtype: torch.dtype) -> list[Tensor]:
-    """`[orthogonalise(matrix, coefficients, dtype) for matrix in matrices]`, in fewer calls.
-
-    matrices: 2-D, of any mix of shapes, on one device. Bit-identical to the loop on a CPU in bf16, and within
-    rounding elsewhere. The results may be views of shared memory.
-    """
-    results: list[Tensor | None] = [None] * len(matrices)
+def batches(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """Which matrices to orthogonalise together: lists of indices, each index once."""
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, matrix in enumerate(matrices):
         m, n = sorted(matrix.shape)
-        if matrix.device.type == "cpu" and m >= CPU_BATCH_LIMIT:
-            results[i] = orthogonalise(matrix, coefficients, dtype)
-        else:
-            buckets[m, n].append(i)
+        buckets[m, n].append(i)
+    result: list[list[int]] = []
     for (m, n), members in buckets.items():
-        x = torch.empty(len(members), m, n, dtype=dtype, device=matrices[members[0]].device)
-        tall = [matrices[i].size(0) > matrices[i].size(1) for i in members]
-        for slot, i, transposed in zip(x, members, tall, strict=True):
-            unit = normalised(matrices[i], dtype)  # normed in its own orientation, as the reference sums it
-            slot.copy_(unit.T if transposed else unit)
-        x = iterate(x, coefficients)
-        for slot, i, transposed in zip(x, members, tall, strict=True):
-            results[i] = slot.T if transposed else slot
-    return [result for result in results if result is not None]
+        size = max(1, BATCH_ELEMENTS // (m * n))
+        if matrices[members[0]].device.type == "cpu":
+            size = 1 if m >= CPU_SYMMETRIC or n >= CPU_LONG else max(1, CPU_BATCH_ELEMENTS // (m * n))
+        result += [members[start : start + size] for start in range(0, len(members), size)]
+    return result
 
 
-def iterate(x: Tensor, coefficients: Coefficients) -> Tensor:
-    """The iteration of `orthogonalise` on (B, m, n), m <= n, already normalised."""
+def orthogonalise_batch(
+    matrices: Iterable[Tensor], shapes: Sequence[torch.Size], coefficients: Coefficients, dtype: torch.dtype
+) -> list[Tensor]:
+    """`[orthogonalise(matrix, coefficients, dtype) for matrix in matrices]`, for one list of `batches`.
+
+    matrices: of `shapes` (R, C) or transposed (C, R), consumed one by one, so they may be made on the way and need not
+    exist at once. Bit-identical to `orthogonalise` on a CPU in bf16, within rounding elsewhere.
+    """
+    if len(shapes) == 1:
+        (matrix,) = matrices
+        if matrix.device.type == "cpu" and min(matrix.shape) >= CPU_SYMMETRIC:
+            return [_orthogonalise_symmetric(matrix, coefficients, dtype)]
+        return [orthogonalise(matrix, coefficients, dtype)]
+    x: Tensor | None = None  # (B, m, n)
+    for i, matrix in enumerate(matrices):
+        unit = normalised(matrix, dtype)  # normed in its own orientation, to sum in the order of the reference
+        if x is None:
+            x = unit.new_empty(len(shapes), *sorted(matrix.shape))
+        x[i].copy_(_wide(unit))
+    assert x is not None
     for a, b, c in coefficients:
         gram = torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
-    return x
+    return [result.T if shape[0] > shape[1] else result for result, shape in zip(x, shapes, strict=True)]
+
+
+def _orthogonalise_symmetric(matrix: Tensor, coefficients: Coefficients, dtype: torch.dtype) -> Tensor:
+    x = _wide(normalised(matrix, dtype))
+    for a, b, c in coefficients:
+        gram = _symmetric_product(x, x.T)
+        polynomial = _symmetric_product(gram, gram, gram, b, c)
+        x = torch.addmm(x, polynomial, x, beta=a)
+    return x.T if matrix.size(0) > matrix.size(1) else x
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    return matrix.T if matrix.size(0) > matrix.size(1) else matrix
+
+
+def _symmetric_product(
+    left: Tensor, right: Tensor, add: Tensor | None = None, beta: float = 0.0, alpha: float = 1.0
+) -> Tensor:
+    """beta * add + alpha * left @ right, given that it is symmetric (m, m)."""
+    half = left.size(0) // 2
+    out = left.new_empty(left.size(0), left.size(0))
+    for rows, columns in ((slice(0, half), slice(0, half)), (slice(half, None), slice(None))):
+        block, factors = out[rows, columns], (left[rows], right[:, columns])
+        if add is None:
+            torch.mm(*factors, out=block)
+        else:
+            torch.addmm(add[rows, columns], *factors, beta=beta, alpha=alpha, out=block)
+    # two plain transposes: faster than one copy that is strided on both sides
+    out[:half, half:] = out[half:, :half].contiguous().T.contiguous()
+    return out

@@ -118,6 +118,10 @@ class ByRole:
         """Memory of all optimizer state so far (it is made in the first step)."""
         return bytes_of([to_tree(dict(o.state[p])) for o in self.optimizers.values() for p in o.state])
 
+    def flops_per_step(self) -> int:
+        """FLOPs of the matrix products in one step: Newton-Schulz of Muon; 0 for optimizers that do not tell."""
+        return sum(getattr(optimizer, "flops_per_step", int)() for optimizer in self.optimizers.values())
+
     def state_tree(self) -> dict[str, Any]:
         """Everything a resumed run needs, keyed by parameter name; tensors are live, so encode before the next step.
 

@@ -10,34 +10,53 @@ For each weight matrix W (R, C) = (out, in) with gradient G:
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from minigpt.optim.batching import orthogonalise_all
-from minigpt.optim.newton_schulz import Schedule, coefficients_of, dtype_of
+from minigpt.optim.batching import batches, orthogonalise_batch
+from minigpt.optim.newton_schulz import EPSILON, Schedule, coefficients_of, dtype_of, flops
 
-Scale = Literal["original", "spectral", "match_rms_adamw", "none"]
+WARMUP_MOMENTUM = 0.85  # where momentum warm-up begins (modded-nanogpt)
+
+
+class Matrix(NamedTuple):
+    """One matrix to orthogonalise: a parameter or a part of it. All tensors are 2-D views (R, C) of the same part."""
+
+    group: dict[str, Any]
+    state: dict[str, Any]  # of the whole parameter
+    part: int  # which part of it
+    weight: Tensor
+    gradient: Tensor
+    momentum: Tensor
+    mu: float
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for weight matrices inside blocks; with ns_dtype="bf16" bit-identical to torch.optim.Muon on the CPU.
 
-    Not for embeddings, heads, gains or biases (give those to AdamW), nor for a local shard of a matrix.
+    Not for embeddings, heads, gains or biases (give those to AdamW), nor for a shard of a matrix.
 
-    params: parameters, named parameters or group dicts.
-    lr: spectral norm of one update of a square matrix (scale original, spectral, none).
-    weight_decay: W shrinks by lr * weight_decay a step.
+    params: parameters, named parameters or group dicts. A group may say `kind` and `n_heads` (see `minigpt.roles`) for
+        the split by heads, and `row_blocks`, the row counts of matrices stored as one (a fused q|k|v).
+    lr: spectral norm of one update (of a square matrix, where `scale` depends on the shape).
+    weight_decay: W shrinks by lr * weight_decay a step; with `cautious` only where the update shrinks the entry too
+        (cautious weight decay, arXiv 2510.12402).
+    momentum, nesterov: mu above; during the first `momentum_warmup` steps mu rises linearly from 0.85.
+    momentum_dtype: "gradient" as torch does, or "fp32" (matters with bf16 parameters).
     ns_schedule, ns_steps: polynomials of Newton-Schulz, see `newton_schulz.coefficients_of`; None = its own count.
     ns_dtype: auto takes bf16 where the hardware has it, else fp32.
-    scale: s(R, C) = original sqrt(max(1, R/C)), spectral sqrt(R/C), match_rms_adamw 0.2 sqrt(max(R, C)) (the update's
-        RMS is AdamW's, so AdamW's lr fits: Moonlight, arXiv 2502.16982), none 1.
+    scale: s(R, C) = original sqrt(max(1, R/C)); spectral sqrt(R/C); match_rms_adamw 0.2 sqrt(max(R, C)), which gives
+        AdamW's update RMS, so that its lr fits (Moonlight, arXiv 2502.16982); none 1.
+    renormalise: make ||O||_F exactly sqrt(min(R, C)), whatever band the schedule leaves.
+    split: "head" orthogonalises every attention head on its own (rows of q, k, v, columns of o), "matrix" does not.
 
+    More than two dimensions: 3-D is a stack of matrices, (R, ...) above that is flattened to (R, C).
     A step whose gradients are not finite (or overflow the fp32 norm) is skipped whole: weights and state stay, and
     `skipped_steps` counts. Parameters without gradient are left alone, `p.grad` is never written.
-    Raises ValueError for values out of range and for parameters below 2-D.
+    Raises ValueError for values out of range and for parameters that it cannot split or that are below 2-D.
     """
 
     def __init__(
@@ -47,30 +66,54 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.05,
         momentum: float = 0.95,
         nesterov: bool = True,
+        momentum_warmup: int = 0,
+        momentum_dtype: Literal["gradient", "fp32"] = "gradient",
         ns_schedule: Schedule | list[list[float]] = "keller",
         ns_steps: int | None = None,
         ns_dtype: Literal["auto", "fp32", "bf16"] = "auto",
-        scale: Scale = "original",
+        scale: Literal["original", "spectral", "match_rms_adamw", "none"] = "original",
+        renormalise: bool = False,
+        cautious: bool = False,
+        split: Literal["matrix", "head"] = "matrix",
     ) -> None:
-        for key, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not 0.0 <= value < math.inf:
+        for key, value in (("lr", lr), ("weight_decay", weight_decay), ("momentum_warmup", momentum_warmup)):
+            if not 0 <= value < math.inf:
                 raise ValueError(f"{key}={value} must be a finite number >= 0")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum={momentum} must be in [0, 1)")
-        if scale not in _SCALES:
-            raise ValueError(f"scale={scale!r} is none of {', '.join(_SCALES)}")
+        for key, choice, choices in (
+            ("momentum_dtype", momentum_dtype, ("gradient", "fp32")),
+            ("scale", scale, tuple(SCALES)),
+            ("split", split, ("matrix", "head")),
+        ):
+            if choice not in choices:
+                raise ValueError(f"{key}={choice!r} is none of {', '.join(choices)}")
         dtype_of(ns_dtype, "cpu")  # refuses an unknown name
         self.coefficients = coefficients_of(ns_schedule, ns_steps)
-        self.ns_dtype = ns_dtype
+        self.ns_dtype, self.momentum_dtype = ns_dtype, momentum_dtype
         self.skipped_steps = 0
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "scale": scale}
+        defaults = {
+            "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov,
+            "momentum_warmup": momentum_warmup, "scale": scale, "renormalise": renormalise, "cautious": cautious,
+            "split": split, "kind": "", "n_heads": 1, "row_blocks": None, "step": 0,
+        }  # fmt: skip
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
+        group = self.param_groups[-1]
+        for p in group["params"]:
             if p.ndim < 2:
                 raise ValueError(f"Muon needs matrices, got a parameter of shape {tuple(p.shape)} (give it to AdamW)")
+            if hasattr(p, "placements"):
+                raise ValueError("Muon got a sharded parameter: a shard of a matrix has other singular vectors")
+            matrices_of(p, group)  # refuses what does not divide
+
+    def flops_per_step(self) -> int:
+        """FLOPs of Newton-Schulz in one step, without the tricks of the fast path."""
+        parameters = [(p, group) for group in self.param_groups for p in group["params"]]
+        matrices = [matrix for p, group in parameters for matrix in matrices_of(p, group)]
+        return sum(flops(matrix.size(0), matrix.size(1), len(self.coefficients)) for matrix in matrices)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
@@ -79,32 +122,94 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        jobs = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not jobs:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not gradients:
             return loss
-        if not torch.nn.utils.get_total_norm([p.grad for _, p in jobs]).isfinite():
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
             self.skipped_steps += 1
             return loss
-        directions = [self._direction(group, p) for group, p in jobs]
-        updates = orthogonalise_all(directions, self.coefficients, dtype_of(self.ns_dtype, directions[0].device.type))
-        for (group, p), update in zip(jobs, updates, strict=True):
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(update, alpha=-group["lr"] * _SCALES[group["scale"]](*p.shape))
+
+        matrices = [matrix for group in self.param_groups for matrix in self._accumulate(group)]
+        dtype = dtype_of(self.ns_dtype, gradients[0].device.type)
+        for batch in batches([matrix.weight for matrix in matrices]):
+            members = [matrices[i] for i in batch]
+            directions = (direction(matrix) for matrix in members)
+            updates = orthogonalise_batch(directions, [m.weight.shape for m in members], self.coefficients, dtype)
+            for matrix, update in zip(members, updates, strict=True):
+                self._apply(matrix, update)
         return loss
 
-    def _direction(self, group: dict[str, Any], p: Tensor) -> Tensor:
-        """Update the momentum of `p` and return what is to be orthogonalised."""
-        gradient, momentum = p.grad, group["momentum"]
-        assert gradient is not None
-        state = self.state[p]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        buffer: Tensor = state["momentum_buffer"]
-        buffer.lerp_(gradient, 1 - momentum)
-        return gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
+    def _accumulate(self, group: dict[str, Any]) -> Iterator[Matrix]:
+        """Take this step's gradients into the momentum, and hand out the matrices."""
+        step = group["step"] = group["step"] + 1
+        if step < group["momentum_warmup"]:
+            start = min(WARMUP_MOMENTUM, group["momentum"])
+            mu = start + (group["momentum"] - start) * step / group["momentum_warmup"]
+        else:
+            mu = group["momentum"]
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state, gradient = self.state[p], p.grad
+            if not state:
+                dtype = torch.float32 if self.momentum_dtype == "fp32" else gradient.dtype
+                state["momentum_buffer"] = torch.zeros_like(gradient, dtype=dtype)
+            buffer = state["momentum_buffer"]
+            buffer.lerp_(gradient.to(buffer.dtype), 1 - mu)
+            parts = zip(*(matrices_of(tensor, group) for tensor in (p, gradient, buffer)), strict=True)
+            for i, (w, g, b) in enumerate(parts):
+                yield Matrix(group, state, i, w, g, b, mu)
+
+    def _apply(self, matrix: Matrix, update: Tensor) -> None:
+        """Decay and move one matrix by its orthogonal `update`."""
+        group, weight = matrix.group, matrix.weight
+        update = self._adjust(matrix, update)
+        decay = group["lr"] * group["weight_decay"]
+        if group["cautious"]:
+            weight.addcmul_(weight, update * weight >= 0, value=-decay)
+        else:
+            weight.mul_(1 - decay)
+        # Adding a transposed bf16 matrix takes 6x the time of copying it first. For a bf16 weight torch rounds the two
+        # differently, and there we go with torch.optim.Muon.
+        if weight.dtype == torch.float32:
+            update = update.contiguous()
+        weight.add_(update, alpha=-group["lr"] * SCALES[group["scale"]](*weight.shape))
+
+    def _adjust(self, matrix: Matrix, update: Tensor) -> Tensor:
+        """What becomes of the orthogonal matrix before it is scaled and applied; variants of Muon override this."""
+        if not matrix.group["renormalise"]:
+            return update
+        return update * (math.sqrt(min(update.shape)) / update.float().norm().clamp(min=EPSILON))
 
 
-_SCALES: dict[str, Callable[[int, int], float]] = {
+def direction(matrix: Matrix) -> Tensor:
+    """What is to be orthogonalised: U of the module docstring."""
+    if not matrix.group["nesterov"]:
+        return matrix.momentum
+    return matrix.gradient.to(matrix.momentum.dtype).lerp(matrix.momentum, matrix.mu)
+
+
+def matrices_of(tensor: Tensor, group: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The 2-D views of a parameter (or of its gradient or momentum) that are orthogonalised one by one."""
+    if tensor.ndim == 3:
+        return tensor.unbind()
+    if tensor.ndim > 3:
+        tensor = tensor.view(tensor.size(0), -1)
+    n_heads, axis = group["n_heads"], 1 if group["kind"] == "o" else 0
+    if group["row_blocks"] is not None:
+        if sum(group["row_blocks"]) != tensor.size(0):
+            raise ValueError(f"row_blocks={group['row_blocks']} do not add up to the {tensor.size(0)} rows of a matrix")
+        return tensor.split(list(group["row_blocks"]))
+    if group["split"] == "head" and n_heads > 1:
+        if tensor.size(axis) % n_heads:
+            raise ValueError(
+                f"split=head: a matrix of shape {tuple(tensor.shape)} is not {n_heads} heads of equal size"
+            )
+        return tensor.chunk(n_heads, axis)
+    return (tensor,)
+
+
+SCALES: dict[str, Callable[[int, int], float]] = {
     "original": lambda rows, columns: math.sqrt(max(1, rows / columns)),
     "spectral": lambda rows, columns: math.sqrt(rows / columns),
     "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),

@@ -46,7 +46,8 @@ def coefficients_of(schedule: Schedule | list[list[float]], steps: int | None = 
     """The (a, b, c) of every iteration; past its end a schedule repeats its last polynomial.
 
     schedule: keller (5 unless `steps` says otherwise), polar_express (5), exact (12), or your own [[a, b, c], ...].
-    Raises ValueError for an unknown name, a polynomial that is not three numbers, or steps outside 1..99.
+    Raises ValueError for an unknown name, a polynomial that is not three numbers, steps outside 1..99, or polynomials
+    that let a singular value explode (a divergent schedule would write NaN into the weights).
     """
     if isinstance(schedule, str):
         named = {"keller": ((KELLER,), 5), "polar_express": (POLAR_EXPRESS, 5), "exact": ((EXACT,), 12)}
@@ -61,7 +62,14 @@ def coefficients_of(schedule: Schedule | list[list[float]], steps: int | None = 
     steps = default_steps if steps is None else steps
     if not 1 <= steps <= 99:
         raise ValueError(f"ns_steps={steps} is outside 1..99")
-    return tuple(polynomials[min(i, len(polynomials) - 1)] for i in range(steps))
+    coefficients = tuple(polynomials[min(i, len(polynomials) - 1)] for i in range(steps))
+    for s in (i / 1000 for i in range(1011)):  # a little beyond 1, where bf16 can round to
+        image = s
+        for a, b, c in coefficients:
+            image = a * image + b * image**3 + c * image**5
+            if not abs(image) < 10:
+                raise ValueError(f"ns_schedule={schedule} with ns_steps={steps} diverges: singular value {s} explodes")
+    return coefficients
 
 
 @cache
@@ -106,3 +114,12 @@ def normalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """A fresh copy in `dtype` with Frobenius norm 1, hence all singular values within [0, 1]."""
     x = matrix.to(dtype, copy=True)
     return x.div_(x.norm().clamp(min=EPSILON))
+
+
+def flops(rows: int, columns: int, steps: int) -> int:
+    """FLOPs (two per multiply-add) to orthogonalise one (R, C) matrix.
+
+    Per step A = X X^T takes 2 m^2 n, A A takes 2 m^3, and the update of X 2 m^2 n.
+    """
+    m, n = sorted((rows, columns))
+    return steps * (4 * m * m * n + 2 * m**3)

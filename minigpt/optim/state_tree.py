@@ -2,13 +2,16 @@
 
 That is what a checkpoint can hold without pickle, and it covers the optimizers of other packages too (SOAP nests lists
 of tensors and None). Tensors keep their dtype: torch's `Optimizer.load_state_dict` would round an fp32 momentum to a
-bf16 parameter's dtype.
+bf16 parameter's dtype. They keep their order in memory as well (a column-major eigenbasis, say), which files do not
+record but the bits of later products depend on.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+PERMUTED = "permuted dimensions"  # {PERMUTED: order, "tensor": contiguous view}: a tensor that is not in C order
 
 
 def to_tree(value: Any) -> Any:
@@ -17,7 +20,11 @@ def to_tree(value: Any) -> Any:
     Raises TypeError for anything a checkpoint cannot hold.
     """
     if isinstance(value, Tensor):
-        return value.detach()
+        value = value.detach()
+        order = sorted(range(value.ndim), key=value.stride, reverse=True)
+        if value.is_contiguous() or not value.permute(order).is_contiguous():
+            return value
+        return {PERMUTED: order, "tensor": value.permute(order)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -33,9 +40,12 @@ def from_tree(tree: Any, device: torch.device, scalars_on: torch.device | None =
     scalars_on: where an entry named `step` goes instead (torch's optimizers count steps in a CPU tensor unless fused).
     """
     if isinstance(tree, Tensor):
-        return tree.detach().to(device, copy=True)
+        return tree.detach().to(device, copy=True, memory_format=torch.preserve_format)
     if isinstance(tree, list):
         return [from_tree(item, device, scalars_on) for item in tree]
+    if isinstance(tree, dict) and PERMUTED in tree:
+        order = tree[PERMUTED]
+        return from_tree(tree["tensor"], device).permute([order.index(i) for i in range(len(order))])
     if isinstance(tree, dict):
         return {
             key: from_tree(item, scalars_on if key == "step" and scalars_on is not None else device, scalars_on)

@@ -12,7 +12,7 @@ from minigpt.errors import CheckpointError, ConfigError
 from minigpt.optim.by_role import ByRole
 from minigpt.optim.muon import Muon
 from minigpt.roles import Role
-from tests.optim.toy import ADAMW, Toy, backward, by_role, train
+from tests.optim.toy import ADAMW, Toy, assert_equal_trees, backward, by_role, saved, train
 
 MUON = partial(Muon, lr=0.02)
 
@@ -131,15 +131,6 @@ def test_lr_scale_out_of_range_is_refused(lr_scale):
         by_role(Toy(), lr_scale=lr_scale)
 
 
-def saved(tree):
-    """A state tree as a checkpoint gives it back: other tensors, contiguous, on the CPU."""
-    if isinstance(tree, torch.Tensor):
-        return tree.clone(memory_format=torch.contiguous_format)
-    if isinstance(tree, dict):
-        return {key: saved(value) for key, value in tree.items()}
-    return [saved(value) for value in tree] if isinstance(tree, list) else tree
-
-
 @pytest.mark.parametrize("hidden", [MUON, ADAMW, partial(torch.optim.NAdam, lr=1e-3), partial(torch.optim.SGD, lr=0.1)])
 def test_ten_steps_equal_five_saved_loaded_and_five_more(hidden):
     model, resumed = Toy(), Toy(seed=7)
@@ -154,23 +145,6 @@ def test_ten_steps_equal_five_saved_loaded_and_five_more(hidden):
     assert train(resumed, again, range(5, 10)) == losses
     assert all(map(torch.equal, model.parameters(), resumed.parameters()))
     assert_equal_trees(optimizer.state_tree(), again.state_tree())
-
-
-def assert_equal_trees(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal_trees(a[key], b[key])
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_equal_trees(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype
-        assert torch.equal(a, b)
-    else:
-        assert a == b
 
 
 def test_state_is_found_by_name_when_parameters_come_in_another_order():

@@ -1,10 +1,14 @@
 """Every file of conf/optim, found by itself: it composes, trains, and differs from the others only where it says so."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from tests.optim.toy import CONF, Toy, build, preset, presets, train
+from minigpt.model.transformer import Transformer
+from minigpt.optim.lion import Lion
+from tests.optim.toy import CONF, Toy, assert_equal_trees, build, preset, presets, saved, train
 
 
 @pytest.mark.parametrize("name", presets())
@@ -79,3 +83,86 @@ def test_all_presets_start_from_the_same_weights_and_see_the_same_first_loss():
 @pytest.mark.parametrize("name", presets())
 def test_preset_builds_on_meta(name):
     assert isinstance(build(name, Toy(device="meta")).param_groups[0]["params"][0], nn.Parameter)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_preset_resumes_bit_for_bit(name):
+    """10 steps == 5 + save + load + 5; the saved tensors come back contiguous, as from a file."""
+    model, resumed = Toy(), Toy(seed=7)
+    optimizer = build(name, model)
+    train(model, optimizer, range(5))
+    tree, weights = saved(optimizer.state_tree()), copy.deepcopy(model.state_dict())
+    losses = train(model, optimizer, range(5, 15))
+
+    resumed.load_state_dict(weights)
+    again = build(name, resumed)
+    again.load_state_tree(tree)
+    assert train(resumed, again, range(5, 15)) == losses
+    assert all(map(torch.equal, model.parameters(), resumed.parameters()))
+    assert_equal_trees(saved(optimizer.state_tree()), saved(again.state_tree()))
+
+
+@pytest.mark.parametrize("name", presets())
+def test_evaluating_in_between_changes_no_weight(name):
+    model, evaluated = Toy(), Toy()
+    optimizer, interrupted = build(name, model), build(name, evaluated)
+    train(model, optimizer, range(6))
+    for seed in range(6):
+        train(evaluated, interrupted, range(seed, seed + 1))
+        interrupted.eval()
+        interrupted.train()
+    assert all(map(torch.equal, model.parameters(), evaluated.parameters()))
+
+
+def test_schedule_free_evaluates_other_weights_than_it_trains():
+    model = Toy()
+    optimizer = build("schedule_free", model)
+    train(model, optimizer, range(3))
+    training = model.q.weight.clone()
+    optimizer.eval()
+    assert not torch.equal(model.q.weight, training)
+
+
+def test_muon_with_bf16_newton_schulz_is_the_muon_torch_preset():
+    ours, theirs = Toy(), Toy()
+    assert train(ours, build("muon", ours, "optim.hidden.ns_dtype=bf16"), range(10)) == train(
+        theirs, build("muon_torch", theirs), range(10)
+    )
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
+def test_lion_is_the_lion_of_pytorch_optimizer():
+    from pytorch_optimizer import Lion as Reference
+
+    ours, theirs = Toy(), Toy()
+    lion = Lion(ours.parameters(), lr=0.01, betas=[0.9, 0.98], weight_decay=0.3)
+    reference = Reference(theirs.parameters(), lr=0.01, betas=(0.9, 0.98), weight_decay=0.3)
+    assert train(ours, lion, range(10)) == pytest.approx(train(theirs, reference, range(10)), rel=1e-6)
+    for a, b in zip(ours.parameters(), theirs.parameters()):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_adamw_preset_is_torch_adamw_on_a_small_gpt():
+    losses = {}
+    for arm in ("minigpt", "torch"):
+        model = Transformer(vocab_size=17, n_layers=2, d_model=16, n_heads=2, max_seq_len=8)
+        model.init_weights(torch.Generator().manual_seed(0))
+        roles, node = model.roles(), preset("adamw")
+        if arm == "minigpt":
+            optimizer = build("adamw", [(name, p, roles[name]) for name, p in model.named_parameters()])
+        else:
+            groups = [
+                {"params": [p], "weight_decay": node[roles[name].name]["weight_decay"]}
+                for name, p in model.named_parameters()
+            ]
+            optimizer = torch.optim.AdamW(groups, lr=node["lr"], betas=(0.9, 0.95), eps=1e-10)
+        losses[arm] = []
+        for step in range(20):
+            tokens = torch.randint(17, (4, 9), generator=torch.Generator().manual_seed(step % 2))
+            loss = model(tokens[:, :-1], tokens[:, 1:]) / 32
+            model.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[arm].append(loss.item())
+    assert losses["minigpt"] == losses["torch"]
+    assert losses["torch"][-1] < losses["torch"][0]

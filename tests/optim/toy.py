@@ -85,13 +85,40 @@ def preset(name: str, *overrides: str) -> Any:
     return config["optim"]
 
 
-def build(name: str, model: Toy, *overrides: str) -> ByRole:
-    """A preset from YAML on the toy model, the way the scripts do it."""
+def build(name: str, model: Toy | list[Any], *overrides: str) -> ByRole:
+    """A preset from YAML on the toy model (or on a list of parameters), the way the scripts do it."""
     node = {k: v for k, v in preset(name, *overrides).items() if k not in ("lr", "adamw_lr")}
-    optimizer = instantiate(node, model.listed(), _convert_="all")
+    listed = model if isinstance(model, list) else model.listed()
+    optimizer = instantiate(node, listed, _convert_="all")
     assert isinstance(optimizer, ByRole)
     return optimizer
 
 
 def presets() -> list[str]:
     return sorted(path.stem for path in (CONF / "optim").glob("[!_]*.yaml"))
+
+
+def saved(tree):
+    """A state tree as a checkpoint gives it back: other tensors, contiguous, on the CPU."""
+    if isinstance(tree, torch.Tensor):
+        return tree.clone(memory_format=torch.contiguous_format)
+    if isinstance(tree, dict):
+        return {key: saved(value) for key, value in tree.items()}
+    return [saved(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def assert_equal_trees(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal_trees(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_equal_trees(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    else:
+        assert a == b
