@@ -27,9 +27,16 @@ def check(cfg: "DictConfig") -> None:
     generation.sampling_of(cfg)
 
 
+def before(cfg: "DictConfig", sweeping: bool) -> bool:
+    """A single one has no folder of its own for Hydra to make: do it at once."""
+    if not sweeping:
+        generate(cfg)
+    return not sweeping
+
+
 def main() -> int:
     """The command; returns its exit code."""
-    return cli.main(generate, "generate", check, lambda cfg, sweeping: generate(cfg) is None)
+    return cli.main(generate, "generate", check, before)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,16 @@ def check(cfg: "DictConfig") -> None:
     config.data_of(cfg)
 
 
+def before(cfg: "DictConfig", sweeping: bool) -> bool:
+    """A single one has no folder of its own for Hydra to make: do it at once."""
+    if not sweeping:
+        preprocess(cfg)
+    return not sweeping
+
+
 def main() -> int:
     """The command; returns its exit code."""
-    return cli.main(preprocess, "preprocess", check, lambda cfg, sweeping: preprocess(cfg) is None)
+    return cli.main(preprocess, "preprocess", check, before)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ def train(cfg: "DictConfig") -> float | None:
     if (summary := run_folder.answer(plan)) is None:
         config.check_built(plan)
         if plan.config["dry_run"]:
-            return print_description(plan)
+            print_description(plan)
+            return None
         from minigpt import training
 
         summary = training.run(plan)

@@ -56,9 +56,7 @@ def steps_for_epochs(epochs: float, batch_size: int, windows: int) -> int:
     return math.ceil(round(epochs * windows, 6) / batch_size)
 
 
-def remainder_notice(
-    tokens: int | None, epochs: float | None, budget: Budget, windows: int
-) -> str | None:
+def remainder_notice(tokens: int | None, epochs: float | None, budget: Budget, windows: int) -> str | None:
     """What rounding up added, for the log; None if the budget divides exactly."""
     if tokens is not None and budget.tokens != tokens:
         return (
@@ -67,7 +65,8 @@ def remainder_notice(
         )
     if epochs is not None and budget.steps * budget.batch_size != epochs * windows:
         return (
-            f"train.epochs={epochs:g} of {windows:,} windows is not a multiple of train.batch_size={budget.batch_size}: "
+            f"train.epochs={epochs:g} of {windows:,} windows is not a multiple of "
+            f"train.batch_size={budget.batch_size}: "
             f"rounded up to {budget.steps:,} steps = {budget.steps * budget.batch_size / windows:.3f} epochs"
         )
     return None

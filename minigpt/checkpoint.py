@@ -44,7 +44,7 @@ class Checkpoint:
 
 
 def encode_tree(tree: Any, tensors: dict[str, "torch.Tensor"], path: str = "") -> Any:
-    """A tree of tensors, numbers, text, None, lists and dicts as JSON; tensors move to `tensors`, keyed by their path."""
+    """A tree of tensors, numbers, text, None, lists and dicts as JSON; tensors move to `tensors` by path."""
     import torch
 
     if isinstance(tree, torch.Tensor):
@@ -94,6 +94,12 @@ def save(
     from safetensors.torch import save as to_bytes
 
     final = checkpoints / f"step_{step:08d}"
+    if final.exists():
+        try:
+            verify(final)
+            return final  # the same run at the same step: it is there already
+        except CheckpointError:
+            durable.remove_folder(final)  # the step was computed again, from behind a damaged checkpoint
     temporary = checkpoints / f"{durable.TEMPORARY}{final.name}"
     tensors: dict[str, torch.Tensor] = {}
     state = {**state, "schema": SCHEMA, "step": step, "optimizer": encode_tree(optimizer, tensors)}
@@ -107,8 +113,6 @@ def save(
         for name, content in files.items():
             durable.write_synced(temporary / name, content)
         durable.write_synced(temporary / MANIFEST, _manifest(files))
-        if final.exists():  # the same step again, after falling back behind a damaged checkpoint
-            durable.remove_folder(final)
         durable.publish_folder(temporary, final)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -123,7 +127,9 @@ def _independent(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tens
 
 
 def _manifest(files: Mapping[str, bytes]) -> bytes:
-    entries = {name: {"bytes": len(content), "sha256": durable.sha256_bytes(content)} for name, content in files.items()}
+    entries = {
+        name: {"bytes": len(content), "sha256": durable.sha256_bytes(content)} for name, content in files.items()
+    }
     body = {"schema": SCHEMA, "files": entries}
     return durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
 
@@ -228,7 +234,8 @@ def restore_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Ten
 
     parameters = dict(module.named_parameters())
     problems = [
-        f"checkpoint does not fit the model: {where}: {name} {_shape(saved.get(name))} -> {_shape(parameters.get(name))} "
+        f"checkpoint does not fit the model: {where}: "
+        f"{name} {_shape(saved.get(name))} -> {_shape(parameters.get(name))} "
         "(saved -> given; use the configuration of the run)"
         for name in sorted(parameters.keys() | saved.keys())
         if name not in parameters or name not in saved or parameters[name].shape != saved[name].shape

@@ -81,7 +81,7 @@ def report(error: MinigptError) -> None:
 
 
 class Sweep:
-    """The jobs of a multirun in this process: a failure lets the others run, a stop signal ends it; a table at the end."""
+    """The jobs of a multirun: a failure lets the others run, a stop signal ends it; a table at the end."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -136,7 +136,7 @@ def show_log() -> None:
 
 
 def register_resolvers() -> None:
-    """${run_folder:} and ${run_folder_name:}: where the run that is being composed lives, for hydra.run and hydra.sweep."""
+    """${run_folder:} and ${run_folder_name:}: where the composed run lives, for hydra.run and hydra.sweep."""
     OmegaConf.register_new_resolver("run_folder", lambda _root_: str(_run_folder(_root_)), replace=True)
     OmegaConf.register_new_resolver("run_folder_name", lambda _root_: _run_folder(_root_).name, replace=True)
 
@@ -197,9 +197,11 @@ def one_line(error: Exception) -> str:
 
 
 def explain(config_name: str, overrides: list[str], config_dir: str | None) -> tuple[list[str], DictConfig]:
-    """What is wrong with each override, tried one at a time on top of the choices that work; and what is left composed."""
+    """What is wrong with each override, tried alone on top of the choices that work; and what is left, composed."""
     groups = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir()}
-    choices, values, problems = [], [], []
+    choices: list[str] = []
+    values: list[str] = []
+    problems: list[str] = []
     for override in overrides:
         (choices if override.lstrip("+~").partition("=")[0] in groups else values).append(override)
     for choice in list(choices):
@@ -227,8 +229,15 @@ def explain(config_name: str, overrides: list[str], config_dir: str | None) -> t
 def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exception) -> str:
     key, _, value = override.lstrip("+~").partition("=")
     text = " ".join(str(error.__cause__ or error).split())
-    if "no viable alternative" in text or "mismatched input" in text or "token recognition" in text or "=" not in override:
-        return f"unreadable argument: {override} (write key=value; quote a value with special characters: 'key=\"a,b\"')"
+    if (
+        "no viable alternative" in text
+        or "mismatched input" in text
+        or "token recognition" in text
+        or "=" not in override
+    ):
+        return (
+            f"unreadable argument: {override} (write key=value; quote a value with special characters: 'key=\"a,b\"')"
+        )
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
     while parent and not isinstance(node, DictConfig):
@@ -316,6 +325,6 @@ def refuse_secrets(overrides: list[str]) -> None:
         last = key.rpartition(".")[2]
         if SECRET.search(last):
             raise ConfigError(
-                f"secret on the command line: {key} (it would be written to disk; use the environment, e.g. WANDB_API_KEY)"
+                f"secret on the command line: {key} "
+                "(it would be written to disk; use the environment, e.g. WANDB_API_KEY)"
             )
-

@@ -13,15 +13,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt import budget, durable, identity, signature
 from minigpt.errors import ConfigError
-from minigpt.roles import ROLES
 
 if TYPE_CHECKING:
     from minigpt.precision import Precision
@@ -68,7 +66,7 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
     choices: group -> option.  overrides: as typed.  sources: folders that YAML files come from, for `budget` layers.
     """
     if cfg.get("stand_in") is not None:
-        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "data"])
+        cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
     config = resolved(cfg)
     problems = unknown_root_keys(config)
     config.setdefault("data", config.pop("stand_in", None))
@@ -98,9 +96,10 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"unresolvable value: {error.full_key}: {str(error).splitlines()[0]} (mend the reference)") from None
-    assert isinstance(config, dict)
-    return config
+        raise ConfigError(
+            f"unresolvable value: {error.full_key}: {str(error).splitlines()[0]} (mend the reference)"
+        ) from None
+    return cast(dict[str, Any], config)
 
 
 def tokens_folder(config: dict[str, Any], choices: dict[str, str]) -> Path:
@@ -108,7 +107,9 @@ def tokens_folder(config: dict[str, Any], choices: dict[str, str]) -> Path:
     if config["data"].get("out"):
         return Path(config["data"]["out"]).expanduser()
     name = choices.get("data@stand_in", choices["data"])
-    return Path(config["data_dir"]).expanduser() / f"{name}-{identity.short_hash(identity.data_identity(config['data']))}"
+    return (
+        Path(config["data_dir"]).expanduser() / f"{name}-{identity.short_hash(identity.data_identity(config['data']))}"
+    )
 
 
 def weights_id(source: Path) -> str:
@@ -118,7 +119,9 @@ def weights_id(source: Path) -> str:
             return str(json.loads((source / "run.json").read_bytes())["id"])
         return durable.sha256_file(source / "model.safetensors")[:16]
     except (OSError, ValueError, KeyError):
-        raise ConfigError(f"no weights: init_from={source} (a run folder, or a folder written by minigpt.export)") from None
+        raise ConfigError(
+            f"no weights: init_from={source} (a run folder, or a folder written by minigpt.export)"
+        ) from None
 
 
 def suggest(key: str, known: list[str]) -> str:
@@ -137,7 +140,7 @@ def unknown_root_keys(config: dict[str, Any]) -> list[str]:
         if key not in root:
             problems.append(f"unknown key: {key} {suggest(key, list(root))}")
         elif dataclasses.is_dataclass(root[key].type) and isinstance(value, dict):
-            known = [field.name for field in dataclasses.fields(root[key].type)]
+            known = [field.name for field in dataclasses.fields(cast(type, root[key].type))]
             problems += [f"unknown key: {key}.{k} {suggest(k, known)}" for k in value if k not in known]
     return problems
 
@@ -157,12 +160,16 @@ def check_group(group: str, node: Any) -> list[str]:
     return _check_node(group, node, SUPPLIED.get(group, set()), extra)
 
 
-def _check_node(path: str, node: dict[str, Any], supplied: set[str], extra: dict[str, signature.Parameter]) -> list[str]:
+def _check_node(
+    path: str, node: dict[str, Any], supplied: set[str], extra: dict[str, signature.Parameter]
+) -> list[str]:
     target = node["_target_"]
     try:
         found = signature.read_signature(target)
     except ModuleNotFoundError as error:
-        return [f"missing package: {path}._target_={target}: no module {error.name!r} (install it, or check the spelling)"]
+        return [
+            f"missing package: {path}._target_={target}: no module {error.name!r} (install it, or check the spelling)"
+        ]
     except (AttributeError, ImportError) as error:
         return [f"no such class: {path}._target_={target}: {error} (check the spelling)"]
     parameters = found.parameters | extra
@@ -180,7 +187,9 @@ def _check_node(path: str, node: dict[str, Any], supplied: set[str], extra: dict
         elif isinstance(value, dict) and "_target_" in value:
             problems += _check_node(f"{path}.{key}", value, set(), {})
         elif (expected := signature.type_problem(value, parameters[key].annotation)) is not None:
-            hint = "; write it without exponent" if expected.startswith("an integer") and isinstance(value, float) else ""
+            hint = (
+                "; write it without exponent" if expected.startswith("an integer") and isinstance(value, float) else ""
+            )
             problems.append(f"wrong type: {path}.{key}={value!r} (expects {expected}{hint})")
     for name in known:
         if parameters[name].required and name not in node:
@@ -212,7 +221,12 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
     if not config["sample"]["temperature"] >= 0:
         problems.append(f"out of range: sample.temperature={config['sample']['temperature']} (0 is greedy)")
     for key, value in flat.items():
-        if key.startswith("optim.") and key.endswith(("lr", "lr_scale")) and isinstance(value, int | float) and value < 0:
+        if (
+            key.startswith("optim.")
+            and key.endswith(("lr", "lr_scale"))
+            and isinstance(value, int | float)
+            and value < 0
+        ):
             problems.append(f"out of range: {key}={value} (at least 0)")
     if config["name"] is not None and not (NAME.fullmatch(config["name"]) and len(config["name"]) <= 120):
         problems.append(f"bad name: name={config['name']!r} (letters, digits, '.', '_' and '-', at most 120)")
@@ -237,7 +251,9 @@ def _one_budget(
 ) -> dict[str, Any]:
     """tokens, steps and epochs with exactly one set: the one of the last layer that sets any."""
     keys = budget.BUDGET_KEYS
-    typed = {o.lstrip("+").partition("=")[0].removeprefix("train.") for o in overrides if o.lstrip("+").startswith("train.")}
+    typed = {
+        o.lstrip("+").partition("=")[0].removeprefix("train.") for o in overrides if o.lstrip("+").startswith("train.")
+    }
     layers = [("on the command line", [key for key in keys if key in typed and train[key] is not None])]
     for group in ("debug", "experiment"):
         if choices.get(group):
@@ -246,7 +262,10 @@ def _one_budget(
     layers.append(("in the configuration", [key for key in keys if train[key] is not None]))
     where, given = next(((where, given) for where, given in layers if given), ("", []))
     if len(given) != 1:
-        values = " and ".join(f"train.{key}={train[key]}" for key in given) or "none of train.tokens, train.steps, train.epochs"
+        values = (
+            " and ".join(f"train.{key}={train[key]}" for key in given)
+            or "none of train.tokens, train.steps, train.epochs"
+        )
         problems.append(f"budget: {values} {where or 'is set'} (give exactly one)")
         return {}
     return {key: train[key] if key == given[0] else None for key in keys}
@@ -256,8 +275,7 @@ def _budgets_in_file(name: str, sources: list[str]) -> list[str]:
     for source in sources:
         path = Path(source) / name
         if path.is_file():
-            node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            train = node.get("train") or {}
+            train = OmegaConf.select(OmegaConf.load(path), "train") or {}
             return [key for key in budget.BUDGET_KEYS if train.get(key) is not None]
     return []
 
@@ -313,7 +331,7 @@ def build_optimizer(node: dict[str, Any], model: Any) -> Any:
 
 
 def build(node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **supplied: Any) -> Any:
-    """The object that a checked node describes. ValueError of a constructor becomes a ConfigError that names the node."""
+    """The object that a checked node describes. A constructor's ValueError becomes a ConfigError."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -334,7 +352,7 @@ def plan_of(cfg: DictConfig) -> Plan:
     choices = {str(key): str(value) for key, value in hydra.runtime.choices.items() if value is not None}
     choices = {key: value for key, value in choices.items() if not key.startswith("hydra/") and value != "null"}
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     return check(own, choices, list(hydra.overrides.task), sources)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from minigpt import config, identity, signature
 from minigpt.data.prepare import prepare
 from minigpt.data.tokens import Tokens
+from minigpt.errors import ConfigError
 
 
 def prepare_tokens(data: dict[str, Any], folder: Path, wait: bool = True) -> Tokens:
@@ -17,4 +18,8 @@ def prepare_tokens(data: dict[str, Any], folder: Path, wait: bool = True) -> Tok
     known = signature.read_signature(identity.PREPARE).parameters
     options = {key: value for key, value in data.items() if key in known and key != "tokenizer"}
     source = config.build(data, drop=("tokenizer", "out", *options))
-    return prepare(source, config.build(data["tokenizer"]), folder, wait=wait, **options)
+    tokenizer = config.build(data["tokenizer"])
+    try:
+        return prepare(source, tokenizer, folder, wait=wait, **options)
+    except ValueError as error:
+        raise ConfigError(f"invalid value: data: {error} (change data.*)") from None

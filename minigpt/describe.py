@@ -1,5 +1,6 @@
 """`dry_run=true`: what a run would train and cost, without training it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,7 +34,10 @@ def describe(plan: Plan) -> str:
              f"{group.get('weight_decay', 0):g}")
         )  # fmt: skip
     count = sum(parameter.numel() for parameter in model.parameters())
-    by_role = {role: sum(p.numel() for n, p in model.named_parameters() if roles[n].name == role) for role in optimizer.optimizers}
+    by_role = {
+        role: sum(p.numel() for n, p in model.named_parameters() if roles[n].name == role)
+        for role in optimizer.optimizers
+    }
     seq_len, train = model.max_seq_len, cfg["train"]
     micro = train["micro_batch_size"] or train["batch_size"]
     flops = model.flops_per_token(seq_len)
@@ -64,7 +68,7 @@ def budget_lines(train: dict[str, Any], tokens_per_step: int, flops: int) -> lis
 
 
 def estimated_bytes(cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int) -> float:
-    """Weights and gradients in fp32, optimizer state, and activations kept for backward (about 20 B T D floats a block)."""
+    """Weights and gradients in fp32, optimizer state, activations kept for backward (about 20 B T D floats a block)."""
     parameters = sum(p.numel() for p in model.parameters())
     d_model, n_layers = (identity.argument(cfg["model"], name) for name in ("d_model", "n_layers"))
     activations = micro_batch * model.max_seq_len * (20 * d_model * n_layers + 2 * vocab_size)
@@ -93,7 +97,7 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Rows in columns; the first is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -115,7 +115,7 @@ class FolderLock:
         self._file: Any = None
 
     def acquire(self, wait: bool = False) -> "FolderLock":
-        file = open(self.path, "a+")
+        file = open(self.path, "a+")  # noqa: SIM115 (the lock lives as long as this file)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -14,7 +14,7 @@ from minigpt.precision import Precision
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: nats per token.  bits_per_byte: comparable across tokenizers; None where bytes are unknown.  tokens: scored."""
+    """loss: nats per token.  bits_per_byte: comparable across tokenizers, None without byte counts.  tokens: scored."""
 
     loss: float
     bits_per_byte: float | None

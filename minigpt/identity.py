@@ -85,7 +85,11 @@ def run_identity(config: dict[str, Any]) -> dict[str, Any]:
         "train": {key: train[key] for key in DECIDING_TRAIN_KEYS},
         "seed": config["seed"],
     }
-    optional = {"attempt": (config["attempt"], 1), "init_from": (config["init_from"], None), "name": (config["name"], None)}
+    optional = {
+        "attempt": (config["attempt"], 1),
+        "init_from": (config["init_from"], None),
+        "name": (config["name"], None),
+    }
     return identity | {key: value for key, (value, default) in optional.items() if value != default}
 
 
@@ -117,9 +121,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
 
 SHORT = {"seed": "s", "attempt": "a", "steps": "steps", "tokens": "tokens", "epochs": "epochs"}
 UNNAMED = (
-    "name", "study", "output_dir", "data_dir", "accept_changes", "dry_run", "hydra", "logger", "eval", "checkpoint", "log",
-    "sample", "train.device", "train.compile", "train.threads", "train.micro_batch_size", "train.stop_after",
-    "train.deterministic", "data.out", "data.workers", "data.path", "data.source", "model", "optim", "data", "experiment",
+    "name", "study", "output_dir", "data_dir", "accept_changes", "dry_run", "hydra", "logger", "eval", "checkpoint",
+    "log", "sample", "train.device", "train.compile", "train.threads", "train.micro_batch_size", "train.stop_after",
+    "train.deterministic", "data.out", "data.workers", "data.path", "data.source", "model", "optim", "data",
+    "experiment", "debug",
 )  # fmt: skip
 
 
@@ -132,8 +137,6 @@ def run_name(choices: dict[str, str], overrides: list[str], explicit: str | None
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key in UNNAMED or key.startswith(tuple(f"{k}." for k in UNNAMED if k not in ("model", "optim", "data"))):
-            continue
-        if key == "debug":
             continue
         last = key.rpartition(".")[2].rpartition("/")[2]
         parts.append(value if key in choices else f"{SHORT.get(last, last)}{value}")

@@ -6,12 +6,11 @@ from types import FrameType
 from minigpt.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-_received: int | None = None
+_received: list[int] = []  # stop signals, in the order they came
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
-    global _received
-    _received = _received or number
+    _received.append(number)
 
 
 def install() -> None:
@@ -22,16 +21,15 @@ def install() -> None:
 
 def requested() -> int | None:
     """The first stop signal received so far, or None."""
-    return _received
+    return _received[0] if _received else None
 
 
 def clear() -> None:
     """Forget a received signal; for tests, and for a process that handled it and goes on."""
-    global _received
-    _received = None
+    _received.clear()
 
 
 def stop_if_requested(what: str) -> None:
     """Raise Stopped if a signal came; for work that keeps nothing in memory worth saving (data preparation, ...)."""
-    if _received is not None:
-        raise Stopped(_received, f"stopped by {signal.Signals(_received).name}: {what}")
+    if _received:
+        raise Stopped(_received[0], f"stopped by {signal.Signals(_received[0]).name}: {what}")

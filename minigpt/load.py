@@ -32,7 +32,9 @@ def find_run(path: str | None, output_dir: str) -> Path:
         if not any((folder / name).is_file() for name in ("run.json", "config.json")):
             raise ConfigError(f"no run there: run={path} (a run such as outputs/<name>-<id>, or an exported folder)")
         return folder
-    finished = [folder for folder in Path(output_dir).expanduser().glob("*-????????") if read_summary(folder) is not None]
+    finished = [
+        folder for folder in Path(output_dir).expanduser().glob("*-????????") if read_summary(folder) is not None
+    ]
     finished = [folder for folder in finished if (read_summary(folder) or {}).get("status") == "finished"]
     if not finished:
         raise ConfigError(f"no finished run: {output_dir} (train one with: python train.py, or give run=<folder>)")
@@ -98,4 +100,3 @@ def init_weights_from(model: Transformer, source: Path) -> None:
     else:
         raise CheckpointError(f"no weights: init_from={source} (a run folder, or a folder written by minigpt.export)")
     checkpoint.restore_parameters(model, weights, source)
-

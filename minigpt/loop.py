@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from minigpt.budget import Budget
 from minigpt.data.windows import TrainWindows
@@ -61,26 +60,32 @@ class Hooks(Protocol):
     def on_step(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the loop reads of the configuration. Intervals and stop_after are steps; None is off."""
+
+    seed: int
+    grad_clip: float | None  # global norm
+    max_bad_steps: int
+    end_of_text: int | None  # given when attention stays inside documents
+    eval_every: int | None
+    checkpoint_every: int | None
+    sample_every: int | None
+    log_every: int | None
+    stop_after: int | None
+
+
 def fit(
-    model: nn.Module,
+    model: Callable[..., torch.Tensor],
     optimizer: ByRole,
     schedule: Callable[[int, int], float],
     windows: TrainWindows,
     budget: Budget,
     precision: Precision,
-    progress: Progress,
-    run: Hooks,
-    *,
-    seed: int,
-    grad_clip: float | None,
-    end_of_text: int | None,
-    max_bad_steps: int,
-    eval_every: int | None,
-    checkpoint_every: int | None,
-    sample_every: int | None,
-    log_every: int | None,
-    stop_after: int | None,
     scaler: torch.amp.GradScaler,
+    progress: Progress,
+    settings: Settings,
+    run: Hooks,
 ) -> bool:
     """Train from `progress.step` to the end of the budget. Returns True when finished, False when asked to stop.
 
@@ -89,25 +94,24 @@ def fit(
     in a row; non-finite values never reach a weight.
     """
     saved, logged_tokens, logged_time = progress.step, progress.tokens, progress.train_time_s
-    model.train()
     optimizer.train()
 
     while True:
         step = progress.step
         finished = step == budget.steps
-        if due(eval_every, step, progress.evaluated) and not finished:
+        if due(settings.eval_every, step, progress.evaluated) and not finished:
             with progress.timed("evaluation"):
                 run.evaluate(final=False)
-        if due(sample_every, step, progress.sampled) and not finished:
+        if due(settings.sample_every, step, progress.sampled) and not finished:
             run.sample()
             progress.sampled = step
-        if due(checkpoint_every, step, saved) and not finished:
+        if due(settings.checkpoint_every, step, saved) and not finished:
             with progress.timed("saving"):
                 run.save(final=False)
             saved = step
         if finished:
             return True
-        if run.stop_requested() or (stop_after is not None and step >= stop_after):
+        if run.stop_requested() or (settings.stop_after is not None and step >= settings.stop_after):
             run.save(final=False)
             return False
 
@@ -123,9 +127,9 @@ def fit(
                     to_device(array, precision.device) for array in windows.batch(step, budget.batch_size, rows)
                 )
             with progress.timed("forward_backward"):
-                torch.manual_seed(derive_seed(seed, "dropout", step, micro))
+                torch.manual_seed(derive_seed(settings.seed, "dropout", step, micro))
                 with precision.autocast():
-                    loss = model(inputs, targets, documents_of(inputs, end_of_text))
+                    loss = model(inputs, targets, documents_of(inputs, settings.end_of_text))
                 scaler.scale(loss / budget.tokens_per_step).backward()
                 nats += loss.detach()
 
@@ -134,7 +138,7 @@ def fit(
             for part in optimizer.optimizers.values():
                 scaler.unscale_(part)
             grad_norm = torch.nn.utils.clip_grad_norm_(
-                model.parameters(), float("inf") if grad_clip is None else grad_clip, error_if_nonfinite=False
+                list(optimizer.names), float("inf") if settings.grad_clip is None else settings.grad_clip
             )
             finite = bool(torch.isfinite(grad_norm) & torch.isfinite(nats))
             if finite:
@@ -147,7 +151,7 @@ def fit(
         progress.skipped += not finite
         progress.bad_in_a_row = 0 if finite else progress.bad_in_a_row + 1
         run.on_step()
-        if not finite or due(log_every, progress.step, 0) or progress.step == budget.steps:
+        if not finite or due(settings.log_every, progress.step, 0) or progress.step == budget.steps:
             elapsed = progress.train_time_s - logged_time
             run.record(
                 {
@@ -160,11 +164,11 @@ def fit(
                 }
             )
             logged_tokens, logged_time = progress.tokens, progress.train_time_s
-        if progress.bad_in_a_row >= max_bad_steps or scaler.get_scale() < 1:
+        if progress.bad_in_a_row >= settings.max_bad_steps or scaler.get_scale() < 1:
             raise NumericsError(
                 f"diverged: step {progress.step}: {progress.bad_in_a_row} non-finite steps in a row "
-                f"(train.max_bad_steps={max_bad_steps}), loss {float(nats) / budget.tokens_per_step}, gradient norm "
-                f"{float(grad_norm)} (lower the lr, or train.precision=fp32)"
+                f"(train.max_bad_steps={settings.max_bad_steps}), loss {float(nats) / budget.tokens_per_step}, "
+                f"gradient norm {float(grad_norm)} (lower the lr, or train.precision=fp32)"
             )
 
 

@@ -15,7 +15,7 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "ab", buffering=0)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
         self._failed = False
 
     def append(self, row: dict[str, Any]) -> None:
@@ -25,7 +25,9 @@ class Metrics:
             self._file.write(json.dumps(finite).encode() + b"\n")
         except OSError as error:
             if not self._failed:
-                log.warning("warning: cannot write metrics: %s: %s (training goes on without)", self.path, error.strerror)
+                log.warning(
+                    "warning: cannot write metrics: %s: %s (training goes on without)", self.path, error.strerror
+                )
             self._failed = True
 
     def sync(self) -> int:

@@ -1,11 +1,11 @@
 """A run's folder: its identity on disk, its lock, and what the same command means the second time.
 
-    config.yaml       the resolved configuration
-    run.json          who it is, what was chosen, what computed it (see `record`)
-    metrics.jsonl     every logged row
-    checkpoints/      see checkpoint.py
-    summary.json      once finished or diverged
-    train.log, sample.txt
+config.yaml       the resolved configuration
+run.json          who it is, what was chosen, what computed it (see `record`)
+metrics.jsonl     every logged row
+checkpoints/      see checkpoint.py
+summary.json      once finished or diverged
+train.log, sample.txt
 """
 
 import json
@@ -106,7 +106,12 @@ class RunFolder:
                 return
             for change in changes:
                 log.warning("warning: accepted change: %s", change)
-            record = {**self.saved, "mixed": [*self.saved["mixed"], *changes], "source": record["source"], "chosen": chosen}
+            record = {
+                **self.saved,
+                "mixed": [*self.saved["mixed"], *changes],
+                "source": record["source"],
+                "chosen": chosen,
+            }
             record["data"] = data
         try:
             config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
@@ -125,7 +130,8 @@ class RunFolder:
         found = checkpoint.newest(self.checkpoints)
         if found is not None and found.state.get("run") != self.plan.id:
             raise CheckpointError(
-                f"foreign checkpoint: {found.folder}: of run {found.state.get('run')}, expected {self.plan.id} (remove it)"
+                f"foreign checkpoint: {found.folder}: of run {found.state.get('run')}, "
+                f"expected {self.plan.id} (remove it)"
             )
         self.metrics.rewind(0 if found is None else found.state["metrics_bytes"])
         return found
@@ -133,7 +139,7 @@ class RunFolder:
     def save(
         self, model: dict[str, Any], optimizer: dict[str, Any] | None, state: dict[str, Any], *, final: bool
     ) -> None:
-        """A checkpoint now. A full disk on the way is a warning and the next interval tries again; at the end it is an error."""
+        """A checkpoint now. A full disk on the way is a warning and is tried again later; at the end an error."""
         state = {**state, "run": self.plan.id, "metrics_bytes": self.metrics.sync(), "minigpt": minigpt.__version__}
         keep = 1 if final else self.plan.config["checkpoint"]["keep"]
         try:
@@ -223,7 +229,9 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     if changes and not plan.config["accept_changes"]:
         raise changed(plan.folder, changes)
     if summary["status"] == "diverged":
-        raise NumericsError(f"diverged before: {plan.folder}: at step {summary['step']} (change a setting, or attempt=2)")
+        raise NumericsError(
+            f"diverged before: {plan.folder}: at step {summary['step']} (change a setting, or attempt=2)"
+        )
     chosen = record["chosen"]
     asked_now = [override for override in plan.overrides if override not in record["overrides"]]
     ignored = sorted({o.lstrip("+~").partition("=")[0] for o in asked_now if _only_watched(o)})
@@ -239,9 +247,13 @@ def answer(plan: Plan) -> dict[str, Any] | None:
 
 def _only_watched(override: str) -> bool:
     key = override.lstrip("+~").partition("=")[0]
-    return key in ("logger", "train.device", "train.compile", "train.threads", "train.micro_batch_size") or key.startswith(
-        ("logger.", "eval.", "checkpoint.", "log.", "sample.")
-    )
+    return key in (
+        "logger",
+        "train.device",
+        "train.compile",
+        "train.threads",
+        "train.micro_batch_size",
+    ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample."))
 
 
 def recorded_fingerprint(tokens_folder: Path) -> str | None:
@@ -276,7 +288,8 @@ def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def changed(folder: Path, changes: list[str]) -> CheckpointError:
     return CheckpointError(
         *(
-            f"changed since the run began: {folder}: {change} (accept_changes=true goes on and marks the run; attempt=2 starts anew)"
+            f"changed since the run began: {folder}: {change} "
+            "(accept_changes=true goes on and marks the run; attempt=2 starts anew)"
             for change in changes
         )
     )
@@ -298,7 +311,8 @@ def nearest_run(plan: Plan) -> str | None:
             ((key, (before, after)),) = different.items()
             key = key.replace("budget.", "train.")
             return (
-                f"differs from {folder.name} only in {key} {before} -> {after}; init_from={folder} would reuse its weights"
+                f"differs from {folder.name} only in {key} {before} -> {after}; "
+                f"init_from={folder} would reuse its weights"
             )
     return None
 
@@ -309,7 +323,12 @@ def git_state() -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10, errors="replace"
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+            errors="replace",
         ).stdout
 
     try:

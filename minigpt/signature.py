@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ OPAQUE = "<not a literal>"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One constructor argument. `annotation` is a syntax tree (None: anything goes), `default` a literal or a marker."""
+    """One constructor argument. annotation: a syntax tree (None: anything goes).  default: a literal or a marker."""
 
     name: str
     annotation: ast.expr | None
@@ -51,7 +51,7 @@ class Module:
         return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_signature(target: str) -> Signature:
     """The signature of the class or function that a dotted path names.
 
@@ -79,14 +79,13 @@ def _find(target: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.Funct
     for node in reversed(module.tree.body):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return module, node
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute):
-            if any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-                return _resolve(module, ast.unparse(node.value), depth + 1)
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
+        if isinstance(node, ast.Assign) and name in [ast.unparse(target) for target in node.targets]:
+            return _resolve(module, ast.unparse(node.value), depth + 1)
+    for statement in ast.walk(module.tree):
+        if isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
                 if (alias.asname or alias.name) == name:
-                    return _find(f"{_absolute(module, node)}.{alias.name}", depth + 1)
+                    return _find(f"{_absolute(module, statement)}.{alias.name}", depth + 1)
     return None
 
 
@@ -109,7 +108,7 @@ def _absolute(module: Module, node: ast.ImportFrom) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_module(name: str) -> Module | None:
     """The source of a module, found on the path without importing any of its parents; None if there is none."""
     top, *rest = name.split(".")
@@ -160,7 +159,7 @@ def _of_dataclass(module: Module, node: ast.ClassDef, target: str) -> Signature:
     for base in node.bases:
         found = _resolve(module, ast.unparse(base))
         if found and isinstance(found[1], ast.ClassDef):
-            parameters |= _of_dataclass(*found, target).parameters
+            parameters |= _of_dataclass(found[0], found[1], target).parameters
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             parameters[item.target.id] = Parameter(item.target.id, item.annotation, _default(item.value))
@@ -221,7 +220,9 @@ def _alternatives(annotation: ast.expr | None) -> list[str] | None:
     if isinstance(annotation, ast.Constant):
         if annotation.value is None:
             return ["None"]
-        return _alternatives(ast.parse(annotation.value, mode="eval").body) if isinstance(annotation.value, str) else None
+        return (
+            _alternatives(ast.parse(annotation.value, mode="eval").body) if isinstance(annotation.value, str) else None
+        )
     if isinstance(annotation, ast.Name):
         return [annotation.id] if annotation.id in ("int", "float", "bool", "str", "list", "dict") else None
     if isinstance(annotation, ast.Subscript):

@@ -1,13 +1,13 @@
 """Which code computes a run: a digest per source file, so that a change since can be named.
 
 Only files that can change a result count: the classes that the configuration names, the loop and the windows of a
-step, and whatever of minigpt they import. Comments, docstrings and layout do not count, and neither does a new file that
-the run does not use, so adding an optimizer leaves old runs as they are.
+step, and whatever of minigpt they import. Comments, docstrings and layout do not count, and neither does a new file
+that the run does not use, so adding an optimizer leaves old runs as they are.
 """
 
 import ast
 import hashlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def targets(node: Any) -> list[str]:
     return own + [target for key, value in node.items() if key != "logger" for target in targets(value)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
     """Digest and imported minigpt modules of one module; None for installed packages, whose versions are recorded."""
     module = signature.load_module(name)

@@ -5,22 +5,24 @@ import math
 import os
 import platform
 import socket
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from minigpt import checkpoint, config, interrupt, sampling
 from minigpt.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
 from minigpt.config import Plan
+from minigpt.corpus import prepare_tokens
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows
 from minigpt.errors import DataError, NumericsError
 from minigpt.evaluate import Evaluation, evaluate
 from minigpt.load import init_weights_from
-from minigpt.loop import Progress, fit, progress_of
+from minigpt.loop import Progress, Settings, fit, progress_of
 from minigpt.metrics import read_rows
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
@@ -28,7 +30,6 @@ from minigpt.precision import Precision
 from minigpt.progress import ProgressBar
 from minigpt.run_folder import RunFolder
 from minigpt.seeding import generator
-from minigpt.corpus import prepare_tokens
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ def run(plan: Plan) -> dict[str, Any] | None:
             with ProgressBar(budget.steps, progress.step) as bar:
                 live = LiveRun(plan, folder, tokens, model, optimizer, chosen, budget, progress, scaler, mirror, bar)
                 if not (progress.final or live.train(schedule, windows)):
-                    return live.stopped()
+                    live.stopped()
+                    return None
                 summary = live.finish()
         finally:
             mirror.finish(summary)
@@ -104,7 +106,7 @@ def describe_hardware(chosen: Precision) -> dict[str, Any]:
 
 
 def plan_budget(train: dict[str, Any], seq_len: int, tokens: Tokens) -> Budget:
-    """The run's steps, now that the size of the corpus is known. Raises DataError if a step needs more than there is."""
+    """The run's steps, now that the size of the corpus is known. Raises DataError if that comes to none."""
     windows = TrainWindows(tokens.train, seq_len, 0).n_windows
     batch_size = train["batch_size"]
     if train["steps"] is not None:
@@ -153,14 +155,30 @@ class LiveRun:
         """The loop, then the evaluation of the whole validation split. False if stopped on the way."""
         cfg = self.config
         try:
+            self.model.train()
+            model = torch.compile(self.model) if self.precision.compile else self.model
             finished = fit(
-                torch.compile(self.model) if self.precision.compile else self.model, self.optimizer, schedule, windows, self.budget, self.precision,
-                self.progress, self,
-                seed=cfg["seed"], grad_clip=cfg["train"]["grad_clip"], end_of_text=self.end_of_text,
-                max_bad_steps=cfg["train"]["max_bad_steps"], eval_every=cfg["eval"]["every"],
-                checkpoint_every=cfg["checkpoint"]["every"], sample_every=cfg["sample"]["every"],
-                log_every=cfg["log"]["every"], stop_after=cfg["train"]["stop_after"], scaler=self.scaler,
-            )  # fmt: skip
+                cast(Callable[..., torch.Tensor], model),
+                self.optimizer,
+                schedule,
+                windows,
+                self.budget,
+                self.precision,
+                self.scaler,
+                self.progress,
+                Settings(
+                    seed=cfg["seed"],
+                    grad_clip=cfg["train"]["grad_clip"],
+                    max_bad_steps=cfg["train"]["max_bad_steps"],
+                    end_of_text=self.end_of_text,
+                    eval_every=cfg["eval"]["every"],
+                    checkpoint_every=cfg["checkpoint"]["every"],
+                    sample_every=cfg["sample"]["every"],
+                    log_every=cfg["log"]["every"],
+                    stop_after=cfg["train"]["stop_after"],
+                ),
+                self,
+            )
         except NumericsError:
             self.folder.finish(self.summary("diverged", None))
             raise
@@ -173,7 +191,9 @@ class LiveRun:
             return False
         if not math.isfinite(evaluation.loss):
             self.folder.finish(self.summary("diverged", None))
-            raise NumericsError(f"diverged: validation loss is {evaluation.loss} after step {self.progress.step} (lower the lr)")
+            raise NumericsError(
+                f"diverged: validation loss is {evaluation.loss} after step {self.progress.step} (lower the lr)"
+            )
         self.progress.final = asdict(evaluation)
         self.save(final=True)
         return True
@@ -217,10 +237,9 @@ class LiveRun:
 
     def record(self, row: dict[str, Any]) -> None:
         row = {"step": self.progress.step, "tokens": self.progress.tokens, "time_s": self.progress.train_time_s, **row}
-        if peak := self.precision.peak_flops():
-            if "perf/tokens_per_s" in row:
-                flops = self.model.flops_per_token(self.budget.seq_len)
-                row["perf/mfu"] = row["perf/tokens_per_s"] * flops / peak
+        peak = self.precision.peak_flops()
+        if peak is not None and "perf/tokens_per_s" in row:
+            row["perf/mfu"] = row["perf/tokens_per_s"] * self.model.flops_per_token(self.budget.seq_len) / peak
         self.folder.metrics.append(row)
         self.mirror.log(row)
         if "train/loss" in row:

@@ -61,7 +61,9 @@ class Shell:
 def rows(folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock decides."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "time_s" and not k.startswith("perf/")} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "time_s" and not k.startswith("perf/")} for line in lines
+    ]
 
 
 def tensors(folder: Path) -> dict[str, bytes]:

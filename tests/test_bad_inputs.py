@@ -1,4 +1,4 @@
-"""Everything that can be typed wrongly: its exit code, one line that names key and value, no traceback, nothing written."""
+"""All that can be typed wrongly: exit code, one line that names key and value, no traceback, nothing written."""
 
 from pathlib import Path
 
@@ -104,7 +104,9 @@ def test_a_bad_input_is_named_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_problems_come_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_all_problems_come_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     shell = Shell(tmp_path, monkeypatch, capfd)
     assert shell("train", "modle=x", "train.steps=x", "optim=moun", "seed=-1", "optim.hidden.lr=x") == 2
     assert len([line for line in shell.err.splitlines() if line.startswith("error: ")]) == 5

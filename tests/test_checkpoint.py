@@ -36,7 +36,11 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 def test_newest_is_by_number_and_only_so_many_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 100_000_000, 11):
         save(tmp_path, step, keep=3)
-    assert [path.name for path in checkpoint.steps_on_disk(tmp_path)] == ["step_00000010", "step_00000011", "step_100000000"]
+    assert [path.name for path in checkpoint.steps_on_disk(tmp_path)] == [
+        "step_00000010",
+        "step_00000011",
+        "step_100000000",
+    ]
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found.state["step"] == 100_000_000

@@ -77,7 +77,9 @@ def test_a_closed_pipe_is_quiet(trained: Path) -> None:
     assert "Broken pipe" not in done.stderr
 
 
-def test_an_exported_run_gives_equal_logits_in_transformers_and_the_same_text_here(shell: Shell, tmp_path: Path) -> None:
+def test_an_exported_run_gives_equal_logits_in_transformers_and_the_same_text_here(
+    shell: Shell, tmp_path: Path
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from minigpt import export
@@ -101,7 +103,9 @@ def test_an_exported_folder_starts_a_new_run(shell: Shell, tmp_path: Path) -> No
     from minigpt import export
 
     assert export.main([str(shell.run_folder()), str(tmp_path / "exported")]) == 0
-    assert shell("train", *SMALL, f"init_from={tmp_path / 'exported'}", f"output_dir={tmp_path / 'outputs'}") == 0, shell.err
+    assert shell("train", *SMALL, f"init_from={tmp_path / 'exported'}", f"output_dir={tmp_path / 'outputs'}") == 0, (
+        shell.err
+    )
 
 
 def test_a_checkpoint_cannot_name_foreign_classes() -> None:

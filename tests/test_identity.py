@@ -21,12 +21,29 @@ DEFAULT = None
 @pytest.mark.parametrize(
     "override",
     [
-        "train.device=cpu", "train.compile=false", "train.threads=1", "train.micro_batch_size=4", "logger=none", "eval.every=7",
-        "checkpoint.every=3", "log.every=1", "output_dir=/somewhere/else", "study=a", "data.workers=2", "data.out=/tokens",
-        "train.stop_after=5", "model.tie_embeddings=true", "train.steps=600", "train.tokens=1_228_800", "sample.prompt=x",
-        "optim.hidden.ns_dtype=auto", "train.deterministic=true", "accept_changes=true", "optim.lr_scale=1",
+        "train.device=cpu",
+        "train.compile=false",
+        "train.threads=1",
+        "train.micro_batch_size=4",
+        "logger=none",
+        "eval.every=7",
+        "checkpoint.every=3",
+        "log.every=1",
+        "output_dir=/somewhere/else",
+        "study=a",
+        "data.workers=2",
+        "data.out=/tokens",
+        "train.stop_after=5",
+        "model.tie_embeddings=true",
+        "train.steps=600",
+        "train.tokens=1_228_800",
+        "sample.prompt=x",
+        "optim.hidden.ns_dtype=auto",
+        "train.deterministic=true",
+        "accept_changes=true",
+        "optim.lr_scale=1",
     ],
-)  # fmt: skip
+)
 def test_what_only_watches_or_repeats_a_default_is_the_same_run(override: str) -> None:
     assert plan(override).id == plan().id
 
@@ -34,12 +51,27 @@ def test_what_only_watches_or_repeats_a_default_is_the_same_run(override: str) -
 @pytest.mark.parametrize(
     "override",
     [
-        "seed=1", "attempt=2", "optim=adamw", "optim.lr=0.03", "optim.adamw_lr=0.001", "model=small", "model.dropout=0.1",
-        "schedule=wsd", "train.steps=601", "train.epochs=1", "train.batch_size=8", "train.grad_clip=null", "name=mine",
-        "train.precision=bf16", "data.tokenizer.vocab_size=1000", "data=shakespeare_char", "train.document_mask=true",
-        "optim.lr_scale=2", "data.max_tokens=1000",
+        "seed=1",
+        "attempt=2",
+        "optim=adamw",
+        "optim.lr=0.03",
+        "optim.adamw_lr=0.001",
+        "model=small",
+        "model.dropout=0.1",
+        "schedule=wsd",
+        "train.steps=601",
+        "train.epochs=1",
+        "train.batch_size=8",
+        "train.grad_clip=null",
+        "name=mine",
+        "train.precision=bf16",
+        "data.tokenizer.vocab_size=1000",
+        "data=shakespeare_char",
+        "train.document_mask=true",
+        "optim.lr_scale=2",
+        "data.max_tokens=1000",
     ],
-)  # fmt: skip
+)
 def test_what_decides_the_result_is_another_run(override: str) -> None:
     assert plan(override).id != plan().id
 

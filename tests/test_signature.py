@@ -17,7 +17,10 @@ def test_signatures_read_from_source_are_those_of_the_imported_class(name: str) 
     actual = inspect.signature(getattr(torch.optim, name)).parameters
     assert list(read.parameters) == list(actual)
     for key, parameter in actual.items():
-        if isinstance(parameter.default, int | float | bool | tuple | None) and read.parameters[key].default != "<not a literal>":
+        if (
+            isinstance(parameter.default, int | float | bool | tuple | None)
+            and read.parameters[key].default != "<not a literal>"
+        ):
             expected = "<required>" if parameter.default is parameter.empty else parameter.default
             assert read.parameters[key].default == expected, key
 

@@ -51,16 +51,30 @@ def test_six_steps_and_six_more_in_a_new_process_are_twelve_steps(
     optim: str, precision: str, shell: Shell, other: Shell
 ) -> None:
     command = [
-        *SMALL, f"optim={optim}", f"train.precision={precision}", "model.dropout=0.2", "train.micro_batch_size=2",
-        "checkpoint.keep_optimizer=true", "train.threads=1",
-    ]  # fmt: skip
+        *SMALL,
+        f"optim={optim}",
+        f"train.precision={precision}",
+        "model.dropout=0.2",
+        "train.micro_batch_size=2",
+        "checkpoint.keep_optimizer=true",
+        "train.threads=1",
+    ]
     assert shell("train", *command) == 0, shell.err
     assert other("train", *command, "train.stop_after=6") == 0, other.err
     assert not (other.run_folder() / "summary.json").exists()
     process = subprocess.run(
-        [sys.executable, "train.py", *command, f"output_dir={other.folder / 'outputs'}", f"data_dir={other.folder / 'tokens'}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "train.py",
+            *command,
+            f"output_dir={other.folder / 'outputs'}",
+            f"data_dir={other.folder / 'tokens'}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert process.returncode == 0, process.stderr
     assert "resuming at step 6 of 12" in process.stderr
     assert rows(other.run_folder()) == rows(shell.run_folder())
@@ -73,7 +87,11 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, shell: Shel
     command = [*SMALL, "train.steps=400", "checkpoint.every=null", "eval.every=null", "log.every=1", "train.threads=1"]
     arguments = [f"output_dir={tmp_path / 'outputs'}", f"data_dir={tmp_path / 'tokens'}"]
     process = subprocess.Popen(
-        [sys.executable, "train.py", *command, *arguments], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "train.py", *command, *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -152,8 +170,10 @@ def test_only_damaged_checkpoints_never_start_afresh(shell: Shell) -> None:
 
 def test_a_folder_in_use_is_refused_with_its_owner(shell: Shell) -> None:
     assert shell("train", *SMALL, "train.stop_after=2") == 0
-    hold = f"from minigpt.durable import FolderLock as L; from pathlib import Path; L(Path({str(shell.run_folder())!r}), 'x').acquire()"
-    code = f"{hold}; print(flush=True); import time; time.sleep(60)".replace("L(Path", "lock = L(Path")
+    code = (
+        "import time\nfrom pathlib import Path\nfrom minigpt.durable import FolderLock\n"
+        f"with FolderLock(Path({str(shell.run_folder())!r}), 'x'):\n    print(flush=True)\n    time.sleep(60)"
+    )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         assert owner.stdout is not None
@@ -184,11 +204,20 @@ def test_a_failing_job_lets_the_others_run_and_sets_the_exit_code(shell: Shell) 
     assert "n_heads=3" in shell.err
     assert "Traceback" not in shell.err
     assert len(list((shell.folder / "outputs").glob("*/run.json"))) == 2
-    assert not [path for path in (shell.folder / "outputs").iterdir() if path.is_dir() and not (path / "run.json").exists()]
+    assert not [
+        path for path in (shell.folder / "outputs").iterdir() if path.is_dir() and not (path / "run.json").exists()
+    ]
 
 
 def test_a_diverging_run_says_so_and_stays_diverged(shell: Shell) -> None:
-    command = [*SMALL, "optim=adamw", "optim.lr=1e30", "train.grad_clip=null", "train.max_bad_steps=2", "train.steps=40"]
+    command = [
+        *SMALL,
+        "optim=adamw",
+        "optim.lr=1e30",
+        "train.grad_clip=null",
+        "train.max_bad_steps=2",
+        "train.steps=40",
+    ]
     assert shell("train", *command) == 5, shell.err
     assert "diverged" in shell.err
     assert json.loads((shell.run_folder() / "summary.json").read_text())["status"] == "diverged"
@@ -238,8 +267,12 @@ def test_ctrl_c_ends_a_sweep_with_130(tmp_path: Path) -> None:
     command = ["-m", *SMALL, "train.steps=3000", "eval.every=null", "log.every=1", "seed=0,1", "train.threads=1"]
     process = subprocess.Popen(
         [sys.executable, "train.py", *command, f"output_dir={tmp_path / 'outputs'}", f"data_dir={tmp_path / 'tokens'}"],
-        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("step "):

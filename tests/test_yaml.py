@@ -47,7 +47,9 @@ def test_every_choice_composes_checks_and_builds(choice: str) -> None:
     import importlib.util
 
     plan = config.plan_of(compose(choice, *NEEDS.get(choice, [])))
-    optim = yaml.safe_load((CONF / f"{choice.replace('=', '/')}.yaml").read_text()) if choice.startswith("optim=") else {}
+    optim = (
+        yaml.safe_load((CONF / f"{choice.replace('=', '/')}.yaml").read_text()) if choice.startswith("optim=") else {}
+    )
     target = str((optim.get("hidden") or {}).get("_target_", "minigpt."))
     if importlib.util.find_spec(target.partition(".")[0]) is None:
         pytest.skip(f"{target} is an optional extra")

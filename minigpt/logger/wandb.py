@@ -1,4 +1,4 @@
-"""Weights & Biases as a mirror of metrics.jsonl: online only with a key, else offline; never a prompt, never a crash."""
+"""Weights & Biases as a mirror of metrics.jsonl: online with a key, else offline; never a prompt, never a crash."""
 
 import logging
 import netrc
@@ -18,7 +18,11 @@ class WandbLogger:
     """
 
     def __init__(
-        self, project: str = "minigpt", entity: str | None = None, folder: str = "outputs/wandb", timeout_s: float = 15.0
+        self,
+        project: str = "minigpt",
+        entity: str | None = None,
+        folder: str = "outputs/wandb",
+        timeout_s: float = 15.0,
     ) -> None:
         self.project = project
         self.entity = entity
