@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,7 @@ class Hub(Source):
             raise DataError(f"cannot read: {self.name} ({cause}; check data.name, data.config, data.split)") from error
         if failures >= len(WAITS_S):
             raise DataError(f"gave up after {failures + 1} attempts: {self.name} ({cause}; try again later)") from error
+        print(f"trying again in {WAITS_S[failures]} s: {self.name} ({cause})", file=sys.stderr, flush=True)
         until = time.monotonic() + WAITS_S[failures]
         while time.monotonic() < until:
             stop_if_requested("waited for the network")

@@ -57,7 +57,7 @@ class TokenizerSpec(Protocol):
 
 
 def prepare(
-    source: Source | Bin,
+    corpus: Source | Bin,
     tokenizer: TokenizerSpec,
     folder: Path | str,
     *,
@@ -68,7 +68,7 @@ def prepare(
     wait: bool = False,
     progress: bool = True,
 ) -> Tokens:
-    """Tokenize a source into `folder`, or open it if that is done; returns the opened, verified tokens.
+    """Tokenize a corpus into `folder`, or open it if that is done; returns the opened, verified tokens.
 
     val_fraction: share of the text held out, by document (splitting.py); unused where the source names its split.
     max_tokens: stop after about so many training tokens. shard_tokens: tokens a shard. workers: threads that encode.
@@ -83,7 +83,7 @@ def prepare(
             raise ValueError(f"{name}={value} must be at least 1")
     folder = Path(folder)
     request = {
-        "source": source.describe(),
+        "source": corpus.describe(),
         "tokenizer": tokenizer.describe(),
         "val_fraction": val_fraction,
         "max_tokens": max_tokens,
@@ -95,7 +95,7 @@ def prepare(
             folder.mkdir(parents=True, exist_ok=True)
             with lock_folder(folder, wait):
                 if not (folder / MANIFEST).exists():
-                    Preparation(source, tokenizer, folder, request, workers, Progress(None, None, progress)).run()
+                    Preparation(corpus, tokenizer, folder, request, workers, Progress(None, None, progress)).run()
                 (folder / PROGRESS).unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(folder, error) from error

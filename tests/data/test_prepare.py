@@ -98,11 +98,11 @@ def test_the_manifest_says_nothing_about_here_and_now(tmp_path: Path) -> None:
         ({"shard_tokens": 400}, r"shard_tokens 500 -> 400"),
         ({"max_tokens": 10}, r"max_tokens null -> 10"),
         ({"tokenizer": BPE(301)}, r"tokenizer.vocab_size 300 -> 301"),
-        ({"source": Memory(TEXTS[:-1])}, r"source.sha256 "),
+        ({"corpus": Memory(TEXTS[:-1])}, r"source.sha256 "),
     ],
 )
 def test_other_tokens_in_the_folder_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    arguments: dict[str, Any] = {"source": Memory(TEXTS), "tokenizer": BPE(300), "folder": tmp_path, **OPTIONS}
+    arguments: dict[str, Any] = {"corpus": Memory(TEXTS), "tokenizer": BPE(300), "folder": tmp_path, **OPTIONS}
     prepare(**arguments)
     before = contents(tmp_path)
     with pytest.raises(DataError, match=message):
