@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from minigpt.precision import Precision
 
 # What code hands to a constructor, so that no configuration has to.
-SUPPLIED = {"model": {"vocab_size"}, "optim": {"parameters"}}
-# Scalars in an open group that other keys of the group read by interpolation.
-SHARED_SCALARS = {"optim": {"lr", "adamw_lr"}}
+SUPPLIED = {"model": {"vocab_size"}, "optim": {"parameters"}, "probe": {"optimizer"}}
+# Scalars in an open group that are not for its class: read by interpolation, or by the loop.
+SHARED_SCALARS = {"optim": ("lr", "adamw_lr"), "probe": ("every",)}
 GROUPS = ("model", "optim", "schedule", "data", "logger")
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train.precision": ("auto", "fp32", "bf16", "fp16"),
@@ -37,7 +37,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 AT_LEAST_ONE = (
     "attempt", "train.tokens", "train.steps", "train.batch_size", "train.micro_batch_size", "train.threads",
     "train.max_bad_steps", "train.stop_after", "eval.every", "eval.tokens", "checkpoint.every", "checkpoint.keep",
-    "log.every", "sample.every", "sample.max_new_tokens", "sample.top_k",
+    "log.every", "sample.every", "sample.max_new_tokens", "sample.top_k", "probe.every",
 )  # fmt: skip
 LARGEST = 2**48  # larger counts are typing mistakes
 NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -71,7 +71,7 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
     problems = unknown_root_keys(config)
     config.setdefault("data", config.pop("stand_in", None))
     config["train"].update(_one_budget(config["train"], choices, overrides, sources, problems))
-    for group in GROUPS:
+    for group in (*GROUPS, *(["probe"] if config["probe"] is not None else [])):
         problems += check_group(group, config[group])
     problems += check_ranges(config)
     if problems:
@@ -327,7 +327,7 @@ def build_optimizer(node: dict[str, Any], model: Any) -> Any:
     """The ByRole of a checked `optim` node for a model."""
     roles = model.roles()
     parameters = [(name, parameter, roles[name]) for name, parameter in model.named_parameters()]
-    return build(node, parameters, drop=tuple(SHARED_SCALARS["optim"]))
+    return build(node, parameters, drop=SHARED_SCALARS["optim"])
 
 
 def build(node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **supplied: Any) -> Any:

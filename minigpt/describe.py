@@ -81,7 +81,7 @@ def state_bytes(optim: dict[str, Any], model: Any) -> float:
     for name, parameter in model.named_parameters():
         shape = (2 * roles[name].n_heads, 16) if parameter.dim() == 2 else (16,)
         small.append((name, torch.nn.Parameter(torch.ones(shape)), roles[name]))
-    optimizer = config.build(optim, small, drop=tuple(config.SHARED_SCALARS["optim"]))
+    optimizer = config.build(optim, small, drop=config.SHARED_SCALARS["optim"])
     for _, parameter, _ in small:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

@@ -49,6 +49,13 @@ class Progress:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begin
 
 
+class Probe(Protocol):
+    """What looks at an optimizer step from before and after, without changing anything."""
+
+    def before(self, clip_factor: float) -> None: ...
+    def after(self) -> dict[str, float]: ...
+
+
 class Hooks(Protocol):
     """What the loop asks of the run around it."""
 
@@ -72,6 +79,7 @@ class Settings:
     checkpoint_every: int | None
     sample_every: int | None
     log_every: int | None
+    probe_every: int | None
     stop_after: int | None
 
 
@@ -86,6 +94,7 @@ def fit(
     progress: Progress,
     settings: Settings,
     run: Hooks,
+    probe: Probe | None = None,
 ) -> bool:
     """Train from `progress.step` to the end of the budget. Returns True when finished, False when asked to stop.
 
@@ -141,17 +150,22 @@ def fit(
                 list(optimizer.names), float("inf") if settings.grad_clip is None else settings.grad_clip
             )
             finite = bool(torch.isfinite(grad_norm) & torch.isfinite(nats))
+        looking = probe if finite and due(settings.probe_every, step + 1, 0) else None
+        if looking is not None:
+            looking.before(min(1.0, (settings.grad_clip or float("inf")) / float(grad_norm)))
+        with progress.timed("optimizer"):
             if finite:
                 optimizer.step()
-            scaler.update()
-            optimizer.zero_grad()
+        seen = {} if looking is None else looking.after()
+        scaler.update()
+        optimizer.zero_grad()
 
         progress.step += 1
         progress.tokens += budget.tokens_per_step
         progress.skipped += not finite
         progress.bad_in_a_row = 0 if finite else progress.bad_in_a_row + 1
         run.on_step()
-        if not finite or due(settings.log_every, progress.step, 0) or progress.step == budget.steps:
+        if not finite or seen or due(settings.log_every, progress.step, 0) or progress.step == budget.steps:
             elapsed = progress.train_time_s - logged_time
             run.record(
                 {
@@ -161,6 +175,7 @@ def fit(
                     "perf/tokens_per_s": (progress.tokens - logged_tokens) / elapsed,
                     **({"scale": scaler.get_scale()} if scaler.is_enabled() else {}),
                     **({} if finite else {"skipped": progress.skipped}),
+                    **seen,
                 }
             )
             logged_tokens, logged_time = progress.tokens, progress.train_time_s

@@ -79,6 +79,7 @@ class TrainRoot:
     schedule: Any = None
     data: Any = None
     logger: Any = None
+    probe: Any = None
 
 
 @dataclass

@@ -34,13 +34,13 @@ def source_digest(config: dict[str, Any]) -> dict[str, str]:
 
 
 def targets(node: Any) -> list[str]:
-    """Every `_target_` in a configuration, loggers left out."""
+    """Every `_target_` in a configuration that computes: loggers and probes left out."""
     if isinstance(node, list):
         return [target for item in node for target in targets(item)]
     if not isinstance(node, dict):
         return []
     own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
-    return own + [target for key, value in node.items() if key != "logger" for target in targets(value)]
+    return own + [target for key, value in node.items() if key not in ("logger", "probe") for target in targets(value)]
 
 
 @cache

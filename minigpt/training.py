@@ -32,6 +32,7 @@ from minigpt.run_folder import RunFolder
 from minigpt.seeding import generator
 
 log = logging.getLogger(__name__)
+NOTABLE_SHARE = 0.03  # of optimizer FLOPs in training FLOPs, from which on a run is told
 
 
 def run(plan: Plan) -> dict[str, Any] | None:
@@ -84,6 +85,13 @@ def run(plan: Plan) -> dict[str, Any] | None:
             scaler.load_state_dict(saved.state["scaler"])
             log.info("resuming at step %d of %d", progress.step, budget.steps)
 
+        share = optimizer_flops_share(optimizer, model, budget)
+        if share > NOTABLE_SHARE:
+            log.info(
+                "Newton-Schulz adds %.0f %% to the FLOPs of a step of %s tokens; larger batches make it cheaper",
+                100 * share,
+                f"{budget.tokens_per_step:,}",
+            )
         mirror = config.build(cfg["logger"])
         mirror.start(folder.saved, cfg, read_rows(folder.metrics.path))
         summary: dict[str, Any] = {}
@@ -97,6 +105,11 @@ def run(plan: Plan) -> dict[str, Any] | None:
         finally:
             mirror.finish(summary)
         return summary
+
+
+def optimizer_flops_share(optimizer: ByRole, model: Transformer, budget: Budget) -> float:
+    """FLOPs of Newton-Schulz in a step over those of forward and backward; about 4.2 d_model / tokens."""
+    return optimizer.flops_per_step() / (model.flops_per_token(budget.seq_len) * budget.tokens_per_step)
 
 
 def describe_hardware(chosen: Precision) -> dict[str, Any]:
@@ -149,7 +162,7 @@ class LiveRun:
         self.precision, self.budget, self.progress = chosen, budget, progress
         self.scaler, self.mirror, self.bar = scaler, mirror, bar
         self.end_of_text = tokens.tokenizer.end_of_text if plan.config["train"]["document_mask"] else None
-        self.last_evaluation: Evaluation | None = None
+        self.optimizer_state_bytes = 0  # known once there has been a step
 
     def train(self, schedule: Any, windows: TrainWindows) -> bool:
         """The loop, then the evaluation of the whole validation split. False if stopped on the way."""
@@ -175,9 +188,11 @@ class LiveRun:
                     checkpoint_every=cfg["checkpoint"]["every"],
                     sample_every=cfg["sample"]["every"],
                     log_every=cfg["log"]["every"],
+                    probe_every=cfg["probe"] and cfg["probe"]["every"],
                     stop_after=cfg["train"]["stop_after"],
                 ),
                 self,
+                cfg["probe"] and config.build(cfg["probe"], self.optimizer, drop=config.SHARED_SCALARS["probe"]),
             )
         except NumericsError:
             self.folder.finish(self.summary("diverged", None))
@@ -230,6 +245,8 @@ class LiveRun:
             "tokens_per_s": median(rates) if rates else None,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "flops_per_token": model.flops_per_token(self.budget.seq_len),
+            "optimizer_flops_share": optimizer_flops_share(self.optimizer, model, self.budget),
+            "optimizer_state_bytes": self.optimizer_state_bytes,
             "mixed": (self.folder.saved or {}).get("mixed", []),
         }
 
@@ -253,6 +270,7 @@ class LiveRun:
             "model": self.config["model"],
             "vocab_size": self.tokens.vocab_size,
         }
+        self.optimizer_state_bytes = self.optimizer.state_bytes()
         optimizer = None if final and not self.config["checkpoint"]["keep_optimizer"] else self.optimizer.state_tree()
         if final:
             self.optimizer.eval()

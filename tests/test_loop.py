@@ -57,7 +57,7 @@ class Notes:
 
 SETTINGS: dict[str, Any] = {
     "seed": 0, "grad_clip": 1.0, "max_bad_steps": 3, "end_of_text": None, "eval_every": None, "checkpoint_every": None,
-    "sample_every": None, "log_every": 1, "stop_after": None,
+    "sample_every": None, "log_every": 1, "probe_every": None, "stop_after": None,
 }  # fmt: skip
 
 
@@ -156,7 +156,10 @@ def test_gradients_are_clipped_to_the_global_norm_and_the_norm_before_is_logged(
     model, optimizer = make()
     norms = []
     step = optimizer.step
-    optimizer.step = lambda: (norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()), step())  # type: ignore[func-returns-value, method-assign, union-attr]
+    optimizer.step = lambda: (
+        norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()),
+        step(),
+    )  # type: ignore[func-returns-value, method-assign, union-attr]
     _, notes = run(model, optimizer, Budget(1, 4, 4, 16), grad_clip=1e-3)
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
     assert notes.rows[0]["grad_norm"] > 0.1

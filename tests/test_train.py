@@ -123,11 +123,14 @@ def test_a_finished_run_answers_without_touching_anything(shell: Shell) -> None:
 def test_what_only_watches_changes_no_weight(shell: Shell, other: Shell) -> None:
     assert shell("train", *SMALL, "model.dropout=0.1") == 0
     watching = ["eval.every=1", "sample.every=2", "log.every=5", "checkpoint.every=3", "logger=wandb"]
+    watching += ["probe=optimizer", "probe.every=2"]
     watching.append(f"logger.folder={other.folder / 'wandb'}")
     assert other("train", *SMALL, "model.dropout=0.1", *watching) == 0, other.err
     assert shell.run_folder().name == other.run_folder().name
     assert tensors(shell.run_folder()) == tensors(other.run_folder())
     assert list((other.folder / "wandb").glob("offline-run-*/*.wandb"))
+    looked = [row for row in rows(other.run_folder()) if "probe/hidden/q/relative_update" in row]
+    assert [row["step"] for row in looked] == [2, 4, 6, 8, 10, 12]
 
 
 def test_changed_tokens_and_changed_code_stop_a_run_and_can_be_accepted(shell: Shell) -> None:

@@ -9,7 +9,18 @@ from omegaconf import DictConfig
 from minigpt import cli, config, schema
 
 CONF = cli.CONF
-TRAIN_GROUPS = ["model", "optim", "schedule", "data", "logger", "experiment", "debug", "data/tokenizer", "model/mlp"]
+TRAIN_GROUPS = [
+    "model",
+    "optim",
+    "schedule",
+    "data",
+    "logger",
+    "probe",
+    "experiment",
+    "debug",
+    "data/tokenizer",
+    "model/mlp",
+]
 # Values that a choice leaves to its user, so that it can be checked at all.
 NEEDS = {
     "data=files": ["data.path=x.txt"],
