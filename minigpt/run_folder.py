@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from omegaconf import OmegaConf
 import minigpt
 from minigpt import checkpoint, durable, identity
 from minigpt.config import Plan
-from minigpt.errors import CheckpointError, NumericsError, StorageError
+from minigpt.errors import CheckpointError, MinigptError, NumericsError, StorageError
 from minigpt.metrics import Metrics
 from minigpt.source_digest import source_digest
 
@@ -71,6 +72,8 @@ class RunFolder:
         logging.getLogger("minigpt").removeHandler(self._handler)
         self._handler.close()
         self.metrics.close()
+        if isinstance(error, MinigptError) and not (self.folder / "run.json").exists():
+            shutil.rmtree(self.folder)  # refused before it began: no trace of it
         self.lock.release()
 
     def begin(self, chosen: dict[str, Any], hardware: dict[str, Any], data: dict[str, Any]) -> None:

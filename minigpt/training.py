@@ -32,6 +32,7 @@ from minigpt.run_folder import RunFolder
 from minigpt.seeding import generator
 
 log = logging.getLogger(__name__)
+DEFAULT_THREADS = torch.get_num_threads()  # a job of a sweep must not inherit those of the job before
 NOTABLE_SHARE = 0.03  # of optimizer FLOPs in training FLOPs, from which on a run is told
 
 
@@ -42,8 +43,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
     """
     cfg = plan.config
     train = cfg["train"]
-    if train["threads"] is not None:
-        torch.set_num_threads(train["threads"])
+    torch.set_num_threads(train["threads"] or DEFAULT_THREADS)
     with RunFolder(plan) as folder:
         tokens = prepare_tokens(cfg["data"], plan.tokens_folder)
         model = config.build(cfg["model"], tokens.vocab_size)

@@ -260,6 +260,23 @@ def test_an_unwritable_place_is_one_line_and_exit_code_6(shell: Shell) -> None:
     assert "Traceback" not in shell.err
 
 
+def test_missing_text_is_exit_code_3_and_leaves_no_trace(shell: Shell) -> None:
+    assert shell("train", "data=files", f"data.path={shell.folder}/missing.txt", "model.max_seq_len=16") == 3
+    assert "missing.txt" in shell.err
+    assert "Traceback" not in shell.err
+    assert list((shell.folder / "outputs").iterdir()) == []
+
+
+def test_a_job_of_a_sweep_does_not_inherit_the_threads_of_the_one_before(shell: Shell) -> None:
+    assert shell("train", "-m", *SMALL, "train.steps=2", "train.threads=3,null", "seed=0") == 0, shell.err
+    assert shell("train", "-m", *SMALL, "train.steps=3", "seed=0,1", "train.threads=3") == 0, shell.err
+    assert shell("train", *SMALL, "train.steps=4", "train.threads=null") == 0, shell.err
+    records = [json.loads(path.read_text()) for path in (shell.folder / "outputs").glob("*/run.json")]
+    threads = {record["identity"]["budget"]["steps"]: record["chosen"]["threads"] for record in records}
+    assert threads[3] == 3
+    assert threads[4] != 3
+
+
 def test_overfit_gets_near_zero(shell: Shell) -> None:
     assert shell("train", "debug=overfit") == 0, shell.err
     last = [row for row in rows(shell.run_folder()) if "train/loss" in row][-1]
