@@ -4,9 +4,11 @@ B batch, T sequence, D model, H query heads, G key/value heads, K head size (D /
 than T).
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minigpt.model.blocked_attention import blocked_attention
 from minigpt.model.cache import LayerCache
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rotate
@@ -45,28 +47,35 @@ class Attention(nn.Module):
     ) -> Tensor:
         """(B, T, D) -> (B, T, D).
 
-        mask: bool, broadcastable to (B, H, T, S), True where a query may look; None means plainly causal.
+        mask: (B or 1, 1, T, S) bool, True where a query may look; None means plainly causal.
         cache: keys and values of earlier tokens, extended by these.
         """
-        q = self._split(self.q(x))  # (B, H, T, K)
-        k = self._split(self.k(x))  # (B, G, T, K)
-        v = self._split(self.v(x))  # (B, G, T, K)
+        q, k, v = (y.unflatten(-1, (-1, self.head_size)) for y in (self.q(x), self.k(x), self.v(x)))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, rope), rotate(k, rope)
-        if cache is not None:
-            k, v = cache.append(k, v)  # (B, G, S, K)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and q.shape[2] > 1,  # a single query sees all keys
-            enable_gqa=self.n_kv_heads != self.n_heads,
-        )
-        return self.o(y.transpose(1, 2).flatten(2))
+        q, k = rotate(q, rope), rotate(k, rope)  # (B, T, H, K), (B, T, G, K)
+        dropout = self.dropout if self.training else 0.0
+        if cache is None and x.device.type == "cpu" and (v.dtype == torch.bfloat16 or dropout):
+            y = blocked_attention(q.to(v.dtype), k.to(v.dtype), v, mask, dropout)
+        else:
+            y = attention_reference(q, k, v, mask, dropout, cache)
+        return self.o(y.flatten(2))
 
-    def _split(self, x: Tensor) -> Tensor:
-        """(B, T, heads * K) -> (B, heads, T, K)."""
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+def attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, cache: LayerCache | None = None
+) -> Tensor:
+    """torch's attention for q (B, T, H, K), k and v (B, T, G, K), which the keys of a cache precede; (B, T, H, K)."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    if cache is not None:
+        k, v = cache.append(k, v)  # (B, G, S, K)
+    y = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None and q.shape[2] > 1,  # a single query sees all keys
+        enable_gqa=k.shape[1] != q.shape[1],
+    )
+    return y.transpose(1, 2)

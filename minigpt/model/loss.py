@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from minigpt.model.autocast import autocast_off, product_dtype
+
 IGNORE = -100  # a target that is no target: padding of the last validation window
 
 
@@ -28,24 +30,18 @@ def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     The gradients are computed in the forward pass, while a chunk of logits is still in the processor's cache, so
     nothing is computed twice (as in Liger Kernel, Hsu et al. 2024). The result can be differentiated only once.
     """
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return _cross_entropy(x, weight, targets, x.dtype)
-    with torch.autocast(kind, enabled=False):  # the casts are made by hand, once
-        return _cross_entropy(x, weight, targets, torch.get_autocast_dtype(kind))
-
-
-def _cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _CrossEntropy.apply(x, weight, targets, dtype)
-    return _sum_of_nats(x.to(dtype), weight.to(dtype), targets)
+    dtype = product_dtype(x)
+    with autocast_off(x):  # the casts are made by hand, once
+        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+            return _CrossEntropy.apply(x, weight, targets, dtype)
+        return _sum_of_nats(x.to(dtype), weight.to(dtype), targets)
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         x_gradient = torch.empty_like(x)
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+        weight_gradient = torch.empty_like(weight, dtype=torch.float32)
         loss = _sum_of_nats(x.to(dtype), weight.to(dtype), targets, x_gradient, weight_gradient)
         ctx.gradients = x_gradient, weight_gradient.to(weight.dtype)
         return loss
@@ -67,7 +63,7 @@ def _sum_of_nats(
     x_gradient: Tensor | None = None,
     weight_gradient: Tensor | None = None,
 ) -> Tensor:
-    """The loss; where given, x_gradient is filled and weight_gradient (fp32) added to.
+    """The loss; where given, x_gradient and weight_gradient (fp32) are filled.
 
     Two sizes of chunk: the softmax works on pieces that stay in cache, the products of the backward pass on larger
     ones, since each of those adds a (V, D) matrix.
@@ -97,11 +93,16 @@ def _sum_of_nats(
             rows = difference[: end - start]
             keep = kept[start:end, None]
             x_gradient[start:end] = (rows @ weight) * keep
-            weight_gradient += rows.T @ (x[start:end] * keep)
+            product = rows.T @ (x[start:end] * keep)
+            if start == 0:
+                weight_gradient.copy_(product)
+            else:
+                weight_gradient += product
     return total
 
 
 def _rows_of_chunks(x: Tensor, vocab_size: int) -> tuple[int, int]:
     """Rows of the large and of the small chunks: about 2^25 and (on a CPU) 2^21 logits; measured best at V = 20,000."""
-    large = min(max(1, 2**25 // vocab_size), len(x))
+    chunks = max(1, -(-len(x) * vocab_size // 2**25))
+    large = max(1, -(-len(x) // chunks))
     return large, (min(large, max(1, 2**21 // vocab_size)) if x.device.type == "cpu" else large)

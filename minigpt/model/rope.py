@@ -13,19 +13,19 @@ RopeTable = tuple[Tensor, Tensor]
 
 
 def rope_table(start: int, length: int, head_size: int, theta: float, device: torch.device) -> RopeTable:
-    """cos and sin of the angles of positions start .. start + length - 1, each (T, K/2) in fp32.
+    """cos and sin of the angles of positions start .. start + length - 1, each (T, 1, K/2) in fp32.
 
     Pair i of a head turns by position / theta^(2i/K) radians (eq. 15). fp32 always: bf16 cannot even hold position 257.
     """
     pairs = torch.arange(0, head_size, 2, dtype=torch.float32, device=device)
     frequencies = 1.0 / theta ** (pairs / head_size)
     positions = torch.arange(start, start + length, dtype=torch.float32, device=device)
-    angles = positions[:, None] * frequencies
+    angles = positions[:, None, None] * frequencies
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, table: RopeTable) -> Tensor:
-    """Turn queries or keys (B, H, T, K) by the angles of their positions: computed in fp32, returned as x.dtype."""
+    """Turn queries or keys (B, T, H, K) by the angles of their positions: computed in fp32, returned as x.dtype."""
     cos, sin = table
     first, second = x.chunk(2, dim=-1)  # pair i is (x[i], x[i + K/2])
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from minigpt.model.attention import Attention
 from minigpt.model.cache import KVCache, LayerCache
+from minigpt.model.dropout import Dropout
 from minigpt.model.loss import cross_entropy
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rope_table
@@ -32,7 +33,7 @@ class TransformerBlock(nn.Module):
         self.attention = attention
         self.mlp_norm = RMSNorm(d_model, norm_eps)
         self.mlp = mlp
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rope, mask, cache))

@@ -1,0 +1,193 @@
+"""Each fast path for CPUs against the plain operation that it stands for. The loss has a file of its own."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minigpt.model import blocked_attention as blocked
+from minigpt.model.attention import attention_reference
+from minigpt.model.blocked_attention import blocked_attention
+from minigpt.model.dropout import Dropout, kept, rounded
+from minigpt.model.rmsnorm import RMSNorm
+from minigpt.model.transformer import Transformer
+from minigpt.seeding import generator
+
+Attention = Callable[..., torch.Tensor]
+
+
+def attend(function: Attention, shape: tuple[int, ...], dtype: torch.dtype, *arguments: object) -> list[torch.Tensor]:
+    """The result and the gradients of q, k and v; shape is (B, T, H, G, K)."""
+    b, t, h, g, size = shape
+    draw = generator(0, "data")
+    q, k, v = (torch.randn(b, t, n, size, generator=draw).to(dtype).requires_grad_() for n in (h, g, g))
+    out = function(q, k, v, *arguments)
+    out.backward(torch.randn(out.shape, generator=draw).to(dtype))
+    return [out.detach(), q.grad, k.grad, v.grad]
+
+
+def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    return attention_reference(q, k, v, mask, dropout=0.0)
+
+
+SHAPES = {
+    "multi-query": (2, 70, 4, 1, 8),
+    "grouped": (3, 33, 6, 2, 4),
+    "multi-head": (2, 130, 3, 3, 8),
+    "one token": (2, 1, 4, 1, 8),
+    "exactly two blocks": (1, 128, 2, 1, 4),
+}
+
+
+@pytest.mark.parametrize("scores", [1, 2**20], ids=["item by item", "together"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_blocked_attention(shape: tuple[int, ...], scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocked, "SCORES", scores)
+    for got, expected in zip(
+        attend(blocked_attention, shape, torch.float32), attend(reference, shape, torch.float32), strict=True
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_blocked_attention_with_a_mask() -> None:
+    shape = SHAPES["grouped"]
+    documents = torch.tensor([0] * 10 + [1] * 23).expand(3, -1).clone()
+    documents[2, 5:] = 7
+    mask = (documents[:, None, :, None] == documents[:, None, None, :]) & torch.ones(33, 33, dtype=torch.bool).tril()
+    got = attend(blocked_attention, shape, torch.float32, mask)
+    for one, expected in zip(got, attend(reference, shape, torch.float32, mask), strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-5, atol=2e-6)
+    assert not torch.allclose(got[0], attend(blocked_attention, shape, torch.float32)[0])
+
+
+def test_blocked_attention_in_bf16_is_as_exact_as_torchs() -> None:
+    """Against float64: within 1 % and, for the gradients, not much worse than torch's own bf16 kernel."""
+    shape = (2, 150, 4, 1, 32)
+    exact = attend(reference, shape, torch.float64)
+    error = lambda results: [((a - b).norm() / b.norm()).item() for a, b in zip(results, exact)]
+    ours, torchs = (
+        error(attend(blocked_attention, shape, torch.bfloat16)),
+        error(attend(reference, shape, torch.bfloat16)),
+    )
+    assert max(ours) < 0.02
+    assert all(a < 2.5 * b for a, b in zip(ours, torchs)), (ours, torchs)
+
+
+def test_dropout_of_blocked_attention() -> None:
+    """Gradients are those of a function with a fixed mask, which comes anew with every call."""
+    shape = (1, 6, 2, 1, 4)
+    draw = generator(0, "data")
+    q, k, v = (torch.randn(1, 6, n, 4, generator=draw, dtype=torch.float64, requires_grad=True) for n in (2, 1, 1))
+
+    def masked(*inputs: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(3)
+        return blocked_attention(*inputs, None, 0.4)
+
+    assert torch.autograd.gradcheck(masked, (q, k, v), check_undefined_grad=False)
+    torch.manual_seed(0)
+    one, two = (attend(blocked_attention, shape, torch.float32, None, 0.4)[0] for _ in range(2))
+    torch.manual_seed(0)
+    assert torch.equal(attend(blocked_attention, shape, torch.float32, None, 0.4)[0], one)
+    assert not torch.equal(one, two)
+
+
+def test_dropout_of_blocked_attention_is_right_on_average() -> None:
+    shape = (400, 5, 2, 1, 4)
+    draw = generator(0, "data")
+    q, k, v = (torch.randn(1, 5, n, 4, generator=draw).expand(400, -1, -1, -1).contiguous() for n in (2, 1, 1))
+    torch.manual_seed(0)
+    dropped, plain = blocked_attention(q, k, v, None, 0.3), blocked_attention(q, k, v)
+    assert shape[0] == len(dropped)
+    assert not torch.equal(dropped[0], dropped[1])
+    torch.testing.assert_close(dropped.mean(0), plain.mean(0), rtol=0, atol=0.15)  # 4 standard deviations
+
+
+def test_gradients_of_blocked_attention_in_double_precision() -> None:
+    draw = generator(0, "data")
+    q, k, v = (torch.randn(2, 5, n, 4, generator=draw, dtype=torch.float64, requires_grad=True) for n in (4, 2, 2))
+    assert torch.autograd.gradcheck(blocked_attention, (q, k, v), check_undefined_grad=False)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+def test_dropout(p: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(300, 701, requires_grad=True)
+    module = Dropout(p)
+    y = module(x)
+    zeros = (y == 0).float().mean().item()
+    assert zeros == pytest.approx(p, abs=4 * (p * (1 - p) / x.numel()) ** 0.5)
+    assert y.max().item() == pytest.approx(1 / (1 - p), rel=1e-4)
+    assert y.mean().item() == pytest.approx(1.0, abs=0.03)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert module.eval()(x) is x
+    assert abs(rounded(p) - p) <= 2**-17
+
+
+def test_dropout_masks_are_independent_and_repeat() -> None:
+    """Four places share a random number: neighbours must not be alike."""
+    mask = kept((100_003,), 0.5, generator(0, "dropout"))
+    assert mask.shape == (100_003,)
+    assert torch.equal(mask, kept((100_003,), 0.5, generator(0, "dropout")))
+    signs = mask.float() * 2 - 1
+    for lag in range(1, 9):
+        correlation = (signs[lag:] * signs[:-lag]).mean().item()
+        assert abs(correlation) < 4 / 100_003**0.5
+    assert kept((7,), 0.0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm(dtype: torch.dtype) -> None:
+    draw = generator(0, "data")
+    norm = RMSNorm(16, eps=1e-3)
+    with torch.no_grad():
+        norm.gain.normal_(generator=draw)
+    x = torch.randn(3, 5, 16, generator=draw).to(dtype).requires_grad_()
+    gradient = torch.randn(3, 5, 16, generator=draw)
+    fast = norm(x)
+    assert fast.dtype == dtype
+    fast.backward(gradient.to(dtype))
+    got = [fast.detach(), x.grad, norm.gain.grad]
+
+    exact_x = x.detach().double().requires_grad_()
+    exact_gain = norm.gain.detach().double().requires_grad_()
+    exact = F.rms_norm(exact_x, (16,), exact_gain, 1e-3)
+    exact.backward(gradient.to(dtype).double())
+    for one, expected in zip(got, [exact.detach(), exact_x.grad, exact_gain.grad], strict=True):
+        tolerance = 1e-6 if dtype == torch.float32 else 0.01
+        torch.testing.assert_close(one.double(), expected, rtol=tolerance, atol=tolerance)
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), fast, rtol=1e-6 if dtype == torch.float32 else 0.01, atol=1e-6)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_rms_norm_casts_once_under_autocast(grad: bool) -> None:
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(grad):
+        assert RMSNorm(8)(torch.ones(2, 8)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("shape", [{}, {"n_kv_heads": 2, "qk_norm": True}], ids=["mqa", "gqa, qk_norm"])
+def test_a_training_step_in_bf16_takes_the_fast_path(
+    make_model: Callable[..., Transformer], tokens: torch.Tensor, shape: dict, documents: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Loss and gradients close to those of fp32, which takes torch's path; `blocked_attention` was really called."""
+    model = make_model(**shape)
+    numbers = torch.tensor([[0] * 6 + [1] * 11]).expand(3, -1) if documents else None
+    exact = model(tokens, tokens.roll(-1, 1), numbers)
+    exact.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    calls = []
+    function = blocked._BlockedAttention.apply
+    monkeypatch.setattr(blocked._BlockedAttention, "apply", lambda *inputs: calls.append(1) or function(*inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(tokens, tokens.roll(-1, 1), numbers)
+    loss.backward()
+    assert len(calls) == 2
+    assert loss.item() == pytest.approx(exact.item(), rel=0.01)
+    for name, parameter in model.named_parameters():
+        error = ((parameter.grad - expected[name]).norm() / expected[name].norm()).item()
+        assert error < 0.1, (name, error)
