@@ -4,7 +4,7 @@ Ids: 0 to 255 are the bytes themselves, then one id per merge in the order learn
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,10 +64,24 @@ class BPETokenizer(Tokenizer):
     def encoding(self) -> "Encoding":
         import tiktoken
 
-        # encode_to_numpy is told below that no special token is allowed. One is named here only because with none the
-        # library searches for the empty string at every character, which makes it a third slower.
+        # The special token serves encode_batch. Elsewhere encode_to_numpy is told that none is allowed, and then a
+        # marker is text like any other. (With no special token at all, the library is a third slower: it searches for
+        # the empty string at every character.)
         special = {END_OF_TEXT: self.end_of_text}
         return tiktoken.Encoding("minigpt", pat_str=PATTERN, mergeable_ranks=self.ranks, special_tokens=special)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """All texts in one call of the library, which leaves Python's lock for as long as it takes."""
+        joined = END_OF_TEXT.join(texts)
+        if joined.count(END_OF_TEXT) != len(texts) - 1 or max(map(len, texts)) > LONGEST_PIECE:
+            return super().encode_batch(texts)  # a marker inside a text, or a text to be cut
+        try:
+            ids = self.encoding.encode_to_numpy(joined, allowed_special={END_OF_TEXT}, disallowed_special=())
+        except UnicodeEncodeError:
+            return super().encode_batch(texts)
+        ends = np.flatnonzero(ids == self.end_of_text)
+        starts = [0, *(ends + 1).tolist()]
+        return [ids[start:end] for start, end in zip(starts, [*ends.tolist(), len(ids)])]
 
     def encode_array(self, text: str) -> np.ndarray:
         if len(text) > LONGEST_PIECE:

@@ -58,6 +58,13 @@ def test_same_ids_on_a_play() -> None:
     assert LIBRARY.decode(ids) == text
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(dense_text, st.sampled_from(["<|endoftext|>", "<|endoftext|", "|>", "\ud800", " ", "\n"]))))
+def test_a_batch_encodes_like_its_texts(texts: list[str]) -> None:
+    """Though it goes through the library in one call, with end_of_text between the texts."""
+    assert [ids.tolist() for ids in FAST.encode_batch(texts)] == [FAST.encode(text) for text in texts]
+
+
 def test_same_ids_on_random_bytes() -> None:
     """Inside one word, where only merges decide; `tokenizers` gets the bytes spelled as its vocabulary spells them."""
     import json

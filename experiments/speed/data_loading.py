@@ -1,0 +1,92 @@
+"""What reading the batches costs: its share of a step of `tiny`, and resident memory against the size of the corpus.
+
+    python experiments/speed/data_loading.py
+
+The corpora are synthetic shards of 40 MB and 4 GB (sparse files: they take no disk). Each size trains in a process of
+its own, the same number of steps of the same model; the memory is what the process holds at the end.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from minigpt.data.shards import HEADER_BYTES, header, read_layout
+from minigpt.data.tokens import Shard, Split, file_identity
+from minigpt.data.windows import TrainWindows
+
+SHARD_TOKENS, VOCABULARY, BATCH_SIZE, SEQ_LEN = 20_000_000, 2048, 16, 128
+
+
+def synthetic_split(folder: Path, n_shards: int) -> Split:
+    """Shards of SHARD_TOKENS uint16 ids, all zero but for the header; 40 MB each."""
+    shards = []
+    for number in range(n_shards):
+        path = folder / f"train_{number:05d}.bin"
+        path.write_bytes(header(np.dtype("<u2"), SHARD_TOKENS))
+        with open(path, "r+b") as file:
+            file.truncate(HEADER_BYTES + 2 * SHARD_TOKENS)
+        shards.append(Shard(path, number * SHARD_TOKENS, read_layout(path), "", file_identity(path)))
+    return Split("train", shards, None, 0)
+
+
+def train(folder: Path, n_shards: int, steps: int) -> None:
+    """Print milliseconds a batch, milliseconds a step without it, resident MB."""
+    import torch
+
+    from minigpt.model.transformer import Transformer
+
+    windows = TrainWindows(synthetic_split(folder, n_shards), SEQ_LEN, seed=0)
+    model = Transformer(VOCABULARY, n_layers=4, d_model=128, n_heads=4, max_seq_len=SEQ_LEN)
+    model.init_weights(torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    batch_ms, step_ms = [], []
+    for step in range(steps):
+        start = time.perf_counter()
+        # A stride through the whole corpus, so that every shard is opened in a short run.
+        inputs, targets = windows.batch(step * max(1, windows.n_windows // (BATCH_SIZE * steps)), BATCH_SIZE)
+        loaded = time.perf_counter()
+        loss = model(torch.from_numpy(inputs), torch.from_numpy(targets)) / targets.size
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        batch_ms.append(1e3 * (loaded - start))
+        step_ms.append(1e3 * (time.perf_counter() - loaded))
+    with open("/proc/self/status") as status:
+        resident_kb = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+    print(statistics.median(batch_ms), statistics.median(step_ms), resident_kb / 1024)
+
+
+def in_child(n_shards: int, steps: int) -> tuple[float, float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--folder", folder, "--shards", str(n_shards), "--steps", str(steps)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    batch_ms, step_ms, resident_mb = map(float, output.split())
+    return batch_ms, step_ms, resident_mb
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--shards", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.folder:
+        train(arguments.folder, arguments.shards, arguments.steps)
+        return
+    print(f"tiny, batch {BATCH_SIZE} x {SEQ_LEN}, {arguments.steps} steps\n")
+    print("| corpus | batch | step without it | share | resident |\n|---|---|---|---|---|")
+    for n_shards in (1, 100):
+        batch_ms, step_ms, resident_mb = in_child(n_shards, arguments.steps)
+        share = batch_ms / (batch_ms + step_ms)
+        size = f"{n_shards * 2 * SHARD_TOKENS / 1e6:,.0f} MB"
+        print(f"| {size} | {batch_ms:.2f} ms | {step_ms:.0f} ms | {share:.2%} | {resident_mb:.0f} MB |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
