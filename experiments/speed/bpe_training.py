@@ -76,10 +76,8 @@ def main() -> None:
             results[name] = arm(texts, n_merges)
             seconds[name].append(time.perf_counter() - start)
     assert results["reference (Python)"] == results["fast path (tokenizers)"], "the merges differ"
-    print(
-        f"{len(text.encode()) / 1e6:.1f} MB, {arguments.vocab_size:,} ids; best and worst of {arguments.rounds} rounds\n"
-    )
-    print("| learner | seconds |\n|---|---|")
+    print(f"{len(text.encode()) / 1e6:.1f} MB, {arguments.vocab_size:,} ids, {arguments.rounds} rounds\n")
+    print("| learner | seconds (best to worst) |\n|---|---|")
     for name, values in seconds.items():
         print(f"| {name} | {min(values):.2f} to {max(values):.2f} |")
 

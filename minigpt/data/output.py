@@ -24,33 +24,44 @@ class Output:
     """
 
     def __init__(self, folder: Path, tokenizer: Any, shard_tokens: int, remains: dict[str, Any] | None) -> None:
-        self.tokenizer = tokenizer
+        self.vocab_size: int = tokenizer.vocab_size
+        self.end_of_text = np.array([tokenizer.end_of_text], np.uint32)
         self.dtype = token_dtype(tokenizer.vocab_size)
         self.writers: dict[str, ShardWriter] = {}
         self.totals: dict[str, dict[str, int]] = {}
         self.odd: Counter[str] = Counter(remains["odd"] if remains else {})
+        self.waiting: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
+        self.taken: dict[str, int] = {}  # tokens of each split so far, waiting ones included
         for name in SPLITS:
             known = remains["splits"][name] if remains else NOTHING_WRITTEN
             self.writers[name] = ShardWriter(folder, name, self.dtype, shard_tokens, **known["writer"])
             self.writers[name].restore()
             self.totals[name] = dict(known["totals"])
+            self.taken[name] = self.writers[name].n_tokens
 
     def append(self, piece: Piece, ids: np.ndarray) -> None:
-        """Add the ids of a piece, behind end_of_text if a document begins with it."""
+        """Take the ids of a piece, behind end_of_text if a document begins with it; `flush` writes them."""
         self.odd.update(piece.odd)
         if piece.starts_document:
-            ids = np.concatenate([np.array([self.tokenizer.end_of_text], ids.dtype), ids])
-        if not len(ids):
-            return
-        totals = self.totals[piece.split]
-        totals["n_documents"] += piece.starts_document
-        totals["n_bytes"] += piece.n_bytes
-        totals["largest_id"] = max(totals["largest_id"], int(ids.max()))
-        assert totals["largest_id"] < self.tokenizer.vocab_size, "the tokenizer gives ids outside its vocabulary"
-        self.writers[piece.split].append(ids)
+            self.waiting[piece.split].append(self.end_of_text)
+        self.waiting[piece.split].append(ids)
+        self.taken[piece.split] += len(ids) + piece.starts_document
+        self.totals[piece.split]["n_documents"] += piece.starts_document
+        self.totals[piece.split]["n_bytes"] += piece.n_bytes
+
+    def flush(self) -> None:
+        """Write what was appended; many small writes would cost more than the encoding of short documents allows."""
+        for name, parts in self.waiting.items():
+            ids = np.concatenate(parts) if parts else np.empty(0, np.uint32)
+            if len(ids):
+                totals = self.totals[name]
+                totals["largest_id"] = max(totals["largest_id"], int(ids.max()))
+                assert totals["largest_id"] < self.vocab_size, "the tokenizer gives ids outside its vocabulary"
+                self.writers[name].append(ids)
+            parts.clear()
 
     def n_tokens(self) -> int:
-        return sum(writer.n_tokens for writer in self.writers.values())
+        return sum(self.taken.values())
 
     def n_published(self) -> int:
         return sum(len(writer.finished) for writer in self.writers.values())
@@ -71,7 +82,7 @@ class Output:
     def finish(self) -> dict[str, Any]:
         """Publish the last shards. DataError if a split has no text."""
         for name, what in (("train", "training"), ("val", "validation")):
-            if self.writers[name].n_tokens < 2:
+            if self.taken[name] < 2:
                 raise DataError(
                     f"no {what} text: {self.n_documents()} documents, {self.n_bytes()} bytes in all "
                     f"(choose more text or another data.val_fraction)"

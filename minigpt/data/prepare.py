@@ -240,7 +240,7 @@ class Preparation:
             self.progress.resume(output.n_documents(), output.n_tokens(), output.n_bytes())
 
         def full() -> bool:
-            return limit is not None and output.writers["train"].n_tokens >= limit
+            return limit is not None and output.taken["train"] >= limit
 
         def wanted() -> Iterator[Piece]:
             for piece in walk(source, plan["rule"], remains["state"] if remains else START):
@@ -251,10 +251,11 @@ class Preparation:
         try:
             for batch in encoded(batches(wanted()), tokenizer.encode_batch, self.workers):
                 for piece, ids in zip(batch.pieces, batch.ids):
-                    if full() and (piece.split == "train" or output.writers["val"].n_tokens):
+                    if full() and (piece.split == "train" or output.taken["val"]):
                         continue
                     output.append(piece, ids)
                     self.progress.add(piece.starts_document, len(ids) + piece.starts_document, piece.n_bytes)
+                output.flush()
                 stopping = requested() is not None
                 if stopping or output.n_published() > n_published:
                     n_published = output.n_published()
@@ -262,7 +263,7 @@ class Preparation:
                     self.write_journal({**plan, "encoding": encoding})
                 if stopping:
                     stop_if_requested(f"{output.n_tokens():,} tokens are kept (the same command continues)")
-                if full() and output.writers["val"].n_tokens:
+                if full() and output.taken["val"]:
                     break
             for line in report(output.odd):
                 self.progress.say(line)
