@@ -302,3 +302,16 @@ def test_zero_grad_and_state_bytes():
     )  # AdamW: two moments and a step count
     optimizer.zero_grad()
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_grad_scaler_unscales_all_roles_at_once():
+    model = Toy()
+    optimizer = by_role(model, MUON)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    backward(model, 0)
+    expected = [p.grad.clone() for p in model.parameters()]
+    scaler.scale(torch.zeros(()))  # makes the scale exist
+    for p in model.parameters():
+        p.grad *= 8
+    scaler.unscale_(optimizer)
+    assert all(torch.equal(p.grad, e) for p, e in zip(model.parameters(), expected))

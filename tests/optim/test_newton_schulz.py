@@ -178,6 +178,7 @@ def test_dtype_rule(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, inside torch.compile
 def test_compiled_equals_eager():
     compiled = torch.compile(orthogonalise)
     for dtype in (torch.float32, torch.bfloat16):
