@@ -15,6 +15,8 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -220,7 +222,12 @@ class Preparation:
             return self.spec.load(published)
         if self.spec.train_bytes != 0:
             self.progress.say("training the tokenizer")
-        tokenizer = self.spec.train(texts)
+        # In another thread: the trainer keeps its own from running Python, and with it from seeing a stop signal.
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as threads:
+            training = threads.submit(self.spec.train, texts)
+            while not training.done():
+                wait_for([training], timeout=0.2)
+            tokenizer = training.result()
         temporary = self.folder / f"{TEMPORARY}tokenizer"
         if temporary.exists():
             shutil.rmtree(temporary)

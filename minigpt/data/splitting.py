@@ -15,6 +15,7 @@ from typing import Any
 
 from minigpt.data.source import Document, Source, SplitName
 from minigpt.errors import DataError
+from minigpt.interrupt import stop_if_requested
 from minigpt.text import pieces
 
 FEW_DOCUMENTS = 256  # a corpus with no more documents than this is looked at as a whole
@@ -52,6 +53,7 @@ def plan_split(source: Source, val_fraction: float) -> dict[str, Any]:
         if number == FEW_DOCUMENTS:
             break
         for piece in text_pieces(document):
+            stop_if_requested("nothing was written yet")
             hashes.setdefault(number, stable_hash(piece))
             lengths[number] = lengths.get(number, 0) + len(piece)
     if number < FEW_DOCUMENTS:

@@ -36,7 +36,7 @@ def work(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 150)
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 350)
 
 
 class Killer:
@@ -91,7 +91,7 @@ def in_child(folder: Path, at: int | None) -> int:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding, "BATCH_CHARACTERS", 150)
+        patch.setattr(encoding, "BATCH_CHARACTERS", 350)
         work(folder)
     return contents(folder)
 

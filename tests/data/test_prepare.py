@@ -19,6 +19,7 @@ from minigpt import interrupt
 from minigpt.data import encoding
 from minigpt.data.iterator import DatasetIterator
 from minigpt.data.prepare import prepare
+from minigpt.data.source import Document
 from minigpt.data.tokens import Tokens
 from minigpt.errors import BusyError, DataError, Stopped, StorageError
 from minigpt.tokenizer import load
@@ -266,6 +267,32 @@ def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int, batches: int) 
     assert len(stops) > 2
     assert {stop.exit_code for stop in stops} == {143}
     assert all("tokens are kept" in str(stop) for stop in stops)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("_signals")
+@pytest.mark.parametrize("at", [0, 30, 80])
+def test_sigterm_before_anything_is_encoded(tmp_path: Path, at: int) -> None:
+    """While the split is planned (documents 0 to 59 of the first walk) and while the tokenizer reads the text."""
+
+    class Signalling(Memory):
+        read = 0
+
+        def documents(self, start: Any = None) -> Iterator[Document]:
+            for document in super().documents(start):
+                if Signalling.read == at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(0.3)  # the main thread takes the signal, whichever thread reads
+                Signalling.read += 1
+                yield document
+
+    with pytest.raises(Stopped, match="written yet"):
+        prepare(Signalling(TEXTS), BPE(300), tmp_path / "stopped", **OPTIONS)
+    assert Signalling.read <= at + 2
+    interrupt.clear()
+    prepare(Signalling(TEXTS), BPE(300), tmp_path / "stopped", **OPTIONS)
+    prepare(Memory(TEXTS), BPE(300), tmp_path / "straight", **OPTIONS)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
 
 

@@ -35,7 +35,7 @@ def test_windows_are_stretches_of_the_stream(tokens: Tokens) -> None:
 def test_an_epoch_is_every_window_once(tokens: Tokens, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(windows_module, "BLOCK", block)
     windows = TrainWindows(tokens.train, T, seed=0)
-    phases = set()
+    phases, orders = set(), set()
     for epoch in range(3):
         starts = [windows.start(epoch * windows.n_windows + i) for i in range(windows.n_windows)]
         phase = min(starts)
@@ -44,7 +44,9 @@ def test_an_epoch_is_every_window_once(tokens: Tokens, monkeypatch: pytest.Monke
         assert max(starts) + T + 1 <= tokens.train.n_tokens
         assert starts != sorted(starts)
         phases.add(phase)
+        orders.add(tuple(start - phase for start in starts))
     assert len(phases) > 1
+    assert len(orders) == 3
     assert windows.n_windows * T > tokens.train.n_tokens - 2 * T  # less than two windows are left out
 
 

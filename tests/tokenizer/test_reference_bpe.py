@@ -30,15 +30,13 @@ def test_merge_from_the_left() -> None:
     assert merge([0, 1, 2, 1, 2, 1], (1, 2), 9) == [0, 9, 9, 1]
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(dense_text, max_size=4))
-def test_training_equals_counting_anew(texts: list[str]) -> None:
-    """Incremental counts and the heap change nothing against the definition: count everything again for each merge."""
+def count_anew(texts: list[str], n_merges: int) -> list[tuple[bytes, bytes]]:
+    """The definition: count all pairs again for each merge."""
     words = Counter(word.encode() for text in texts for word in WORDS.findall(text))
     split = {word: list(word) for word in words}
     tokens = [bytes([byte]) for byte in range(256)]
-    expected = []
-    for new_id in range(256, 276):
+    merges = []
+    while len(merges) < n_merges:
         counts: Counter[tuple[int, int]] = Counter()
         for word, ids in split.items():
             for pair in pairwise(ids):
@@ -46,10 +44,21 @@ def test_training_equals_counting_anew(texts: list[str]) -> None:
         if not counts:
             break
         best = min(counts, key=lambda pair: (-counts[pair], pair))
-        expected.append((tokens[best[0]], tokens[best[1]]))
+        merges.append((tokens[best[0]], tokens[best[1]]))
+        split = {word: merge(ids, best, len(tokens)) for word, ids in split.items()}
         tokens.append(tokens[best[0]] + tokens[best[1]])
-        split = {word: merge(ids, best, new_id) for word, ids in split.items()}
-    assert train(texts, 20) == expected
+    return merges
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(dense_text, max_size=4))
+def test_training_equals_counting_anew(texts: list[str]) -> None:
+    """Incremental counts and the heap change nothing against the definition."""
+    assert train(texts, 20) == count_anew(texts, 20)
+
+
+def test_training_on_a_play_equals_counting_anew() -> None:
+    assert train([play(5000)], 200) == count_anew([play(5000)], 200)
 
 
 REFERENCE = ReferenceBPE(train([play(60_000)], 300))
