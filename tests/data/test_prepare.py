@@ -1,5 +1,6 @@
 """Preparing tokens: the same bytes whatever the workers and interruptions, every odd document counted."""
 
+import errno
 import json
 import os
 import signal
@@ -294,6 +295,30 @@ def test_sigterm_before_anything_is_encoded(tmp_path: Path, at: int) -> None:
     prepare(Signalling(TEXTS), BPE(300), tmp_path / "stopped", **OPTIONS)
     prepare(Memory(TEXTS), BPE(300), tmp_path / "straight", **OPTIONS)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("at", [1, 5, 12])
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Half a write goes through, then the disk is full: exit 6, and later the same command goes on."""
+    prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
+    real_write, writes = os.write, 0
+
+    def write(descriptor: int, content: Any) -> int:
+        nonlocal writes
+        writes += 1
+        if writes == at and len(content) > 1:
+            return real_write(descriptor, bytes(content)[: len(content) // 2])
+        if writes > at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_write(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(StorageError, match=rf"cannot write: {tmp_path / 'full'}: No space left on device \(free some"):
+        prepare(Memory(TEXTS), Byte(), tmp_path / "full", **OPTIONS)
+    monkeypatch.setattr(os, "write", real_write)
+    prepare(Memory(TEXTS), Byte(), tmp_path / "full", **OPTIONS)
+    assert contents(tmp_path / "full") == contents(tmp_path / "straight")
 
 
 @pytest.mark.faults
