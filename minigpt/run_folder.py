@@ -10,12 +10,12 @@ train.log, sample.txt
 
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -148,15 +148,13 @@ class RunFolder:
         try:
             checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep)
         except OSError as error:
-            need = sum(tensor.nbytes for tensor in model.values())
-            free = os.statvfs(self.checkpoints)
-            message = (
-                f"cannot save a checkpoint: {self.checkpoints}: {error.strerror} "
-                f"({need / 2**20:.1f} MiB of weights, {free.f_bavail * free.f_frsize / 2**20:.1f} MiB free)"
-            )
+            need = sum(tensor.nbytes for tensor in model.values()) / 2**20
+            message = f"cannot save a checkpoint: {self.checkpoints}: {error.strerror}, {need:.1f} MiB of weights"
+            with suppress(OSError):
+                message += f", {shutil.disk_usage(self.checkpoints).free / 2**20:.1f} MiB free"
             if final:
-                raise StorageError(f"{message} (free some space and repeat the command)") from None
-            log.warning("warning: %s; training goes on, the next interval tries again", message)
+                raise StorageError(f"{message} (mend that and repeat the command)") from None
+            log.warning("warning: %s (training goes on, the next interval tries again)", message)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Publish the summary: from now on the run is finished and answers by it."""

@@ -129,6 +129,7 @@ def test_what_only_watches_changes_no_weight(shell: Shell, other: Shell) -> None
     assert shell.run_folder().name == other.run_folder().name
     assert tensors(shell.run_folder()) == tensors(other.run_folder())
     assert list((other.folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert "warning" not in other.err
     looked = [row for row in rows(other.run_folder()) if "probe/hidden/q/relative_update" in row]
     assert [row["step"] for row in looked] == [2, 4, 6, 8, 10, 12]
 
@@ -303,3 +304,25 @@ def test_ctrl_c_ends_a_sweep_with_130(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert "stopped" in err
     assert len(list((tmp_path / "outputs").glob("*/run.json"))) == 1
+
+
+def test_a_full_disk_on_the_way_is_a_warning_and_at_the_end_an_error(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minigpt import checkpoint
+
+    real, full = checkpoint.durable.write_synced, [True]
+
+    def write(path: Path, content: bytes) -> None:
+        if full[0] and path.name == "model.safetensors":
+            raise OSError(28, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(checkpoint.durable, "write_synced", write)
+    assert shell("train", *SMALL, "checkpoint.every=4") == 6
+    assert shell.err.count("warning: cannot save a checkpoint") == 2
+    assert "error: cannot save a checkpoint" in shell.err
+    assert "MiB free" in shell.err
+    assert list((shell.run_folder() / "checkpoints").iterdir()) == []
+    full[0] = False
+    assert shell("train", *SMALL, "checkpoint.every=4") == 0, shell.err

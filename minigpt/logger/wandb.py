@@ -72,7 +72,7 @@ class WandbLogger:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary and end."""
         self._try(lambda: self._run.summary.update(summary))
-        self._try(lambda: self._run.finish(exit_code=0, quiet=True))
+        self._try(lambda: self._run.finish(exit_code=0))
         self._run = None
 
     def _try(self, action: Any) -> None:
