@@ -70,6 +70,7 @@ class Tokenizer(ABC):
             "clean_up_tokenization_spaces": False,
         }
 
+    @cached_property
     def files(self) -> dict[str, bytes]:
         """Name and content of every file that `save` writes."""
         vocabulary = json.dumps(self.tokenizer_json(), ensure_ascii=False, separators=(",", ":"))
@@ -80,14 +81,14 @@ class Tokenizer(ABC):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.files().items():
+        for name, content in self.files.items():
             write_synced(folder / name, content)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the saved files: equal fingerprints encode every text alike."""
         digest = hashlib.sha256()
-        for name, content in sorted(self.files().items()):
+        for name, content in sorted(self.files.items()):
             digest.update(f"{name}:{hashlib.sha256(content).hexdigest()}\n".encode())
         return digest.hexdigest()
 

@@ -29,15 +29,16 @@ def byte_characters() -> dict[int, str]:
 
 
 BYTE_TO_CHARACTER = byte_characters()
-CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
+CHARACTER_TO_BYTE = {ord(character): byte for byte, character in BYTE_TO_CHARACTER.items()}
 
 
 def spell(token: bytes) -> str:
-    return "".join([BYTE_TO_CHARACTER[byte] for byte in token])
+    return token.decode("latin-1").translate(BYTE_TO_CHARACTER)
 
 
 def unspell(characters: str) -> bytes:
-    return bytes([CHARACTER_TO_BYTE[character] for character in characters])
+    """The inverse of `spell`; ValueError beyond U+00FF (below, strange characters show when they are spelled again)."""
+    return characters.translate(CHARACTER_TO_BYTE).encode("latin-1")
 
 
 def byte_level_json(tokens: list[bytes], merges: list[Merge], end_of_text: int) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class HFTokenizer(Tokenizer):
         for token_id in numbers:
             token = self.library.id_to_token(token_id)
             if token is not None and token_id not in self.markers:
-                spelled = all(character in CHARACTER_TO_BYTE for character in token)
+                spelled = all(ord(character) in CHARACTER_TO_BYTE for character in token)
                 parts.append(unspell(token) if spelled else token.encode())
         return b"".join(parts)
 
