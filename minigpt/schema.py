@@ -98,7 +98,7 @@ class GenerateRoot:
     seed: int = 0
     stream: bool = True
     device: str = "auto"
-    precision: str = "auto"
+    precision: str = "fp32"
     output_dir: str = "outputs"
 
 
