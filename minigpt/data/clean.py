@@ -18,7 +18,7 @@ def clean(text: str) -> tuple[str, int, list[str]]:
     """The text as it is tokenized, its length in UTF-8 bytes, and what was odd about it (kinds of MEANING)."""
     odd = []
     try:
-        n_bytes = len(text.encode())
+        n_bytes = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
         odd.append("surrogates")
         text = without_surrogates(text)

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+from minigpt import text as bounded
 from minigpt.data.source import Document, Source, SplitName
 from minigpt.errors import DataError
 from minigpt.interrupt import stop_if_requested
@@ -29,16 +30,20 @@ def stable_hash(text: str) -> float:
 
 def text_pieces(document: Document) -> Iterator[str]:
     """The pieces of a document; none for a null or blank one."""
-    if document.text is None:
+    text = document.text
+    if text is None:
         return
-    in_pieces = pieces([document.text] if isinstance(document.text, str) else document.text)
+    if isinstance(text, str) and len(text) <= bounded.LONGEST_PIECE:  # most documents
+        if text and not text.isspace():
+            yield text
+        return
+    in_pieces = pieces([text] if isinstance(text, str) else text)
     first, second = next(in_pieces, ""), next(in_pieces, None)
-    if second is None:
-        if first.strip():
-            yield first
+    if second is None and (not first or first.isspace()):
         return
     yield first
-    yield second
+    if second is not None:
+        yield second
     yield from in_pieces
 
 
