@@ -223,11 +223,6 @@ def load(folder: Path) -> Checkpoint:
     return Checkpoint(folder, from_bytes(contents[MODEL]), decode_tree(state.pop("optimizer"), tensors), state)
 
 
-def load_model(folder: Path) -> dict[str, "torch.Tensor"]:
-    """The parameters of a checkpoint, verified, without optimizer state in memory."""
-    return load(folder).model
-
-
 def restore_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:
     """Copy saved parameters into a module by name. Raises CheckpointError, with nothing copied, if any does not fit."""
     import torch

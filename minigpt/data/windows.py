@@ -95,11 +95,3 @@ def validation_batches(
             inputs[row, : len(tokens) - 1] = tokens[:-1]
             targets[row, : len(tokens) - 1] = tokens[1:]
         yield inputs, targets
-
-
-def document_numbers(inputs: np.ndarray, end_of_text: int) -> np.ndarray:
-    """(B, T) int64: which document of its row each position belongs to, for attention that stays within documents.
-
-    A document begins with its end_of_text token.
-    """
-    return np.cumsum(inputs == end_of_text, axis=1)

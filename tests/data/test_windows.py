@@ -7,7 +7,7 @@ from corpora import Memory, stories, stream
 from minigpt.data import windows as windows_module
 from minigpt.data.prepare import prepare
 from minigpt.data.tokens import Tokens
-from minigpt.data.windows import IGNORED, TrainWindows, document_numbers, validation_batches
+from minigpt.data.windows import IGNORED, TrainWindows, validation_batches
 from minigpt.errors import DataError
 from minigpt.tokenizer.byte import Byte
 
@@ -108,9 +108,3 @@ def test_validation_can_stop_early(tokens: Tokens) -> None:
     assert targets[targets != IGNORED].tolist() == all_tokens[1:38]
     whole = [batch[1] for batch in validation_batches(tokens.val, 16, 2, max_tokens=10**9)]
     assert sum((batch != IGNORED).sum() for batch in whole) == tokens.val.n_tokens - 1
-
-
-def test_documents_begin_at_end_of_text() -> None:
-    inputs = np.array([[5, 9, 1, 2, 9, 9, 3], [9, 1, 1, 1, 1, 1, 9]])
-    expected = [[0, 1, 1, 1, 2, 3, 3], [1, 1, 1, 1, 1, 1, 2]]
-    assert document_numbers(inputs, end_of_text=9).tolist() == expected
