@@ -28,7 +28,7 @@ from minigpt.tokenizer.base import Tokenizer
 from minigpt.tokenizer.fast_bpe import BPE, BPETokenizer
 
 ARMS = ("ours", "tiktoken", "tokenizers")
-VOCABULARY, COPIES, PAGE = 20_000, 12, 4096
+VOCABULARY, COPIES, PAGE = 20_000, 24, 4096
 
 
 class Ready(BPE):
