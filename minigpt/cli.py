@@ -123,13 +123,22 @@ class Sweep:
         return self.exit_code
 
 
+class AboveTheBar(logging.Handler):
+    """Lines on stderr, above the progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 def show_log() -> None:
     """minigpt's own log to stderr, as plain lines."""
     logger = logging.getLogger("minigpt")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = AboveTheBar()
         handler.setLevel(logging.INFO)
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
