@@ -1,12 +1,12 @@
 """How fast text becomes tokens on disk, beside tiktoken's and tokenizers' own rate of encoding in memory.
 
-    python experiments/speed/preprocess.py                     one core, then two
-    python experiments/speed/preprocess.py --rounds 9 --cores 1
+    python experiments/speed/preprocess.py                     whole plays (.txt), one core, then two
+    python experiments/speed/preprocess.py --pages --cores 1   pages of 4 kB (.jsonl): more work around the encoding
 
-Ours is end to end: read a .jsonl of pages (about 4 kB each, cut from the plays, which come several times), clean,
-split, encode, write shards, hash, verify. The others only encode pages that lie in memory, with the same merges;
-`tokenizers`, which is slow, gets each play once. Each measurement is a process of its own, pinned to its cores; the
-arms run in turn, and the ratio is the median over rounds with its quartiles.
+Ours is end to end: read the files, clean, split, encode, write shards, hash, verify. The others only encode texts that
+lie in memory, with the same merges. The plays come many times; `tokenizers`, which is slow, gets each once. Each
+measurement is a process of its own, pinned to its cores; the arms run in turn, and the ratio is the median over rounds
+with its quartiles.
 """
 
 import argparse
@@ -44,45 +44,51 @@ class Ready(BPE):
         return tokenizer
 
 
-def write_inputs(folder: Path) -> int:
-    """The pages and a tokenizer trained on them; returns the number of bytes."""
-    plays = [document.text for document in Shakespeare([]).documents()]
-    pages = [play[i : i + PAGE] for play in plays if isinstance(play, str) for i in range(0, len(play), PAGE)] * COPIES
-    (folder / "pages.jsonl").write_text("".join([json.dumps({"text": page}) + "\n" for page in pages]))
-    BPE(VOCABULARY).train(pages[: len(pages) // COPIES]).save(folder / "tokenizer")
-    return sum(len(page.encode()) for page in pages)
+def write_inputs(folder: Path, in_pages: bool) -> None:
+    """folder/texts, which ours reads, folder/texts.json, which the others get, and a tokenizer trained on them."""
+    texts = [document.text for document in Shakespeare([]).documents() if isinstance(document.text, str)]
+    if in_pages:
+        texts = [text[i : i + PAGE] for text in texts for i in range(0, len(text), PAGE)]
+    BPE(VOCABULARY).train(texts).save(folder / "tokenizer")
+    (folder / "texts.json").write_text(json.dumps(texts))
+    (folder / "texts").mkdir()
+    for copy in range(COPIES):
+        if in_pages:
+            lines = [json.dumps({"text": text}) + "\n" for text in texts]
+            (folder / "texts" / f"{copy:02d}.jsonl").write_text("".join(lines))
+        else:
+            for number, text in enumerate(texts):
+                (folder / "texts" / f"{copy:02d}-{number:02d}.txt").write_text(text)
 
 
 def measure(arm: str, folder: Path, cores: int) -> float:
     """Megabytes a second of one arm in this process; what is loaded beforehand does not count."""
-    pages = [json.loads(line)["text"] for line in (folder / "pages.jsonl").read_text().splitlines()]
-    if arm == "tokenizers":
-        pages = pages[: len(pages) // COPIES]
+    texts = json.loads((folder / "texts.json").read_text()) * (1 if arm == "tokenizers" else COPIES)
     tokenizer = load(folder / "tokenizer")
     tokenizer.encode("To be, or not to be")  # builds what the first call builds
-    return sum(len(page.encode()) for page in pages) / 1e6 / seconds(arm, folder, cores, pages, tokenizer)
+    return sum(len(text.encode()) for text in texts) / 1e6 / seconds(arm, folder, cores, texts, tokenizer)
 
 
-def seconds(arm: str, folder: Path, cores: int, pages: list[str], tokenizer: Tokenizer) -> float:
+def seconds(arm: str, folder: Path, cores: int, texts: list[str], tokenizer: Tokenizer) -> float:
     if arm == "ours":
         with tempfile.TemporaryDirectory(dir=folder) as out:
             start = time.perf_counter()
-            prepare(Files(str(folder / "pages.jsonl")), Ready(folder / "tokenizer"), out, workers=cores, progress=False)
+            prepare(Files(str(folder / "texts")), Ready(folder / "tokenizer"), out, workers=cores, progress=False)
             return time.perf_counter() - start
     if arm == "tiktoken":
         encoding = tokenizer.encoding  # type: ignore[attr-defined]
         start = time.perf_counter()
         if cores == 1:
-            for page in pages:
-                encoding.encode_ordinary(page)
+            for text in texts:
+                encoding.encode_ordinary(text)
         else:
-            encoding.encode_ordinary_batch(pages, num_threads=cores)
+            encoding.encode_ordinary_batch(texts, num_threads=cores)
         return time.perf_counter() - start
     from tokenizers import Tokenizer as Library
 
     library = Library.from_file(str(folder / "tokenizer" / "tokenizer.json"))
     start = time.perf_counter()
-    library.encode_batch(pages)
+    library.encode_batch(texts)
     return time.perf_counter() - start
 
 
@@ -107,6 +113,7 @@ def compare(folder: Path, cores: int, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pages", action="store_true")
     parser.add_argument("--cores", type=int, action="append")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -117,8 +124,8 @@ def main() -> None:
         print(measure(arguments.arm, arguments.folder, cores))
         return
     with tempfile.TemporaryDirectory() as name:
-        n_bytes = write_inputs(Path(name))
-        print(f"{n_bytes / 1e6:.1f} MB in pages of {PAGE} characters, {VOCABULARY:,} ids\n")
+        write_inputs(Path(name), arguments.pages)
+        print(f"{'pages' if arguments.pages else 'plays'}, {COPIES} times, {VOCABULARY:,} ids\n")
         print("| cores | arm | MB/s | ours / it |\n|---|---|---|---|")
         for cores in arguments.cores or (1, 2):
             compare(Path(name), cores, arguments.rounds)
