@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from minigpt import checkpoint, config, interrupt, sampling
+from minigpt import checkpoint, config, identity, interrupt, sampling
 from minigpt.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
 from minigpt.config import Plan
 from minigpt.corpus import prepare_tokens
@@ -33,6 +33,8 @@ from minigpt.seeding import generator
 
 log = logging.getLogger(__name__)
 DEFAULT_THREADS = torch.get_num_threads()  # a job of a sweep must not inherit those of the job before
+# Narrower models gain little from a second thread, and on a busy machine threads that wait for each other lose up to 50x.
+SEVERAL_THREADS_FROM_D_MODEL = 256
 NOTABLE_SHARE = 0.03  # of optimizer FLOPs in training FLOPs, from which on a run is told
 
 
@@ -43,7 +45,8 @@ def run(plan: Plan) -> dict[str, Any] | None:
     """
     cfg = plan.config
     train = cfg["train"]
-    torch.set_num_threads(train["threads"] or DEFAULT_THREADS)
+    wide = identity.argument(cfg["model"], "d_model") >= SEVERAL_THREADS_FROM_D_MODEL
+    torch.set_num_threads(train["threads"] or (DEFAULT_THREADS if wide else 1))
     with RunFolder(plan) as folder:
         tokens = prepare_tokens(cfg["data"], plan.tokens_folder)
         model = config.build(cfg["model"], tokens.vocab_size)
