@@ -33,7 +33,7 @@ from minigpt.seeding import generator
 
 log = logging.getLogger(__name__)
 DEFAULT_THREADS = torch.get_num_threads()  # a job of a sweep must not inherit those of the job before
-# Narrower models gain little from a second thread, and on a busy machine threads that wait for each other lose up to 50x.
+# Narrower models gain little from a second thread, and on a busy machine threads wait for each other: up to 50x.
 SEVERAL_THREADS_FROM_D_MODEL = 256
 NOTABLE_SHARE = 0.03  # of optimizer FLOPs in training FLOPs, from which on a run is told
 
