@@ -105,19 +105,20 @@ def text_chunks(path: Path) -> Iterator[str]:
 
 def json_lines(path: Path, column: str, skip: int) -> Iterator[tuple[int, str | None]]:
     """(line number from 0, text) of each line that is not blank, from line `skip` on."""
+    parse = json.JSONDecoder().decode
     with open(path, "rb") as file:
         for number, line in enumerate(file):
-            if number < skip or not line.strip():
+            if number < skip or line.isspace():
                 continue
-            where = f"{path}, line {number + 1}"
             try:
-                row = json.loads(line.decode("utf-8", errors="replace"))
+                row = parse(line.decode("utf-8", errors="replace"))
             except ValueError as error:
-                raise DataError(f"not JSON: {where} ({error})") from None
+                raise DataError(f"not JSON: {path}, line {number + 1} ({error})") from None
             if not isinstance(row, dict) or column not in row:
                 keys = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
-                raise DataError(f"no key {column!r}: {where} (it has: {keys}; set data.column)")
-            yield number, as_text(row[column], column, where)
+                raise DataError(f"no key {column!r}: {path}, line {number + 1} (it has: {keys}; set data.column)")
+            value = row[column]
+            yield number, value if isinstance(value, str) else as_text(value, column, f"{path}, line {number + 1}")
 
 
 def parquet_rows(path: Path, column: str, skip: int) -> Iterator[tuple[int, str | None]]:
