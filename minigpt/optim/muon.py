@@ -109,6 +109,12 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError("Muon got a sharded parameter: a shard of a matrix has other singular vectors")
             matrices_of(p, group)  # refuses what does not divide
 
+    @property
+    def width_exponent(self) -> float:
+        """How the lr falls with width so that a wider matrix moves its outputs equally far: not at all, as lr is a
+        spectral norm; match_rms_adamw multiplies that by sqrt(max(R, C)), which must be undone."""
+        return 0.5 if self.defaults["scale"] == "match_rms_adamw" else 0.0
+
     def flops_per_step(self) -> int:
         """FLOPs of Newton-Schulz in one step, without the tricks of the fast path."""
         parameters = [(p, group) for group in self.param_groups for p in group["params"]]
