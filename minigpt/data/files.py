@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from minigpt.data.source import Document, Source
 from minigpt.durable import sha256_file
 from minigpt.errors import DataError
@@ -105,13 +107,12 @@ def text_chunks(path: Path) -> Iterator[str]:
 
 def json_lines(path: Path, column: str, skip: int) -> Iterator[tuple[int, str | None]]:
     """(line number from 0, text) of each line that is not blank, from line `skip` on."""
-    parse = json.JSONDecoder().decode
     with open(path, "rb") as file:
         for number, line in enumerate(file):
             if number < skip or line.isspace():
                 continue
             try:
-                row = parse(line.decode("utf-8", errors="replace"))
+                row = parse(line)
             except ValueError as error:
                 raise DataError(f"not JSON: {path}, line {number + 1} ({error})") from None
             if not isinstance(row, dict) or column not in row:
@@ -119,6 +120,14 @@ def json_lines(path: Path, column: str, skip: int) -> Iterator[tuple[int, str | 
                 raise DataError(f"no key {column!r}: {path}, line {number + 1} (it has: {keys}; set data.column)")
             value = row[column]
             yield number, value if isinstance(value, str) else as_text(value, column, f"{path}, line {number + 1}")
+
+
+def parse(line: bytes) -> Any:
+    """A line of JSON. What the fast parser refuses (invalid UTF-8, lone surrogates, NaN) is left to the lenient one."""
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        return json.loads(line.decode("utf-8", errors="replace"))
 
 
 def parquet_rows(path: Path, column: str, skip: int) -> Iterator[tuple[int, str | None]]:
