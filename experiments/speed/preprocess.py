@@ -5,8 +5,8 @@
 
 Ours is end to end: read the files, clean, split, encode, write shards, hash, verify. The others only encode texts that
 lie in memory, with the same merges. The plays come 72 times (370 MB), since 0.3 s of ours happen once whatever the size
-of the corpus; `tokenizers`, which is slow, gets each once. Each measurement is a process of its own, pinned to its cores; the arms run in turn, and the ratio is the median over rounds
-with its quartiles.
+of the corpus; `tokenizers`, which is slow, gets each once. Each measurement is a process of its own, pinned to its
+cores; the arms run in turn, and the ratio is the median over rounds with its quartiles.
 """
 
 import argparse

@@ -134,7 +134,10 @@ def main() -> None:
         for what in ("blocks", "logits"):
             names = [name for name in found[arm][0] if name.startswith(what.rstrip("s"))]
             steepest = [max((slope(found[arm][step][name]) for name in names), key=abs) for step in STEPS]
-            print(f"| {arm[0]} | {arm[1]} | {what} | " + " | ".join(f"{value:+.2f}" for value in steepest) + " |", flush=True)
+            print(
+                f"| {arm[0]} | {arm[1]} | {what} | " + " | ".join(f"{value:+.2f}" for value in steepest) + " |",
+                flush=True,
+            )
     draw(found, Path(__file__).parent / "coordinate_check.png")
 
 
