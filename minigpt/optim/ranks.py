@@ -2,8 +2,8 @@
 
 Every rank holds all weights, all momenta and the same (reduced) gradients; each orthogonalises its share of the
 matrices, the updates are gathered, and every rank applies all of them. So the weights stay equal bit for bit whatever
-the number of ranks, and the state fits any other number. (A rank that orthogonalised a *shard* of a matrix would compute
-something else: singular vectors are a property of the whole.)
+the number of ranks, and the state fits any other number. (A rank that orthogonalised a *shard* of a matrix would
+compute something else: singular vectors are a property of the whole.)
 """
 
 from collections.abc import Callable, Sequence
