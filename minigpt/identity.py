@@ -123,6 +123,7 @@ SHORT = {"seed": "s", "attempt": "a", "steps": "steps", "tokens": "tokens", "epo
 UNNAMED = (
     "name", "study", "output_dir", "data_dir", "accept_changes", "dry_run", "hydra", "logger", "eval", "checkpoint",
     "log", "sample", "probe", "train.device", "train.compile", "train.threads", "train.micro_batch_size",
+    "train.activation_checkpointing",
     "train.stop_after", "train.deterministic", "data.out", "data.workers", "data.path", "data.source", "model", "optim",
     "data", "experiment", "debug",
 )  # fmt: skip

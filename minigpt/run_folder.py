@@ -254,6 +254,7 @@ def _only_watched(override: str) -> bool:
         "train.compile",
         "train.threads",
         "train.micro_batch_size",
+        "train.activation_checkpointing",
     ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe."))
 
 

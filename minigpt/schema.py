@@ -23,6 +23,7 @@ class Train:
     device: str = "auto"
     compile: Any = "auto"  # true, false or auto: no OmegaConf type holds just these
     deterministic: bool = False
+    activation_checkpointing: bool = False
     threads: int | None = None
     max_bad_steps: int = 10
     stop_after: int | None = None

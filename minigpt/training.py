@@ -76,6 +76,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
         if saved is not None:
             checkpoint.restore_parameters(model, saved.model, saved.folder)
         model = model.to(chosen.device)
+        model.activation_checkpointing = train["activation_checkpointing"]
         optimizer = config.build_optimizer(cfg["optim"], model)
         schedule = config.build(cfg["schedule"])
         windows = TrainWindows(tokens.train, model.max_seq_len, cfg["seed"])

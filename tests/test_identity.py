@@ -23,6 +23,7 @@ DEFAULT = None
     [
         "train.device=cpu",
         "train.compile=false",
+        "train.activation_checkpointing=true",
         "train.threads=1",
         "train.micro_batch_size=4",
         "logger=none",

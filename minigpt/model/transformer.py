@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from minigpt.model.attention import Attention
 from minigpt.model.cache import KVCache, LayerCache
@@ -95,6 +96,7 @@ class Transformer(nn.Module):
                 "tie_embeddings=true with parametrization=mup: embedding and head need different scales (untie them)"
             )
 
+        self.activation_checkpointing = False  # True: the backward pass computes each block again instead of keeping it
         self.width = d_model / BASE_WIDTH if parametrization == "mup" else 1.0
         self.max_seq_len, self.rope_theta = max_seq_len, rope_theta
         self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
@@ -136,7 +138,10 @@ class Transformer(nn.Module):
         mask = _mask(start, length, documents, tokens.device)
         x = self.embed(tokens)
         for i, block in enumerate(self.blocks):
-            x = block(x, rope, mask, None if cache is None else cache.layers[i])
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, rope, mask, None, use_reentrant=False)
+            else:
+                x = block(x, rope, mask, None if cache is None else cache.layers[i])
         return self.final_norm(x)
 
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:

@@ -11,6 +11,7 @@ from minigpt.model.attention import attention_reference
 from minigpt.model.blocked_attention import blocked_attention
 from minigpt.model.dropout import Dropout, kept, rounded
 from minigpt.model.rmsnorm import RMSNorm
+from minigpt.model.swiglu import SwiGLU
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 
@@ -191,3 +192,45 @@ def test_a_training_step_in_bf16_takes_the_fast_path(
     for name, parameter in model.named_parameters():
         error = ((parameter.grad - expected[name]).norm() / expected[name].norm()).item()
         assert error < 0.1, (name, error)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_swiglu_is_the_plain_one_bit_for_bit(autocast: bool) -> None:
+    draw = generator(0, "data")
+    module = SwiGLU(32, 96)
+    x, gradient = (torch.randn(2, 9, 32, generator=draw) for _ in range(2))
+    results = []
+    for forward in (module, lambda x: module.down(F.silu(module.gate(x)) * module.up(x))):
+        inputs = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = forward(inputs)
+        y.backward(gradient.to(y.dtype))
+        results.append([y.detach(), inputs.grad, *(p.grad for p in module.parameters())])
+        module.zero_grad()
+    assert results[0][0].dtype == (torch.bfloat16 if autocast else torch.float32)
+    assert all(map(torch.equal, *results))
+
+
+def test_gradients_of_swiglu_in_double_precision() -> None:
+    module = SwiGLU(4, 6).double()
+    x = torch.randn(2, 3, 4, generator=generator(0, "data"), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: module(x), (x, *module.parameters()))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_activation_checkpointing_changes_no_bit(
+    make_model: Callable[..., Transformer], tokens: torch.Tensor, autocast: bool
+) -> None:
+    """With dropout, whose masks must come again; and blocks are indeed computed twice."""
+    results = []
+    for recompute in (False, True):
+        model, calls = make_model(dropout=0.2), []
+        model.activation_checkpointing = recompute
+        model.blocks[0].attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(tokens, tokens.roll(-1, dims=1))
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in model.parameters())])
+        assert len(calls) == 1 + recompute
+    assert all(map(torch.equal, *results))
