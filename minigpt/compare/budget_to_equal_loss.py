@@ -1,0 +1,91 @@
+"""How much of the baseline's budget an arm needs for the baseline's final loss: ratios with intervals, or bounds.
+
+Only end points of finished schedules count. A loss on the way of a longer run belongs to a learning rate that has not
+come down yet, and a crossing there flatters whoever decays later (OPTIMIZERS: "only annealed end points").
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from minigpt.compare import statistics
+from minigpt.compare.statistics import Interval
+
+if TYPE_CHECKING:
+    from minigpt.compare.runs import Run
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Budget of the arm over budget of the baseline at equal loss; below 1 the arm needs less.
+
+    log: interval of the natural log of the ratio, None if it is only bounded.  at_least, at_most: the smallest and
+    the largest ratio that was measured, which bound what lies outside them.  used: the arm's budgets (tokens) that
+    bracket the loss, or the outermost one.  n: seeds.
+    """
+
+    log: Interval | None
+    bound: str  # "", "above" (of at_most) or "below" (at_least)
+    at_least: float
+    at_most: float
+    used: tuple[int, ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class EqualLoss:
+    """A ratio with what it is of. horizon: the baseline's budget in tokens."""
+
+    arm: str
+    baseline: str
+    horizon: int
+    ratio: Ratio
+    runs: "list[Run]"
+
+
+def budget_to_equal_loss(
+    target: Mapping[int, float],
+    horizon: int,
+    curve: Mapping[int, Mapping[int, float]],
+    confidence: float = 0.95,
+) -> Ratio | None:
+    """The budget at which the arm's end points equal the baseline's, relative to the baseline's.
+
+    target: the baseline's final loss by seed, at `horizon` tokens.  curve: the arm's final loss by budget and seed.
+    Between the two neighbouring budgets whose mean losses bracket the mean target, the loss is taken to be linear in
+    the log of the budget; each seed gives one log-ratio, and they get a t interval (as a paired difference of log
+    budgets does). A seed may cross a little outside the two budgets, on the same straight line; the mean never does.
+    A chord lies above a convex curve, so the arm's need is overstated, by what the calibration measures.
+    Diverged seeds are left out. None if no seed is common.
+    """
+    gaps = {
+        tokens: {seed: losses[seed] - target[seed] for seed in losses.keys() & target.keys() if _finite(losses, target, seed)}
+        for tokens, losses in sorted(curve.items())
+    }
+    gaps = {tokens: gap for tokens, gap in gaps.items() if gap}
+    if not gaps:
+        return None
+    budgets = list(gaps)
+    at_least, at_most = budgets[0] / horizon, budgets[-1] / horizon
+    mean = {tokens: math.fsum(gap.values()) / len(gap) for tokens, gap in gaps.items()}
+    if mean[budgets[0]] <= 0:  # even the smallest budget is enough
+        exact = mean[budgets[0]] == 0 and len(budgets) == 1
+        return Ratio(None, "equal" if exact else "below", at_least, at_most, (budgets[0],), len(gaps[budgets[0]]))
+    reached = next((index for index, tokens in enumerate(budgets) if mean[tokens] <= 0), None)
+    if reached is None:
+        return Ratio(None, "above", at_least, at_most, (budgets[-1],), len(gaps[budgets[-1]]))
+    short, long = budgets[reached - 1], budgets[reached]
+    logs = []
+    for seed in sorted(gaps[short].keys() & gaps[long].keys()):
+        fall = gaps[short][seed] - gaps[long][seed]
+        if fall <= 0:  # a seed whose loss does not fall with the budget crosses nowhere
+            return Ratio(None, "unclear", short / horizon, long / horizon, (short, long), 0)
+        logs.append(math.log(short / horizon) + gaps[short][seed] / fall * math.log(long / short))
+    if not logs:
+        return Ratio(None, "unclear", short / horizon, long / horizon, (short, long), 0)
+    return Ratio(statistics.t_interval(logs, confidence), "", at_least, at_most, (short, long), len(logs))
+
+
+def _finite(losses: Mapping[int, float], target: Mapping[int, float], seed: int) -> bool:
+    return math.isfinite(losses[seed]) and math.isfinite(target[seed])

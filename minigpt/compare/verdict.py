@@ -1,0 +1,399 @@
+"""From runs to a verdict: choose each arm's setting on tuning seeds, judge it on confirmation seeds, pair by seed.
+
+The seeds that choose take no part in judging, since the best of several noisy values looks better than it is. An arm
+with a single setting chose nothing, so any of its seeds may judge.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from minigpt.compare import statistics
+from minigpt.compare.budget_to_equal_loss import EqualLoss, budget_to_equal_loss
+from minigpt.compare.groups import Arm, Group, Setting
+from minigpt.compare.runs import Run
+from minigpt.compare.statistics import Interval
+from minigpt.errors import ConfigError
+
+MIN_PAIRS = 8  # fewer leave the spread itself too uncertain to claim anything
+FIRST_CONFIRMATION_SEED = 100
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What was declared before the runs: margin in the unit of the loss, seeds, and when the verdict may be read.
+
+    With several declared looks each one spends an equal share of the 5 % (Bonferroni), so that looking early is free
+    of charge for the error rate and is paid for in width.
+    """
+
+    baseline: str | None = None
+    margin: float = 0.0
+    tuning_seeds: tuple[int, ...] | None = None
+    confirmation_seeds: tuple[int, ...] | None = None
+    looks: tuple[int, ...] = ()
+
+    @property
+    def alpha(self) -> float:
+        return ALPHA / max(1, len(self.looks))
+
+    @property
+    def confidence(self) -> float:
+        return 1 - self.alpha
+
+    def confirms(self, seed: int) -> bool:
+        """Whether a seed judges."""
+        if self.confirmation_seeds is not None:
+            return seed in self.confirmation_seeds
+        if self.tuning_seeds is not None and seed in self.tuning_seeds:
+            return False
+        return seed >= FIRST_CONFIRMATION_SEED
+
+    def tunes(self, seed: int) -> bool:
+        """Whether a seed chooses."""
+        return seed in self.tuning_seeds if self.tuning_seeds is not None else not self.confirms(seed)
+
+
+def declared_rules(runs: Sequence[Run], baseline: str | None, margin: float | None) -> tuple[Rules, list[str]]:
+    """The `verdict` declaration of the runs, with what the command line says instead; and what is odd about it.
+
+    Where runs declare different things the oldest one counts: a declaration that changes on the way is none.
+    """
+    found = [run.config.get("verdict") or {} for run in runs]
+    found = [node for node in found if any(value is not None for value in node.values())]
+    first: dict[str, Any] = found[0] if found else {}
+    notes = []
+    if len({json.dumps(node, sort_keys=True) for node in found}) > 1:
+        notes.append("the runs declare different verdict.* values; those of the oldest run count")
+    for key, given in (("baseline", baseline), ("margin", margin)):
+        if given is not None and first.get(key) is not None and first[key] != given:
+            notes.append(f"--{key} {given} replaces the declared verdict.{key}={first[key]}")
+    seeds = {key: tuple(first[key]) if first.get(key) else None for key in ("tuning_seeds", "confirmation_seeds")}
+    return Rules(
+        baseline=baseline if baseline is not None else first.get("baseline"),
+        margin=float(margin if margin is not None else first.get("margin") or 0.0),
+        tuning_seeds=seeds["tuning_seeds"],
+        confirmation_seeds=seeds["confirmation_seeds"],
+        looks=tuple(first.get("looks") or ()),
+    ), notes
+
+
+@dataclass(frozen=True)
+class Score:
+    """A setting on the tuning seeds. mean: infinite if one of them diverged."""
+
+    setting: Setting
+    mean: float
+    seeds: tuple[int, ...]
+    diverged: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The setting that an arm is judged with. horizon: the budget it was tuned at, None if there was nothing to tune."""
+
+    setting: Setting
+    scores: tuple[Score, ...]  # best first
+    horizon: int | None
+
+
+def choose(arm: Arm, horizon: int, rules: Rules, metric: str) -> Choice | None:
+    """The setting with the lowest mean loss over the tuning seeds, at this budget or the nearest tuned one below it
+    (else above it). A setting that diverged on a tuning seed comes last. None for an arm with nothing to choose by.
+    """
+    settings = list(arm.settings.values())
+    if len(settings) == 1:
+        return Choice(settings[0], (), None)
+    tuned = {h for s in settings for h, seeds in s.runs.items() if any(rules.tunes(seed) for seed in seeds)}
+    if not tuned:
+        # Several settings and no seed to choose by: the one with most confirmation runs was meant, if it is unique.
+        counts = sorted(((len(s.runs.get(horizon, {})), s.key, s) for s in settings), reverse=True)
+        return Choice(counts[0][2], (), None) if counts[0][0] > counts[1][0] else None
+    at = max((h for h in tuned if h <= horizon), default=min(tuned))
+    scores = []
+    for setting in settings:
+        runs = {seed: run for seed, run in setting.runs.get(at, {}).items() if rules.tunes(seed)}
+        losses = [_loss(run, metric) for run in runs.values()]
+        if losses:
+            diverged = sum(math.isinf(loss) for loss in losses)
+            scores.append(Score(setting, fmean(losses), tuple(sorted(runs)), diverged, tuple(runs.values())))
+    scores.sort(key=lambda score: (score.mean, score.setting.key))
+    return Choice(scores[0].setting, tuple(scores), at)
+
+
+def _loss(run: Run, metric: str) -> float:
+    loss = run.loss(metric)
+    assert loss is not None, f"{run.name} has not ended"
+    return loss
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The runs that judge an arm at a budget.
+
+    kind: "confirmation" (seeds that took no part in the choice), "one setting" (nothing was chosen) or "tuning" (the
+    very seeds that chose: too good, never a claim).  losses: by seed, infinite where it diverged.
+    """
+
+    arm: str
+    horizon: int
+    setting: Setting
+    kind: str
+    runs: dict[int, Run]
+    losses: dict[int, float]
+    interval: Interval | None  # of the finite losses
+
+    @property
+    def diverged(self) -> tuple[int, ...]:
+        return tuple(seed for seed, loss in sorted(self.losses.items()) if math.isinf(loss))
+
+
+def evidence(arm: Arm, choice: Choice, horizon: int, rules: Rules, metric: str) -> Evidence | None:
+    """What judges the chosen setting of an arm at a budget; None if no such run has ended."""
+    runs = choice.setting.runs.get(horizon, {})
+    confirming = {seed: run for seed, run in runs.items() if rules.confirms(seed)}
+    kind = "confirmation" if confirming else "tuning" if len(arm.settings) > 1 else "one setting"
+    runs = dict(sorted((confirming or runs).items()))
+    if not runs:
+        return None
+    losses = {seed: _loss(run, metric) for seed, run in runs.items()}
+    finite = [loss for loss in losses.values() if math.isfinite(loss)]
+    interval = statistics.t_interval(finite, rules.confidence) if finite else None
+    return Evidence(arm.name, horizon, choice.setting, kind, runs, losses, interval)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm held against the baseline at one budget. Differences are arm minus baseline: below 0 the arm is better.
+
+    seeds: of the pairs.  interval: of the finite differences, None without any.  p: two-sided, of no difference at
+    all; p_holm: of the verdict's claim, adjusted for the number of arms.  verdict: better, worse, equivalent,
+    no difference or undecided.  why: a clause.  missing: what a claim still needs.
+    """
+
+    arm: Evidence
+    baseline: Evidence
+    seeds: tuple[int, ...]
+    interval: Interval | None
+    correlation: float | None
+    p: float
+    p_holm: float
+    verdict: str
+    why: str
+    pairs_needed: int | None
+    detectable: float | None
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AtHorizon:
+    """Everything known at one budget."""
+
+    horizon: int
+    evidence: dict[str, Evidence]
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass
+class Result:
+    """The judged group. horizons: by budget.  headline: the one whose verdict counts.  baseline: the arm's name."""
+
+    group: Group
+    rules: Rules
+    baseline: str
+    choices: dict[str, Choice]
+    horizons: dict[int, AtHorizon]
+    headline: int
+    equal_loss: list[EqualLoss] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def at_headline(self) -> AtHorizon:
+        return self.horizons[self.headline]
+
+
+def judge(group: Group, rules: Rules, notes: Sequence[str] = ()) -> Result | None:
+    """Choose, confirm and compare. None if no two arms have ended runs at a common budget.
+
+    Raises ConfigError if the baseline is not among the arms.
+    """
+    baseline = rules.baseline if rules.baseline is not None else next(iter(group.arms))
+    if baseline not in group.arms:
+        raise ConfigError(f"no such arm: --baseline {baseline} (arms of {group.question.by}: {', '.join(group.arms)})")
+    metric = group.question.metric
+    budgets = sorted({h for arm in group.arms.values() for s in arm.settings.values() for h in s.runs})
+    found: dict[int, dict[str, Evidence]] = {}
+    for horizon in budgets:
+        for name, arm in group.arms.items():
+            choice = choose(arm, horizon, rules, metric)
+            proof = choice and evidence(arm, choice, horizon, rules, metric)
+            if proof is not None:
+                found.setdefault(horizon, {})[name] = proof
+    common = [h for h, arms in found.items() if baseline in arms and len(arms) > 1]
+    if not common:
+        return None
+    headline = max(common, key=lambda h: (sum(e.kind != "tuning" and len(e.runs) > 1 for e in found[h].values()), h))
+    horizons = {h: AtHorizon(h, found[h], _compare_all(found[h], baseline, rules)) for h in found}
+    choices = {name: choose(arm, headline, rules, metric) for name, arm in group.arms.items()}
+    result = Result(
+        group, rules, baseline, {name: c for name, c in choices.items() if c}, horizons, headline, notes=list(notes)
+    )
+    result.equal_loss = _equal_loss(result, metric)
+    return result
+
+
+def _compare_all(found: dict[str, Evidence], baseline: str, rules: Rules) -> tuple[Comparison, ...]:
+    """Each arm against the baseline, with Holm's adjustment over the arms."""
+    if baseline not in found:
+        return ()
+    arms = [arm for name, arm in found.items() if name != baseline]
+    pairs = [_paired(arm, found[baseline], rules) for arm in arms]
+    claims = statistics.holm([statistics.p_value(i, rules.margin) if i else 1.0 for _, i, _ in pairs])
+    alike = statistics.holm([statistics.equivalence_p_value(i, rules.margin) if i else 1.0 for _, i, _ in pairs])
+    return tuple(
+        _compare(arm, found[baseline], pair, claim, same, rules)
+        for arm, pair, claim, same in zip(arms, pairs, claims, alike)
+    )
+
+
+def _paired(
+    arm: Evidence, baseline: Evidence, rules: Rules
+) -> tuple[tuple[int, ...], Interval | None, float | None]:
+    """Common seeds with a finite loss on both sides, the interval of their differences, and the correlation."""
+    seeds = tuple(
+        seed
+        for seed in sorted(arm.losses.keys() & baseline.losses.keys())
+        if math.isfinite(arm.losses[seed]) and math.isfinite(baseline.losses[seed])
+    )
+    if not seeds:
+        return seeds, None, None
+    a, b = [arm.losses[seed] for seed in seeds], [baseline.losses[seed] for seed in seeds]
+    differences = [x - y for x, y in zip(a, b)]
+    interval = statistics.t_interval(differences, rules.confidence)
+    if interval.sd <= statistics.ROUNDING * max(map(abs, (*a, *b))):  # what is left of subtracting equal numbers
+        mean = 0.0 if abs(interval.mean) <= statistics.ROUNDING * max(map(abs, (*a, *b))) else interval.mean
+        if interval.n > 1:
+            interval = Interval(mean, mean, mean, 0.0, interval.n)
+    return seeds, interval, statistics.correlation(a, b)
+
+
+def _compare(
+    arm: Evidence,
+    baseline: Evidence,
+    pair: tuple[tuple[int, ...], Interval | None, float | None],
+    claim: float,
+    alike: float,
+    rules: Rules,
+) -> Comparison:
+    seeds, interval, correlation = pair
+    missing = _missing(arm, baseline, seeds, rules)
+    verdict, why = _verdict(arm, baseline, interval, claim, alike, rules, claimable=not missing)
+    needed = detectable = None
+    if interval is not None:
+        detectable = statistics.detectable_difference(interval.sd, interval.n, rules.confidence)
+        if verdict == "undecided":
+            needed = statistics.pairs_to_decide(interval, rules.margin, MIN_PAIRS, rules.confidence)
+    return Comparison(
+        arm=arm,
+        baseline=baseline,
+        seeds=seeds,
+        interval=interval,
+        correlation=correlation,
+        p=statistics.p_value(interval) if interval else 1.0,
+        p_holm=min(claim, alike) if verdict == "equivalent" else claim,
+        verdict=verdict,
+        why=why,
+        pairs_needed=needed,
+        detectable=detectable,
+        missing=missing,
+    )
+
+
+def _verdict(
+    arm: Evidence,
+    baseline: Evidence,
+    interval: Interval | None,
+    claim: float,
+    alike: float,
+    rules: Rules,
+    claimable: bool,
+) -> tuple[str, str]:
+    """better, worse, equivalent, no difference or undecided, and why.
+
+    A diverged seed counts against its arm: that arm can be found worse, and never better or equivalent.
+    """
+    if interval is None:
+        both = arm.losses.keys() & baseline.losses.keys()
+        for side, other, word in ((arm, baseline, "worse"), (baseline, arm, "better")):
+            if claimable and len(side.diverged) == len(side.losses) and not other.diverged:
+                return word, f"every seed of {side.arm} diverged"
+        return "undecided", "every pair has a diverged run" if both else "no seed in common"
+    if interval.constant:
+        if interval.mean == 0 and not arm.diverged and not baseline.diverged:
+            return "no difference", f"all {interval.n} pairs are equal"
+        if interval.mean != 0:
+            return "undecided", f"all {interval.n} pairs differ by exactly as much: the seeds repeat one measurement"
+    if not claimable:
+        return "undecided", "too little for a claim"
+    better = claim <= rules.alpha and interval.mean < 0
+    worse = claim <= rules.alpha and interval.mean > 0
+    if (better and not arm.diverged) or (worse and not baseline.diverged):
+        beyond = f"beyond the margin of {rules.margin:g}" if rules.margin else "beyond 0"
+        return ("better" if better else "worse"), f"the interval lies {beyond}"
+    if arm.diverged or baseline.diverged:
+        return "undecided", "diverged seeds count against their arm"
+    if alike <= rules.alpha:
+        return "equivalent", f"the interval lies within the margin of {rules.margin:g}"
+    if interval.high < -rules.margin or interval.low > rules.margin:
+        return "undecided", "the interval alone would do, but not after Holm's adjustment for several arms"
+    inside = "overlaps the margin" if rules.margin else "contains 0"
+    return "undecided", f"the interval {inside}"
+
+
+def _missing(arm: Evidence, baseline: Evidence, seeds: tuple[int, ...], rules: Rules) -> tuple[str, ...]:
+    """What a claim still needs, one clause each."""
+    missing = []
+    for side in (arm, baseline):
+        if side.kind == "tuning":
+            missing.append(f"confirmation seeds for {side.arm}: its setting was chosen on the very seeds shown here")
+    pairs = len(seeds) + len({*arm.diverged, *baseline.diverged} & arm.losses.keys() & baseline.losses.keys())
+    if pairs < MIN_PAIRS:
+        missing.append(f"{MIN_PAIRS - pairs} more pairs of seeds: {pairs} of {MIN_PAIRS}")
+    for side, other in ((arm, baseline), (baseline, arm)):
+        if alone := sorted(side.losses.keys() - other.losses.keys()):
+            if pairs < MIN_PAIRS:
+                seeds_alone = ", ".join(map(str, alone))
+                missing.append(f"{other.arm} has no ended run of seed {seeds_alone}, which {side.arm} has")
+    if rules.looks and pairs not in rules.looks and pairs >= MIN_PAIRS:
+        missing.append(f"a declared look: there are {pairs} pairs, verdict.looks={list(rules.looks)}")
+    return tuple(missing)
+
+
+def _equal_loss(result: Result, metric: str) -> list[EqualLoss]:
+    """For every budget of the baseline, the budget with which each other arm, at its headline setting, equals it."""
+    found = []
+    for name, choice in result.choices.items():
+        if name == result.baseline:
+            continue
+        arm = result.group.arms[name]
+        proofs = {h: evidence(arm, choice, h, result.rules, metric) for h in choice.setting.runs}
+        curve = {h: proof for h, proof in proofs.items() if proof is not None and proof.kind != "tuning"}
+        base_choice = result.choices.get(result.baseline)
+        for horizon in sorted(result.horizons):
+            target = base_choice and evidence(
+                result.group.arms[result.baseline], base_choice, horizon, result.rules, metric
+            )
+            if not target or target.kind == "tuning" or not curve:
+                continue
+            ratio = budget_to_equal_loss(
+                target.losses, horizon, {h: p.losses for h, p in curve.items()}, result.rules.confidence
+            )
+            if ratio is not None:
+                runs = [*target.runs.values(), *(run for h in ratio.used for run in curve[h].runs.values())]
+                found.append(EqualLoss(name, result.baseline, horizon, ratio, runs))
+    return found
