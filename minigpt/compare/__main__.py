@@ -6,11 +6,17 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from minigpt.compare.runs import Found, find, select
+from minigpt.compare.runs import find, select
 from minigpt.durable import storage_error, write_atomic
 from minigpt.errors import ConfigError, MinigptError
+
+if TYPE_CHECKING:
+    from minigpt.compare.cost import Costs
+    from minigpt.compare.document import Document
+    from minigpt.compare.figures import Figure
+    from minigpt.compare.groups import Group, Question, Sorted
 
 DESCRIPTION = """\
 Compare arms of a study and end in a verdict with an interval: better, equivalent within a margin, or undecided.
@@ -90,9 +96,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def compare(options: argparse.Namespace) -> None:
     """Read, sort, judge and report. Raises ConfigError if no two arms can be compared, StorageError on a bad DIR."""
-    from minigpt.compare import cost, document, figures, report_text
+    from minigpt.compare import cost, figures, report_text, results
     from minigpt.compare.groups import Question, sort_runs
-    from minigpt.compare.verdict import declared_rules, judge
+    from minigpt.compare.report import report as compose_report
+    from minigpt.compare.selection import declared_rules
+    from minigpt.compare.verdict import Result, judge
 
     found = find(options.paths)
     where = [condition for conditions in options.where for condition in conditions]
@@ -100,7 +108,8 @@ def compare(options: argparse.Namespace) -> None:
     question = Question(options.by, tuple(options.axis))
     ordered = sort_runs(question, runs)
     others = [f"unreadable: {problem}" for problem in found.unreadable]
-    judged, rest = [], list(ordered.single)
+    judged: list[tuple[Result, Costs, list[Figure]]] = []
+    rest = list(ordered.single)
     for group in ordered.groups:
         rules, notes = declared_rules(group.runs, options.baseline, options.margin)
         result = judge(group, rules, notes)
@@ -112,29 +121,31 @@ def compare(options: argparse.Namespace) -> None:
         prefix = f"group{len(judged) + 1}_" if len(ordered.groups) > 1 else ""
         judged.append((result, times, figures.figures(result, times, prefix) if options.out else []))
     if not judged:
-        raise nothing_to_compare(question, ordered, others, found)
+        raise nothing_to_compare(question, ordered, others)
     title = f"{options.study or options.by}: {', '.join(judged[0][0].group.arms)}"
-    report = document.report(title, judged, ordered, others)
+    report = compose_report(title, judged, ordered, others)
     print(report_text.text(report), end="")
     if options.out is not None:
-        rows = document.csv_rows([result for result, *_ in judged], rest, found.runs)
+        rows = results.csv_rows([result for result, *_ in judged], rest, found.runs)
         write(options.out, report, [figure for *_, drawn in judged for figure in drawn], rows)
         print(f"\n{options.out / 'report.html'}")
 
 
-def _budgets(group) -> str:  # type: ignore[no-untyped-def]
+def _budgets(group: "Group") -> str:
     ended = {name: sorted({h for s in arm.settings.values() for h in s.runs}) for name, arm in group.arms.items()}
     return "; ".join(f"{name}: {', '.join(f'{h:,}' for h in found) or 'none'} tokens" for name, found in ended.items())
 
 
-def nothing_to_compare(question, ordered, others: list[str], found: Found) -> ConfigError:  # type: ignore[no-untyped-def]
+def nothing_to_compare(question: "Question", ordered: "Sorted", others: list[str]) -> ConfigError:
     """Why there is no group with two arms, in a line."""
     from minigpt.compare.groups import nearest_split
 
     arms = sorted({name for group in (*ordered.groups, *ordered.single) for name in group.arms})
     if len(arms) < 2:
         only = f"only {question.by}={arms[0]} in {sum(len(g.runs) for g in ordered.single)} runs" if arms else "no runs"
-        return ConfigError(f"nothing to compare: --by {question.by}: {only} (run another arm, or compare another key)", *others)
+        return ConfigError(
+            f"nothing to compare: --by {question.by}: {only} (run another arm, or compare another key)", *others
+        )
     if keys := nearest_split(question, ordered.single):
         return ConfigError(
             f"nothing to compare: --by {question.by}: arms {', '.join(arms)} also differ in {'; '.join(keys)} "
@@ -144,7 +155,7 @@ def nothing_to_compare(question, ordered, others: list[str], found: Found) -> Co
     return ConfigError(f"nothing to compare: --by {question.by} (no two arms have ended runs)", *others)
 
 
-def write(out: Path, report, drawn, rows: list[dict[str, object]]) -> None:  # type: ignore[no-untyped-def]
+def write(out: Path, report: "Document", drawn: "list[Figure]", rows: list[dict[str, Any]]) -> None:
     """The files of a report. Raises StorageError."""
     from minigpt.compare.report_html import html
     from minigpt.compare.report_markdown import markdown

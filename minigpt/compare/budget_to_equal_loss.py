@@ -60,7 +60,9 @@ def budget_to_equal_loss(
     Diverged seeds are left out. None if no seed is common.
     """
     gaps = {
-        tokens: {seed: losses[seed] - target[seed] for seed in losses.keys() & target.keys() if _finite(losses, target, seed)}
+        tokens: {
+            seed: losses[seed] - target[seed] for seed in losses.keys() & target.keys() if _finite(losses, target, seed)
+        }
         for tokens, losses in sorted(curve.items())
     }
     gaps = {tokens: gap for tokens, gap in gaps.items() if gap}

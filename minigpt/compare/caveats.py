@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from minigpt.compare.cost import PATH, Costs
 from minigpt.compare.groups import Arm
 from minigpt.compare.runs import Run, show
-from minigpt.compare.verdict import Choice, Result
+from minigpt.compare.selection import Choice
+from minigpt.compare.verdict import Result
 
 SHOWN = 4  # names listed before "and n more"
 
@@ -79,7 +80,7 @@ def _tuning_budgets(result: Result) -> Iterable[str]:
         )
         yield f"unequal tuning: {shown}; the arm with more had more chances to be lucky and to be good"
     if not any(settings for settings, _ in budgets.values()):
-        yield "untuned: one setting for each arm, so this compares these two settings and not the two arms at their best"
+        yield "untuned: one setting for each arm, so this compares these settings and not the arms at their best"
     for name, choice in result.choices.items():
         if len({score.seeds for score in choice.scores}) > 1:
             yield f"{name}: its settings were tried on different numbers of seeds"
@@ -95,7 +96,7 @@ def _tuning_budgets(result: Result) -> Iterable[str]:
 def _one_budget(result: Result) -> Iterable[str]:
     both = [h for h, at in result.horizons.items() if at.comparisons]
     if len(both) < 2:
-        yield "one budget: a difference at a single horizon says little about longer runs; add train.steps=... at least twice"
+        yield "one budget: a difference at a single horizon says little about longer runs (add another train.steps=)"
 
 
 def _unended(result: Result) -> Iterable[str]:
@@ -135,7 +136,9 @@ def _paths(result: Result) -> Iterable[str]:
     for key in PATH:
         values = {show(run.record["chosen"].get(key)) for run in judged}
         if len(values) > 1 and by != f"train.{key}":
-            what = "losses and times" if key in ("device", "precision", "compile") else "times, and last digits of losses,"
+            what = (
+                "losses and times" if key in ("device", "precision", "compile") else "times, and last digits of losses,"
+            )
             yield f"different {key} ({', '.join(sorted(values))}): {what} are not of one path"
     hosts = {str(run.record["hardware"].get("host")) for run in judged}
     if len(hosts) > 1:

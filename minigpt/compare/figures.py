@@ -20,7 +20,7 @@ PAPER = ("#1f2328", "#d0d4d9")  # ink and grid of a PNG
 PAGE = ("#010203", "#040506")  # stand-ins, which become CSS variables of the page
 INKED = ("axes.labelcolor", "text.color", "xtick.color", "ytick.color")
 GRIDDED = ("axes.edgecolor", "grid.color")
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "minigpt",
     "font.family": "sans-serif",
@@ -68,7 +68,8 @@ def _draw(name: str, draw: Callable[["Axes"], str | None]) -> Figure | None:
     written: dict[str, bytes] = {}
     caption: str | None = None
     for kind, ink, grid in (("svg", *PAGE), ("png", *PAPER)):
-        with matplotlib.rc_context(STYLE | dict.fromkeys(INKED, ink) | dict.fromkeys(GRIDDED, grid)):
+        style: Any = STYLE | dict.fromkeys(INKED, ink) | dict.fromkeys(GRIDDED, grid)
+        with matplotlib.rc_context(style):
             canvas = Canvas(figsize=SIZE, layout="constrained")
             FigureCanvasAgg(canvas)
             axes = canvas.add_subplot()
@@ -92,7 +93,9 @@ def page_svg(svg: str, name: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+    )
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg)
     return svg.replace(PAGE[0], "var(--ink)").replace(PAGE[1], "var(--line)").strip()
 
@@ -118,8 +121,8 @@ def _differences(axes: "Axes", result: Result, colours: dict[str, str], unit: st
     axes.set_xlabel(f"loss minus that of {result.baseline}, {unit}  (left: better)")
     margin = ", grey: the margin" if result.rules.margin else ""
     return (
-        f"Paired differences of final loss at {result.headline:,} tokens: a dot for each seed, below it the mean with its "
-        f"{100 * result.rules.confidence:g} % interval{margin}."
+        f"Paired differences of final loss at {result.headline:,} tokens: a dot for each seed, below it the mean "
+        f"with its {100 * result.rules.confidence:g} % interval{margin}."
     )
 
 
@@ -142,8 +145,8 @@ def _budgets(axes: "Axes", result: Result, colours: dict[str, str], unit: str) -
     axes.set_ylabel(f"final loss, {unit}")
     axes.legend()
     return (
-        "Final loss of finished schedules by budget, each arm at one setting, with the intervals of the means. Equal loss "
-        "is read off between these points only."
+        "Final loss of finished schedules by budget, each arm at one setting, with the intervals of the means. "
+        "Equal loss is read off between these points only."
     )
 
 
@@ -165,7 +168,10 @@ def _curves(axes: "Axes", result: Result, colours: dict[str, str], unit: str, x:
     runs_of = {name: found.runs.values() for name, found in result.at_headline.evidence.items()}
     rows_of = {name: [run.rows for run in runs if run.status == "finished"] for name, runs in runs_of.items()}
     rows = [row for lists in rows_of.values() for rows in lists for row in rows]
-    if key == "val/loss" and max((sum(key in row for row in rows) for lists in rows_of.values() for rows in lists), default=0) < 3:
+    if (
+        key == "val/loss"
+        and max((sum(key in row for row in rows) for lists in rows_of.values() for rows in lists), default=0) < 3
+    ):
         key = "train/loss"
     drawn = False
     for name, lists in rows_of.items():
@@ -194,7 +200,9 @@ def _curves(axes: "Axes", result: Result, colours: dict[str, str], unit: str, x:
     paths = {path_of(run, result.group.question.by) for runs in runs_of.values() for run in runs}
     warning = " The runs come from different machines or paths: seconds do not compare." if len(paths) > 1 else ""
     if x == "tokens":
-        return f"Loss against tokens at the longest judged budget; line: mean over seeds, band: least to greatest{note}."
+        return (
+            f"Loss against tokens at the longest judged budget; line: mean over seeds, band: least to greatest{note}."
+        )
     return f"The same against seconds of training, as they were measured in these runs.{warning}"
 
 
@@ -211,7 +219,8 @@ def band(lists: list[list[dict[str, Any]]], key: str, x: str) -> list[tuple[floa
 
 def _sensitivity(axes: "Axes", result: Result, colours: dict[str, str], unit: str) -> str | None:
     """Tuning loss by the first numeric axis of each arm; other axes at the value of the chosen setting."""
-    drawn, axis_names = False, set()
+    axis_names: set[str] = set()
+    tried: set[float] = set()
     for name, choice in result.choices.items():
         arm = result.group.arms[name]
         axis = next((axis for axis in arm.axes if len(axis.numbers) > 1 and min(axis.numbers) > 0), None)
@@ -226,8 +235,8 @@ def _sensitivity(axes: "Axes", result: Result, colours: dict[str, str], unit: st
         finite = [(value, mean) for value, mean, _ in line if math.isfinite(mean)]
         if len(line) < 2 or not finite:
             continue
-        drawn = True
         axis_names.add(axis.name)
+        tried |= {value for value, _, _ in line}
         axes.plot(*zip(*finite), color=colours[name], marker="o", label=name, linewidth=1.8)
         for value, _, losses in line:
             seen = [loss for loss in losses if loss is not None and math.isfinite(loss)]
@@ -235,13 +244,20 @@ def _sensitivity(axes: "Axes", result: Result, colours: dict[str, str], unit: st
             if len(seen) < len(losses):
                 axes.annotate("diverged", (value, max(m for _, m in finite)), color=colours[name], ha="center")
         best = axis.values[choice.setting.key]
-        axes.plot(*next(point for point in finite if point[0] == best), "o", color=colours[name], markersize=11, fillstyle="none")
-    if not drawn:
+        axes.plot(
+            *next(point for point in finite if point[0] == best),
+            "o",
+            color=colours[name],
+            markersize=11,
+            fillstyle="none",
+        )
+    if not tried:
         return None
-    axes.set_xscale("log", base=2)
-    from matplotlib.ticker import FuncFormatter
-
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.set_xscale("log")
+    ticks = sorted(tried)
+    if len(ticks) <= 9:
+        axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks], fontsize=9)
+        axes.minorticks_off()
     axes.set_xlabel(" / ".join(sorted(axis_names)))
     axes.set_ylabel(f"final loss, {unit}")
     axes.legend()
@@ -253,7 +269,7 @@ def _cost(axes: "Axes", result: Result, colours: dict[str, str]) -> str | None:
     found = {name: parts for name, parts in found.items() if parts and sum(parts.values()) > 0}
     if not found:
         return None
-    shades = dict(zip(PARTS, (0.25, 0.95, 0.6, 0.4, 0.15)))
+    shades = dict(zip(PARTS, (0.2, 0.65, 0.4, 0.3, 0.15)))
     for row, (name, parts) in enumerate(found.items()):
         left = 0.0
         for part in PARTS:

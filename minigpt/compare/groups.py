@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from minigpt.compare.runs import Run, identity_hint, show
+from minigpt.compare.runs import Run, hint, show
 from minigpt.errors import ConfigError
 
 LEARNING_RATE = re.compile(r"optim\.\w+\.lr")  # each role's, with lr_scale multiplied in: always tuned
@@ -166,7 +166,9 @@ class Group:
 
     @property
     def title(self) -> str:
-        where = ", ".join(f"{key}={json.loads(value) if _is_json(value) else value}" for key, value in self.split.items())
+        where = ", ".join(
+            f"{key}={json.loads(value) if _is_json(value) else value}" for key, value in self.split.items()
+        )
         return f"{self.question.by}: {', '.join(self.arms)}" + (f"  [{where}]" if where else "")
 
 
@@ -214,7 +216,7 @@ def _refuse(question: Question, runs: list[Run]) -> None:
     for key in (question.by, *question.axes):
         if not any(_knows(run, key) for run in runs):
             option = "--by" if key == question.by else "--axis"
-            raise ConfigError(f"unknown key: {option} {key} {identity_hint(key, runs)}")
+            raise ConfigError(f"unknown key: {option} {key} {hint(key, runs)}")
 
 
 def _knows(run: Run, key: str) -> bool:

@@ -14,13 +14,15 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --soft: #9aa4af; --line: #3b434c;
   --panel: #1c2127; --link: #7ab7ff; --good: #4cc26a; --bad: #ff7b72; --open: #e3b341; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 76rem; padding: 1.5rem clamp(0.8rem, 3vw, 2.5rem) 4rem; background: var(--paper);
+body { margin: 0 auto; max-width: 88rem; padding: 1.5rem clamp(0.8rem, 3vw, 2.5rem) 4rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0.5rem 0 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 1rem; padding-top: 1rem; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 2.5rem 0 1rem; padding-top: 1rem; border-top: 1px solid var(--line);
+  overflow-wrap: anywhere; }
 h3 { font-size: 1rem; margin: 2rem 0 0.5rem; }
 a { color: var(--link); text-decoration: none; } a:hover, a:focus { text-decoration: underline; }
-.verdict { border-left: 5px solid var(--open); background: var(--panel); padding: 0.7rem 1rem; margin: 0.6rem 0; border-radius: 4px; }
+.verdict { border-left: 5px solid var(--open); background: var(--panel); padding: 0.7rem 1rem; margin: 0.6rem 0;
+  border-radius: 4px; }
 .verdict b { display: block; color: var(--open); text-transform: uppercase; font-size: 0.8rem; letter-spacing: 0.06em; }
 .verdict.better { border-color: var(--good); } .verdict.better b { color: var(--good); }
 .verdict.worse { border-color: var(--bad); } .verdict.worse b { color: var(--bad); }
@@ -28,10 +30,12 @@ a { color: var(--link); text-decoration: none; } a:hover, a:focus { text-decorat
 .doubts { padding-left: 1.2rem; } .doubts li { margin: 0.25rem 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 0.4rem 0.7rem; white-space: nowrap; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: 0.4rem 0.7rem; white-space: nowrap; vertical-align: top;
+  border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; } th { background: var(--panel); font-weight: 600; }
 .note, figcaption { color: var(--soft); font-size: 0.85rem; margin: 0.5rem 0; max-width: 62rem; }
-.figures { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); margin-top: 1.5rem; }
+.figures { display: grid; gap: 1.2rem; margin-top: 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 figure { margin: 0; padding: 0.6rem; border: 1px solid var(--line); border-radius: 6px; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
 .runs { font-size: 0.8rem; overflow-wrap: anywhere; padding-left: 2.2rem; } .runs li { margin: 0.4rem 0; }
@@ -68,7 +72,9 @@ def html(document: Document, out: Path) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(document.title)}</title><style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<title>{escape(document.title)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
     )
 
 

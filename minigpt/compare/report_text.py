@@ -7,7 +7,7 @@ SIGNS = {"better": "+", "worse": "-", "equivalent": "=", "no difference": "=", "
 
 def text(document: Document) -> str:
     """Plain text without details, links and figures."""
-    lines: list[str] = []
+    lines = [document.title, "=" * len(document.title)]
     for block in document.blocks:
         if isinstance(block, Heading):
             lines += ["", block.text, "-" * len(block.text)]

@@ -183,8 +183,8 @@ def read(folder: Path) -> Run:
     record = json.loads((folder / "run.json").read_bytes())
     if record.get("schema") != SCHEMA:
         raise ValueError(f"run.json has schema {record.get('schema')}, this minigpt reads {SCHEMA}")
-    for key in ("identity", "choices", "chosen", "data", "source"):
-        record[key]  # noqa: B018 (a KeyError names what is missing)
+    if missing := {"identity", "choices", "chosen", "data", "source", "hardware"} - record.keys():
+        raise ValueError(f"run.json lacks {', '.join(sorted(missing))}")
     # The C loader is ten times as fast, which counts with hundreds of runs; both build plain values only.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)((folder / "config.yaml").read_bytes())
     config = loader.get_single_data()
@@ -215,7 +215,7 @@ def select(runs: list[Run], study: str | None, where: list[str]) -> list[Run]:
         if not equals:
             raise ConfigError(f"unreadable condition: --where {condition} (write key=value)")
         if not any(_has(run, key) for run in runs):
-            raise ConfigError(f"unknown key: --where {condition} {identity_hint(key, runs)}")
+            raise ConfigError(f"unknown key: --where {condition} {hint(key, runs)}")
         runs = [run for run in runs if _has(run, key) and same(run.value(key), value)]
     if study is not None:
         studies = sorted({run.study for run in runs if run.study is not None})
@@ -225,7 +225,7 @@ def select(runs: list[Run], study: str | None, where: list[str]) -> list[Run]:
     return runs
 
 
-def identity_hint(key: str, runs: list[Run]) -> str:
+def hint(key: str, runs: list[Run]) -> str:
     """`(did you mean x?)` among the keys that the runs know."""
     import difflib
 

@@ -10,12 +10,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from minigpt.compare.document import duration
 from minigpt.compare.runs import Run, read, read_json, run_folders, show
+from minigpt.compare.wording import duration
 from minigpt.errors import ConfigError
 
 STATES = ("done", "diverged", "running", "failed", "interrupted", "waiting")
-STATE_OF = {"finished": "done", "diverged": "diverged", "running": "running", "failed": "failed", "unfinished": "interrupted"}
+STATE_OF = {
+    "finished": "done",
+    "diverged": "diverged",
+    "running": "running",
+    "failed": "failed",
+    "unfinished": "interrupted",
+}
 
 
 @dataclass(frozen=True)

@@ -1,170 +1,17 @@
-"""From runs to a verdict: choose each arm's setting on tuning seeds, judge it on confirmation seeds, pair by seed.
+"""From runs to a verdict: choose each arm's setting, judge it on other seeds, pair by seed, hold against the baseline."""
 
-The seeds that choose take no part in judging, since the best of several noisy values looks better than it is. An arm
-with a single setting chose nothing, so any of its seeds may judge.
-"""
-
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
-from typing import Any
 
 from minigpt.compare import statistics
 from minigpt.compare.budget_to_equal_loss import EqualLoss, budget_to_equal_loss
-from minigpt.compare.groups import Arm, Group, Setting
-from minigpt.compare.runs import Run
+from minigpt.compare.groups import Group
+from minigpt.compare.selection import Choice, Evidence, Rules, choose, evidence
 from minigpt.compare.statistics import Interval
 from minigpt.errors import ConfigError
 
 MIN_PAIRS = 8  # fewer leave the spread itself too uncertain to claim anything
-FIRST_CONFIRMATION_SEED = 100
-ALPHA = 0.05
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What was declared before the runs: margin in the unit of the loss, seeds, and when the verdict may be read.
-
-    With several declared looks each one spends an equal share of the 5 % (Bonferroni), so that looking early is free
-    of charge for the error rate and is paid for in width.
-    """
-
-    baseline: str | None = None
-    margin: float = 0.0
-    tuning_seeds: tuple[int, ...] | None = None
-    confirmation_seeds: tuple[int, ...] | None = None
-    looks: tuple[int, ...] = ()
-
-    @property
-    def alpha(self) -> float:
-        return ALPHA / max(1, len(self.looks))
-
-    @property
-    def confidence(self) -> float:
-        return 1 - self.alpha
-
-    def confirms(self, seed: int) -> bool:
-        """Whether a seed judges."""
-        if self.confirmation_seeds is not None:
-            return seed in self.confirmation_seeds
-        if self.tuning_seeds is not None and seed in self.tuning_seeds:
-            return False
-        return seed >= FIRST_CONFIRMATION_SEED
-
-    def tunes(self, seed: int) -> bool:
-        """Whether a seed chooses."""
-        return seed in self.tuning_seeds if self.tuning_seeds is not None else not self.confirms(seed)
-
-
-def declared_rules(runs: Sequence[Run], baseline: str | None, margin: float | None) -> tuple[Rules, list[str]]:
-    """The `verdict` declaration of the runs, with what the command line says instead; and what is odd about it.
-
-    Where runs declare different things the oldest one counts: a declaration that changes on the way is none.
-    """
-    found = [run.config.get("verdict") or {} for run in runs]
-    found = [node for node in found if any(value is not None for value in node.values())]
-    first: dict[str, Any] = found[0] if found else {}
-    notes = []
-    if len({json.dumps(node, sort_keys=True) for node in found}) > 1:
-        notes.append("the runs declare different verdict.* values; those of the oldest run count")
-    for key, given in (("baseline", baseline), ("margin", margin)):
-        if given is not None and first.get(key) is not None and first[key] != given:
-            notes.append(f"--{key} {given} replaces the declared verdict.{key}={first[key]}")
-    seeds = {key: tuple(first[key]) if first.get(key) else None for key in ("tuning_seeds", "confirmation_seeds")}
-    return Rules(
-        baseline=baseline if baseline is not None else first.get("baseline"),
-        margin=float(margin if margin is not None else first.get("margin") or 0.0),
-        tuning_seeds=seeds["tuning_seeds"],
-        confirmation_seeds=seeds["confirmation_seeds"],
-        looks=tuple(first.get("looks") or ()),
-    ), notes
-
-
-@dataclass(frozen=True)
-class Score:
-    """A setting on the tuning seeds. mean: infinite if one of them diverged."""
-
-    setting: Setting
-    mean: float
-    seeds: tuple[int, ...]
-    diverged: int
-    runs: tuple[Run, ...]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The setting that an arm is judged with. horizon: the budget it was tuned at, None if there was nothing to tune."""
-
-    setting: Setting
-    scores: tuple[Score, ...]  # best first
-    horizon: int | None
-
-
-def choose(arm: Arm, horizon: int, rules: Rules, metric: str) -> Choice | None:
-    """The setting with the lowest mean loss over the tuning seeds, at this budget or the nearest tuned one below it
-    (else above it). A setting that diverged on a tuning seed comes last. None for an arm with nothing to choose by.
-    """
-    settings = list(arm.settings.values())
-    if len(settings) == 1:
-        return Choice(settings[0], (), None)
-    tuned = {h for s in settings for h, seeds in s.runs.items() if any(rules.tunes(seed) for seed in seeds)}
-    if not tuned:
-        # Several settings and no seed to choose by: the one with most confirmation runs was meant, if it is unique.
-        counts = sorted(((len(s.runs.get(horizon, {})), s.key, s) for s in settings), reverse=True)
-        return Choice(counts[0][2], (), None) if counts[0][0] > counts[1][0] else None
-    at = max((h for h in tuned if h <= horizon), default=min(tuned))
-    scores = []
-    for setting in settings:
-        runs = {seed: run for seed, run in setting.runs.get(at, {}).items() if rules.tunes(seed)}
-        losses = [_loss(run, metric) for run in runs.values()]
-        if losses:
-            diverged = sum(math.isinf(loss) for loss in losses)
-            scores.append(Score(setting, fmean(losses), tuple(sorted(runs)), diverged, tuple(runs.values())))
-    scores.sort(key=lambda score: (score.mean, score.setting.key))
-    return Choice(scores[0].setting, tuple(scores), at)
-
-
-def _loss(run: Run, metric: str) -> float:
-    loss = run.loss(metric)
-    assert loss is not None, f"{run.name} has not ended"
-    return loss
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The runs that judge an arm at a budget.
-
-    kind: "confirmation" (seeds that took no part in the choice), "one setting" (nothing was chosen) or "tuning" (the
-    very seeds that chose: too good, never a claim).  losses: by seed, infinite where it diverged.
-    """
-
-    arm: str
-    horizon: int
-    setting: Setting
-    kind: str
-    runs: dict[int, Run]
-    losses: dict[int, float]
-    interval: Interval | None  # of the finite losses
-
-    @property
-    def diverged(self) -> tuple[int, ...]:
-        return tuple(seed for seed, loss in sorted(self.losses.items()) if math.isinf(loss))
-
-
-def evidence(arm: Arm, choice: Choice, horizon: int, rules: Rules, metric: str) -> Evidence | None:
-    """What judges the chosen setting of an arm at a budget; None if no such run has ended."""
-    runs = choice.setting.runs.get(horizon, {})
-    confirming = {seed: run for seed, run in runs.items() if rules.confirms(seed)}
-    kind = "confirmation" if confirming else "tuning" if len(arm.settings) > 1 else "one setting"
-    runs = dict(sorted((confirming or runs).items()))
-    if not runs:
-        return None
-    losses = {seed: _loss(run, metric) for seed, run in runs.items()}
-    finite = [loss for loss in losses.values() if math.isfinite(loss)]
-    interval = statistics.t_interval(finite, rules.confidence) if finite else None
-    return Evidence(arm.name, horizon, choice.setting, kind, runs, losses, interval)
 
 
 @dataclass(frozen=True)
@@ -231,7 +78,7 @@ def judge(group: Group, rules: Rules, notes: Sequence[str] = ()) -> Result | Non
     for horizon in budgets:
         for name, arm in group.arms.items():
             choice = choose(arm, horizon, rules, metric)
-            proof = choice and evidence(arm, choice, horizon, rules, metric)
+            proof = evidence(arm, choice, horizon, rules, metric) if choice else None
             if proof is not None:
                 found.setdefault(horizon, {})[name] = proof
     common = [h for h, arms in found.items() if baseline in arms and len(arms) > 1]
@@ -261,9 +108,7 @@ def _compare_all(found: dict[str, Evidence], baseline: str, rules: Rules) -> tup
     )
 
 
-def _paired(
-    arm: Evidence, baseline: Evidence, rules: Rules
-) -> tuple[tuple[int, ...], Interval | None, float | None]:
+def _paired(arm: Evidence, baseline: Evidence, rules: Rules) -> tuple[tuple[int, ...], Interval | None, float | None]:
     """Common seeds with a finite loss on both sides, the interval of their differences, and the correlation."""
     seeds = tuple(
         seed
@@ -365,10 +210,9 @@ def _missing(arm: Evidence, baseline: Evidence, seeds: tuple[int, ...], rules: R
     if pairs < MIN_PAIRS:
         missing.append(f"{MIN_PAIRS - pairs} more pairs of seeds: {pairs} of {MIN_PAIRS}")
     for side, other in ((arm, baseline), (baseline, arm)):
-        if alone := sorted(side.losses.keys() - other.losses.keys()):
-            if pairs < MIN_PAIRS:
-                seeds_alone = ", ".join(map(str, alone))
-                missing.append(f"{other.arm} has no ended run of seed {seeds_alone}, which {side.arm} has")
+        if (alone := sorted(side.losses.keys() - other.losses.keys())) and pairs < MIN_PAIRS:
+            seeds_alone = ", ".join(map(str, alone))
+            missing.append(f"{other.arm} has no ended run of seed {seeds_alone}, which {side.arm} has")
     if rules.looks and pairs not in rules.looks and pairs >= MIN_PAIRS:
         missing.append(f"a declared look: there are {pairs} pairs, verdict.looks={list(rules.looks)}")
     return tuple(missing)
@@ -376,24 +220,20 @@ def _missing(arm: Evidence, baseline: Evidence, seeds: tuple[int, ...], rules: R
 
 def _equal_loss(result: Result, metric: str) -> list[EqualLoss]:
     """For every budget of the baseline, the budget with which each other arm, at its headline setting, equals it."""
+
+    def judging(name: str) -> dict[int, Evidence]:
+        arm, choice = result.group.arms[name], result.choices[name]
+        proofs = [evidence(arm, choice, horizon, result.rules, metric) for horizon in sorted(choice.setting.runs)]
+        return {proof.horizon: proof for proof in proofs if proof is not None and proof.kind != "tuning"}
+
     found = []
-    for name, choice in result.choices.items():
-        if name == result.baseline:
-            continue
-        arm = result.group.arms[name]
-        proofs = {h: evidence(arm, choice, h, result.rules, metric) for h in choice.setting.runs}
-        curve = {h: proof for h, proof in proofs.items() if proof is not None and proof.kind != "tuning"}
-        base_choice = result.choices.get(result.baseline)
-        for horizon in sorted(result.horizons):
-            target = base_choice and evidence(
-                result.group.arms[result.baseline], base_choice, horizon, result.rules, metric
-            )
-            if not target or target.kind == "tuning" or not curve:
-                continue
-            ratio = budget_to_equal_loss(
-                target.losses, horizon, {h: p.losses for h, p in curve.items()}, result.rules.confidence
-            )
+    targets = judging(result.baseline) if result.baseline in result.choices else {}
+    for name in result.choices.keys() - {result.baseline} if targets else ():
+        curve = judging(name)
+        losses = {horizon: proof.losses for horizon, proof in curve.items()}
+        for horizon, target in targets.items():
+            ratio = budget_to_equal_loss(target.losses, horizon, losses, result.rules.confidence)
             if ratio is not None:
-                runs = [*target.runs.values(), *(run for h in ratio.used for run in curve[h].runs.values())]
+                runs = [*target.runs.values(), *(run for used in ratio.used for run in curve[used].runs.values())]
                 found.append(EqualLoss(name, result.baseline, horizon, ratio, runs))
-    return found
+    return sorted(found, key=lambda one: (list(result.group.arms).index(one.arm), -one.horizon))

@@ -1,0 +1,59 @@
+"""What a report says, in which order: verdicts, what is missing, doubts, tables, figures."""
+
+from collections.abc import Sequence
+
+from minigpt.compare import tables
+from minigpt.compare.caveats import caveats
+from minigpt.compare.cost import Costs
+from minigpt.compare.document import Block, Bullets, Document, Figures, Heading, Paragraph, Table, VerdictLine
+from minigpt.compare.figures import Figure
+from minigpt.compare.groups import Sorted
+from minigpt.compare.verdict import MIN_PAIRS, Result
+from minigpt.compare.wording import UNITS, sentence
+
+
+def report(
+    title: str, judged: Sequence[tuple[Result, Costs, list[Figure]]], found: Sorted, others: list[str]
+) -> Document:
+    """The whole report. others: remarks on what was found and not compared."""
+    document = Document(title)
+    for result, times, figures in judged:
+        if len(judged) > 1 or result.group.split:
+            document.blocks.append(Heading(result.group.title, 2))
+        document.blocks += group_blocks(result, times, figures)
+    rest = [f"{len(group.runs)} runs of one arm only: {group.title}" for group in found.single]
+    if len(found.groups) + len(found.single) > 1:
+        rest.insert(0, f"runs that differ in these keys are not mixed: {', '.join(found.split_keys) or 'none'}")
+    if rest or others:
+        document.blocks.append(Bullets("Not compared", [*rest, *others]))
+    document.blocks.append(
+        Paragraph(
+            f"Intervals are over seeds (Student's t), not over texts: another validation split is another question. "
+            f"A claim needs {MIN_PAIRS} pairs of seeds that took no part in choosing the settings."
+        )
+    )
+    return document
+
+
+def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[Block]:
+    """One group: verdicts, doubts, tables, figures."""
+    unit = UNITS[result.group.question.metric]
+    blocks: list[Block] = []
+    for c in result.at_headline.comparisons:
+        runs = (*c.arm.runs.values(), *c.baseline.runs.values())
+        blocks.append(VerdictLine(c.verdict, f"At {result.headline:,} tokens {sentence(c, result)}.", runs))
+    if len(result.at_headline.comparisons) == 0:
+        blocks.append(VerdictLine("undecided", f"No ended runs of {result.baseline} and another arm at a budget.", ()))
+    missing = [f"{c.arm.arm}: {text}" for c in result.at_headline.comparisons for text in c.missing]
+    if missing:
+        blocks.append(Bullets("Missing for a claim", missing))
+    if doubts := caveats(result, times):
+        blocks.append(Bullets("Before believing it", doubts))
+    blocks += [
+        tables.arms_table(result, unit),
+        tables.differences_table(result, unit),
+        tables.equal_loss_table(result, times),
+    ]
+    blocks.append(Figures(figures))
+    blocks += [tables.cost_table(result, times), tables.tuning_table(result, unit), *tables.configuration_table(result)]
+    return [block for block in blocks if not (isinstance(block, Table) and not block.rows)]
