@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 class Ratio:
     """Budget of the arm over budget of the baseline at equal loss; below 1 the arm needs less.
 
-    log: interval of the natural log of the ratio, None if it is only bounded.  at_least, at_most: the smallest and
-    the largest ratio that was measured, which bound what lies outside them.  used: the arm's budgets (tokens) that
-    bracket the loss, or the outermost one.  n: seeds.
+    log: interval of the natural log of the ratio, None if it is not bracketed.  bound: then "above" (of at_most) or
+    "below" (at_least); "about above" or "about below" where the losses at that budget cannot be told apart; "unclear"
+    where a seed's loss does not fall with the budget; else empty.  at_least, at_most: the smallest and the largest
+    ratio that was measured.  used: the arm's budgets (tokens) that bracket the loss, or the outermost.  n: seeds.
     """
 
     log: Interval | None
-    bound: str  # "", "above" (of at_most) or "below" (at_least)
+    bound: str
     at_least: float
     at_most: float
     used: tuple[int, ...]
@@ -71,12 +72,13 @@ def budget_to_equal_loss(
     budgets = list(gaps)
     at_least, at_most = budgets[0] / horizon, budgets[-1] / horizon
     mean = {tokens: math.fsum(gap.values()) / len(gap) for tokens, gap in gaps.items()}
-    if mean[budgets[0]] <= 0:  # even the smallest budget is enough
-        exact = mean[budgets[0]] == 0 and len(budgets) == 1
-        return Ratio(None, "equal" if exact else "below", at_least, at_most, (budgets[0],), len(gaps[budgets[0]]))
     reached = next((index for index, tokens in enumerate(budgets) if mean[tokens] <= 0), None)
-    if reached is None:
-        return Ratio(None, "above", at_least, at_most, (budgets[-1],), len(gaps[budgets[-1]]))
+    if reached is None or reached == 0:  # even the largest is too small, or already the smallest is enough
+        last = budgets[-1] if reached is None else budgets[0]
+        gap = statistics.t_interval(list(gaps[last].values()), confidence)
+        told_apart = not gap.low <= 0 <= gap.high
+        bound = ("" if told_apart else "about ") + ("above" if reached is None else "below")
+        return Ratio(None, bound, at_least, at_most, (last,), gap.n)
     short, long = budgets[reached - 1], budgets[reached]
     logs = []
     for seed in sorted(gaps[short].keys() & gaps[long].keys()):

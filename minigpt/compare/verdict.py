@@ -1,4 +1,4 @@
-"""From runs to a verdict: choose each arm's setting, judge it on other seeds, pair by seed, hold against the baseline."""
+"""From runs to a verdict: choose each arm's setting, judge it on other seeds, pair by seed."""
 
 import math
 from collections.abc import Sequence

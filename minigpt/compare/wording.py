@@ -57,12 +57,14 @@ def ratio_text(found: EqualLoss, factor: float | None, log: Interval | None) -> 
         return "unknown"
     ratio = found.ratio
     low, high = ratio.at_least * factor, ratio.at_most * factor
-    if ratio.bound == "equal":
-        return f"{high:.2f}x, equal losses"
-    if ratio.bound == "below":
-        return f"at most {low:.2f}x"
-    if ratio.bound == "above":
-        return f"more than {high:.2f}x"
+    bounds = {
+        "below": f"at most {low:.2f}x",
+        "above": f"more than {high:.2f}x",
+        "about below": f"about {low:.2f}x or less",
+        "about above": f"about {high:.2f}x or more",
+    }
+    if ratio.bound in bounds:
+        return bounds[ratio.bound]
     if log is None:
         return "unclear: not every seed's loss falls with the budget"
     text = f"{math.exp(log.mean):.2f}x"
