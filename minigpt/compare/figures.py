@@ -30,6 +30,7 @@ STYLE: dict[str, Any] = {
     "axes.grid": True,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
+    "text.parse_math": False,  # names of arms and keys mean what they say
 }
 SIZE = (5.4, 3.6)  # inches; one panel a figure, so that a narrow screen stacks them
 

@@ -4,16 +4,14 @@ Runs that differ in anything else go into another group, and the report names th
 """
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from minigpt.compare.runs import Run, hint, show
+from minigpt.compare.runs import LEARNING_RATE, Run, hint, show
 from minigpt.errors import ConfigError
 
-LEARNING_RATE = re.compile(r"optim\.\w+\.lr")  # each role's, with lr_scale multiplied in: always tuned
 # The lr as people type it; an axis is called by one of these where it moves the same settings.
 TYPED_AXES = ("optim.lr_scale", "optim.lr", "optim.adamw_lr")
 PAIRING = ("seed", "train.steps", "train.tokens", "train.epochs", "attempt", "name", "study")
@@ -36,6 +34,7 @@ class Question:
         return self.by.replace("/", ".")
 
     def is_tuned(self, key: str) -> bool:
+        """Whether each arm may have its own best value of a key: learning rates, what is below `by`, and the axes."""
         return bool(LEARNING_RATE.fullmatch(key)) or any(_below(key, node) for node in (self.node, *self.axes))
 
     def signature(self, run: Run) -> dict[str, str]:
@@ -80,9 +79,8 @@ class Setting:
     def all_runs(self) -> list[Run]:
         return [run for by_seed in self.runs.values() for run in by_seed.values()]
 
-    @property
-    def values(self) -> dict[str, Any]:
-        return {key: json.loads(value) for key, value in self.key}
+    def value(self, key: str) -> Any:
+        return self.all_runs[0].decided(key)
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,8 @@ class Arm:
     def axes(self) -> list[Axis]:
         """What differs between this arm's settings."""
         settings = list(self.settings.values())
-        keys = sorted(set().union(*(setting.values for setting in settings))) if settings else []
-        columns = {key: tuple(dict(setting.key).get(key, "null") for setting in settings) for key in keys}
+        keys = sorted({key for setting in settings for key, _ in setting.key})
+        columns = {key: tuple(json.dumps(setting.value(key)) for setting in settings) for key in keys}
         moving: dict[tuple[int, ...], list[str]] = {}
         for key, column in columns.items():
             if len(set(column)) > 1:
@@ -133,7 +131,7 @@ class Arm:
             if all(len(values) == 1 for values in found) and _partition(column) == partition:
                 return Axis(typed, tuple(keys), {s.key: json.loads(v) for s, v in zip(settings, column)})
         name = next((key for key in keys if ".hidden." in key), keys[0])
-        return Axis(name, tuple(keys), {s.key: _hashable(s.values.get(name)) for s in settings})
+        return Axis(name, tuple(keys), {s.key: _hashable(s.value(name)) for s in settings})
 
     def describe(self, setting: Setting) -> str:
         """A setting by what sets it apart within its arm."""

@@ -8,6 +8,7 @@ from minigpt.compare.cost import Costs
 from minigpt.compare.document import Block, Bullets, Document, Figures, Heading, Paragraph, Table, VerdictLine
 from minigpt.compare.figures import Figure
 from minigpt.compare.groups import Sorted
+from minigpt.compare.selection import FIRST_CONFIRMATION_SEED
 from minigpt.compare.verdict import MIN_PAIRS, Result
 from minigpt.compare.wording import UNITS, sentence
 
@@ -44,6 +45,7 @@ def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[Bl
         blocks.append(VerdictLine(c.verdict, f"At {result.headline:,} tokens {sentence(c, result)}.", runs))
     if len(result.at_headline.comparisons) == 0:
         blocks.append(VerdictLine("undecided", f"No ended runs of {result.baseline} and another arm at a budget.", ()))
+    blocks.append(Paragraph(rules_text(result, unit)))
     missing = [f"{c.arm.arm}: {text}" for c in result.at_headline.comparisons for text in c.missing]
     if missing:
         blocks.append(Bullets("Missing for a claim", missing))
@@ -57,3 +59,17 @@ def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[Bl
     blocks.append(Figures(figures))
     blocks += [tables.cost_table(result, times), tables.tuning_table(result, unit), *tables.configuration_table(result)]
     return [block for block in blocks if not (isinstance(block, Table) and not block.rows)]
+
+
+def rules_text(result: Result, unit: str) -> str:
+    """By what the verdict was reached."""
+    rules = result.rules
+    if rules.confirmation_seeds is not None:
+        seeds = f"seeds {', '.join(map(str, rules.confirmation_seeds))}"
+    else:
+        seeds = f"seeds from {FIRST_CONFIRMATION_SEED} on"
+    looks = f"; the verdict is read at {', '.join(map(str, rules.looks))} pairs" if rules.looks else ""
+    return (
+        f"Baseline {result.baseline}; margin of {rules.margin:g} {unit}; judged by {seeds}, tuned on the others; "
+        f"{100 * rules.confidence:g} % intervals{looks}."
+    )

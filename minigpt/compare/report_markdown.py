@@ -10,10 +10,10 @@ from minigpt.compare.runs import Run
 def markdown(document: Document, out: Path) -> str:
     """The text of report.md. out: its folder, for relative links."""
     sets = document.run_sets()
-    lines = [f"# {document.title}"]
+    lines = [f"# {escape(document.title)}"]
     for block in document.blocks:
         if isinstance(block, Heading):
-            lines += ["", f"{'#' * block.level} {block.text}"]
+            lines += ["", f"{'#' * block.level} {escape(block.text)}"]
         elif isinstance(block, VerdictLine):
             link = _link(Cell(block.kind, block.runs), sets)
             lines += ["", f"**{link}** {escape(block.text)}"]
@@ -22,7 +22,13 @@ def markdown(document: Document, out: Path) -> str:
         elif isinstance(block, Paragraph):
             lines += ["", escape(block.text)]
         elif isinstance(block, Table):
-            lines += ["", f"### {block.title}", "", _row(block.columns), _row(["---"] * len(block.columns))]
+            lines += [
+                "",
+                f"### {escape(block.title)}",
+                "",
+                _row(list(map(escape, block.columns))),
+                _row(["---"] * len(block.columns)),
+            ]
             lines += [_row([_link(cell, sets) for cell in row]) for row in block.rows]
             lines += ["", escape(block.note)] if block.note else []
         elif isinstance(block, Figures):

@@ -7,6 +7,7 @@ from minigpt.compare import cost
 from minigpt.compare.groups import Group
 from minigpt.compare.runs import Run
 from minigpt.compare.verdict import Result
+from minigpt.roles import ROLES
 
 
 def csv_rows(judged: Iterable[Result], rest: Iterable[Group], everything: Sequence[Run]) -> list[dict[str, Any]]:
@@ -32,9 +33,7 @@ def csv_rows(judged: Iterable[Result], rest: Iterable[Group], everything: Sequen
 
 def _csv_row(run: Run, group: str, arm: str, setting: str, role: str, chosen: bool, alone: bool) -> dict[str, Any]:
     summary, record = run.summary or {}, run.record
-    learning_rates = {
-        key: value for key, value in run.flat_identity.items() if key.startswith("optim.") and key.endswith(".lr")
-    }
+    learning_rates = {f"optim.{role}.lr": run.decided(f"optim.{role}.lr") for role in ROLES}
     return {
         "run": run.name,
         "group": group,

@@ -6,6 +6,7 @@ Reads run.json, config.yaml, summary.json, failed.json and metrics.jsonl, and wr
 import json
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +22,7 @@ from minigpt.metrics import read_rows
 
 SCHEMA = 1  # of run.json
 NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "wandb"}
-ENDED = ("finished", "diverged")
+LEARNING_RATE = re.compile(r"optim\.\w+\.lr")  # each role's
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +122,26 @@ class Run:
         stand_in = next((choice for name, choice in choices.items() if name.startswith(f"{key}@stand_in")), None)
         if stand_in is not None or key in choices:
             return stand_in or choices[key]
+        if LEARNING_RATE.fullmatch(key) and self.decided(key) is not None:
+            return self.decided(key)
         for flat in (self.flat_config, self.flat_identity, identity.flatten({"chosen": self.record["chosen"]})):
             if key in flat:
                 return flat[key]
             if (target := flat.get(f"{key}._target_")) is not None:
                 return str(target).rpartition(".")[2]
         raise KeyError(key)
+
+    def decided(self, key: str) -> Any:
+        """The value of a key of the identity, also where it was left out for being the constructor's default.
+
+        A learning rate comes with lr_scale multiplied in. None where nothing is configured either.
+        """
+        if key in self.flat_identity:
+            return self.flat_identity[key]
+        value = self.flat_config.get(key)
+        if LEARNING_RATE.fullmatch(key) and isinstance(value, int | float):
+            return float(f"{value * self.flat_config.get('optim.lr_scale', 1.0):.12g}")  # as identity.py rounds it
+        return value
 
     def keys(self) -> set[str]:
         """Every key that `value` knows."""

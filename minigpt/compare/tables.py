@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import Any
 
 from minigpt.compare import cost
 from minigpt.compare.caveats import edges
@@ -171,16 +170,14 @@ def configuration_table(result: Result) -> list[Table]:
     flat = {name: run.flat_identity for name, run in runs.items()}
     keys = sorted(set().union(*flat.values()) - {"seed"})
     rows = [
-        [Cell(key), *(Cell(_value(flat[name].get(key, _DEFAULT)), (runs[name],)) for name in runs)]
+        [Cell(key), *(Cell(_value(run, key), (run,)) for run in runs.values())]
         for key in keys
         if len({json.dumps(f.get(key), sort_keys=True) for f in flat.values()}) > 1
     ]
-    note = "Everything else that decides a result is equal. `default`: the constructor's own value."
+    note = "Everything else that decides a result is equal. `default`: the constructor's own value, or no such key."
     return [Table("What differs in the configuration", ["key", *runs], rows, note, detail=True)]
 
 
-_DEFAULT = object()
-
-
-def _value(value: Any) -> str:
-    return "default" if value is _DEFAULT else show(value)
+def _value(run: Run, key: str) -> str:
+    value = run.decided(key)
+    return "default" if value is None and key not in run.flat_identity else show(value)
