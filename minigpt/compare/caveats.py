@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from minigpt.compare.cost import PATH, Costs
 from minigpt.compare.groups import Arm
 from minigpt.compare.runs import Run, show
-from minigpt.compare.selection import Choice
+from minigpt.compare.selection import Choice, curvatures
 from minigpt.compare.verdict import Result
 
 SHOWN = 4  # names listed before "and n more"
@@ -17,6 +17,7 @@ def caveats(result: Result, times: Costs) -> list[str]:
         *result.notes,
         *_diverged(result),
         *_grid_edges(result),
+        *_coarse_grids(result),
         *_tuning_budgets(result),
         *_one_budget(result),
         *_unended(result),
@@ -66,6 +67,23 @@ def edges(arm: Arm, choice: Choice) -> list[tuple[str, str]]:
         if best in (numbers[0], numbers[-1]):
             found.append((f"{axis.name}={show(best)}", "lower" if best == numbers[0] else "upper"))
     return found
+
+
+def _coarse_grids(result: Result) -> Iterable[str]:
+    """A claim smaller than what the points between those of the grids may hide is one about grids, not about arms."""
+    for c in result.at_headline.comparisons:
+        if c.verdict not in ("better", "worse") or c.interval is None:
+            continue
+        hidden = {
+            name: sum(found.hidden_loss for found in curvatures(result.group.arms[name], result.choices[name]))
+            for name in (c.arm.arm, c.baseline.arm)
+        }
+        loser = c.baseline.arm if c.verdict == "better" else c.arm.arm
+        if hidden[loser] >= abs(c.interval.mean):
+            yield (
+                f"{loser}: its grid is coarse: between two of its points the loss may be {hidden[loser]:.4f} lower, "
+                f"no less than the difference of {abs(c.interval.mean):.4f}; refine it, or declare a margin that size"
+            )
 
 
 def _tuning_budgets(result: Result) -> Iterable[str]:

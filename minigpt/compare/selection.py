@@ -165,3 +165,42 @@ def evidence(arm: Arm, choice: Choice, horizon: int, rules: Rules, metric: str) 
     finite = [loss for loss in losses.values() if math.isfinite(loss)]
     interval = statistics.t_interval(finite, rules.confidence) if finite else None
     return Evidence(arm.name, horizon, choice.setting, kind, runs, losses, interval)
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """How fast the tuning loss rises around the chosen value of an axis.
+
+    per_doubling: nats per squared doubling.  half_step: half of the grid's wider step beside it, in doublings.
+    """
+
+    axis: str
+    per_doubling: float
+    half_step: float
+
+    @property
+    def hidden_loss(self) -> float:
+        """What the best value between two points of the grid may gain over the better of them, at most about."""
+        return max(0.0, self.per_doubling) * self.half_step**2
+
+
+def curvatures(arm: Arm, choice: Choice) -> list[Curvature]:
+    """The parabola in log2 of the value through the chosen point and its two neighbours (second divided difference),
+    for every axis of positive numbers on which the choice is interior; the other axes stay where they were chosen."""
+    found = []
+    for axis in arm.axes:
+        if not axis.numbers or axis.numbers[0] <= 0:
+            continue
+        others = [other for other in arm.axes if other is not axis]
+        line = sorted(
+            (axis.values[score.setting.key], score.mean)
+            for score in choice.scores
+            if all(o.values[score.setting.key] == o.values[choice.setting.key] for o in others)
+        )
+        at = [value for value, _ in line].index(axis.values[choice.setting.key]) if choice.scores else 0
+        if not 0 < at < len(line) - 1 or not all(math.isfinite(loss) for _, loss in line[at - 1 : at + 2]):
+            continue
+        (x0, y0), (x1, y1), (x2, y2) = ((math.log2(value), loss) for value, loss in line[at - 1 : at + 2])
+        second = ((y2 - y1) / (x2 - x1) - (y1 - y0) / (x1 - x0)) / (x2 - x0)
+        found.append(Curvature(axis.name, second, max(x2 - x1, x1 - x0) / 2))
+    return found

@@ -101,3 +101,20 @@ def test_an_axis_that_one_arm_alone_tuned_is_named(study: Study, compare: Compar
                 study.run("muon", seed, 4.0 + lr, lr=lr, config={"optim.hidden.momentum": momentum})
     assert compare("--by", "optim") == 0
     assert "adamw: not tuned over optim.hidden.momentum, which another arm was" in compare.out
+
+
+def test_a_claim_smaller_than_what_a_coarse_grid_hides_is_doubted(study: Study, compare: Compare) -> None:
+    # Factors of 16 apart and a curvature of 0.01: half a step (2 doublings) from the best point may hide 0.04.
+    for arm, base in (("adamw", 4.0), ("muon", 3.97)):
+        for doublings in (-4, 0, 4):
+            for seed in (0, 1):
+                study.run(arm, seed, base + 0.01 * doublings**2, lr=0.01 * 2.0**doublings)
+        for seed in range(100, 108):
+            study.run(arm, seed, base + wobble(seed, len(arm)), lr=0.01)
+    assert compare("--by", "optim") == 0
+    assert "adamw: its grid is coarse: between two of its points the loss may be 0.0400 lower" in compare.out
+    for seed in (0, 1):
+        for doublings in (-1, 1):
+            study.run("adamw", seed, 4.0 + 0.01, lr=0.01 * 2.0**doublings)
+    assert compare("--by", "optim") == 0
+    assert "its grid is coarse" not in compare.out
