@@ -4,9 +4,9 @@
     python experiments/calibration/simulate.py --studies 400          a look
     python experiments/calibration/simulate.py --parameters FILE      spread, correlation, curvature from measure.py
 
-Each study is what a careful user does: two arms, a grid of five learning rates on two tuning seeds, the best one
-on eight confirmation seeds at three budgets, paired by seed, then `minigpt.compare.verdict.judge` on run objects in memory.
-Only the numbers that training would give are drawn:
+Each study is what a careful user does: two arms, a grid of five learning rates on two tuning seeds, the best one on
+eight confirmation seeds at three budgets, paired by seed, then `minigpt.compare.verdict.judge` on run objects in
+memory. Only the numbers that training would give are drawn:
 
     loss(arm, lr, seed, budget) = L(budget) + effect(arm) + curvature * log2(lr / best lr)^2 + noise
 
@@ -34,11 +34,7 @@ from minigpt.compare.verdict import Result, judge
 
 HERE = Path(__file__).parent
 GRID = (-2, -1, 0, 1, 2)  # doublings of the learning rate around the preset's own
-BUDGETS = (
-    100,
-    200,
-    400,
-)  # steps; the verdict is read at the middle one, so that ratios can be bracketed from both sides
+BUDGETS = (100, 200, 400)  # steps; judged at the middle one, so that ratios can be bracketed from both sides
 JUDGED = 200
 TUNING = (0, 1)
 CONFIRMATION = tuple(range(100, 108))

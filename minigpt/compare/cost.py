@@ -148,8 +148,3 @@ def breakdown(runs: Sequence[Run]) -> dict[str, float]:
     """Mean seconds by part of a run, over finished runs."""
     finished = [run.summary["seconds"] for run in runs if run.summary and run.status == "finished"]
     return {part: fmean(s.get(part, 0.0) for s in finished) for part in PARTS} if finished else {}
-
-
-def spent_s(runs: Sequence[Run]) -> float:
-    """Seconds of training that runs took together."""
-    return sum((run.summary or {}).get("train_time_s") or 0.0 for run in runs)

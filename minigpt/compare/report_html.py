@@ -24,6 +24,7 @@ a { color: var(--link); text-decoration: none; } a:hover, a:focus { text-decorat
 .verdict { border-left: 5px solid var(--open); background: var(--panel); padding: 0.7rem 1rem; margin: 0.6rem 0;
   border-radius: 4px; }
 .verdict b { display: block; color: var(--open); text-transform: uppercase; font-size: 0.8rem; letter-spacing: 0.06em; }
+.verdict b a { color: inherit; }
 .verdict.better { border-color: var(--good); } .verdict.better b { color: var(--good); }
 .verdict.worse { border-color: var(--bad); } .verdict.worse b { color: var(--bad); }
 .verdict.same { border-color: var(--link); } .verdict.same b { color: var(--link); }

@@ -78,11 +78,11 @@ class Run:
     @cached_property
     def horizon(self) -> int | None:
         """The budget in tokens as it was asked for; None if only the corpus knows (epochs, before the end)."""
-        train = self.config["train"]
+        train, steps = self.config["train"], self.record.get("steps")
         if train.get("tokens") is not None:
             return int(train["tokens"])
-        if train.get("steps") is not None:
-            return int(train["steps"]) * self.tokens_per_step
+        if train.get("steps") is not None or steps is not None:
+            return int(train["steps"] or steps) * self.tokens_per_step
         return int(self.summary["tokens"]) if self.summary is not None and self.status == "finished" else None
 
     def loss(self, metric: str) -> float | None:
@@ -99,6 +99,17 @@ class Run:
         rate = (self.summary or {}).get("tokens_per_s")
         return self.tokens_per_step / rate if rate else None
 
+    @property
+    def own_share(self) -> float:
+        """The part of its steps that it trained itself: a branched run took its first ones over from another run."""
+        origin, steps = self.record.get("branched_from"), (self.summary or {}).get("step")
+        return 1 - origin["step"] / steps if origin and steps else 1.0
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of training that this run took itself."""
+        return self.own_share * float((self.summary or {}).get("train_time_s") or 0.0)
+
     @cached_property
     def interval_s(self) -> tuple[float, float] | None:
         """When it ran, as seconds since 1970: from its first start, for as long as its parts took together."""
@@ -106,7 +117,7 @@ class Run:
             begin = datetime.fromisoformat(self.record["started"]).timestamp()
         except (KeyError, ValueError):
             return None
-        return begin, begin + sum((self.summary or {}).get("seconds", {}).values())
+        return begin, begin + self.own_share * sum((self.summary or {}).get("seconds", {}).values())
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

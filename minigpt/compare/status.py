@@ -26,7 +26,7 @@ STATE_OF = {
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep. run: None while it waits, or if its folder cannot be read."""
+    """One job of a sweep. name: of its run folder, empty until known.  run: None while it waits."""
 
     name: str
     overrides: tuple[str, ...]
@@ -69,12 +69,12 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
             if content is None or content.get("schema") != 1 or not isinstance(content.get("jobs"), list):
                 found.append(Sweep(f"{file.name}: not a record of a sweep that this minigpt reads"))
                 continue
-            jobs = [_job(path / str(job["folder"]), tuple(job["overrides"])) for job in content["jobs"]]
-            recorded |= {(path / job.name).resolve() for job in jobs}
+            jobs = [_job(path, job["folder"], tuple(job["overrides"]), job.get("failed")) for job in content["jobs"]]
+            recorded |= {(path / job.name).resolve() for job in jobs if job.name}
             if study is None or content.get("study") == study:
                 found.append(Sweep(f"{content.get('study') or file.stem}  ({' '.join(content['command'])})", jobs))
     rest = [folder for path in paths for folder in run_folders(path) if folder.resolve() not in recorded]
-    jobs = [_job(folder, ()) for folder in rest]
+    jobs = [_job(folder.parent, folder.name, (), None) for folder in rest]
     jobs = [job for job in jobs if study is None or (job.run is not None and job.run.study == study)]
     if jobs:
         found.append(Sweep("runs outside recorded sweeps" if found else "runs", jobs))
@@ -84,14 +84,18 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
     return found
 
 
-def _job(folder: Path, overrides: tuple[str, ...]) -> Job:
+def _job(output: Path, name: str | None, overrides: tuple[str, ...], failure: dict[str, Any] | None) -> Job:
+    """name: of the run folder, None until the job has been composed.  failure: as the record of the sweep has it."""
+    if name is None:
+        return Job("", overrides, None, failure)
+    folder = output / name
     try:
         run = read(folder) if (folder / "run.json").is_file() else None
     except (OSError, ValueError, KeyError, TypeError):
         run = None
     if run is not None and not overrides:
         overrides = tuple(str(override) for override in run.record.get("overrides", ()))
-    return Job(folder.name, overrides, run, read_json(folder / "failed.json"))
+    return Job(name, overrides, run, read_json(folder / "failed.json") or failure)
 
 
 def status_text(found: Sequence[Sweep], by: str | None) -> str:
@@ -166,7 +170,7 @@ def seconds_left(jobs: Sequence[Job]) -> float | None:
     took: dict[tuple[str, ...], list[float]] = {}
     for job in jobs:
         if job.run is not None and job.run.summary is not None and job.state == "done":
-            took.setdefault(job.kind, []).append(sum(job.run.summary["seconds"].values()))
+            took.setdefault(job.kind, []).append(job.run.own_share * sum(job.run.summary["seconds"].values()))
     if not took:
         return None
     everything = [seconds for values in took.values() for seconds in values]

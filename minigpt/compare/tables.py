@@ -29,7 +29,7 @@ def arms_table(result: Result, unit: str) -> Table:
                 Cell("no run" if found is None else plain(found.interval), () if found is None else _runs(found)),
                 Cell("" if found is None or not found.interval else f"{found.interval.sd:.4f}"),
                 Cell("" if found is None else f"{len(found.losses)} {found.kind}{diverged}"),
-                Cell(f"{len(everything)} ({duration(cost.spent_s(everything))})", everything),
+                Cell(f"{len(everything)} ({duration(sum(run.spent_s for run in everything))})", everything),
             ]
         )
     confidence = f"{100 * result.rules.confidence:g} %"

@@ -141,7 +141,7 @@ def _compare(
     needed = detectable = None
     if interval is not None:
         detectable = statistics.detectable_difference(interval.sd, interval.n, rules.confidence)
-        if verdict == "undecided":
+        if verdict == "undecided" and not arm.diverged and not baseline.diverged:
             needed = statistics.pairs_to_decide(interval, rules.margin, MIN_PAIRS, rules.confidence)
     return Comparison(
         arm=arm,

@@ -23,8 +23,9 @@ def sentence(c: Comparison, result: Result) -> str:
     if c.interval is not None:
         text += f": {signed(c.interval)} {unit}, {len(c.seeds)} pairs"
     text += f"; {c.why}"
-    if c.verdict != "undecided" or c.interval is None or c.interval.n < 2 or c.interval.constant:
-        return text
+    hopeless = c.interval is None or c.interval.n < 2 or c.interval.constant or c.arm.diverged or c.baseline.diverged
+    if c.verdict != "undecided" or hopeless or c.interval is None:
+        return text  # no spread to judge by, or nothing that more seeds would undo
     if c.pairs_needed is None:
         return f"{text}; if mean and spread stay as they are, not even {MOST_PAIRS:,} pairs would decide"
     if c.pairs_needed > c.interval.n:

@@ -21,7 +21,7 @@ def record(study: Study, jobs: list[dict[str, Any]], name: str | None = "s") -> 
     (folder / f"{name}-abc.json").write_text(json.dumps(content))
 
 
-def job(folder: str, *overrides: str) -> dict[str, Any]:
+def job(folder: str | None, *overrides: str) -> dict[str, Any]:
     return {"overrides": list(overrides), "folder": folder}
 
 
@@ -107,6 +107,15 @@ def test_without_a_record_the_runs_themselves_are_shown(study: Study, compare: C
     assert "1 jobs: 1 done" in compare.out
     assert compare("--status", "--study", "nobody") == 2
     assert compare.err.startswith("error: nothing to show:")
+
+
+def test_a_job_without_a_folder_yet_waits_or_failed(study: Study, compare: Compare) -> None:
+    study.run("muon", 0, 4.0, steps=1000)
+    failed = {"error": "no such key", "exit_code": 2, "time": "now"}
+    record(study, [job(None, "seed=1"), job(None, "seed=2") | {"failed": failed}])
+    assert compare("--status") == 0
+    assert "2 jobs: 1 failed, 1 waiting" in compare.out
+    assert "failed       seed=2  no such key (exit code 2)" in compare.out
 
 
 def test_a_foreign_record_is_named_and_skipped(study: Study, compare: Compare) -> None:
