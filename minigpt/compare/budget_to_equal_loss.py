@@ -54,10 +54,10 @@ def budget_to_equal_loss(
     """The budget at which the arm's end points equal the baseline's, relative to the baseline's.
 
     target: the baseline's final loss by seed, at `horizon` tokens.  curve: the arm's final loss by budget and seed.
-    Between the two neighbouring budgets whose mean losses bracket the mean target, the loss is taken to be linear in
-    the log of the budget; each seed gives one log-ratio, and they get a t interval (as a paired difference of log
-    budgets does). A seed may cross a little outside the two budgets, on the same straight line; the mean never does.
-    A chord lies above a convex curve, so the arm's need is overstated, by what the calibration measures.
+    Between the two neighbouring budgets whose mean losses bracket the mean target, each seed's loss runs through its own
+    two end points, along a parabola in the log of the budget whose bend is that of the mean losses (`bend`; a straight
+    line with two budgets only, which overstates the need a little, since losses are convex). Each seed gives one
+    log-ratio, and they get a t interval. A seed may cross a little outside the two budgets; the mean never does.
     Diverged seeds are left out. None if no seed is common.
     """
     gaps = {
@@ -80,15 +80,53 @@ def budget_to_equal_loss(
         bound = ("" if told_apart else "about ") + ("above" if reached is None else "below")
         return Ratio(None, bound, at_least, at_most, (last,), gap.n)
     short, long = budgets[reached - 1], budgets[reached]
+    width = math.log(long / short)
+    bent = bend(
+        {tokens: math.fsum(losses.values()) / len(losses) for tokens, losses in _complete(curve, target)}, short
+    )
     logs = []
     for seed in sorted(gaps[short].keys() & gaps[long].keys()):
         fall = gaps[short][seed] - gaps[long][seed]
         if fall <= 0:  # a seed whose loss does not fall with the budget crosses nowhere
             return Ratio(None, "unclear", short / horizon, long / horizon, (short, long), 0)
-        logs.append(math.log(short / horizon) + gaps[short][seed] / fall * math.log(long / short))
+        share = crossing(gaps[short][seed], fall, min(bent * width**2, 0.9 * fall))
+        logs.append(math.log(short / horizon) + share * width)
     if not logs:
         return Ratio(None, "unclear", short / horizon, long / horizon, (short, long), 0)
     return Ratio(statistics.t_interval(logs, confidence), "", at_least, at_most, (short, long), len(logs))
+
+
+def crossing(gap: float, fall: float, bent: float) -> float:
+    """Where in [0, 1] the curve gap - fall u + bent u (u - 1) is 0; also a little outside. 0 <= bent < fall."""
+    steepness = fall + bent
+    return 2 * gap / (steepness + math.sqrt(max(0.0, steepness**2 - 4 * bent * gap)))
+
+
+def bend(means: Mapping[int, float], short: int) -> float:
+    """Second divided difference of the mean loss in the log of the budget, next to the segment that begins at `short`:
+    with the nearest budget before it, after it, or the mean of both; 0 without a third budget or for a concave curve.
+    """
+    budgets = sorted(means)
+    if short not in means or budgets[-1] == short:
+        return 0.0
+    at = budgets.index(short)
+    triples = [budgets[i : i + 3] for i in (at - 1, at) if i >= 0 and i + 3 <= len(budgets)]
+    found = []
+    for triple in triples:
+        x0, x1, x2 = (math.log(tokens) for tokens in triple)
+        y0, y1, y2 = (means[tokens] for tokens in triple)
+        found.append(((y2 - y1) / (x2 - x1) - (y1 - y0) / (x1 - x0)) / (x2 - x0))
+    return max(0.0, math.fsum(found) / len(found)) if found else 0.0
+
+
+def _complete(
+    curve: Mapping[int, Mapping[int, float]], target: Mapping[int, float]
+) -> list[tuple[int, dict[int, float]]]:
+    """The arm's losses of the seeds that every budget and the target have: only those means line up."""
+    seeds = {
+        seed for seed in target if all(seed in losses and math.isfinite(losses[seed]) for losses in curve.values())
+    }
+    return [(tokens, {seed: losses[seed] for seed in seeds}) for tokens, losses in sorted(curve.items()) if seeds]
 
 
 def _finite(losses: Mapping[int, float], target: Mapping[int, float], seed: int) -> bool:

@@ -81,8 +81,8 @@ class Run:
         train, steps = self.config["train"], self.record.get("steps")
         if train.get("tokens") is not None:
             return int(train["tokens"])
-        if train.get("steps") is not None or steps is not None:
-            return int(train["steps"] or steps) * self.tokens_per_step
+        if (steps := train.get("steps") or steps) is not None:
+            return int(steps) * self.tokens_per_step
         return int(self.summary["tokens"]) if self.summary is not None and self.status == "finished" else None
 
     def loss(self, metric: str) -> float | None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from minigpt.compare.budget_to_equal_loss import budget_to_equal_loss
+from minigpt.compare.budget_to_equal_loss import bend, budget_to_equal_loss, crossing
 
 SEEDS = range(100, 108)
 
@@ -85,3 +85,32 @@ def test_a_bound_that_noise_could_undo_is_called_about() -> None:
         found = budget_to_equal_loss(target, 200, arm)
         assert found is not None
         assert (found.log, found.bound) == (None, bound)
+
+
+def test_three_budgets_follow_the_bend_of_the_losses() -> None:
+    # Losses on a parabola in log2 of the budget, the same for both arms but for a shift: read off without any error.
+    def loss(tokens: float) -> float:
+        return 4.0 - 0.12 * math.log2(tokens / 200) + 0.02 * math.log2(tokens / 200) ** 2
+
+    target = dict.fromkeys(SEEDS, loss(200))
+    arm = {tokens: dict.fromkeys(SEEDS, loss(tokens) - 0.06) for tokens in (100, 200, 400)}
+    found = budget_to_equal_loss(target, 200, arm)
+    assert found is not None
+    assert found.log is not None
+    assert loss(200 * math.exp(found.log.mean)) - 0.06 == pytest.approx(loss(200), abs=1e-9)
+    straight = budget_to_equal_loss(target, 200, {tokens: arm[tokens] for tokens in (100, 200)})
+    assert straight is not None
+    assert straight.log is not None
+    assert found.log.mean < straight.log.mean < found.log.mean + 0.05  # the chord overstates the need
+
+
+def test_bend_and_crossing_by_hand() -> None:
+    assert bend({1: 0.0, 2: 0.0}, 1) == 0.0
+    e = math.e
+    squares = {round(e**k * 1e6): float(k * k) for k in range(4)}  # second divided difference of x^2 is 1
+    assert bend(squares, round(e * 1e6)) == pytest.approx(1.0, abs=1e-5)
+    assert bend({k: -v for k, v in squares.items()}, round(e * 1e6)) == 0.0
+    assert crossing(0.5, 1.0, 0.0) == 0.5
+    u = crossing(0.5, 1.0, 0.4)
+    assert 0.5 - u + 0.4 * u * (u - 1) == pytest.approx(0.0)
+    assert 0 < u < 0.5

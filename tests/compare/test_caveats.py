@@ -122,8 +122,8 @@ def test_a_claim_smaller_than_what_a_coarse_grid_hides_is_doubted(study: Study, 
 
 def test_a_branched_run_spent_only_its_own_steps(study: Study, compare: Compare) -> None:
     for seed in (100, 101):
-        study.run("adamw", seed, 4.0 + seed / 1000, steps=10_000)  # 100 s each
-        study.run("muon", seed, 3.9 + seed / 999, steps=10_000, record={"branched_from": {"run": "x", "step": 8_000}})
+        study.run("adamw", seed, 4.0 + seed / 1000, steps=5_000)  # 50 s each
+        study.run("muon", seed, 3.9 + seed / 999, steps=5_000, record={"branched_from": {"run": "x", "step": 4_000}})
     assert compare("--by", "optim") == 0
-    lines = [line for line in compare.out.splitlines() if line.startswith("  adamw (b") or line.startswith("  muon  ")]
-    assert [line.split()[-2:] for line in lines] == [["(200", "s)"], ["(40", "s)"]]
+    lines = [line for line in compare.out.splitlines() if line.startswith(("  adamw (b", "  muon  "))]
+    assert [line.split()[-2:] for line in lines] == [["(100", "s)"], ["(20", "s)"]]
