@@ -254,7 +254,7 @@ def _only_watched(override: str) -> bool:
         "train.compile",
         "train.threads",
         "train.micro_batch_size",
-    ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe."))
+    ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe.", "verdict."))
 
 
 def recorded_fingerprint(tokens_folder: Path) -> str | None:

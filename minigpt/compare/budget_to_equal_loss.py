@@ -54,7 +54,7 @@ def budget_to_equal_loss(
     """The budget at which the arm's end points equal the baseline's, relative to the baseline's.
 
     target: the baseline's final loss by seed, at `horizon` tokens.  curve: the arm's final loss by budget and seed.
-    Between the two neighbouring budgets whose mean losses bracket the mean target, each seed's loss runs through its own
+    Between the two neighbouring budgets whose mean losses bracket the mean target, a seed's loss runs through its own
     two end points, along a parabola in the log of the budget whose bend is that of the mean losses (`bend`; a straight
     line with two budgets only, which overstates the need a little, since losses are convex). Each seed gives one
     log-ratio, and they get a t interval. A seed may cross a little outside the two budgets; the mean never does.

@@ -50,6 +50,7 @@ class Table:
 @dataclass(frozen=True)
 class Figures:
     figures: list[Figure]
+    runs: tuple[Run, ...]  # that are drawn
 
 
 Block = Heading | Paragraph | VerdictLine | Bullets | Table | Figures
@@ -64,10 +65,10 @@ class Document:
         """Every set of runs that a number rests on, numbered in order of appearance."""
         sets: dict[tuple[Run, ...], int] = {}
         for block in self.blocks:
-            if isinstance(block, VerdictLine) and block.runs:
+            if isinstance(block, VerdictLine | Figures) and block.runs:
                 sets.setdefault(block.runs, len(sets) + 1)
             for row in block.rows if isinstance(block, Table) else []:
                 for cell in row:
-                    if cell.runs:
+                    if cell.runs and cell.text:
                         sets.setdefault(cell.runs, len(sets) + 1)
         return sets

@@ -56,7 +56,9 @@ def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[Bl
         tables.differences_table(result, unit),
         tables.equal_loss_table(result, times),
     ]
-    blocks.append(Figures(figures))
+    if figures:
+        drawn = tuple(run for arm in result.group.arms.values() for run in arm.runs)
+        blocks.append(Figures(figures, drawn))
     blocks += [tables.cost_table(result, times), tables.tuning_table(result, unit), *tables.configuration_table(result)]
     return [block for block in blocks if not (isinstance(block, Table) and not block.rows)]
 

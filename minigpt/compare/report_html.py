@@ -31,6 +31,8 @@ a { color: var(--link); text-decoration: none; } a:hover, a:focus { text-decorat
 .doubts { padding-left: 1.2rem; } .doubts li { margin: 0.25rem 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
+td a { color: inherit; text-decoration: underline dotted var(--line); text-underline-offset: 0.25em; }
+td a:hover, td a:focus { color: var(--link); }
 th, td { text-align: left; padding: 0.4rem 0.7rem; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; } th { background: var(--panel); font-weight: 600; }
@@ -65,6 +67,7 @@ def html(document: Document, out: Path) -> str:
         elif isinstance(block, Figures):
             drawn = (f"<figure>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>" for f in block.figures)
             body.append(f'<div class="figures">{"".join(drawn)}</div>')
+            body.append(f'<p class="note">Drawn from {_link(Cell(f"{len(block.runs)} runs", block.runs), sets)}.</p>')
     body.append("<h2>Runs behind the numbers</h2><ol class='runs'>")
     for runs, number in sets.items():
         links = ", ".join(f'<a href="{quote(relative(run, out))}/">{escape(run.name)}</a>' for run in runs)
@@ -91,7 +94,7 @@ def _table(table: Table, sets: dict[tuple[Run, ...], int]) -> str:
 
 def _link(cell: Cell, sets: dict[tuple[Run, ...], int]) -> str:
     """The text of a cell; behind it, where it has any, the runs it rests on."""
-    if not cell.runs:
+    if not (cell.runs and cell.text):
         return escape(cell.text)
     count = f"{len(cell.runs)} runs" if len(cell.runs) > 1 else "1 run"
     return f'<a href="#runs-{sets[cell.runs]}" title="{count}">{escape(cell.text)}</a>'

@@ -34,6 +34,7 @@ def markdown(document: Document, out: Path) -> str:
         elif isinstance(block, Figures):
             for figure in block.figures:
                 lines += ["", f"![{escape(figure.caption)}]({figure.name}.png)", "", f"*{escape(figure.caption)}*"]
+            lines += ["", f"Drawn from {_link(Cell(f'{len(block.runs)} runs', block.runs), sets)}."]
     lines += ["", "## Runs behind the numbers", ""]
     for runs, number in sets.items():
         lines.append(f'- <a id="runs-{number}"></a>{number}: ' + ", ".join(_folder(run, out) for run in runs))
@@ -52,7 +53,7 @@ def _row(cells: list[str]) -> str:
 
 
 def _link(cell: Cell, sets: dict[tuple[Run, ...], int]) -> str:
-    return f"[{escape(cell.text)}](#runs-{sets[cell.runs]})" if cell.runs else escape(cell.text)
+    return f"[{escape(cell.text)}](#runs-{sets[cell.runs]})" if cell.runs and cell.text else escape(cell.text)
 
 
 def _folder(run: Run, out: Path) -> str:

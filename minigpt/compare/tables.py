@@ -26,9 +26,9 @@ def arms_table(result: Result, unit: str) -> Table:
                 Cell(name + (" (baseline)" if name == result.baseline else "")),
                 Cell(arm.describe(choice.setting) if choice else "not chosen: no tuning seeds"),
                 Cell(f"{len(choice.scores)} settings, {len(tuning)} runs" if choice and tuning else "none", tuning),
-                Cell("no run" if found is None else plain(found.interval), () if found is None else _runs(found)),
-                Cell("" if found is None or not found.interval else f"{found.interval.sd:.4f}"),
-                Cell("" if found is None else f"{len(found.losses)} {found.kind}{diverged}"),
+                Cell("no run" if found is None else plain(found.interval), _runs(found)),
+                Cell("" if found is None or not found.interval else f"{found.interval.sd:.4f}", _runs(found)),
+                Cell("" if found is None else f"{len(found.losses)} {found.kind}{diverged}", _runs(found)),
                 Cell(f"{len(everything)} ({duration(sum(run.spent_s for run in everything))})", everything),
             ]
         )
@@ -37,8 +37,8 @@ def arms_table(result: Result, unit: str) -> Table:
     return Table(f"Arms at {result.headline:,} tokens, {unit}", columns, rows)
 
 
-def _runs(found: Evidence) -> tuple[Run, ...]:
-    return tuple(found.runs.values())
+def _runs(found: Evidence | None) -> tuple[Run, ...]:
+    return () if found is None else tuple(found.runs.values())
 
 
 def differences_table(result: Result, unit: str) -> Table:
@@ -52,12 +52,12 @@ def differences_table(result: Result, unit: str) -> Table:
                     Cell(f"{horizon:,}" + (" *" if horizon == result.headline else "")),
                     Cell(c.arm.arm),
                     Cell(signed(c.interval) if c.interval else "none", runs),
-                    Cell(p_text(c.p)),
-                    Cell(p_text(c.p_holm)),
-                    Cell(str(len(c.seeds))),
-                    Cell(correlation),
-                    Cell("" if c.detectable is None else f"{c.detectable:.4f}"),
-                    Cell(c.verdict),
+                    Cell(p_text(c.p), runs),
+                    Cell(p_text(c.p_holm), runs),
+                    Cell(str(len(c.seeds)), runs),
+                    Cell(correlation, runs),
+                    Cell("" if c.detectable is None else f"{c.detectable:.4f}", runs),
+                    Cell(c.verdict, runs),
                 ]
             )
     confidence = f"{100 * result.rules.confidence:g} %"
@@ -90,8 +90,8 @@ def equal_loss_table(result: Result, times: Costs) -> Table:
                 Cell(ratio_text(found, r.steps, _shifted(r.tokens, r.steps)), runs),
                 Cell(ratio_text(found, r.flops, _shifted(r.tokens, r.flops)), runs),
                 Cell(ratio_text(found, r.seconds, r.seconds_log), (*runs, *timed) if r.seconds else ()),
-                Cell(between),
-                Cell(str(found.ratio.n)),
+                Cell(between, runs),
+                Cell(str(found.ratio.n), runs),
             ]
         )
     note = (

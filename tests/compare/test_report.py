@@ -189,6 +189,11 @@ def test_real_runs_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capf
     assert "margin of 0.25" in out
     assert "7 more pairs of seeds: 1 of 8" in out
     assert (tmp_path / "report" / "report.html").is_file()
+    # A declaration is no part of a run's identity, and cannot be changed once the run is there.
+    assert shell("train", *short, "optim=muon", "verdict.margin=0.5") == 0
+    assert "already finished" in shell.err
+    assert "ignored: verdict.margin" in shell.err
+    assert len(list((tmp_path / "outputs").glob("*/run.json"))) == 2
 
 
 @pytest.mark.parametrize(
