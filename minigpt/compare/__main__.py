@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.status:
             from minigpt.compare import status
 
-            print(status.status_text(status.sweeps(options.paths, options.study), options.by), end="")
+            print(status.status_text(status.sweeps(options.paths, options.study), options.by or "optim"), end="")
             return 0
         if options.by is None:
             raise ConfigError("missing argument: --by (what sets the arms apart, e.g. --by optim)")

@@ -136,8 +136,9 @@ def ratios(found: EqualLoss, result: Result, times: Costs) -> Ratios:
         if found.ratio.log is not None:
             confidence = result.rules.confidence
             negative = Interval(-b_time.log.mean, -b_time.log.high, -b_time.log.low, b_time.log.sd, b_time.log.n)
-            parts = [part for part in (found.ratio.log, a_time.log, negative) if part.n > 1]
-            spread = statistics.sum_interval(parts, confidence) if parts else found.ratio.log
+            # One timed run says nothing of its spread: its step time counts as known.
+            timed = [part for part in (a_time.log, negative) if part.n > 1]
+            spread = statistics.sum_interval([found.ratio.log, *timed], confidence)
             centre = found.ratio.log.mean + math.log(seconds)
             shift = centre - spread.mean
             seconds_log = Interval(centre, spread.low + shift, spread.high + shift, spread.sd, found.ratio.log.n)

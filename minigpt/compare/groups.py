@@ -38,7 +38,7 @@ class Question:
         return bool(LEARNING_RATE.fullmatch(key)) or any(_below(key, node) for node in (self.node, *self.axes))
 
     def signature(self, run: Run) -> dict[str, str]:
-        """What must be equal in a group."""
+        """What must be equal in a group, as JSON."""
         shared = {
             key: json.dumps(value, sort_keys=True)
             for key, value in run.flat_identity.items()
@@ -46,11 +46,11 @@ class Question:
         }
         data = run.record["data"]
         if _below(self.node, "data.tokenizer"):
-            shared["validation bytes"] = show(data.get("val_bytes"))
+            shared["validation bytes"] = json.dumps(data.get("val_bytes"))
         elif _below(self.node, "data"):
-            shared["validation tokens"] = str(data.get("val_fingerprint", data["fingerprint"]))[:12]
+            shared["validation tokens"] = json.dumps(data.get("val_fingerprint", data["fingerprint"])[:12])
         else:
-            shared["tokens"] = str(data["fingerprint"])[:12]
+            shared["tokens"] = json.dumps(data["fingerprint"][:12])
         return shared
 
     def setting(self, run: Run) -> Key:
@@ -164,18 +164,16 @@ class Group:
 
     @property
     def title(self) -> str:
-        where = ", ".join(
-            f"{key}={json.loads(value) if _is_json(value) else value}" for key, value in self.split.items()
-        )
+        where = ", ".join(f"{key}={_plain(value)}" for key, value in self.split.items())
         return f"{self.question.by}: {', '.join(self.arms)}" + (f"  [{where}]" if where else "")
 
 
-def _is_json(value: str) -> bool:
+def _plain(value: str) -> str:
+    """A value of a signature as it would be typed; `default` where it was left out."""
     try:
-        json.loads(value)
+        return show(json.loads(value))
     except ValueError:
-        return False
-    return True
+        return value
 
 
 @dataclass
@@ -198,9 +196,9 @@ def sort_runs(question: Question, runs: list[Run]) -> Sorted:
         by_signature.setdefault(tuple(sorted(question.signature(run).items())), []).append(run)
     groups = [_group(question, dict(signature), members) for signature, members in by_signature.items()]
     keys = sorted(set().union(*(group.shared for group in groups))) if groups else []
-    split_keys = [key for key in keys if len({group.shared.get(key, "null") for group in groups}) > 1]
+    split_keys = [key for key in keys if len({group.shared.get(key) for group in groups}) > 1]
     for group in groups:
-        group.split = {key: group.shared.get(key, "null") for key in split_keys}
+        group.split = {key: group.shared.get(key, "default") for key in split_keys}
     groups.sort(key=lambda group: -len(group.runs))
     several = [group for group in groups if len(group.arms) > 1]
     return Sorted(several, [group for group in groups if len(group.arms) < 2], split_keys)
@@ -281,7 +279,10 @@ def nearest_split(question: Question, single: list[Group]) -> list[str]:
             if a == b:
                 continue
             keys = sorted(k for k in one.shared | other.shared if one.shared.get(k) != other.shared.get(k))
-            lines = [f"{k} ({a}: {one.shared.get(k, 'null')}, {b}: {other.shared.get(k, 'null')})" for k in keys]
+            lines = [
+                f"{k} ({a}: {_plain(one.shared.get(k, 'default'))}, {b}: {_plain(other.shared.get(k, 'default'))})"
+                for k in keys
+            ]
             if best is None or len(lines) < len(best):
                 best = lines
     return best or []

@@ -46,7 +46,12 @@ def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[Bl
     if len(result.at_headline.comparisons) == 0:
         blocks.append(VerdictLine("undecided", f"No ended runs of {result.baseline} and another arm at a budget.", ()))
     blocks.append(Paragraph(rules_text(result, unit)))
-    missing = [f"{c.arm.arm}: {text}" for c in result.at_headline.comparisons for text in c.missing]
+    several = len(result.at_headline.comparisons) > 1
+    missing = [
+        f"{f'{c.arm.arm} against {c.baseline.arm}: ' if several else ''}{text}"
+        for c in result.at_headline.comparisons
+        for text in c.missing
+    ]
     if missing:
         blocks.append(Bullets("Missing for a claim", missing))
     if doubts := caveats(result, times):

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from minigpt.compare.runs import Run, read, read_json, run_folders, show
-from minigpt.compare.wording import duration
+from minigpt.compare.wording import count, duration
 from minigpt.errors import ConfigError
 
 STATES = ("done", "diverged", "running", "failed", "interrupted", "waiting")
@@ -24,7 +24,7 @@ STATE_OF = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
     """One job of a sweep. name: of its run folder, empty until known.  run: None while it waits."""
 
@@ -32,16 +32,13 @@ class Job:
     overrides: tuple[str, ...]
     run: Run | None
     failure: dict[str, Any] | None
+    label: str = ""
 
     @property
     def state(self) -> str:
         if self.run is not None:
             return STATE_OF[self.run.status]
         return "waiting" if self.failure is None else "failed"
-
-    @property
-    def label(self) -> str:
-        return " ".join(self.overrides) or self.name
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -98,18 +95,26 @@ def _job(output: Path, name: str | None, overrides: tuple[str, ...], failure: di
     return Job(name, overrides, run, read_json(folder / "failed.json") or failure)
 
 
-def status_text(found: Sequence[Sweep], by: str | None) -> str:
+def status_text(found: Sequence[Sweep], by: str) -> str:
     """The lines for a terminal. by: the key whose values are the arms of `best so far`."""
     lines: list[str] = []
     for sweep in found:
+        _shorten(sweep.jobs)
         lines += [sweep.title, *_sweep_lines(sweep, by), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _sweep_lines(sweep: Sweep, by: str | None) -> list[str]:
+def _shorten(jobs: Sequence[Job]) -> None:
+    """Call jobs by the overrides that not all of them have."""
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    for job in jobs:
+        job.label = " ".join(override for override in job.overrides if override not in common) or job.name
+
+
+def _sweep_lines(sweep: Sweep, by: str) -> list[str]:
     counts = {state: [job for job in sweep.jobs if job.state == state] for state in STATES}
     shown = ", ".join(f"{len(jobs)} {state}" for state, jobs in counts.items() if jobs)
-    lines = [f"  {len(sweep.jobs)} jobs: {shown or 'none'}"]
+    lines = [f"  {count(len(sweep.jobs), 'job')}: {shown or 'none'}"]
     estimate = seconds_left(sweep.jobs)
     if counts["waiting"] or counts["running"]:
         parallel = max(1, len(counts["running"]))
@@ -123,7 +128,7 @@ def _sweep_lines(sweep: Sweep, by: str | None) -> list[str]:
     for job in [*counts["failed"], *counts["diverged"], *counts["interrupted"]]:
         lines.append(f"  {job.state:<11}  {job.label}  {reason(job)}".rstrip())
     for arm, job, loss in best(counts["done"], by):
-        lines.append(f"  best so far  {f'{arm}: ' if arm else ''}{loss:.4f}  {job.label}  ({job.name})")
+        lines.append(f"  best so far  {arm}: {loss:.4f}  {job.label}  ({job.name})")
     return lines
 
 
@@ -147,14 +152,14 @@ def reason(job: Job) -> str:
     return progress(job.run) if job.state == "interrupted" else ""
 
 
-def best(done: Sequence[Job], by: str | None) -> list[tuple[str, Job, float]]:
+def best(done: Sequence[Job], by: str) -> list[tuple[str, Job, float]]:
     """The lowest final loss of each arm."""
     arms: dict[str, tuple[Job, float]] = {}
     for job in done:
         assert job.run is not None
         loss = job.run.loss("val_loss")
         try:
-            arm = show(job.run.value(by)) if by else ""
+            arm = show(job.run.value(by))
         except KeyError:
             arm = "null"
         if loss is not None and (arm not in arms or loss < arms[arm][1]):

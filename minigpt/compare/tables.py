@@ -27,7 +27,10 @@ def arms_table(result: Result, unit: str) -> Table:
                 Cell(arm.describe(choice.setting) if choice else "not chosen: no tuning seeds"),
                 Cell(f"{len(choice.scores)} settings, {len(tuning)} runs" if choice and tuning else "none", tuning),
                 Cell("no run" if found is None else plain(found.interval), _runs(found)),
-                Cell("" if found is None or not found.interval else f"{found.interval.sd:.4f}", _runs(found)),
+                Cell(
+                    f"{found.interval.sd:.4f}" if found and found.interval and found.interval.n > 1 else "",
+                    _runs(found),
+                ),
                 Cell("" if found is None else f"{len(found.losses)} {found.kind}{diverged}", _runs(found)),
                 Cell(f"{len(everything)} ({duration(sum(run.spent_s for run in everything))})", everything),
             ]
@@ -52,8 +55,8 @@ def differences_table(result: Result, unit: str) -> Table:
                     Cell(f"{horizon:,}" + (" *" if horizon == result.headline else "")),
                     Cell(c.arm.arm),
                     Cell(signed(c.interval) if c.interval else "none", runs),
-                    Cell(p_text(c.p), runs),
-                    Cell(p_text(c.p_holm), runs),
+                    Cell(p_text(c.p) if len(c.seeds) > 1 else "", runs),
+                    Cell(p_text(c.p_holm) if len(c.seeds) > 1 else "", runs),
                     Cell(str(len(c.seeds)), runs),
                     Cell(correlation, runs),
                     Cell("" if c.detectable is None else f"{c.detectable:.4f}", runs),

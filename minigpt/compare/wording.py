@@ -21,7 +21,7 @@ def sentence(c: Comparison, result: Result) -> str:
         "undecided": f"{c.arm.arm} against {c.baseline.arm} is undecided",
     }[c.verdict]
     if c.interval is not None:
-        text += f": {signed(c.interval)} {unit}, {len(c.seeds)} pairs"
+        text += f": {signed(c.interval)} {unit}, {count(len(c.seeds), 'pair')}"
     text += f"; {c.why}"
     hopeless = c.interval is None or c.interval.n < 2 or c.interval.constant or c.arm.diverged or c.baseline.diverged
     if c.verdict != "undecided" or hopeless or c.interval is None:
@@ -33,10 +33,15 @@ def sentence(c: Comparison, result: Result) -> str:
     return text
 
 
+def count(number: int, what: str) -> str:
+    """`1 pair`, `8 pairs`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def signed(interval: Interval) -> str:
     """`-0.0312 (-0.0340 to -0.0284)`, or the mean alone where there is no interval."""
     if not math.isfinite(interval.low):
-        return f"{interval.mean:+.4f} (one pair, no interval)"
+        return f"{interval.mean:+.4f} (no interval)"
     return f"{interval.mean:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
 
 

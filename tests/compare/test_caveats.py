@@ -127,3 +127,11 @@ def test_a_branched_run_spent_only_its_own_steps(study: Study, compare: Compare)
     assert compare("--by", "optim") == 0
     lines = [line for line in compare.out.splitlines() if line.startswith(("  adamw (b", "  muon  "))]
     assert [line.split()[-2:] for line in lines] == [["(100", "s)"], ["(20", "s)"]]
+
+
+def test_seconds_of_one_seed_have_no_interval(study: Study, compare: Compare) -> None:
+    for steps in (100, 200):
+        study.run("adamw", 100, 4.0 - 0.1 * math.log2(steps), steps=steps)
+        study.run("muon", 100, 3.95 - 0.1 * math.log2(steps), steps=steps)
+    assert compare("--by", "optim") == 0
+    assert [text.endswith("(one seed, no interval)") for text in ratios(compare)] == [True] * 4

@@ -16,7 +16,7 @@ def pair(study: Study, seeds: range = range(100, 102), **muon: Any) -> None:
 @pytest.mark.parametrize(
     ("muon", "named"),
     [
-        ({"config": {"train.grad_clip": None}}, "train.grad_clip (adamw: 1.0, muon: null)"),
+        ({"config": {"train.grad_clip": None}}, "train.grad_clip (adamw: 1, muon: null)"),
         ({"config": {"model.d_model": 128}}, "model.d_model (adamw: 64, muon: 128)"),
         ({"config": {"schedule.warmup": 0.5}}, "schedule.warmup"),
         ({"data": {"fingerprint": "e" * 64}}, "tokens (adamw: ffffffffffff, muon: eeeeeeeeeeee)"),

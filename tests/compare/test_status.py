@@ -88,11 +88,11 @@ def test_a_failed_job_without_a_run_is_failed_and_a_retried_one_is_not(study: St
     (refused / "failed.json").write_text(json.dumps({"error": "no such tokenizer", "exit_code": 3, "time": "now"}))
     record(study, [job(refused.name, "optim=muon")])
     assert compare("--status") == 0
-    assert "1 jobs: 1 failed" in compare.out
+    assert "1 job: 1 failed" in compare.out
     assert "no such tokenizer (exit code 3)" in compare.out
     (refused / "failed.json").unlink()
     assert compare("--status") == 0
-    assert "1 jobs: 1 waiting" in compare.out
+    assert "1 job: 1 waiting" in compare.out
     assert "time left: unknown until a job has finished" in compare.out
 
 
@@ -104,7 +104,7 @@ def test_without_a_record_the_runs_themselves_are_shown(study: Study, compare: C
     assert "3 jobs: 2 done, 1 interrupted" in compare.out
     assert "time left" not in compare.out  # nothing is known to wait
     assert compare("--status", "--study", "other") == 0
-    assert "1 jobs: 1 done" in compare.out
+    assert "1 job: 1 done" in compare.out
     assert compare("--status", "--study", "nobody") == 2
     assert compare.err.startswith("error: nothing to show:")
 
@@ -126,4 +126,4 @@ def test_a_foreign_record_is_named_and_skipped(study: Study, compare: Compare) -
     assert compare("--status") == 0
     assert "x.json: not a record of a sweep that this minigpt reads" in compare.out
     assert "y.json: not a record of a sweep that this minigpt reads" in compare.out
-    assert "1 jobs: 1 done" in compare.out
+    assert "1 job: 1 done" in compare.out

@@ -69,6 +69,17 @@ def test_the_setting_is_chosen_on_tuning_seeds_and_judged_on_the_others(study: S
     assert "muon is better than adamw: -0.10" in verdict_line(compare)
 
 
+def test_a_lone_run_at_another_budget_is_no_tuning_there(study: Study, compare: Compare) -> None:
+    for arm, base in (("adamw", 4.0), ("muon", 3.9)):
+        study.tuned_and_confirmed(arm, losses(base, own=len(arm)), LRS, 0.02, steps=(100,))
+        for seed in range(100, 108):
+            study.run(arm, seed, losses(base, own=len(arm))(0.02, seed, 200), lr=0.02, steps=200)
+        study.run(arm, 0, 1.0, lr=0.04, steps=200)
+    assert compare("--by", "optim") == 0
+    assert verdict_line(compare).startswith("[+] At 102,400 tokens muon is better than adamw: -0.10")
+    assert "muon: tuned at 51,200 tokens, judged at 102,400" in compare.out
+
+
 def test_few_seeds_are_shown_and_claim_nothing(study: Study, compare: Compare) -> None:
     study.tuned_and_confirmed("adamw", losses(4.0), LRS, 0.02, confirm=range(100, 103))
     study.tuned_and_confirmed("muon", losses(3.0, own=1), LRS, 0.02, confirm=range(100, 103))
@@ -85,7 +96,7 @@ def test_tuning_seeds_alone_are_no_evidence_once_they_chose(study: Study, compar
                 study.run(arm, seed, losses(base)(lr, seed, 100), lr=lr)
     assert compare("--by", "optim") == 0
     assert verdict_line(compare).startswith("[?]")
-    assert "confirmation seeds for muon: its setting was chosen on the very seeds shown here" in compare.out
+    assert "confirmation seeds of muon: its setting was chosen on the very seeds shown here" in compare.out
 
 
 def test_one_setting_an_arm_chose_nothing_so_any_seeds_judge(study: Study, compare: Compare) -> None:
