@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from minigpt.compare.caveats import coarse_grids
 from minigpt.compare.groups import Question, sort_runs
 from minigpt.compare.runs import Run
 from minigpt.compare.selection import Rules
@@ -124,6 +125,7 @@ class Tally:
     worse: int = 0
     undecided: int = 0
     equivalent: int = 0
+    doubted: int = 0  # claims that the report doubts, for the coarseness of the grid
     covered: int = 0  # the interval holds the true difference of the two chosen settings
     covered_tuned: int = 0  # the interval holds the true difference of the arms at their best
     ratios: int = 0  # studies whose ratio was bracketed
@@ -144,6 +146,7 @@ class Tally:
             "equivalent": share(self.equivalent),
             "undecided": share(self.undecided),
             "wrong claims": share(self.better + self.worse if self.effect == 0 else self.worse),
+            "claims doubted": share(self.doubted, self.better + self.worse),
             "interval covers": share(self.covered),
             "covers arms at their best": share(self.covered_tuned),
             "ratio given": share(self.ratios),
@@ -169,6 +172,7 @@ def simulate(p: Parameters, scenario: str, effect: float, studies: int, seed: in
         assert comparison.interval is not None
         tally.studies += 1
         setattr(tally, comparison.verdict, getattr(tally, comparison.verdict) + 1)
+        tally.doubted += bool(list(coarse_grids(result)))
         tally.covered += comparison.interval.low <= truth <= comparison.interval.high
         tally.covered_tuned += comparison.interval.low <= effect <= comparison.interval.high
         _tally_ratio(tally, result, simulator, chosen, best)

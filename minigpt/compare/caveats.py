@@ -17,7 +17,7 @@ def caveats(result: Result, times: Costs) -> list[str]:
         *result.notes,
         *_diverged(result),
         *_grid_edges(result),
-        *_coarse_grids(result),
+        *coarse_grids(result),
         *_tuning_budgets(result),
         *_one_budget(result),
         *_unended(result),
@@ -69,7 +69,7 @@ def edges(arm: Arm, choice: Choice) -> list[tuple[str, str]]:
     return found
 
 
-def _coarse_grids(result: Result) -> Iterable[str]:
+def coarse_grids(result: Result) -> Iterable[str]:
     """A claim smaller than what the points between those of the grids may hide is one about grids, not about arms."""
     for c in result.at_headline.comparisons:
         if c.verdict not in ("better", "worse") or c.interval is None:

@@ -31,7 +31,7 @@ a { color: var(--link); text-decoration: none; } a:hover, a:focus { text-decorat
 .doubts { padding-left: 1.2rem; } .doubts li { margin: 0.25rem 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-td a { color: inherit; text-decoration: underline dotted var(--line); text-underline-offset: 0.25em; }
+td a { color: inherit; text-decoration: underline dotted var(--soft); text-underline-offset: 0.25em; }
 td a:hover, td a:focus { color: var(--link); }
 th, td { text-align: left; padding: 0.4rem 0.7rem; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--line); }

@@ -20,7 +20,8 @@ def csv_rows(judged: Iterable[Result], rest: Iterable[Group], everything: Sequen
             for setting in arm.settings.values():
                 chosen = choice is not None and setting is choice.setting
                 for run in setting.all_runs:
-                    role = "confirmation" if result.rules.confirms(run.seed) else "tuning"
+                    role = "tuning" if result.rules.tunes(run.seed) else "unused"
+                    role = "confirmation" if result.rules.confirms(run.seed) else role
                     rows.append(_csv_row(run, str(number), name, arm.describe(setting), role, chosen, run in alone))
             rows += [_csv_row(run, str(number), name, "", "not ended", False, False) for run in arm.unended]
     for group in rest:

@@ -184,3 +184,7 @@ def test_the_arm_of_a_learning_rate_has_lr_scale_in_it(study: Study, compare: Co
         study.run("muon", seed, 3.9 + seed / 999, lr=0.02, config={"optim.lr_scale": 2.0})
     assert compare("--by", "optim.hidden.lr") == 0, compare.err
     assert "0.04 against 0.02 is undecided" in compare.out
+    # 0.01 x 2 is Muon's own default, which the identity leaves out altogether.
+    study.run("muon", 102, 3.9, lr=0.01, config={"optim.lr_scale": 2.0})
+    assert compare("--by", "optim.hidden.lr") == 0
+    assert compare.out.startswith("optim.hidden.lr: 0.02, 0.04\n")

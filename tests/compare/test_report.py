@@ -28,6 +28,7 @@ def reported(study: Study, compare: Compare, tmp_path: Path) -> Path:
                 own = 0.003 * math.sin(seed * 7 + len(arm))
                 study.run(arm, seed, base - 0.1 * math.log2(steps / 200) + own, steps=steps)
     study.run("muon", 100, 3.0, config={"model.d_model": 128})
+    study.run("muon", 109, None)
     assert compare("--by", "optim", "--out", str(tmp_path / "report")) == 0, compare.err
     return tmp_path / "report"
 
@@ -113,7 +114,7 @@ def test_markdown_has_the_verdict_the_figures_and_links(reported: Path) -> None:
 
 def test_results_csv_has_a_row_for_each_run(reported: Path, study: Study) -> None:
     rows = list(csv.DictReader((reported / "results.csv").read_text().splitlines()))
-    assert len(rows) == len(list(study.folder.glob("*/run.json"))) == 45
+    assert len(rows) == len(list(study.folder.glob("*/run.json"))) == 46
     assert {row["run"] for row in rows} == {path.parent.name for path in study.folder.glob("*/run.json")}
     confirmed = [row for row in rows if row["role"] == "confirmation" and row["group"] == "1"]
     assert len(confirmed) == 32
@@ -122,9 +123,11 @@ def test_results_csv_has_a_row_for_each_run(reported: Path, study: Study) -> Non
     assert len(tuning) == 12
     assert {row["setting"] for row in tuning} == {"optim.lr=0.01", "optim.lr=0.02", "optim.lr=0.04"}
     assert {row["optim.hidden.lr"] for row in tuning} == {"0.01", "0.02", "0.04"}
+    (unended,) = (row for row in rows if row["role"] == "not ended")
+    assert (unended["seed"], unended["status"], unended["val_loss"]) == ("109", "unfinished", "")
     (left_out,) = (row for row in rows if row["role"] == "not compared")
     assert left_out["group"] == ""
-    assert all(row["ran_alone"] == "True" for row in rows)
+    assert all(row["ran_alone"] == "True" for row in rows if row is not unended)
 
 
 def test_the_same_runs_give_the_same_files(reported: Path, compare: Compare, tmp_path: Path) -> None:
