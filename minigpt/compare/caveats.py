@@ -8,6 +8,7 @@ from minigpt.compare.runs import Run, show
 from minigpt.compare.selection import Choice, curvatures
 from minigpt.compare.verdict import Result
 
+NOTABLE_SPREAD = 0.1  # of step times between runs of one setting on one path
 SHOWN = 4  # names listed before "and n more"
 
 
@@ -24,7 +25,7 @@ def caveats(result: Result, times: Costs) -> list[str]:
         *_mixed(result),
         *_changed_code(result),
         *_paths(result),
-        *([f"no seconds: {times.why_no_times}"] if times.why_no_times else []),
+        *_restless_machine(times),
         *result.group.duplicates,
     ]
 
@@ -161,3 +162,14 @@ def _paths(result: Result) -> Iterable[str]:
     hosts = {str(run.record["hardware"].get("host")) for run in judged}
     if len(hosts) > 1:
         yield f"different hosts ({', '.join(sorted(hosts))}): times do not compare across them"
+
+
+def _restless_machine(times: Costs) -> Iterable[str]:
+    if times.why_no_times:
+        yield f"no seconds: {times.why_no_times}"
+    for name, time in times.step_times.items():
+        if time.log.sd > NOTABLE_SPREAD:
+            yield (
+                f"{name}: its step times differ by {100 * time.log.sd:.0f} % from run to run (one standard deviation): "
+                "the machine did other work too, and the seconds are rough"
+            )

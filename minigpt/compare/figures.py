@@ -275,7 +275,7 @@ def _cost(axes: "Axes", result: Result, colours: dict[str, str]) -> str | None:
         left = 0.0
         for part in PARTS:
             axes.barh(row, parts[part], left=left, color=colours[name], alpha=shades[part], height=0.6, linewidth=0)
-            if parts[part] > 0.08 * max(sum(p.values()) for p in found.values()):
+            if parts[part] > 0.15 * max(sum(p.values()) for p in found.values()):
                 axes.text(left + parts[part] / 2, row, part.replace("_", "\n"), ha="center", va="center", fontsize=9)
             left += parts[part]
     axes.set_yticks(range(len(found)), list(found))

@@ -137,12 +137,14 @@ class Evidence:
     """The runs that judge an arm at a budget.
 
     kind: "confirmation" (seeds that took no part in the choice), "one setting" (nothing was chosen) or "tuning" (the
-    very seeds that chose: too good, never a claim).  losses: by seed, infinite where it diverged.
+    very seeds that chose: too good, never a claim).  losses: by seed, infinite where it diverged.  label: the setting in
+    words.
     """
 
     arm: str
     horizon: int
     setting: Setting
+    label: str
     kind: str
     runs: dict[int, Run]
     losses: dict[int, float]
@@ -164,7 +166,7 @@ def evidence(arm: Arm, choice: Choice, horizon: int, rules: Rules, metric: str) 
     losses = {seed: _loss(run, metric) for seed, run in runs.items()}
     finite = [loss for loss in losses.values() if math.isfinite(loss)]
     interval = statistics.t_interval(finite, rules.confidence) if finite else None
-    return Evidence(arm.name, horizon, choice.setting, kind, runs, losses, interval)
+    return Evidence(arm.name, horizon, choice.setting, arm.describe(choice.setting), kind, runs, losses, interval)
 
 
 @dataclass(frozen=True)

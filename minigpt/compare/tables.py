@@ -133,7 +133,7 @@ def cost_table(result: Result, times: Costs) -> Table:
                 Cell(f"{run.summary['flops_per_token']:,}", (run,)),
                 Cell(f"{100 * (run.summary.get('optimizer_flops_share') or 0):.1f} %", (run,)),
                 Cell(f"{(run.summary.get('optimizer_state_bytes') or 0) / 2**20:.1f}", (run,)),
-                Cell(f"{1000 * time.seconds:.2f}" if time else "not alone", time.runs if time else ()),
+                Cell(step_time_text(time), time.runs if time else ()),
                 Cell(rate, time.runs if time else ()),
                 *(Cell(f"{parts.get(part, 0):.1f}", _runs(found)) for part in cost.PARTS),
             ]
@@ -143,6 +143,16 @@ def cost_table(result: Result, times: Costs) -> Table:
     return Table(
         "What a run costs", columns, rows, "Seconds: mean over the runs of the table above, as measured.", detail=True
     )
+
+
+def step_time_text(time: cost.StepTime | None) -> str:
+    """Milliseconds: the median, and the 95 % interval of the geometric mean over runs."""
+    if time is None:
+        return "not alone"
+    text = f"{1000 * time.seconds:.2f}"
+    if not math.isfinite(time.log.low):
+        return text
+    return f"{text} ({1000 * math.exp(time.log.low):.2f} to {1000 * math.exp(time.log.high):.2f})"
 
 
 def tuning_table(result: Result, unit: str) -> Table:

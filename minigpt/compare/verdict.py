@@ -205,7 +205,9 @@ def _missing(arm: Evidence, baseline: Evidence, seeds: tuple[int, ...], rules: R
     missing = []
     for side in (arm, baseline):
         if side.kind == "tuning":
-            missing.append(f"confirmation seeds of {side.arm}: its setting was chosen on the very seeds shown here")
+            missing.append(
+                f"confirmation seeds of {side.arm} at {side.label}, which was chosen on the very seeds shown here"
+            )
     pairs = len(seeds) + len({*arm.diverged, *baseline.diverged} & arm.losses.keys() & baseline.losses.keys())
     if pairs < MIN_PAIRS:
         missing.append(f"{MIN_PAIRS - pairs} more pairs of seeds: {pairs} of {MIN_PAIRS}")

@@ -146,3 +146,12 @@ def test_an_interval_never_shows_a_ratio_that_was_not_measured(study: Study, com
     assert compare("--by", "optim") == 0
     assert ratios(compare)[0].startswith("0.5")
     assert "(below 0.50 to 0." in ratios(compare)[0]
+
+
+def test_a_restless_machine_is_named(study: Study, compare: Compare) -> None:
+    for seed in range(100, 104):
+        study.run("adamw", seed, 4.0 + seed / 1000, step_time_s=0.01)
+        study.run("muon", seed, 3.9 + seed / 999, step_time_s=0.01 if seed % 2 else 0.02)
+    assert compare("--by", "optim") == 0
+    assert "muon: its step times differ by 40 % from run to run" in compare.out
+    assert "adamw: its step times" not in compare.out

@@ -96,7 +96,7 @@ def test_tuning_seeds_alone_are_no_evidence_once_they_chose(study: Study, compar
                 study.run(arm, seed, losses(base)(lr, seed, 100), lr=lr)
     assert compare("--by", "optim") == 0
     assert verdict_line(compare).startswith("[?]")
-    assert "confirmation seeds of muon: its setting was chosen on the very seeds shown here" in compare.out
+    assert "confirmation seeds of muon at optim.lr=0.02, which was chosen on the very seeds shown here" in compare.out
 
 
 def test_one_setting_an_arm_chose_nothing_so_any_seeds_judge(study: Study, compare: Compare) -> None:
