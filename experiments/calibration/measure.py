@@ -17,21 +17,18 @@ import numpy as np
 from minigpt.compare.groups import Question, sort_runs
 from minigpt.compare.runs import find, select
 from minigpt.compare.selection import curvatures, declared_rules
+from minigpt.compare.statistics import Interval
 from minigpt.compare.verdict import Result, judge
 from minigpt.errors import ConfigError, MinigptError
 
 
 def parameters(result: Result, source: str) -> dict[str, object]:
     """parameters.json of a judged group. Raises ConfigError that names what the runs do not show."""
-    metric = result.group.question.metric
-    variances, weights = [], []
-    for arm in result.group.arms.values():
-        for setting in arm.settings.values():
-            for by_seed in setting.runs.values():
-                losses = [loss for run in by_seed.values() if math.isfinite(loss := run.loss(metric) or math.inf)]
-                if len(losses) > 1:
-                    variances.append(float(np.var(losses, ddof=1)))
-                    weights.append(len(losses) - 1)
+    new = next((c.arm.arm for c in result.at_headline.comparisons), "")
+    spread = {
+        name: pooled_sd([found.interval for at in result.horizons.values() if (found := at.evidence.get(name))])
+        for name in (result.baseline, new)
+    }
     bends = [
         c.per_doubling for name in result.choices for c in curvatures(result.group.arms[name], result.choices[name])
     ]
@@ -44,7 +41,7 @@ def parameters(result: Result, source: str) -> dict[str, object]:
         if (found := at.evidence.get(result.baseline)) is not None and found.interval is not None
     ]
     lacking = {
-        "two seeds of one setting": not variances,
+        "two confirmation seeds of each arm": not all(spread.values()),
         "three learning rates around the best": not bends,
         "three pairs of seeds": not correlations,
         "two budgets of the baseline": len(points) < 2,
@@ -56,13 +53,21 @@ def parameters(result: Result, source: str) -> dict[str, object]:
     bend, slope, loss = np.polyfit(x, y, 2) if len(points) > 2 else (0.0, *np.polyfit(x, y, 1))
     return {
         "source": source,
-        "seed_sd": round(math.sqrt(float(np.average(variances, weights=weights))), 6),
+        "seed_sd": round(spread[result.baseline], 6),
+        "seed_sd_new": round(spread[new], 6),
         "seed_correlation": round(max(0.0, fmean(correlations)), 3),
         "curvature": round(max(0.0, fmean(bends)), 6),
         "loss_at_judged": round(float(loss), 4),
         "slope_per_doubling": round(float(slope), 5),
         "slope_flattening": round(2 * float(bend), 5),
     }
+
+
+def pooled_sd(intervals: list[Interval | None]) -> float:
+    """Standard deviation within budgets, pooled over them by degrees of freedom; 0 without two seeds anywhere."""
+    several = [interval for interval in intervals if interval is not None and interval.n > 1]
+    degrees = sum(interval.n - 1 for interval in several)
+    return math.sqrt(sum((interval.n - 1) * interval.sd**2 for interval in several) / degrees) if degrees else 0.0
 
 
 def main() -> int:

@@ -11,8 +11,8 @@ memory. Only the numbers that training would give are drawn:
     loss(arm, lr, seed, budget) = L(budget) + effect(arm) + curvature * log2(lr / best lr)^2 + noise
 
 L falls by `slope_per_doubling` at the judged budget and by `slope_flattening` less with every doubling, so that it is
-convex in the log of the budget, as real losses are. The noise of a seed is normal with `seed_sd`; a share
-`seed_correlation` of its variance is common to both arms (the same data order and initial weights).
+convex in the log of the budget, as real losses are. The noise of a seed is normal, with a standard deviation for each
+arm; a share `seed_correlation` of its variance is common to both arms (the same data order and initial weights).
 """
 
 import argparse
@@ -45,15 +45,23 @@ SIZES = (0.5, 1.0, 1.5, 2.0, 3.0)  # true effects, in standard deviations of a p
 
 @dataclass(frozen=True)
 class Parameters:
-    """seed_sd, loss_at_judged, slopes: nats per token.  curvature: nats per squared doubling of the lr."""
+    """seed_sd, seed_sd_new: of the baseline and of the new arm, nats per token, as are loss_at_judged and the slopes.
+    curvature: nats per squared doubling of the lr."""
 
     source: str
     seed_sd: float
+    seed_sd_new: float
     seed_correlation: float
     curvature: float
     loss_at_judged: float
     slope_per_doubling: float
     slope_flattening: float
+
+    @property
+    def pair_sd(self) -> float:
+        """Standard deviation of a paired difference at fixed settings."""
+        a, b = self.seed_sd, self.seed_sd_new
+        return math.sqrt(a**2 + b**2 - 2 * self.seed_correlation * a * b)
 
     def mean_loss(self, doublings: float) -> float:
         """Of a tuned arm without effect, so many doublings of the budget past the judged one."""
@@ -89,10 +97,8 @@ class Simulator:
 
     def run(self, arm: str, k: int, best: float, seed: int, steps: int, shared: float) -> Run:
         own = float(self.random.normal())
-        rho = self.p.seed_correlation
-        loss = self.true_loss(arm, k, best, steps) + self.p.seed_sd * (
-            math.sqrt(rho) * shared + math.sqrt(1 - rho) * own
-        )
+        rho, sd = self.p.seed_correlation, self.p.seed_sd_new if arm == "new" else self.p.seed_sd
+        loss = self.true_loss(arm, k, best, steps) + sd * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * own)
         lr = 0.01 * 2.0**k
         identity = {"optim": {"hidden": {"lr": lr}}, "budget": {"steps": steps}, "seed": seed}
         config = {
@@ -223,7 +229,7 @@ def main() -> None:
     p = Parameters(**json.loads(options.parameters.read_text()))
     n = options.studies
     print(f"parameters: {p}\n")
-    pair_sd = p.seed_sd * math.sqrt(2 * (1 - p.seed_correlation))
+    pair_sd = p.pair_sd
     hidden = p.curvature * 0.5**2  # what a point between two of the grid may gain
     plan = [
         ("equal arms, settings do not matter", replace(p, curvature=0.0), 0.0, n, 0.0),

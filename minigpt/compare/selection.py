@@ -137,8 +137,7 @@ class Evidence:
     """The runs that judge an arm at a budget.
 
     kind: "confirmation" (seeds that took no part in the choice), "one setting" (nothing was chosen) or "tuning" (the
-    very seeds that chose: too good, never a claim).  losses: by seed, infinite where it diverged.  label: the setting in
-    words.
+    seeds that chose: too good, never a claim).  losses: by seed, infinite where it diverged.  label: of the setting.
     """
 
     arm: str

@@ -65,6 +65,7 @@ def test_measured_parameters_are_those_the_runs_were_made_with(
     assert script("measure").main() == 0
     found = json.loads(capsys.readouterr().out)
     assert found["seed_sd"] == pytest.approx(math.hypot(0.006, 0.003), rel=0.2)
+    assert found["seed_sd_new"] == pytest.approx(math.hypot(0.006, 0.003), rel=0.2)
     assert found["seed_correlation"] == pytest.approx(0.8, abs=0.12)
     assert found["curvature"] == pytest.approx(0.5, abs=0.02)
     assert found["slope_per_doubling"] == pytest.approx(-0.12, abs=0.01)
