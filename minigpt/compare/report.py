@@ -75,7 +75,7 @@ def rules_text(result: Result, unit: str) -> str:
         seeds = f"seeds {', '.join(map(str, rules.confirmation_seeds))}"
     else:
         seeds = f"seeds from {FIRST_CONFIRMATION_SEED} on"
-    looks = f"; the verdict is read at {', '.join(map(str, rules.looks))} pairs" if rules.looks else ""
+    looks = f"; the verdict is read at {', '.join(map(str, rules.read_at))} pairs" if rules.read_at else ""
     return (
         f"Baseline {result.baseline}; margin of {rules.margin:g} {unit}; judged by {seeds}, tuned on the others; "
         f"{100 * rules.confidence:g} % intervals{looks}."

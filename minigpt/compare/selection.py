@@ -43,6 +43,12 @@ class Rules:
     def confidence(self) -> float:
         return 1 - self.alpha
 
+    @property
+    def read_at(self) -> tuple[int, ...]:
+        """The numbers of pairs at which the verdict may be read; empty if nothing was declared. Declared seeds without
+        looks are read once, when all of them are there."""
+        return self.looks or ((len(self.confirmation_seeds),) if self.confirmation_seeds else ())
+
     def confirms(self, seed: int) -> bool:
         """Whether a seed judges."""
         if self.confirmation_seeds is not None:

@@ -215,8 +215,9 @@ def _missing(arm: Evidence, baseline: Evidence, seeds: tuple[int, ...], rules: R
         if (alone := sorted(side.losses.keys() - other.losses.keys())) and pairs < MIN_PAIRS:
             seeds_alone = ", ".join(map(str, alone))
             missing.append(f"{other.arm} has no ended run of seed {seeds_alone}, which {side.arm} has")
-    if rules.looks and pairs not in rules.looks and pairs >= MIN_PAIRS:
-        missing.append(f"a declared look: there are {pairs} pairs, verdict.looks={list(rules.looks)}")
+    if rules.read_at and pairs not in rules.read_at and pairs >= MIN_PAIRS:
+        declared = ", ".join(map(str, rules.read_at))
+        missing.append(f"a declared look: there are {pairs} pairs, and the verdict was to be read at {declared}")
     return tuple(missing)
 
 

@@ -193,7 +193,20 @@ def test_looks_share_the_error_and_an_undeclared_look_claims_nothing(study: Stud
     assert compare("--by", "optim") == 0
     assert "97.5 %" in compare.out
     assert verdict_line(compare).startswith("[?]")
-    assert "a declared look: there are 9 pairs, verdict.looks=[8, 16]" in compare.out
+    assert "a declared look: there are 9 pairs, and the verdict was to be read at 8, 16" in compare.out
+
+
+def test_declared_seeds_are_read_when_all_of_them_are_there(study: Study, compare: Compare) -> None:
+    declared = {"verdict.confirmation_seeds": list(range(100, 110))}
+    for seed in range(100, 110):
+        study.run("adamw", seed, 4.0 + wobble(seed), config=declared)
+        study.run("muon", seed, 3.9 + wobble(seed, 1), config=declared)
+        if seed == 108:
+            assert compare("--by", "optim") == 0
+            assert "a declared look: there are 9 pairs, and the verdict was to be read at 10" in compare.out
+            assert verdict_line(compare).startswith("[?]")
+    assert compare("--by", "optim") == 0
+    assert verdict_line(compare).startswith("[+]")
 
 
 def test_one_budget_is_a_doubt_and_two_are_not(study: Study, compare: Compare) -> None:
