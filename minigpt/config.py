@@ -228,8 +228,23 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
             and value < 0
         ):
             problems.append(f"out of range: {key}={value} (at least 0)")
+    problems += _check_verdict(config["verdict"])
     if config["name"] is not None and not (NAME.fullmatch(config["name"]) and len(config["name"]) <= 120):
         problems.append(f"bad name: name={config['name']!r} (letters, digits, '.', '_' and '-', at most 120)")
+    return problems
+
+
+def _check_verdict(verdict: dict[str, Any]) -> list[str]:
+    """A declaration that could never be judged by."""
+    problems = []
+    if verdict["margin"] is not None and not verdict["margin"] >= 0:
+        problems.append(f"out of range: verdict.margin={verdict['margin']} (at least 0)")
+    both = sorted(set(verdict["tuning_seeds"] or []) & set(verdict["confirmation_seeds"] or []))
+    if both:
+        problems.append(f"seeds that tune must not confirm: {both} in both lists of verdict.* (declare disjoint seeds)")
+    looks = verdict["looks"] or []
+    if looks != sorted(set(looks)) or any(look < 2 for look in looks):
+        problems.append(f"out of range: verdict.looks={looks} (rising numbers of pairs, from 2 on)")
     return problems
 
 

@@ -255,7 +255,7 @@ def _only_watched(override: str) -> bool:
         "train.threads",
         "train.micro_batch_size",
         "train.activation_checkpointing",
-    ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe."))
+    ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe.", "verdict."))
 
 
 def recorded_fingerprint(tokens_folder: Path) -> str | None:

@@ -57,6 +57,17 @@ class Sample:
 
 
 @dataclass
+class Verdict:
+    """What a study declares before its first run. Decides no run; minigpt.compare judges by it."""
+
+    baseline: str | None = None
+    margin: float | None = None
+    tuning_seeds: list[int] | None = None
+    confirmation_seeds: list[int] | None = None
+    looks: list[int] | None = None
+
+
+@dataclass
 class TrainRoot:
     """Everything train.py reads."""
 
@@ -81,6 +92,7 @@ class TrainRoot:
     data: Any = None
     logger: Any = None
     probe: Any = None
+    verdict: Verdict = field(default_factory=Verdict)
 
 
 @dataclass

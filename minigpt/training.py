@@ -19,6 +19,7 @@ from minigpt.config import Plan
 from minigpt.corpus import prepare_tokens
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows
+from minigpt.durable import sha256_bytes
 from minigpt.errors import DataError, NumericsError
 from minigpt.evaluate import Evaluation, evaluate
 from minigpt.load import init_weights_from
@@ -65,7 +66,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
                 "micro_batch_size": budget.micro_batch_size,
             },
             hardware=describe_hardware(chosen),
-            data={"folder": str(tokens.folder), "fingerprint": tokens.fingerprint, "vocab_size": tokens.vocab_size},
+            data=describe_tokens(tokens),
         )
         tokens.tokenizer.save(folder.folder / "tokenizer")  # so that the folder stands alone
         saved = folder.newest_checkpoint()
@@ -114,6 +115,18 @@ def run(plan: Plan) -> dict[str, Any] | None:
 def optimizer_flops_share(optimizer: ByRole, model: Transformer, budget: Budget) -> float:
     """FLOPs of Newton-Schulz in a step over those of forward and backward; about 4.2 d_model / tokens."""
     return optimizer.flops_per_step() / (model.flops_per_token(budget.seq_len) * budget.tokens_per_step)
+
+
+def describe_tokens(tokens: Tokens) -> dict[str, Any]:
+    """The tokens of a run, for run.json; those of validation apart, since two runs may share them alone."""
+    val = tokens.manifest["splits"]["val"]
+    return {
+        "folder": str(tokens.folder),
+        "fingerprint": tokens.fingerprint,
+        "vocab_size": tokens.vocab_size,
+        "val_fingerprint": sha256_bytes("".join(shard["sha256"] for shard in val["shards"]).encode()),
+        "val_bytes": val["n_bytes"],
+    }
 
 
 def describe_hardware(chosen: Precision) -> dict[str, Any]:

@@ -18,7 +18,7 @@ ABOVE = [
     {"loop", "export", "load"},
     {"training", "generation"},
     {"describe"},
-    {"cli"},
+    {"cli", "compare"},
 ]
 DOOR = {"config", "schema", "cli", "run_folder", "generation"}  # these may know Hydra or OmegaConf
 

@@ -1,0 +1,110 @@
+"""Real runs of an arm against itself: does the procedure find a difference where there is none?
+
+    python train.py -m study=null_pairs optim=adamw optim.hidden.eps=1e-10,1e-9 seed="range(100,140)" train.steps=150 \\
+        train.threads=1 eval.every=null checkpoint.every=null logger=none
+    python experiments/calibration/null_pairs.py outputs --study null_pairs --by optim.hidden.eps
+
+An Adam eps of 1e-10 or 1e-9 means the same to training and not to the last bits, so each pair starts from the same
+weights, sees the same batches and drifts apart by rounding alone: differences as real runs have them, with mean zero.
+Simulations draw normal noise; this shows whether real noise is close enough to it for eight pairs and a t interval.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from minigpt.compare.groups import Question, sort_runs
+from minigpt.compare.runs import find, select
+from minigpt.compare.selection import declared_rules
+from minigpt.compare.statistics import p_value, t_interval
+from minigpt.compare.verdict import MIN_PAIRS, Comparison, judge
+from minigpt.errors import ConfigError, MinigptError
+
+STUDIES = 4000
+
+
+def comparison_of(path: Path, by: str, study: str | None) -> Comparison:
+    """The product's own comparison of the two arms."""
+    (group, *_) = sort_runs(Question(by), select(find([path]).runs, study, [])).groups or [None]
+    result = judge(group, declared_rules(group.runs, None, None)[0]) if group is not None else None
+    if result is None:
+        raise ConfigError(f"nothing to compare: {path}: --by {by} (train the pairs first; see --help)")
+    return result.at_headline.comparisons[0]
+
+
+def claims(studies: NDArray[np.float64]) -> float:
+    """Share of studies (rows of paired differences) whose 95 % interval excludes 0."""
+    intervals = [t_interval(row) for row in studies]
+    return float(np.mean([not found.low <= 0 <= found.high for found in intervals]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--by", default="optim.hidden.eps")
+    parser.add_argument("--study")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    try:
+        c = comparison_of(options.path, options.by, options.study)
+        if len(c.seeds) < 2 * MIN_PAIRS:
+            raise ConfigError(f"too few pairs: {len(c.seeds)} (at least {2 * MIN_PAIRS}, better 40; see --help)")
+    except MinigptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    a = np.array([c.arm.losses[seed] for seed in c.seeds])
+    b = np.array([c.baseline.losses[seed] for seed in c.seeds])
+    report(a, b, c)
+    draw(a - b, options.out / "null_pairs.png")
+    return 0
+
+
+def report(a: NDArray[np.float64], b: NDArray[np.float64], c: Comparison) -> None:
+    """What the pairs say, and what thousands of studies made from them would have said."""
+    random, n = np.random.default_rng(0), len(a)
+    d = a - b
+    everything = t_interval(d)
+    print(f"{n} pairs, all together: {everything.mean:+.5f} ({everything.low:+.5f} to {everything.high:+.5f}), "
+          f"p {p_value(everything):.2f}, verdict {c.verdict}")  # fmt: skip
+    if everything.constant:
+        print("the pairs do not vary: the change did not even reach the last bits; choose another one")
+        return
+    cut = d[: n // MIN_PAIRS * MIN_PAIRS].reshape(-1, MIN_PAIRS)
+    print(f"cut into {len(cut)} studies of {MIN_PAIRS}: {round(claims(cut) * len(cut))} claim a difference")
+    drawn = np.array([random.choice(d, MIN_PAIRS, replace=False) for _ in range(STUDIES)])
+    flipped = drawn * random.choice([-1.0, 1.0], drawn.shape)
+    print(f"{STUDIES:,} studies of {MIN_PAIRS} with random signs: {100 * claims(flipped):.1f} % claim one (should: 5)")
+    orders = [random.permutation(n) for _ in range(STUDIES)]
+    strangers = np.array([a[order[:MIN_PAIRS]] - b[order[MIN_PAIRS : 2 * MIN_PAIRS]] for order in orders])
+    print(f"{STUDIES:,} that pair different seeds: {100 * claims(strangers):.1f} % claim one (should: 5)")
+    correlation = "none" if c.correlation is None else f"{c.correlation:.2f}"
+    worth = (a.var() + b.var()) / d.var()
+    print(f"sd of a seed {np.std(np.concatenate([a, b]), ddof=1):.5f}, of a pair {everything.sd:.5f}; "
+          f"correlation of pairs {correlation}: pairing is worth {worth:.1f} times the seeds")  # fmt: skip
+    print(f"shape of the differences: skew {stats.skew(d):+.2f}, excess kurtosis {stats.kurtosis(d):+.2f}, "
+          f"Shapiro-Wilk p {stats.shapiro(d).pvalue:.2f}")  # fmt: skip
+
+
+def draw(d: NDArray[np.float64], target: Path) -> None:
+    """The differences against normal quantiles: a straight line is what a t interval hopes for."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(4.6, 3.6), layout="constrained")
+    (theory, ordered), (slope, centre, _) = stats.probplot(d)
+    axes.plot(theory, ordered, "o", color="#0072b2", markersize=4)
+    axes.plot(theory, slope * theory + centre, color="#59636e", linewidth=1)
+    axes.set_xlabel("normal quantiles")
+    axes.set_ylabel("paired difference, nats per token")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(target, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The report on a terminal: verdicts first, tables as wide as they need to be."""
+
+from minigpt.compare.document import Bullets, Document, Figures, Heading, Paragraph, Table, VerdictLine
+
+SIGNS = {"better": "+", "worse": "-", "equivalent": "=", "no difference": "=", "undecided": "?"}
+
+
+def text(document: Document) -> str:
+    """Plain text without details, links and figures."""
+    lines = [document.title, "=" * len(document.title)]
+    for block in document.blocks:
+        if isinstance(block, Heading):
+            lines += ["", block.text, "-" * len(block.text)]
+        elif isinstance(block, VerdictLine):
+            lines.append(f"[{SIGNS[block.kind]}] {block.text}")
+        elif isinstance(block, Bullets):
+            lines += ["", f"{block.title}:", *(f"  - {item}" for item in block.items)]
+        elif isinstance(block, Paragraph):
+            lines += ["", block.text]
+        elif isinstance(block, Table) and not block.detail:
+            lines += ["", f"{block.title}:", *columns(block)]
+        else:
+            assert isinstance(block, Table | Figures)
+    return "\n".join(lines).strip() + "\n"
+
+
+def columns(table: Table) -> list[str]:
+    """A table as aligned lines."""
+    rows = [table.columns, *([cell.text for cell in row] for row in table.rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+    return ["  " + "  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip() for row in rows]

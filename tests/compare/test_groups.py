@@ -1,0 +1,190 @@
+"""What may stand side by side, what is refused, and that the keys that split runs are named."""
+
+from typing import Any
+
+import pytest
+from conftest import Compare
+from studies import Study
+
+
+def pair(study: Study, seeds: range = range(100, 102), **muon: Any) -> None:
+    for seed in seeds:
+        study.run("adamw", seed, 4.0 + 0.001 * seed)
+        study.run("muon", seed, 3.9 + 0.0011 * seed, **muon)
+
+
+@pytest.mark.parametrize(
+    ("muon", "named"),
+    [
+        ({"config": {"train.grad_clip": None}}, "train.grad_clip (adamw: 1, muon: null)"),
+        ({"config": {"model.d_model": 128}}, "model.d_model (adamw: 64, muon: 128)"),
+        ({"config": {"schedule.warmup": 0.5}}, "schedule.warmup"),
+        ({"data": {"fingerprint": "e" * 64}}, "tokens (adamw: ffffffffffff, muon: eeeeeeeeeeee)"),
+        ({"config": {"init_from": "abc"}}, "init_from"),
+    ],
+)
+def test_arms_that_differ_in_something_else_are_refused_by_name(
+    study: Study, compare: Compare, muon: dict[str, Any], named: str
+) -> None:
+    pair(study, **muon)
+    assert compare("--by", "optim") == 2
+    assert compare.out == ""
+    assert compare.err.startswith("error: nothing to compare: --by optim: arms adamw, muon also differ in")
+    assert named in compare.err
+    assert compare.err.count("\n") == 1
+
+
+def test_a_key_named_as_an_axis_is_tuned_and_splits_nothing(study: Study, compare: Compare) -> None:
+    pair(study, config={"schedule.warmup": 0.5})
+    assert compare("--by", "optim", "--axis", "schedule.warmup") == 0, compare.err
+
+
+def test_groups_are_reported_apart_and_the_splitting_keys_named(study: Study, compare: Compare) -> None:
+    pair(study)
+    for seed in (100, 101):
+        study.run("adamw", seed, 3.5 + 0.001 * seed, config={"model.d_model": 128})
+        study.run("muon", seed, 3.4 + 0.0012 * seed, config={"model.d_model": 128})
+        study.run("muon", seed, 3.3, config={"model.d_model": 256})
+    assert compare("--by", "optim") == 0
+    assert "optim: adamw, muon  [model.d_model=64]" in compare.out
+    assert "optim: adamw, muon  [model.d_model=128]" in compare.out
+    assert "runs that differ in these keys are not mixed: model.d_model" in compare.out
+    assert "2 runs of one arm only: optim: muon  [model.d_model=256]" in compare.out
+    assert len([line for line in compare.out.splitlines() if line.startswith("[?]")]) == 2
+
+
+def test_where_and_study_select(study: Study, compare: Compare) -> None:
+    pair(study)
+    study.run("muon", 100, 1.0, study="other", config={"model.d_model": 128})
+    assert compare("--by", "optim", "--study", "s") == 0
+    assert "Not compared" not in compare.out
+    assert compare("--by", "optim", "--where", "model.d_model=64", "optim.hidden.lr=2e-2") == 0
+    assert compare("--by", "optim", "--study", "none") == 2
+    assert "--study none (there are: other, s)" in compare.err
+    assert compare("--by", "optim", "--where", "model.d_modell=64") == 2
+    assert "did you mean model.d_model?" in compare.err
+    assert compare("--by", "optim", "--where", "oops") == 2
+    assert compare("--by", "optim", "--where", "model.d_model=63") == 2
+
+
+def test_a_key_instead_of_a_group_sets_arms_apart(study: Study, compare: Compare) -> None:
+    for seed in (100, 101):
+        for momentum in (0.9, 0.95):
+            study.run("muon", seed, 3.9 + momentum * seed / 1000, config={"optim.hidden.momentum": momentum})
+        study.run("muon", seed, 3.9 + seed / 999, config={"optim.hidden.momentum": 0.9, "train.grad_clip": 3.0})
+    assert compare("--by", "optim.hidden.momentum") == 0
+    assert "0.95 against 0.9 is undecided" in compare.out
+
+
+@pytest.mark.parametrize("key", ["optim.hidden.lr", "optim.lr"])
+def test_learning_rates_can_be_the_arms(study: Study, compare: Compare, key: str) -> None:
+    for lr in (0.001, 0.01, 0.02):
+        for seed in (100, 101):
+            study.run("muon", seed, 3.9 + lr * seed / 100, lr=lr)
+    assert compare("--by", key) == 0, compare.err
+    assert "0.01 against 0.001 is undecided" in compare.out
+    assert "0.02 against 0.001 is undecided" in compare.out
+
+
+def test_lr_scale_times_lr_is_one_setting_however_it_was_typed(study: Study, compare: Compare) -> None:
+    for seed in (100, 101):
+        study.run("adamw", seed, 4.0 + seed / 1000, lr=0.01)
+    study.run("muon", 100, 3.9, lr=0.02)
+    # 0.02 is also Muon's own default, which the identity leaves out.
+    study.run("muon", 101, 3.8, lr=0.01, config={"optim.lr_scale": 2.0, "optim.embed.lr": 0.0025,
+                                                "optim.head.lr": 0.0025, "optim.scalar.lr": 0.0025})  # fmt: skip
+    assert compare("--by", "optim") == 0
+    assert "muon              as configured" in compare.out
+
+
+def test_tokenizers_are_compared_in_bits_per_byte_and_never_in_nats(study: Study, compare: Compare) -> None:
+    for seed in (100, 101):
+        study.run("muon", seed, 2.0 + seed / 1000)
+        bpe = {"data.tokenizer": {"_target_": "minigpt.tokenizer.fast_bpe.BPE", "vocab_size": 512}}
+        other = {"data": {"fingerprint": "e" * 64}, "bytes_per_token": 3.0, "config": bpe}
+        choices = {"model": "tiny", "optim": "muon", "data": "shakespeare", "data/tokenizer": "bpe"}
+        study.run("muon", seed, 5.0 + seed / 1000, record={"choices": choices}, **other)
+    assert compare("--by", "data/tokenizer") == 0, compare.err
+    assert "bits per byte" in compare.out
+    assert "nats" not in compare.out
+    assert "byte against bpe" in compare.out
+
+
+def test_another_validation_split_is_refused(study: Study, compare: Compare) -> None:
+    for seed in (100, 101):
+        study.run("muon", seed, 2.0, config={"data.max_tokens": 1000}, data={"fingerprint": "e" * 64})
+        study.run("muon", seed, 2.1)
+    assert compare("--by", "data.max_tokens") == 0, compare.err  # other training text, the same validation tokens
+    study.run("muon", 102, 2.1, config={"data.max_tokens": 500}, data={"val_fingerprint": "w" * 64})
+    assert compare("--by", "data.max_tokens", "--where", "data.max_tokens=500") == 2
+    assert compare("--by", "data.max_tokens") == 0
+    assert "not mixed: validation tokens" in compare.out
+
+
+@pytest.mark.parametrize("key", ["seed", "train.steps"])
+def test_what_pairs_runs_cannot_set_arms_apart(study: Study, compare: Compare, key: str) -> None:
+    pair(study)
+    assert compare("--by", key) == 2
+    assert f"error: not an arm: --by {key}" in compare.err
+
+
+def test_bad_arguments_are_one_line_and_exit_code_2(study: Study, compare: Compare, tmp_path: Any) -> None:
+    assert compare("--by", "optim") == 2
+    assert "no such folder" in compare.err
+    study.folder.mkdir()
+    assert compare("--by", "optim") == 2
+    assert "no runs" in compare.err
+    pair(study)
+    for arguments, words in (
+        ((), "missing argument: --by"),
+        (("--by", "optin"), "unknown key: --by optin (did you mean optim?)"),
+        (("--by", "optim", "--baseline", "sgd"), "no such arm: --baseline sgd (arms of optim: adamw, muon)"),
+        (("--by", "optim", "--margin", "-1"), "out of range: --margin -1.0"),
+        (("--by", "optim", "--margin", "x"), "arguments: argument --margin"),
+        (("--by", "optim", "--nonsense"), "arguments: unrecognized arguments"),
+        (("--by", "model"), "nothing to compare: --by model: only model=tiny in 4 runs"),
+    ):
+        assert compare(*arguments) == 2, arguments
+        assert compare.err.startswith(f"error: {words}"), compare.err
+        assert compare.err.count("\n") == 1
+    (tmp_path / "file").write_text("")
+    assert compare("--by", "optim", "--out", str(tmp_path / "file")) == 6
+    assert "cannot write" in compare.err
+
+
+def test_no_common_budget_is_nothing_to_compare(study: Study, compare: Compare) -> None:
+    study.run("adamw", 100, 4.0, steps=100)
+    study.run("muon", 100, 4.0, steps=200)
+    assert compare("--by", "optim") == 2
+    assert "no budget at which two arms have ended runs" in compare.err
+    assert "adamw: 51,200 tokens; muon: 102,400 tokens" in compare.err
+
+
+def test_unreadable_folders_are_named_and_do_not_stop_the_rest(study: Study, compare: Compare) -> None:
+    pair(study)
+    broken = study.run("muon", 102, 3.0)
+    (broken / "run.json").write_text("{")
+    newer = study.run("muon", 103, 3.0, record={"schema": 2})
+    assert compare("--by", "optim") == 0
+    assert f"unreadable: {broken.name}" in compare.out
+    assert f"unreadable: {newer.name}: ValueError: run.json has schema 2, this minigpt reads 1" in compare.out
+
+
+def test_a_repeated_run_does_not_replace_the_older_one(study: Study, compare: Compare) -> None:
+    pair(study, range(100, 103))
+    study.run("muon", 100, 1.0, config={"attempt": 2})
+    assert compare("--by", "optim") == 0
+    assert "the older one counts" in compare.out
+    assert "muon              as configured  none        4.0" in compare.out
+
+
+def test_the_arm_of_a_learning_rate_has_lr_scale_in_it(study: Study, compare: Compare) -> None:
+    for seed in (100, 101):
+        study.run("muon", seed, 3.9 + seed / 1000, lr=0.02)
+        study.run("muon", seed, 3.9 + seed / 999, lr=0.02, config={"optim.lr_scale": 2.0})
+    assert compare("--by", "optim.hidden.lr") == 0, compare.err
+    assert "0.04 against 0.02 is undecided" in compare.out
+    # 0.01 x 2 is Muon's own default, which the identity leaves out altogether.
+    study.run("muon", 102, 3.9, lr=0.01, config={"optim.lr_scale": 2.0})
+    assert compare("--by", "optim.hidden.lr") == 0
+    assert compare.out.startswith("optim.hidden.lr: 0.02, 0.04\n")

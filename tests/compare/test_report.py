@@ -1,0 +1,223 @@
+"""The files of a report: self-contained, linked to runs, one CSV row a run; and that none of it needs torch."""
+
+import csv
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import Compare
+from runs import ROOT, SMALL, Shell
+from studies import Study
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+@pytest.fixture
+def reported(study: Study, compare: Compare, tmp_path: Path) -> Path:
+    for arm, base in (("adamw", 4.0), ("muon", 3.95)):
+        for lr in (0.01, 0.02, 0.04):
+            for seed in (0, 1):
+                study.run(arm, seed, base + 0.05 * math.log2(lr / 0.02) ** 2 + 0.001 * seed, lr=lr, steps=200)
+        for seed in range(100, 108):
+            for steps in (100, 200):
+                own = 0.003 * math.sin(seed * 7 + len(arm))
+                study.run(arm, seed, base - 0.1 * math.log2(steps / 200) + own, steps=steps)
+    study.run("muon", 100, 3.0, config={"model.d_model": 128})
+    study.run("muon", 109, None)
+    assert compare("--by", "optim", "--out", str(tmp_path / "report")) == 0, compare.err
+    return tmp_path / "report"
+
+
+class Page(HTMLParser):
+    """Balanced tags, ids and links of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.cells: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.ids += [value or "" for key, value in attributes if key == "id"]
+        self.links += [value or "" for key, value in attributes if key in ("href", "src")]
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone(reported: Path) -> None:
+    text = (reported / "report.html").read_text()
+    for outside in ("http:", "https:", "//", "<script", "<link", "@import", "src=", "xmlns", "<!DOCTYPE svg"):
+        assert outside not in text, outside
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+    assert text.count("<svg") == 6
+    assert "var(--ink)" in text
+    assert "#010203" not in text
+
+
+def test_the_page_is_well_formed_and_its_links_lead_somewhere(reported: Path) -> None:
+    page = Page((reported / "report.html").read_text())
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    inner = {link[1:] for link in page.links if link.startswith("#")}
+    assert inner <= set(page.ids)
+    assert len([name for name in inner if name.startswith("runs-")]) > 10
+    folders = [link for link in page.links if not link.startswith("#")]
+    assert folders
+    assert all((reported / link / "run.json").is_file() for link in folders)
+
+
+def test_every_loss_in_the_tables_is_linked_to_its_runs(reported: Path) -> None:
+    text = (reported / "report.html").read_text()
+    cells = re.findall(r"<td>(.*?)</td>", text)
+    losses = [cell for cell in cells if re.search(r"\d\.\d{4} \(|x \(", cell)]
+    assert losses
+    assert all(cell.startswith('<a href="#runs-') for cell in losses)
+
+
+def test_names_cannot_break_out_of_the_page(study: Study, compare: Compare, tmp_path: Path) -> None:
+    for seed in (100, 101):
+        study.run("adamw", seed, 4.0 + seed / 1000)
+        study.run("muon", seed, 3.9 + seed / 999, record={"choices": {"optim": "<b>|x</b>", "model": "tiny"}})
+    assert compare("--by", "optim", "--out", str(tmp_path / "r")) == 0
+    assert "<b>|x" not in (tmp_path / "r" / "report.html").read_text()
+    assert not re.search(r"(?<!\\)<b", (tmp_path / "r" / "report.md").read_text())
+
+
+def test_markdown_has_the_verdict_the_figures_and_links(reported: Path) -> None:
+    text = (reported / "report.md").read_text()
+    assert "muon is better than adamw" in text
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    assert len(pictures) == 6
+    for picture in pictures:
+        assert (reported / picture).read_bytes().startswith(b"\x89PNG")
+    anchors = set(re.findall(r'id="(runs-\d+)"', text))
+    assert set(re.findall(r"\]\(#(runs-\d+)\)", text)) == anchors
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) > 10
+    assert all(line.endswith("|") for line in table)
+
+
+def test_results_csv_has_a_row_for_each_run(reported: Path, study: Study) -> None:
+    rows = list(csv.DictReader((reported / "results.csv").read_text().splitlines()))
+    assert len(rows) == len(list(study.folder.glob("*/run.json"))) == 46
+    assert {row["run"] for row in rows} == {path.parent.name for path in study.folder.glob("*/run.json")}
+    confirmed = [row for row in rows if row["role"] == "confirmation" and row["group"] == "1"]
+    assert len(confirmed) == 32
+    assert all(row["chosen"] == "True" for row in confirmed)
+    tuning = [row for row in rows if row["role"] == "tuning"]
+    assert len(tuning) == 12
+    assert {row["setting"] for row in tuning} == {"optim.lr=0.01", "optim.lr=0.02", "optim.lr=0.04"}
+    assert {row["optim.hidden.lr"] for row in tuning} == {"0.01", "0.02", "0.04"}
+    (unended,) = (row for row in rows if row["role"] == "not ended")
+    assert (unended["seed"], unended["status"], unended["val_loss"]) == ("109", "unfinished", "")
+    (left_out,) = (row for row in rows if row["role"] == "not compared")
+    assert left_out["group"] == ""
+    assert all(row["ran_alone"] == "True" for row in rows if row is not unended)
+
+
+def test_the_same_runs_give_the_same_files(reported: Path, compare: Compare, tmp_path: Path) -> None:
+    other = reported.parent / "again"
+    assert compare("--by", "optim", "--out", str(other)) == 0
+    for path in sorted(reported.iterdir()):
+        assert (other / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_comparing_loads_neither_torch_nor_hydra(reported: Path, study: Study) -> None:
+    code = (
+        "import sys\nfrom minigpt.compare.__main__ import main\n"
+        f"assert main([{str(study.folder)!r}, '--by', 'optim', '--out', {str(reported)!r}]) == 0\n"
+        "heavy = {'torch', 'hydra', 'omegaconf', 'wandb', 'datasets'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_teaches_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom minigpt.compare.__main__ import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torch', 'hydra', 'scipy', 'numpy', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "python -m minigpt.compare outputs --by optim" in done.stdout
+
+
+def test_synthetic_runs_look_like_real_ones(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path / "real", monkeypatch, capfd)
+    assert shell("train", *SMALL, "optim=muon", "seed=100") == 0, shell.err
+    real, made = shell.run_folder(), study.run("muon", 100, 3.0)
+    for name in ("summary.json", "run.json"):
+        expected, found = (json.loads((folder / name).read_text()) for folder in (real, made))
+        assert found.keys() <= expected.keys()
+    for key in ("chosen", "data", "hardware", "git"):
+        left, right = (json.loads((folder / "run.json").read_text())[key] for folder in (made, real))
+        assert left.keys() == right.keys(), key
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (real, made)]
+    assert summaries[0]["seconds"].keys() <= summaries[1]["seconds"].keys()
+    rows = [json.loads(line) for line in (real / "metrics.jsonl").read_text().splitlines()]
+    made_rows = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    for key in ("train/loss", "val/loss"):
+        keys = next(set(row) for row in rows if key in row)
+        assert next(set(row) for row in made_rows if key in row) <= keys
+
+
+def test_real_runs_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    from minigpt.compare.__main__ import main
+
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    short = [*SMALL, "train.steps=3", "train.threads=1"]
+    for optim in ("muon", "adamw"):
+        assert shell("train", *short, f"optim={optim}", "verdict.margin=0.25", "verdict.baseline=adamw") == 0, shell.err
+    assert main([str(tmp_path / "outputs"), "--by", "optim", "--out", str(tmp_path / "report")]) == 0
+    out, _ = capfd.readouterr()
+    assert "[?] At 384 tokens muon against adamw is undecided" in out
+    assert "margin of 0.25" in out
+    assert "7 more pairs of seeds: 1 of 8" in out
+    assert (tmp_path / "report" / "report.html").is_file()
+    # A declaration is no part of a run's identity, and cannot be changed once the run is there.
+    assert shell("train", *short, "optim=muon", "verdict.margin=0.5") == 0
+    assert "already finished" in shell.err
+    assert "ignored: verdict.margin" in shell.err
+    assert len(list((tmp_path / "outputs").glob("*/run.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("verdict.margin=-1", "out of range: verdict.margin=-1.0"),
+        ("verdict.looks=[16,8]", "out of range: verdict.looks=[16, 8]"),
+        ("verdict.seeds=[1]", "unknown key: verdict.seeds"),
+    ],
+)
+def test_impossible_declarations_are_refused(
+    argument: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("train", *SMALL, argument) == 2
+    assert words in shell.err
+
+
+def test_seeds_that_tune_must_not_confirm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("train", *SMALL, "verdict.tuning_seeds=[0,1]", "verdict.confirmation_seeds=[1,2]") == 2
+    assert "seeds that tune must not confirm: [1] in both lists" in shell.err

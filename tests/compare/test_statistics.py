@@ -1,0 +1,125 @@
+"""Known answers against scipy.stats, and the corners where formulas divide by zero."""
+
+import math
+import random
+
+import pytest
+from scipy import stats
+
+from minigpt.compare import statistics
+
+
+def sample(n: int, mean: float = 0.0, seed: int = 0) -> list[float]:
+    draw = random.Random(seed)
+    return [draw.gauss(mean, 1.0) for _ in range(n)]
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 30])
+@pytest.mark.parametrize("confidence", [0.95, 0.975])
+def test_the_t_interval_is_scipys(n: int, confidence: float) -> None:
+    x = sample(n, 0.3)
+    found = statistics.t_interval(x, confidence)
+    expected = stats.ttest_1samp(x, 0).confidence_interval(confidence)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-10)
+    assert statistics.p_value(found) == pytest.approx(stats.ttest_1samp(x, 0).pvalue, rel=1e-10)
+
+
+def test_the_interval_of_differences_is_the_paired_t_test() -> None:
+    a, b = sample(8, 0.5, seed=1), sample(8, seed=2)
+    found = statistics.t_interval([x - y for x, y in zip(a, b)])
+    expected = stats.ttest_rel(a, b)
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-10)
+    assert statistics.p_value(found) == pytest.approx(expected.pvalue, rel=1e-10)
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    hits = 0
+    for seed in range(2000):
+        found = statistics.t_interval(sample(5, 0.7, seed))
+        hits += found.low <= 0.7 <= found.high
+    assert hits / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.4, 1.0])
+def test_p_values_and_the_interval_agree_about_the_margin(margin: float) -> None:
+    for seed in range(200):
+        found = statistics.t_interval(sample(8, 0.6, seed))
+        beyond = found.low > margin or found.high < -margin
+        within = -margin < found.low and found.high < margin
+        assert (statistics.p_value(found, margin) <= 0.05) == beyond
+        assert (statistics.equivalence_p_value(found, margin) <= 0.05) == within
+
+
+def test_equivalence_is_schuirmanns_two_one_sided_tests() -> None:
+    x, margin = sample(12, 0.1), 0.9
+    lower = stats.ttest_1samp(x, -margin, alternative="greater").pvalue
+    upper = stats.ttest_1samp(x, margin, alternative="less").pvalue
+    found = statistics.equivalence_p_value(statistics.t_interval(x), margin)
+    assert found == pytest.approx(2 * max(lower, upper), rel=1e-9)
+
+
+def test_holm_by_hand() -> None:
+    # sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1 = 0.04, 0.06, 0.06, 0.04 -> running maximum
+    assert statistics.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert statistics.holm([0.02]) == [0.02]
+
+
+def test_correlation_is_pearsons() -> None:
+    a, b = sample(9, seed=3), sample(9, seed=4)
+    assert statistics.correlation(a, b) == pytest.approx(stats.pearsonr(a, b).statistic, rel=1e-10)
+    assert statistics.correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+    assert statistics.correlation([1.0, 2.0], [1.0, 2.0]) is None
+
+
+def test_detectable_difference_has_a_power_of_eighty_percent() -> None:
+    found = statistics.detectable_difference(sd=2.0, n=8)
+    assert found is not None
+    critical = stats.t.ppf(0.975, 7)
+    assert 1 - stats.nct.cdf(critical, 7, found / (2 / math.sqrt(8))) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_pairs_to_decide_are_enough_and_one_fewer_is_not() -> None:
+    interval = statistics.Interval(mean=0.5, low=-0.3, high=1.3, sd=1.0, n=8)
+    n = statistics.pairs_to_decide(interval, margin=0.0, least=8)
+    assert n is not None
+    power = {k: 1 - stats.nct.cdf(stats.t.ppf(0.975, k - 1), k - 1, 0.5 * math.sqrt(k)) for k in (n - 1, n)}
+    assert power[n - 1] < 0.8 <= power[n]
+    assert n == 34  # the textbook's answer for an effect of half a standard deviation
+
+
+def test_pairs_to_decide_knows_equivalence_and_hopelessness() -> None:
+    alike = statistics.Interval(mean=0.0, low=-0.5, high=0.5, sd=1.0, n=8)
+    assert statistics.pairs_to_decide(alike, margin=0.0, least=8) is None
+    n = statistics.pairs_to_decide(alike, margin=0.5, least=8)
+    assert n is not None
+    assert 40 < n < 60  # (1.96 + 1.2816)^2 / 0.25 = 42, and a little more for t
+    certain = statistics.Interval(mean=1.0, low=0.9, high=1.1, sd=0.01, n=8)
+    assert statistics.pairs_to_decide(certain, margin=0.0, least=8) == 8
+
+
+def test_one_value_has_no_interval_and_no_claim() -> None:
+    one = statistics.t_interval([3.0])
+    assert (one.low, one.high) == (-math.inf, math.inf)
+    assert statistics.p_value(one) == 1.0
+    assert statistics.equivalence_p_value(one, 0.1) == 1.0
+    assert statistics.pairs_to_decide(one, 0.0, 8) is None
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -4.3])
+def test_zero_variance_is_never_nan(value: float) -> None:
+    found = statistics.t_interval([value] * 7)
+    assert (found.low, found.mean, found.high, found.sd) == pytest.approx((value, value, value, 0.0))
+    assert found.constant
+    assert statistics.p_value(found) == 1.0
+    assert statistics.detectable_difference(found.sd, found.n) is None
+    assert statistics.pairs_to_decide(found, 0.0, 8) is None
+
+
+def test_a_sum_of_two_means_is_welchs_test() -> None:
+    a, b = sample(6, 1.0, seed=5), [3 * x for x in sample(11, seed=6)]
+    negative = statistics.t_interval([-x for x in b])
+    found = statistics.sum_interval([statistics.t_interval(a), negative])
+    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
