@@ -5,6 +5,7 @@ run.json          who it is, what was chosen, what computed it (see `record`)
 metrics.jsonl     every logged row
 checkpoints/      see checkpoint.py
 summary.json      once finished or diverged
+failed.json       why the last attempt failed, until the next one
 train.log, sample.txt
 """
 
@@ -27,12 +28,13 @@ from omegaconf import OmegaConf
 import minigpt
 from minigpt import checkpoint, durable, identity
 from minigpt.config import Plan
-from minigpt.errors import CheckpointError, MinigptError, NumericsError, StorageError
+from minigpt.errors import CheckpointError, MinigptError, NumericsError, Stopped, StorageError
 from minigpt.metrics import Metrics
 from minigpt.source_digest import source_digest
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
+FAILED = "failed.json"
 MAX_DIFF_BYTES = 2**20
 LIBRARIES = ("torch", "numpy", "hydra-core", "omegaconf", "safetensors", "tokenizers", "tiktoken")
 
@@ -54,6 +56,7 @@ class RunFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = durable.FolderLock(self.folder, "run folder").acquire()
             durable.remove_leftovers(self.folder)
+            (self.folder / FAILED).unlink(missing_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             durable.remove_leftovers(self.checkpoints)
             self.metrics = Metrics(self.folder / "metrics.jsonl")
@@ -72,7 +75,11 @@ class RunFolder:
         logging.getLogger("minigpt").removeHandler(self._handler)
         self._handler.close()
         self.metrics.close()
-        if isinstance(error, MinigptError) and not (self.folder / "run.json").exists():
+        begun, ended = ((self.folder / name).exists() for name in ("run.json", "summary.json"))
+        if isinstance(error, Exception) and not isinstance(error, Stopped) and begun and not ended:
+            with suppress(OSError):
+                durable.write_atomic(self.folder / FAILED, durable.json_bytes(failure(error)))
+        if isinstance(error, MinigptError) and not begun:
             shutil.rmtree(self.folder)  # refused before it began: no trace of it
         self.lock.release()
 
@@ -162,6 +169,16 @@ class RunFolder:
             durable.write_atomic(self.folder / "summary.json", durable.json_bytes(summary))
         except OSError as error:
             raise durable.storage_error(self.folder, error) from None
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """failed.json: what stopped a run, and when."""
+    ours = isinstance(error, MinigptError)
+    return {
+        "error": str(error) if ours else f"{type(error).__name__}: {error}",
+        "exit_code": getattr(error, "exit_code", 1) if ours else 1,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def ensure_writable(folder: Path) -> None:
