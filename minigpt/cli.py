@@ -1,6 +1,7 @@
 """The door: arguments in, one line per problem and an exit code out. The only place that starts Hydra."""
 
 import difflib
+import importlib.util
 import logging
 import os
 import re
@@ -24,6 +25,11 @@ PATH_KEYS = (
     "run", "init_from",
 )  # fmt: skip
 TEXT_KEYS = ("prompt", "sample.prompt")
+LAUNCHERS = {  # launcher -> the plugin it comes with
+    "joblib": "hydra_joblib_launcher",
+    "slurm": "hydra_submitit_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+}
 SECRET = re.compile(r"(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
 Job = Callable[[DictConfig], Any]
 
@@ -47,8 +53,8 @@ def main(
         if parsed.multirun:
             refuse_torchrun()
             begin = arguments.index(parsed.overrides[0]) if parsed.overrides else 0  # they stand in one stretch
-            parsed.overrides = shortest_first(parsed.overrides)
-            arguments[begin : begin + len(parsed.overrides)] = parsed.overrides
+            end = begin + len(parsed.overrides)
+            parsed.overrides = arguments[begin:end] = shortest_first(parsed.overrides)
         refuse_secrets(parsed.overrides)
         asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
         if not asks:
@@ -85,8 +91,11 @@ def main(
     except SystemExit as stop:
         sweep.finish()
         return stop.code if isinstance(stop.code, int) else 1
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if type(error).__module__.startswith("submitit."):  # a job that Slurm ended, or could not start
+            print(f"error: {' '.join(str(error).split())} (the same command goes on)", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return sweep.finish() or 1
     code = sweep.finish()
     signal_number = interrupt.requested()  # where workers ran the jobs, none of them could end the sweep
@@ -201,6 +210,10 @@ def explain(config_name: str, overrides: list[str], config_dir: str | None) -> t
         except Exception as error:
             choices.remove(choice)
             group, _, option = choice.partition("=")
+            if group == "hydra/launcher":
+                problems.append(_explain_launcher(option))
+                values = [value for value in values if not value.startswith("hydra.launcher.")]
+                continue
             options = [path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_")]
             if option in options:
                 problems.append(f"configuration: {choice}: {' '.join(str(error).split())} (mend the file)")
@@ -215,6 +228,20 @@ def explain(config_name: str, overrides: list[str], config_dir: str | None) -> t
         except Exception as error:
             problems.append(_explain_value(base, value, groups, error))
     return problems, _compose(config_name, [*choices, *good], config_dir)
+
+
+def _explain_launcher(option: str) -> str:
+    if option in LAUNCHERS and not _is_installed(f"hydra_plugins.{LAUNCHERS[option]}"):
+        package = LAUNCHERS[option].replace("_", "-")
+        return f"missing package: hydra/launcher={option} needs {package} (pip install 'minigpt[launchers]')"
+    return f"unknown choice: hydra/launcher={option} {nearest(option, ['basic', *LAUNCHERS])}"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exception) -> str:

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from omegaconf import DictConfig
 
 from minigpt import checkpoint, durable, identity, interrupt
 from minigpt.budget import BUDGET_KEYS
-from minigpt.errors import MinigptError, NumericsError, Stopped
+from minigpt.errors import ConfigError, MinigptError, NumericsError, Stopped
 from minigpt.progress import duration
 from minigpt.run_folder import FAILED, failure, read_summary
 
@@ -58,7 +59,9 @@ class Sweep:
         self.arrive()
 
     def begin(self, cfg: DictConfig, arguments: list[str], overrides: list[str]) -> None:
-        """Write the record. cfg: the first job's configuration. Raises StorageError."""
+        """Write the record. cfg: the first job's configuration. Raises StorageError; ConfigError without a Slurm."""
+        if "Slurm" in cfg.hydra.launcher._target_ and shutil.which("sbatch") is None:
+            raise ConfigError("no Slurm here: hydra/launcher=slurm: no sbatch on PATH (start it on a login node)")
         self.jobs = [{"overrides": job, "folder": None} for job in jobs_of(cfg, overrides)]
         if cfg.get("output_dir") is None or cfg.get("dry_run"):
             return  # not a training, or one that leaves no trace
@@ -215,15 +218,14 @@ def shortest_first(overrides: list[str]) -> list[str]:
     from hydra.errors import HydraException
 
     result = list(overrides)
-    for override in overrides:
-        if override.partition("=")[0] not in [f"train.{key}" for key in BUDGET_KEYS]:
-            continue
+    for name in BUDGET_KEYS:
+        same = [override for override in overrides if override.partition("=")[0] == f"train.{name}"]
         with suppress(HydraException, ValueError):
-            parsed = OverridesParser.create().parse_override(override)
+            parsed = OverridesParser.create().parse_override(same[-1] if same else "")  # the last one counts
             if parsed.is_sweep_override() and parsed.is_discrete_sweep():
                 values = sorted(parsed.sweep_string_iterator(), key=float)
-                result.remove(override)
-                result.insert(0, f"{parsed.get_key_element()}={','.join(values)}")
+                rest = [override for override in result if override not in same]
+                result = [f"train.{name}={','.join(values)}", *rest]
     return result
 
 
