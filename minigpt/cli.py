@@ -22,7 +22,7 @@ from minigpt.sweep import JobFailed, Sweep, shortest_first
 CONF = Path(__file__).parent.parent / "conf"
 PATH_KEYS = (
     "data.path", "data.source", "data.train", "data.val", "data.out", "data.tokenizer.path", "data_dir", "output_dir",
-    "run", "init_from",
+    "run", "init_from", "branch",
 )  # fmt: skip
 TEXT_KEYS = ("prompt", "sample.prompt")
 LAUNCHERS = {  # launcher -> the plugin it comes with

@@ -122,7 +122,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
 SHORT = {"seed": "s", "attempt": "a", "steps": "steps", "tokens": "tokens", "epochs": "epochs"}
 UNNAMED = (
     "name", "study", "output_dir", "data_dir", "accept_changes", "dry_run", "hydra", "logger", "eval", "checkpoint",
-    "log", "sample", "probe", "train.device", "train.compile", "train.threads", "train.micro_batch_size",
+    "branch", "log", "sample", "probe", "train.device", "train.compile", "train.threads", "train.micro_batch_size",
     "train.stop_after", "train.deterministic", "data.out", "data.workers", "data.path", "data.source", "model", "optim",
     "data", "experiment", "debug",
 )  # fmt: skip

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -83,10 +84,10 @@ class RunFolder:
             shutil.rmtree(self.folder)  # refused before it began: no trace of it
         self.lock.release()
 
-    def begin(self, chosen: dict[str, Any], hardware: dict[str, Any], data: dict[str, Any]) -> None:
+    def begin(self, chosen: dict[str, Any], hardware: dict[str, Any], data: dict[str, Any], steps: int) -> None:
         """Write who this run is, or check that it is still what it was.
 
-        chosen: device, precision, compile, threads, micro-batch as they will be used.
+        chosen: device, precision, compile, threads, micro-batch as they will be used. steps: of the whole run.
         Raises CheckpointError if code, tokens or the chosen path changed, unless accept_changes is set.
         """
         record = {
@@ -106,6 +107,8 @@ class RunFolder:
             "chosen": chosen,
             "hardware": hardware,
             "data": data,
+            "steps": steps,
+            "branched_from": None,
             "mixed": [],
         }
         if self.saved is not None:
@@ -135,6 +138,17 @@ class RunFolder:
                 log.info("%s", near)
         self.saved = record
 
+    def note_branch(self, origin: dict[str, Any] | None) -> None:
+        """Keep in run.json from which step of which run this one goes on; None: it trains every step itself."""
+        assert self.saved is not None
+        if self.saved.get("branched_from") == origin:
+            return
+        self.saved["branched_from"] = origin
+        try:
+            durable.write_atomic(self.folder / "run.json", durable.json_bytes(self.saved))
+        except OSError as error:
+            raise durable.storage_error(self.folder, error) from None
+
     def newest_checkpoint(self) -> checkpoint.Checkpoint | None:
         """Where to go on, or None for a new run. Rows logged after it are dropped; they will come again."""
         found = checkpoint.newest(self.checkpoints)
@@ -147,13 +161,22 @@ class RunFolder:
         return found
 
     def save(
-        self, model: dict[str, Any], optimizer: dict[str, Any] | None, state: dict[str, Any], *, final: bool
+        self,
+        model: dict[str, Any],
+        optimizer: dict[str, Any] | None,
+        state: dict[str, Any],
+        *,
+        final: bool,
+        keep_at: Collection[int] = (),
     ) -> None:
-        """A checkpoint now. A full disk on the way is a warning and is tried again later; at the end an error."""
+        """A checkpoint now; those at the steps of keep_at are never pruned.
+
+        A full disk on the way is a warning and is tried again later; at the end an error.
+        """
         state = {**state, "run": self.plan.id, "metrics_bytes": self.metrics.sync(), "minigpt": minigpt.__version__}
         keep = 1 if final else self.plan.config["checkpoint"]["keep"]
         try:
-            checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep)
+            checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep, keep_at)
         except OSError as error:
             need = sum(tensor.nbytes for tensor in model.values()) / 2**20
             message = f"cannot save a checkpoint: {self.checkpoints}: {error.strerror}, {need:.1f} MiB of weights"
@@ -271,6 +294,7 @@ def _only_watched(override: str) -> bool:
         "train.compile",
         "train.threads",
         "train.micro_batch_size",
+        "branch",
     ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe."))
 
 

@@ -15,7 +15,7 @@ ABOVE = [
     {"identity", "metrics", "progress", "source_digest", "schema", "logger"},
     {"config", "checkpoint", "evaluate"},
     {"run_folder", "corpus", "sampling"},
-    {"loop", "export", "load"},
+    {"loop", "export", "load", "branch"},
     {"training", "generation"},
     {"describe", "sweep"},
     {"cli"},
