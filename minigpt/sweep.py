@@ -112,7 +112,7 @@ class Sweep:
                 folder.rmdir()
 
     def _failed(self, number: int, folder: Path, error: Exception) -> None:
-        if not (folder / FAILED).is_file():
+        if not (folder / FAILED).is_file() and not isinstance(error, NumericsError):  # that one has a summary
             self._note(number, {"failed": failure(error)})
         raise JobFailed(str(error)) from None
 
