@@ -17,7 +17,7 @@ ABOVE = [
     {"run_folder", "corpus", "sampling"},
     {"loop", "export", "load", "branch"},
     {"training", "generation"},
-    {"describe", "sweep"},
+    {"describe", "sweep", "dashboard"},
     {"cli"},
 ]
 DOOR = {"config", "schema", "cli", "run_folder", "generation", "sweep"}  # these may know Hydra or OmegaConf
