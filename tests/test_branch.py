@@ -77,8 +77,8 @@ def test_a_sweep_of_budgets_trains_the_trunk_once_and_every_run_is_as_if_trained
 def test_a_branch_that_is_killed_before_its_first_checkpoint_and_again_later_is_still_the_straight_run(
     shell: Shell, other: Shell
 ) -> None:
-    one = [*WSD_RUN, "checkpoint.every=250", "eval.every=null", "log.every=1"]
-    command = [*one, "train.steps=10,600"]
+    one = [*WSD_RUN, "checkpoint.every=120", "eval.every=null", "log.every=1"]
+    command = [*one, "train.steps=10,300"]
     places = [f"output_dir={shell.folder / 'outputs'}", f"data_dir={shell.folder / 'tokens'}"]
 
     def kill_once(done: Any) -> None:
@@ -88,20 +88,20 @@ def test_a_branch_that_is_killed_before_its_first_checkpoint_and_again_later_is_
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process:
-            while not (600 in by_steps(shell) and done(by_steps(shell)[600])):
+            while not (300 in by_steps(shell) and done(by_steps(shell)[300])):
                 assert process.poll() is None
                 time.sleep(0.01)
             os.kill(process.pid, signal.SIGKILL)
 
     kill_once(lambda folder: len(rows(folder)) > 20)
-    long = by_steps(shell)[600]
+    long = by_steps(shell)[300]
     assert not list((long / "checkpoints").glob("step_*"))
-    kill_once(lambda folder: (folder / "checkpoints" / "step_00000250" / "manifest.json").exists())
+    kill_once(lambda folder: (folder / "checkpoints" / "step_00000120" / "manifest.json").exists())
     assert shell("train", "-m", *command) == 0, shell.err
     assert log_of(long).count("going on from step 8 of") == 2
-    assert other("train", *one, "train.steps=600", "branch=off") == 0
-    assert rows(long) == rows(by_steps(other)[600])
-    assert tensors(long) == tensors(by_steps(other)[600])
+    assert other("train", *one, "train.steps=300", "branch=off") == 0
+    assert rows(long) == rows(by_steps(other)[300])
+    assert tensors(long) == tensors(by_steps(other)[300])
 
 
 def test_what_trained_other_steps_is_not_taken(shell: Shell) -> None:

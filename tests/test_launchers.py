@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import slurm
-from runs import ROOT, SMALL
+from runs import ROOT, SMALL, Shell
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -20,7 +22,9 @@ LONG = ["train.steps=100_000", "eval.every=null", "log.every=20", "checkpoint.ev
 
 
 class Command:
-    """A sweep in a process of its own, in `folder`."""
+    """A sweep in a process group of its own, in `folder`."""
+
+    started: ClassVar[list[subprocess.Popen[str]]] = []
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.folder = folder
@@ -32,7 +36,9 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **environment},
+            start_new_session=True,
         )
+        self.started.append(self.process)
 
     def end(self) -> int:
         self.out, self.err = self.process.communicate(timeout=120)
@@ -46,6 +52,22 @@ class Command:
         while len(list((self.folder / "outputs").glob("*/checkpoints/step_*/manifest.json"))) < runs:
             assert self.process.poll() is None, self.process.communicate()[1]
             time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on() -> Iterator[None]:
+    yield
+    while Command.started:
+        process = Command.started.pop()
+        with suppress(ProcessLookupError):  # its workers too, if a test failed before their end
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    """The same outputs, from this process and its basic launcher."""
+    return Shell(tmp_path, monkeypatch, capfd)
 
 
 def read(path: Path) -> Any:
@@ -72,11 +94,11 @@ def worker_of(folder: Path) -> int:
 
 
 def test_a_killed_worker_loses_nothing_that_was_finished_and_the_same_command_completes_the_sweep(
-    tmp_path: Path,
+    tmp_path: Path, shell: Shell
 ) -> None:
-    jobs = [*JOBLIB, "train.steps=6,600", "seed=0,1", "eval.every=null", "log.every=100", "checkpoint.every=50"]
+    jobs = [*JOBLIB, "train.steps=6,300", "seed=0,1", "eval.every=null", "log.every=100", "checkpoint.every=50"]
     first = Command(tmp_path, *jobs)
-    while not (saved := list((tmp_path / "outputs").glob("*steps600-*/checkpoints/step_*/manifest.json"))):
+    while not (saved := list((tmp_path / "outputs").glob("*steps300-*/checkpoints/step_*/manifest.json"))):
         assert first.process.poll() is None, first.process.communicate()[1]
         time.sleep(0.02)
     victim = saved[0].parents[2]
@@ -87,9 +109,8 @@ def test_a_killed_worker_loses_nothing_that_was_finished_and_the_same_command_co
     assert first.err.count("  done  ") == 2
     assert "unfinished, saved at step" in first.err
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").glob("*/summary.json")}
-    second = Command(tmp_path, *jobs)
-    assert second.end() == 0, second.err
-    assert second.err.count("  done  ") == 4
+    assert shell("train", "-m", *SMALL, *jobs[2:]) == 0, shell.err
+    assert [line.split()[2] for line in shell.err.splitlines() if "train.steps=" in line] == ["done"] * 4
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
     assert "resuming at step" in (victim / "train.log").read_text()
 
@@ -105,12 +126,12 @@ def test_a_signal_to_the_sweep_saves_every_job_and_starts_no_other(tmp_path: Pat
 
 
 def test_slurm_submits_one_script_and_a_job_near_its_end_saves_goes_back_to_the_queue_and_resumes(
-    tmp_path: Path,
+    tmp_path: Path, shell: Shell
 ) -> None:
     commands = slurm.install(tmp_path / "slurm")
     state = tmp_path / "slurm" / "state"
     jobs = ["hydra/launcher=slurm", "hydra.launcher.partition=debug", "optim=muon,adamw"]
-    jobs += ["train.steps=500", "eval.every=null", "log.every=100", "checkpoint.every=null"]
+    jobs += ["train.steps=400", "eval.every=null", "log.every=50", "checkpoint.every=null"]
     command = Command(tmp_path, *jobs, PATH=f"{commands}:{os.environ['PATH']}")
     while not (told := [path for path in command.runs() if "muon" in path.name and (path / "lock").exists()]) or (
         "train/loss" not in (told[0] / "metrics.jsonl").read_text()
@@ -128,9 +149,8 @@ def test_slurm_submits_one_script_and_a_job_near_its_end_saves_goes_back_to_the_
     log = (told[0] / "train.log").read_text()
     assert "stopped at step" in log
     assert "resuming at step" in log
-    again = Command(tmp_path, *jobs[2:])
-    assert again.end() == 0, again.err
-    assert again.err.count("already finished") == 2
+    assert shell("train", "-m", *SMALL, *jobs[2:]) == 0, shell.err
+    assert shell.err.count("already finished") == 2
 
 
 def test_without_slurm_or_without_the_plugins_one_line_says_what_to_do(tmp_path: Path) -> None:
