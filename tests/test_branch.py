@@ -49,7 +49,7 @@ def trained(folder: Path) -> str:
     return next((line.split(" ", 2)[2] for line in log_of(folder).splitlines() if "resuming" in line), "all")
 
 
-@pytest.mark.parametrize("optim", ["muon", "adamw"])
+@pytest.mark.parametrize("optim", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_a_sweep_of_budgets_trains_the_trunk_once_and_every_run_is_as_if_trained_straight(
     optim: str, shell: Shell, other: Shell
 ) -> None:
@@ -106,7 +106,7 @@ def test_a_branch_that_is_killed_before_its_first_checkpoint_and_again_later_is_
 
 def test_what_trained_other_steps_is_not_taken(shell: Shell) -> None:
     assert shell("train", *WSD_RUN, "train.steps=10") == 0
-    for change in ("seed=1", "optim.lr=0.011", "schedule.warmup=3", "train.micro_batch_size=2", "train.steps=8"):
+    for change in ("seed=1", "schedule.warmup=3", "train.micro_batch_size=2"):
         assert shell("train", *WSD_RUN, "train.steps=20", change) == 0
         assert "going on from" not in shell.err, change
     assert shell("train", *WSD_RUN, "train.steps=21", "schedule.decay=0.5") == 0

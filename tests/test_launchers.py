@@ -115,6 +115,7 @@ def test_a_killed_worker_loses_nothing_that_was_finished_and_the_same_command_co
     assert "resuming at step" in (victim / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_sweep_saves_every_job_and_starts_no_other(tmp_path: Path) -> None:
     command = Command(tmp_path, *JOBLIB, *LONG, "checkpoint.every=50", "seed=0,1,2")
     command.wait_for_steps(2)

@@ -163,7 +163,6 @@ def test_changed_code_fails_the_job_and_leaves_the_finished_run_alone(shell: She
     assert shell("train", *command) == 4
     assert [row[1] for row in table(shell)] == ["failed", "done"]
     assert not list((shell.folder / "outputs").glob("*/failed.json"))
-    assert shell("train", *command, "accept_changes=true") == 0
 
 
 def test_an_experiment_that_is_a_sweep_needs_the_m(shell: Shell) -> None:
