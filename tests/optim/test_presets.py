@@ -23,7 +23,7 @@ def test_preset_takes_two_steps_and_changes_every_parameter(name):
 def test_preset_differs_from_adamw_only_in_the_hidden_block(name):
     ours, adamw = preset(name), preset("adamw")
     assert ours.keys() == adamw.keys()
-    shared = [key for key in adamw if key not in ("hidden", "lr")]
+    shared = [key for key in adamw if key not in ("hidden", "hidden_width_exponent", "lr")]
     assert {key: ours[key] for key in shared} == {key: adamw[key] for key in shared}  # resolved, adamw_lr included
 
 
