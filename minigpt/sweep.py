@@ -63,8 +63,8 @@ class Sweep:
         if "Slurm" in cfg.hydra.launcher._target_ and shutil.which("sbatch") is None:
             raise ConfigError("no Slurm here: hydra/launcher=slurm: no sbatch on PATH (start it on a login node)")
         self.jobs = [{"overrides": job, "folder": None} for job in jobs_of(cfg, overrides)]
-        if cfg.get("output_dir") is None or cfg.get("dry_run"):
-            return  # not a training, or one that leaves no trace
+        if "train" not in cfg or cfg.dry_run:
+            return  # generate.py, preprocess.py, or a run that leaves no trace
         self.output = Path(cfg.output_dir).expanduser()
         study = cfg.get("study") or cfg.hydra.runtime.choices.get("experiment")
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", str(study or "sweep"))
@@ -91,10 +91,14 @@ class Sweep:
             interrupt.install()
             if interrupt.requested():
                 return None  # the sweep ends; this worker takes what is left in the queue and lets it be
-        self._note(number, {"overrides": overrides, "folder": None if folder.name == ".invalid" else folder.name})
+        known = self.record is not None and folder.name != ".invalid"
+        self._note(number, {"overrides": overrides, "folder": folder.name if known else None})
         try:
             with _quiet() if self.in_worker and multiprocessing.parent_process() else nullcontext():
-                return self.job(cfg)
+                result = self.job(cfg)
+            if self.record is None:
+                self._note(number, {"done": True})
+            return result
         except Stopped as stop:
             if not self.in_worker:
                 self.report(stop)
@@ -165,6 +169,8 @@ def _add(jobs: list[dict[str, Any]], number: int, facts: dict[str, Any]) -> None
 def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str, str]]:
     """What became of a job: its exit code, and state, validation loss, time of training and folder for the table."""
     folder = job["folder"] or ""
+    if job.get("done"):  # a job without a run folder
+        return 0, ("done", "", "", "")
     begun = bool(folder) and (output / folder / "run.json").is_file()
     if failed := job.get("failed"):
         where = folder if begun else failed["error"].partition("\n")[0]

@@ -194,3 +194,11 @@ def test_budgets_come_first_and_in_ascending_order() -> None:
     ):
         assert shortest_first(left_alone) == left_alone
     assert shortest_first(["x=1", "train.epochs=choice(2,0.5)"]) == ["train.epochs=0.5,2", "x=1"]
+
+
+def test_the_other_scripts_have_a_table_and_no_record(shell: Shell) -> None:
+    assert shell("train", *QUICK) == 0
+    run = shell.run_folder()
+    assert shell("generate", "-m", f"run={run}", "max_new_tokens=3", "seed=0,1", f"hydra.sweep.dir={shell.folder}") == 0
+    assert [line.split() for line in shell.err.splitlines()[-2:]] == [["seed=0", "done"], ["seed=1", "done"]]
+    assert not (shell.folder / "outputs" / "sweeps").exists()
