@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from runs import SMALL, Shell
 
 
@@ -47,7 +48,7 @@ def test_a_resumed_sweep_is_whole_in_its_last_segments_grouped_by_study_and_arm(
         assert (run["project"], run["display_name"]) == ("bench", folder.name)
         config = run["config"]["update"]
         assert config["choices"]["optim"] == arm
-        assert config["optim"]["hidden"]["lr"] == {"muon": 0.02, "adamw": 0.005}[arm]
+        assert config["optim"]["hidden"]["lr"] == yaml.safe_load((folder / "config.yaml").read_text())["optim"]["lr"]
         axes = {metric.get("glob_name"): metric.get("step_metric") for metric in last["metric"]}
         assert axes["*"] == "tokens"
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
