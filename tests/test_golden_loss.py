@@ -1,8 +1,8 @@
 """Losses written down: a change that should not change numbers does not.
 
 Everything that decides them is spelled out here, so that tuned defaults may move. fp32 on a CPU: initial weights that
-are off by 1e-7, as another machine's rounding would have them, move the losses by 1e-7; Newton-Schulz in bf16 moves them
-by 2e-4. A change that is *meant* to change them (a formula, the order of random draws) brings new numbers and says so.
+are off by 1e-7, as another machine's rounding would have them, move the losses by 1e-7; Newton-Schulz in bf16 moves
+them by 2e-4. A change that is *meant* to change them (a formula, the order of random draws) brings new numbers.
 """
 
 from functools import partial

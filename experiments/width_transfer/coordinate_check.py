@@ -33,7 +33,7 @@ WIDTHS = (64, 128, 256, 512)
 STEPS = (0, 1, 2, 5, 10)
 HEAD_SIZE, BATCH_SIZE = 32, 8
 ARMS = (
-    *((optim, kind) for optim in ("muon", "adamw") for kind in ("standard", "mup")),
+    *((optim, kind) for optim in ("muon", "adamw_by_role") for kind in ("standard", "mup")),
     ("muon optim.hidden.scale=spectral", "mup"),
 )
 Sizes = dict[str, float]  # where -> RMS
