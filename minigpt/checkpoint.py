@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,8 +86,11 @@ def save(
     optimizer: dict[str, Any] | None,
     state: dict[str, Any],
     keep: int,
+    keep_at: Collection[int] = (),
 ) -> Path:
-    """Write, verify-ably publish, and only then prune to the newest `keep`. Returns the new folder.
+    """Write, verify-ably publish, and only then prune to the newest `keep` and those at the steps of `keep_at`.
+
+    Returns the new folder.
 
     Raises OSError (disk full, ...) with nothing published and nothing pruned; older checkpoints stay as they are.
     """
@@ -117,7 +120,7 @@ def save(
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    prune(checkpoints, keep)
+    prune(checkpoints, keep, keep_at)
     return final
 
 
@@ -142,10 +145,11 @@ def steps_on_disk(checkpoints: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
-def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest `keep`."""
+def prune(checkpoints: Path, keep: int, keep_at: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` and those at the steps of `keep_at`."""
     for folder in steps_on_disk(checkpoints)[:-keep]:
-        durable.remove_folder(folder)
+        if int(folder.name.removeprefix("step_")) not in keep_at:
+            durable.remove_folder(folder)
 
 
 def newest(checkpoints: Path) -> Checkpoint | None:

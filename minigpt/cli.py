@@ -1,13 +1,14 @@
 """The door: arguments in, one line per problem and an exit code out. The only place that starts Hydra."""
 
 import difflib
+import importlib.util
 import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from minigpt import interrupt, schema
 from minigpt.errors import ConfigError, MinigptError, Stopped
+from minigpt.sweep import JobFailed, Sweep, shortest_first
 
 CONF = Path(__file__).parent.parent / "conf"
 PATH_KEYS = (
     "data.path", "data.source", "data.train", "data.val", "data.out", "data.tokenizer.path", "data_dir", "output_dir",
-    "run", "init_from",
+    "run", "init_from", "branch",
 )  # fmt: skip
 TEXT_KEYS = ("prompt", "sample.prompt")
+LAUNCHERS = {  # launcher -> the plugin it comes with
+    "joblib": "hydra_joblib_launcher",
+    "slurm": "hydra_submitit_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+}
 SECRET = re.compile(r"(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
 Job = Callable[[DictConfig], Any]
 
@@ -37,13 +44,17 @@ def main(
     means that nothing is left to do.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
-    show_log()
+    arrive()
     schema.register()
-    register_resolvers()
-    sweep = Sweep(job)
+    sweep = Sweep(job, arrive, report)
     try:
         arguments = protect(sys.argv[1:])
         parsed = _parse(arguments)
+        if parsed.multirun:
+            refuse_torchrun()
+            begin = arguments.index(parsed.overrides[0]) if parsed.overrides else 0  # they stand in one stretch
+            end = begin + len(parsed.overrides)
+            parsed.overrides = arguments[begin:end] = shortest_first(parsed.overrides)
         refuse_secrets(parsed.overrides)
         asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
         if not asks:
@@ -54,73 +65,53 @@ def main(
                 raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
             if before(cfg, parsed.multirun):
                 return 0
+            if parsed.multirun:
+                sweep.begin(cfg, arguments, parsed.overrides)
+                if "submitit" in cfg.hydra.launcher._target_:
+                    interrupt.restore()  # this process only waits: Ctrl-C leaves the jobs in the queue
         import hydra
 
         sys.argv[1:] = arguments
         task = sweep if parsed.multirun else job
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+    except JobFailed as error:
+        return sweep.finish() or error.exit_code
     except MinigptError as error:
         report(error)
         return sweep.finish() or error.exit_code
+    except BrokenExecutor:
+        print("error: a worker process was killed, and the others with it (the same command goes on)", file=sys.stderr)
+        return sweep.finish() or 1
+    except KeyboardInterrupt:
+        print("interrupted: jobs that were submitted go on without this process (scancel ends them)", file=sys.stderr)
+        return sweep.finish() or 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing to say
         return 0
     except SystemExit as stop:
         sweep.finish()
         return stop.code if isinstance(stop.code, int) else 1
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if type(error).__module__.startswith("submitit."):  # a job that Slurm ended, or could not start
+            print(f"error: {' '.join(str(error).split())} (the same command goes on)", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return sweep.finish() or 1
-    return sweep.finish()
+    code = sweep.finish()
+    signal_number = interrupt.requested()  # where workers ran the jobs, none of them could end the sweep
+    return Stopped(signal_number).exit_code if signal_number and parsed.multirun else code
+
+
+def arrive() -> None:
+    """What a process needs before it composes: in the workers of a sweep too."""
+    show_log()
+    register_resolvers()
 
 
 def report(error: MinigptError) -> None:
     """One line a problem on stderr."""
     for problem in error.problems:
         print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-
-
-class Sweep:
-    """The jobs of a multirun: a failure lets the others run, a stop signal ends it; a table at the end."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.rows: list[tuple[str, str, str]] = []
-        self.exit_code = 0
-
-    def __call__(self, cfg: DictConfig) -> Any:
-        from hydra.core.hydra_config import HydraConfig
-
-        name = " ".join(o for o in HydraConfig.get().overrides.task) or "(no overrides)"
-        try:
-            result = self.job(cfg)
-        except Stopped as stop:
-            self.rows.append((name, "stopped", "the same command goes on"))
-            report(stop)
-            raise SystemExit(stop.exit_code) from None
-        except MinigptError as error:
-            self.rows.append((name, f"failed ({error.exit_code})", error.problems[0]))
-            self.exit_code = self.exit_code or error.exit_code
-            report(error)
-            with suppress(OSError):  # Hydra made the job's folder before the job could refuse
-                Path(HydraConfig.get().runtime.output_dir).rmdir()
-            raise
-        except Exception as error:
-            self.rows.append((name, "failed (1)", f"{type(error).__name__}: {error}"))
-            self.exit_code = self.exit_code or 1
-            traceback.print_exc()
-            raise
-        self.rows.append((name, "done", "" if result is None else f"val_loss {result:.4f}"))
-        return result
-
-    def finish(self) -> int:
-        """Print the table of a sweep; returns its exit code."""
-        if self.rows:
-            widths = [max(len(row[column]) for row in self.rows) for column in (0, 1)]
-            print(file=sys.stderr)
-            for name, status, detail in self.rows:
-                print(f"{name:<{widths[0]}}  {status:<{widths[1]}}  {detail}".rstrip(), file=sys.stderr)
-        return self.exit_code
 
 
 class AboveTheBar(logging.Handler):
@@ -219,6 +210,10 @@ def explain(config_name: str, overrides: list[str], config_dir: str | None) -> t
         except Exception as error:
             choices.remove(choice)
             group, _, option = choice.partition("=")
+            if group == "hydra/launcher":
+                problems.append(_explain_launcher(option))
+                values = [value for value in values if not value.startswith("hydra.launcher.")]
+                continue
             options = [path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_")]
             if option in options:
                 problems.append(f"configuration: {choice}: {' '.join(str(error).split())} (mend the file)")
@@ -233,6 +228,20 @@ def explain(config_name: str, overrides: list[str], config_dir: str | None) -> t
         except Exception as error:
             problems.append(_explain_value(base, value, groups, error))
     return problems, _compose(config_name, [*choices, *good], config_dir)
+
+
+def _explain_launcher(option: str) -> str:
+    if option in LAUNCHERS and not _is_installed(f"hydra_plugins.{LAUNCHERS[option]}"):
+        package = LAUNCHERS[option].replace("_", "-")
+        return f"missing package: hydra/launcher={option} needs {package} (pip install 'minigpt[launchers]')"
+    return f"unknown choice: hydra/launcher={option} {nearest(option, ['basic', *LAUNCHERS])}"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exception) -> str:
@@ -325,6 +334,12 @@ def quote(value: str) -> str:
     value = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
     trailing = len(value) - len(value.rstrip("\\"))
     return f"'{value}{chr(92) * trailing}'"
+
+
+def refuse_torchrun() -> None:
+    """Each rank of torchrun would start the whole sweep, and the second job would find the group gone."""
+    if "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ:
+        raise ConfigError("sweep under torchrun: -m (start the sweep without torchrun; each job is one process)")
 
 
 def refuse_secrets(overrides: list[str]) -> None:

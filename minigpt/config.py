@@ -251,9 +251,15 @@ def _check_verdict(verdict: dict[str, Any]) -> list[str]:
 def check_together(config: dict[str, Any]) -> list[str]:
     """Combinations that cannot work, from values that are fine alone."""
     train = config["train"]
-    problems = []
+    problems: list[str | None] = []
     if train["micro_batch_size"] is not None:
         problems.append(budget.accumulation_problem(train["batch_size"], train["micro_batch_size"]))
+    branch = config["branch"]
+    if branch not in ("auto", "off") and not (Path(branch).expanduser() / "run.json").is_file():
+        problems.append(f"no run: branch={branch} (auto, off, or the folder of a run)")
+    problems += [
+        f"out of range: checkpoint.at has {step} (at least 1)" for step in config["checkpoint"]["at"] if step < 1
+    ]
     warmup = config["schedule"].get("warmup")
     steps = identity.run_identity(config)["budget"].get("steps")
     if steps is not None and isinstance(warmup, int) and warmup >= max(steps, 1):

@@ -122,8 +122,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
 SHORT = {"seed": "s", "attempt": "a", "steps": "steps", "tokens": "tokens", "epochs": "epochs"}
 UNNAMED = (
     "name", "study", "output_dir", "data_dir", "accept_changes", "dry_run", "hydra", "logger", "eval", "checkpoint",
-    "log", "sample", "probe", "verdict", "train.device", "train.compile", "train.threads", "train.micro_batch_size",
-    "train.activation_checkpointing",
+    "branch", "log", "sample", "probe", "verdict", "train.device", "train.compile", "train.threads",
+    "train.micro_batch_size", "train.activation_checkpointing",
     "train.stop_after", "train.deterministic", "data.out", "data.workers", "data.path", "data.source", "model", "optim",
     "data", "experiment", "debug",
 )  # fmt: skip

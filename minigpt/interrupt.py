@@ -1,22 +1,47 @@
 """Stop signals as a flag. Handlers do nothing else; long work looks at the flag at its safe points."""
 
+import multiprocessing
+import os
 import signal
+from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 from minigpt.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# USR1 and USR2 are what Slurm sends before the end of a job's time; submitit asks for USR2.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _received: list[int] = []  # stop signals, in the order they came
+_before: dict[int, Any] = {}  # the handlers that ours took the place of
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
     _received.append(number)
+    for worker in multiprocessing.active_children():  # the jobs of a parallel sweep
+        with suppress(OSError):
+            if worker.pid is not None:
+                os.kill(worker.pid, number)
 
 
 def install() -> None:
-    """Turn TERM, INT, HUP and USR1 into the flag (main thread only; repeated calls are harmless)."""
+    """Turn TERM, INT, HUP, USR1 and USR2 into the flag (main thread only; repeated calls are harmless)."""
     for number in SIGNALS:
-        signal.signal(number, _remember)
+        before = signal.signal(number, _remember)
+        if before is not _remember:
+            _before[number] = before
+
+
+def restore() -> None:
+    """Give the signals back to those who had them."""
+    for number, handler in _before.items():
+        signal.signal(number, handler)
+
+
+def hand_on() -> None:
+    """Let those who had a received signal before act on it: submitit requeues its job and exits."""
+    for number in _received:
+        if callable(handler := _before.get(number)) and handler is not signal.default_int_handler:
+            handler(number, None)
 
 
 def requested() -> int | None:

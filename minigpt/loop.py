@@ -1,7 +1,7 @@
 """The training loop: one plain function."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -77,6 +77,7 @@ class Settings:
     end_of_text: int | None  # given when attention stays inside documents
     eval_every: int | None
     checkpoint_every: int | None
+    checkpoint_at: Collection[int]  # steps
     sample_every: int | None
     log_every: int | None
     probe_every: int | None
@@ -114,7 +115,8 @@ def fit(
         if due(settings.sample_every, step, progress.sampled) and not finished:
             run.sample()
             progress.sampled = step
-        if due(settings.checkpoint_every, step, saved) and not finished:
+        kept = step in settings.checkpoint_at and saved < step
+        if (kept or due(settings.checkpoint_every, step, saved)) and not finished:
             with progress.timed("saving"):
                 run.save(final=False)
             saved = step

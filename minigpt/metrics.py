@@ -43,6 +43,11 @@ class Metrics:
         if os.fstat(self._file.fileno()).st_size > length:
             os.truncate(self.path, length)
 
+    def begin_with(self, rows: bytes) -> None:
+        """Start with the rows of another run, in place of whatever is there. Raises OSError."""
+        self.rewind(0)
+        self._file.write(rows)
+
     def close(self) -> None:
         self._file.close()
 

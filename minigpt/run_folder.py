@@ -5,6 +5,7 @@ run.json          who it is, what was chosen, what computed it (see `record`)
 metrics.jsonl     every logged row
 checkpoints/      see checkpoint.py
 summary.json      once finished or diverged
+failed.json       why the last attempt failed, until the next one
 train.log, sample.txt
 """
 
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -27,12 +29,13 @@ from omegaconf import OmegaConf
 import minigpt
 from minigpt import checkpoint, durable, identity
 from minigpt.config import Plan
-from minigpt.errors import CheckpointError, MinigptError, NumericsError, StorageError
+from minigpt.errors import CheckpointError, MinigptError, NumericsError, Stopped, StorageError
 from minigpt.metrics import Metrics
 from minigpt.source_digest import source_digest
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
+FAILED = "failed.json"
 MAX_DIFF_BYTES = 2**20
 LIBRARIES = ("torch", "numpy", "hydra-core", "omegaconf", "safetensors", "tokenizers", "tiktoken")
 
@@ -54,6 +57,7 @@ class RunFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = durable.FolderLock(self.folder, "run folder").acquire()
             durable.remove_leftovers(self.folder)
+            (self.folder / FAILED).unlink(missing_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             durable.remove_leftovers(self.checkpoints)
             self.metrics = Metrics(self.folder / "metrics.jsonl")
@@ -72,14 +76,18 @@ class RunFolder:
         logging.getLogger("minigpt").removeHandler(self._handler)
         self._handler.close()
         self.metrics.close()
-        if isinstance(error, MinigptError) and not (self.folder / "run.json").exists():
+        begun, ended = ((self.folder / name).exists() for name in ("run.json", "summary.json"))
+        if isinstance(error, Exception) and not isinstance(error, Stopped) and begun and not ended:
+            with suppress(OSError):
+                durable.write_atomic(self.folder / FAILED, durable.json_bytes(failure(error)))
+        if isinstance(error, MinigptError) and not begun:
             shutil.rmtree(self.folder)  # refused before it began: no trace of it
         self.lock.release()
 
-    def begin(self, chosen: dict[str, Any], hardware: dict[str, Any], data: dict[str, Any]) -> None:
+    def begin(self, chosen: dict[str, Any], hardware: dict[str, Any], data: dict[str, Any], steps: int) -> None:
         """Write who this run is, or check that it is still what it was.
 
-        chosen: device, precision, compile, threads, micro-batch as they will be used.
+        chosen: device, precision, compile, threads, micro-batch as they will be used. steps: of the whole run.
         Raises CheckpointError if code, tokens or the chosen path changed, unless accept_changes is set.
         """
         record = {
@@ -99,6 +107,8 @@ class RunFolder:
             "chosen": chosen,
             "hardware": hardware,
             "data": data,
+            "steps": steps,
+            "branched_from": None,
             "mixed": [],
         }
         if self.saved is not None:
@@ -128,6 +138,17 @@ class RunFolder:
                 log.info("%s", near)
         self.saved = record
 
+    def note_branch(self, origin: dict[str, Any] | None) -> None:
+        """Keep in run.json from which step of which run this one goes on; None: it trains every step itself."""
+        assert self.saved is not None
+        if self.saved.get("branched_from") == origin:
+            return
+        self.saved["branched_from"] = origin
+        try:
+            durable.write_atomic(self.folder / "run.json", durable.json_bytes(self.saved))
+        except OSError as error:
+            raise durable.storage_error(self.folder, error) from None
+
     def newest_checkpoint(self) -> checkpoint.Checkpoint | None:
         """Where to go on, or None for a new run. Rows logged after it are dropped; they will come again."""
         found = checkpoint.newest(self.checkpoints)
@@ -140,13 +161,22 @@ class RunFolder:
         return found
 
     def save(
-        self, model: dict[str, Any], optimizer: dict[str, Any] | None, state: dict[str, Any], *, final: bool
+        self,
+        model: dict[str, Any],
+        optimizer: dict[str, Any] | None,
+        state: dict[str, Any],
+        *,
+        final: bool,
+        keep_at: Collection[int] = (),
     ) -> None:
-        """A checkpoint now. A full disk on the way is a warning and is tried again later; at the end an error."""
+        """A checkpoint now; those at the steps of keep_at are never pruned.
+
+        A full disk on the way is a warning and is tried again later; at the end an error.
+        """
         state = {**state, "run": self.plan.id, "metrics_bytes": self.metrics.sync(), "minigpt": minigpt.__version__}
         keep = 1 if final else self.plan.config["checkpoint"]["keep"]
         try:
-            checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep)
+            checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep, keep_at)
         except OSError as error:
             need = sum(tensor.nbytes for tensor in model.values()) / 2**20
             message = f"cannot save a checkpoint: {self.checkpoints}: {error.strerror}, {need:.1f} MiB of weights"
@@ -162,6 +192,16 @@ class RunFolder:
             durable.write_atomic(self.folder / "summary.json", durable.json_bytes(summary))
         except OSError as error:
             raise durable.storage_error(self.folder, error) from None
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """failed.json: what stopped a run, and when."""
+    ours = isinstance(error, MinigptError)
+    return {
+        "error": str(error) if ours else f"{type(error).__name__}: {error}",
+        "exit_code": getattr(error, "exit_code", 1) if ours else 1,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def ensure_writable(folder: Path) -> None:
@@ -255,6 +295,7 @@ def _only_watched(override: str) -> bool:
         "train.threads",
         "train.micro_batch_size",
         "train.activation_checkpointing",
+        "branch",
     ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe.", "verdict."))
 
 

@@ -39,6 +39,7 @@ class Eval:
 class Checkpoint:
     every: int | None = None
     keep: int = 2
+    at: list[int] = field(default_factory=list)
     keep_optimizer: bool = False
 
 
@@ -81,6 +82,7 @@ class TrainRoot:
     log: Log = field(default_factory=Log)
     sample: Sample = field(default_factory=Sample)
     init_from: str | None = None
+    branch: str = "auto"
     output_dir: str = "outputs"
     data_dir: str = "outputs/tokens"
     accept_changes: bool = False

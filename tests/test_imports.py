@@ -15,12 +15,12 @@ ABOVE = [
     {"identity", "metrics", "progress", "source_digest", "schema", "logger"},
     {"config", "checkpoint", "evaluate"},
     {"run_folder", "corpus", "sampling"},
-    {"loop", "export", "load"},
+    {"loop", "export", "load", "branch"},
     {"training", "generation"},
-    {"describe"},
+    {"describe", "sweep", "dashboard"},
     {"cli", "compare"},
 ]
-DOOR = {"config", "schema", "cli", "run_folder", "generation"}  # these may know Hydra or OmegaConf
+DOOR = {"config", "schema", "cli", "run_folder", "generation", "sweep"}  # these may know Hydra or OmegaConf
 
 
 def imports_of(path: Path) -> set[str]:

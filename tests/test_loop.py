@@ -57,6 +57,7 @@ class Notes:
 
 SETTINGS: dict[str, Any] = {
     "seed": 0, "grad_clip": 1.0, "max_bad_steps": 3, "end_of_text": None, "eval_every": None, "checkpoint_every": None,
+    "checkpoint_at": (),
     "sample_every": None, "log_every": 1, "probe_every": None, "stop_after": None,
 }  # fmt: skip
 

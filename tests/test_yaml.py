@@ -20,6 +20,7 @@ TRAIN_GROUPS = [
     "debug",
     "data/tokenizer",
     "model/mlp",
+    "hydra/launcher",
 ]
 # Values that a choice leaves to its user, so that it can be checked at all.
 NEEDS = {
@@ -57,6 +58,8 @@ def test_discovery_finds_the_groups_there_are() -> None:
 def test_every_choice_composes_checks_and_builds(choice: str) -> None:
     import importlib.util
 
+    if choice.startswith("hydra/launcher"):
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     plan = config.plan_of(compose(choice, *NEEDS.get(choice, [])))
     optim = (
         yaml.safe_load((CONF / f"{choice.replace('=', '/')}.yaml").read_text()) if choice.startswith("optim=") else {}

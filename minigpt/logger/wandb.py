@@ -54,6 +54,7 @@ class WandbLogger:
             id=run["id"],
             name=run["name"],
             group=run["study"],
+            job_type=run["choices"].get("optim"),
             config={**config, "choices": run["choices"]},
             mode=mode,  # type: ignore[arg-type]
             resume="allow" if mode == "online" else None,
@@ -62,7 +63,6 @@ class WandbLogger:
         )
         started.define_metric("tokens")
         started.define_metric("*", step_metric="tokens")
-        started.define_metric("val/loss", step_metric="tokens", summary="last")
         return started
 
     def log(self, row: dict[str, Any]) -> None:

@@ -26,6 +26,12 @@ class WSD:
         if not 0.0 <= self.floor <= 1.0:
             raise ValueError(f"schedule.floor={self.floor} must be in [0, 1]")
 
+    def trunk_steps(self, steps: int) -> int | None:
+        """The step until which longer runs are the same run (see branch.py); None if the warm-up is not the same."""
+        if 0 < self.warmup < 1:
+            return None
+        return steps - duration("schedule.decay", self.decay, steps)
+
     def __call__(self, step: int, steps: int) -> float:
         """Raises ValueError if warm-up and decay do not fit into the run or step is outside 0..steps."""
         check_step(step, steps)

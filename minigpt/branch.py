@@ -1,0 +1,120 @@
+"""Branching horizons: a run goes on from what another one has trained already, where both would train the same steps.
+
+Before its cool-down a warmup-stable-decay run does not know how long it is: two runs that differ in budget or cool-down
+alone take the same steps until the earlier of them anneals. So a run keeps a checkpoint at the start of its cool-down
+(`trunk_steps` of its schedule), and a longer one begins there: the weights, optimizer state and logged losses that it
+ends with are bit for bit those of training it straight. Nothing of it enters a run's identity; run.json says
+`branched_from`. Budgets of n, 2n and 4n steps that cool down for a fifth cost 4.6n steps instead of 7n.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from minigpt import checkpoint, config, durable
+from minigpt.errors import CheckpointError
+from minigpt.run_folder import RunFolder, changes_since, path_changes, read_record
+
+log = logging.getLogger(__name__)
+Schedule = Callable[[int, int], float]
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A checkpoint of another run whose steps are this run's steps too."""
+
+    folder: Path
+    step: int
+
+
+def trunk_steps(schedule: Schedule, steps: int) -> int | None:
+    """The step at which runs of other lengths could leave this one, or None."""
+    found = getattr(schedule, "trunk_steps", None)
+    return None if found is None else found(steps)
+
+
+def adopt(run: RunFolder, schedule: Schedule, steps: int) -> checkpoint.Checkpoint | None:
+    """The furthest checkpoint of another run that this run, which has none, would have come to itself.
+
+    Its logged rows become this run's first ones. None if there is nothing to share, or with branch=off.
+    Raises CheckpointError if branch names a run and that run shares no step with this one.
+    """
+    asked = run.plan.config["branch"]
+    found = None
+    if asked != "off" and (asked != "auto" or trunk_steps(schedule, steps) is not None):
+        named = None if asked == "auto" else Path(asked).expanduser()
+        refused: list[str] = []
+        for trunk in trunks(run, schedule, steps, [named] if named else None, refused):
+            found = take(run, trunk)
+            if found is not None:
+                log.info("going on from step %d of %s, which trained the same steps", trunk.step, trunk.folder.name)
+                break
+        if named is not None and found is None:
+            why = "; ".join(refused) or "no checkpoint at a step that both share"
+            raise CheckpointError(f"cannot branch: branch={named}: {why} (branch=auto takes what fits)")
+    if found is None:
+        run.note_branch(None)
+    return found
+
+
+def trunks(
+    run: RunFolder, schedule: Schedule, steps: int, folders: list[Path] | None, refused: list[str]
+) -> list[Trunk]:
+    """Checkpoints that this run could begin from, the furthest first. Why a run was left out goes to `refused`."""
+    found = []
+    for folder in folders or sorted(run.folder.parent.glob("*-????????")):
+        on_disk = [int(path.name.removeprefix("step_")) for path in checkpoint.steps_on_disk(folder / "checkpoints")]
+        if folder == run.folder or not on_disk:
+            continue
+        try:
+            record = read_record(folder)
+        except CheckpointError as error:
+            refused.append(str(error))
+            continue
+        if record is None or "steps" not in record:
+            continue
+        if different := differences(record, run.saved or {}):
+            refused += different
+            continue
+        other = config.build(record["identity"]["schedule"])  # a class that this run's configuration names too
+        shared = shared_steps(other, record["steps"], schedule, steps)
+        found += [Trunk(folder, step) for step in on_disk if 0 < step <= shared]
+    return sorted(found, key=lambda trunk: (trunk.step, trunk.folder), reverse=True)
+
+
+def differences(other: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """Why two runs, by their run.json, would not train the same steps even with the same multipliers of the lr."""
+    free = ("budget", "schedule")
+    before, now = (record["identity"] for record in (other, own))
+    keys = [key for key in before.keys() | now.keys() if key not in free and before.get(key) != now.get(key)]
+    if before["schedule"]["_target_"] != now["schedule"]["_target_"]:
+        keys.append("schedule")
+    mixed = ["it is mixed"] if other["mixed"] else []
+    return [f"{key} differs" for key in sorted(keys)] or changes_since(other, own) + path_changes(other, own) + mixed
+
+
+def shared_steps(one: Schedule, steps_of_one: int, other: Schedule, steps_of_other: int) -> int:
+    """How many first steps of two runs have exactly the same multiplier of the lr."""
+    both = range(min(steps_of_one, steps_of_other))
+    return sum(1 for _ in takewhile(lambda step: one(step, steps_of_one) == other(step, steps_of_other), both))
+
+
+def take(run: RunFolder, trunk: Trunk) -> checkpoint.Checkpoint | None:
+    """Load a trunk's checkpoint and copy the rows logged before it; None if it cannot serve."""
+    try:
+        found = checkpoint.load(trunk.folder / "checkpoints" / f"step_{trunk.step:08d}")
+        rows = (trunk.folder / "metrics.jsonl").read_bytes()[: found.state["metrics_bytes"]]
+    except (CheckpointError, OSError) as error:  # it may be pruned while we look
+        log.debug("not taken: %s", error)
+        return None
+    if found.optimizer is None or found.state.get("final") is not None or len(rows) != found.state["metrics_bytes"]:
+        return None
+    run.note_branch({"run": trunk.folder.name, "step": trunk.step})
+    try:
+        run.metrics.begin_with(rows)
+    except OSError as error:
+        raise durable.storage_error(run.metrics.path, error) from None
+    return found

@@ -1,0 +1,77 @@
+"""Stand-ins for sbatch, srun, sacct and scontrol: the jobs of an array are processes on this machine.
+
+`python slurm.py COMMAND STATE ARGUMENTS...`; `install(folder)` makes shell commands of it. The folder STATE holds
+pid_<job> while a job runs, end_<job> with its final state, requeue_<job> when it asked to run again.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ARRAY = "77"
+
+
+def install(folder: Path) -> Path:
+    """A folder for PATH with the commands."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "state").mkdir()
+    for name in ("sbatch", "srun", "sacct", "scontrol"):
+        command = folder / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "{folder / "state"}" "$@"\n')
+        command.chmod(0o755)
+    return folder / "bin"
+
+
+def sbatch(state: Path, script: str) -> None:
+    text = Path(script).read_text()
+    (state / "script.sh").write_text(text)
+    array = re.search(r"--array=0-(\d+)", text)
+    for task in range(int(array[1]) + 1 if array else 1):
+        nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.Popen([sys.executable, __file__, "task", str(state), str(task)], start_new_session=True, **nowhere)  # type: ignore[call-overload]
+    print(f"Submitted batch job {ARRAY}")
+
+
+def task(state: Path, index: str) -> None:
+    """One job of the array, again and again while it asks for it."""
+    job = f"{ARRAY}_{index}"
+    names = {"SLURM_JOB_ID": f"1{index}", "SLURM_ARRAY_JOB_ID": ARRAY, "SLURM_ARRAY_TASK_ID": index}
+    while True:
+        done = subprocess.run(["bash", state / "script.sh"], check=False, env={**os.environ, **names})
+        if not (state / f"requeue_{job}").exists():
+            break
+        (state / f"requeue_{job}").rename(state / f"requeued_{job}")
+    (state / f"end_{job}").write_text("FAILED" if done.returncode else "COMPLETED")
+
+
+def srun(state: Path, *arguments: str) -> None:
+    rest, files = list(arguments), {}
+    job = f"{ARRAY}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    while rest[0].startswith("--"):
+        option = rest.pop(0)
+        if option in ("--output", "--error"):
+            name = rest.pop(0).replace("%A_%a", job).replace("%t", "0")
+            files[option] = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(files["--output"], 1)
+    os.dup2(files["--error"], 2)
+    (state / f"pid_{job}").write_text(str(os.getpid()))
+    os.execvp(rest[0], rest)
+
+
+def sacct(state: Path, *arguments: str) -> None:
+    print("JobID|State|NodeList")
+    for path in sorted(state.glob("pid_*")):
+        job = path.name.removeprefix("pid_")
+        end = state / f"end_{job}"
+        print(f"{job}|{end.read_text() if end.exists() else 'RUNNING'}|here")
+
+
+def scontrol(state: Path, action: str, job: str) -> None:
+    assert action == "requeue"
+    (state / f"requeue_{job}").touch()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
