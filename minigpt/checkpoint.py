@@ -143,9 +143,12 @@ def steps_on_disk(checkpoints: Path) -> list[Path]:
 
 
 def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest `keep`."""
+    """Remove all but the newest `keep`. One that cannot be removed only takes space: a warning."""
     for folder in steps_on_disk(checkpoints)[:-keep]:
-        durable.remove_folder(folder)
+        try:
+            durable.remove_folder(folder)
+        except OSError as error:
+            log.warning("warning: cannot remove an old checkpoint: %s: %s", folder, error.strerror)
 
 
 def newest(checkpoints: Path) -> Checkpoint | None:

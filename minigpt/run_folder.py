@@ -50,7 +50,7 @@ class RunFolder:
         self.checkpoints = self.folder / "checkpoints"
 
     def __enter__(self) -> "RunFolder":
-        try:
+        with durable.writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = durable.FolderLock(self.folder, "run folder").acquire()
             durable.remove_leftovers(self.folder)
@@ -58,8 +58,6 @@ class RunFolder:
             durable.remove_leftovers(self.checkpoints)
             self.metrics = Metrics(self.folder / "metrics.jsonl")
             self._handler = RunLog(self.folder / "train.log")
-        except OSError as error:
-            raise durable.storage_error(self.folder, error) from None
         logging.getLogger("minigpt").addHandler(self._handler)
         self.saved = read_record(self.folder)
         return self
@@ -73,7 +71,7 @@ class RunFolder:
         self._handler.close()
         self.metrics.close()
         if isinstance(error, MinigptError) and not (self.folder / "run.json").exists():
-            shutil.rmtree(self.folder)  # refused before it began: no trace of it
+            shutil.rmtree(self.folder, ignore_errors=True)  # refused before it began: no trace of it
         self.lock.release()
 
     def begin(self, chosen: dict[str, Any], hardware: dict[str, Any], data: dict[str, Any]) -> None:
@@ -116,12 +114,10 @@ class RunFolder:
                 "chosen": chosen,
             }
             record["data"] = data
-        try:
+        with durable.writing(self.folder):
             config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
             durable.write_atomic(self.folder / "run.json", durable.json_bytes(record))
-        except OSError as error:
-            raise durable.storage_error(self.folder, error) from None
         if self.saved is None:
             log.info("%s", self.folder)
             if near := nearest_run(self.plan):
@@ -136,7 +132,8 @@ class RunFolder:
                 f"foreign checkpoint: {found.folder}: of run {found.state.get('run')}, "
                 f"expected {self.plan.id} (remove it)"
             )
-        self.metrics.rewind(0 if found is None else found.state["metrics_bytes"])
+        with durable.writing(self.metrics.path):
+            self.metrics.rewind(0 if found is None else found.state["metrics_bytes"])
         return found
 
     def save(
@@ -156,12 +153,14 @@ class RunFolder:
                 raise StorageError(f"{message} (mend that and repeat the command)") from None
             log.warning("warning: %s (training goes on, the next interval tries again)", message)
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Publish the summary: from now on the run is finished and answers by it."""
-        try:
+    def finish(self, summary: dict[str, Any], sample: str | None = None) -> None:
+        """Publish sample and summary: from now on the run is finished and answers by it."""
+        with durable.writing(self.folder):
+            if sample is not None:
+                durable.remove_leftovers(self.checkpoints)  # of a disk that refused to delete
+                checkpoint.prune(self.checkpoints, keep=1)  # a kill right after the last save left more
+                durable.write_atomic(self.folder / "sample.txt", sample.encode())
             durable.write_atomic(self.folder / "summary.json", durable.json_bytes(summary))
-        except OSError as error:
-            raise durable.storage_error(self.folder, error) from None
 
 
 def ensure_writable(folder: Path) -> None:
@@ -188,6 +187,10 @@ class RunLog(logging.FileHandler):
         if not self._failed:
             print(f"warning: cannot write the log: {self.baseFilename} (training goes on without)", file=sys.stderr)
         self._failed = True
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written before is tried once more, and has been warned of
+            super().close()
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

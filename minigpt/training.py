@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from minigpt import checkpoint, config, identity, interrupt, sampling
+from minigpt import checkpoint, config, durable, identity, interrupt, sampling
 from minigpt.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
 from minigpt.config import Plan
 from minigpt.corpus import prepare_tokens
@@ -67,7 +67,8 @@ def run(plan: Plan) -> dict[str, Any] | None:
             hardware=describe_hardware(chosen),
             data={"folder": str(tokens.folder), "fingerprint": tokens.fingerprint, "vocab_size": tokens.vocab_size},
         )
-        tokens.tokenizer.save(folder.folder / "tokenizer")  # so that the folder stands alone
+        with durable.writing(folder.folder):
+            tokens.tokenizer.save(folder.folder / "tokenizer")  # so that the folder stands alone
         saved = folder.newest_checkpoint()
 
         model.init_weights(generator(cfg["seed"], "init"))
@@ -220,9 +221,8 @@ class LiveRun:
         """Sample and summary; from then on the run is finished."""
         assert self.progress.final is not None
         text = self.sample()
-        (self.folder.folder / "sample.txt").write_text(text, encoding="utf-8")
         summary = self.summary("finished", Evaluation(**self.progress.final))
-        self.folder.finish(summary)
+        self.folder.finish(summary, text)
         return summary
 
     def stopped(self) -> None:

@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs import ROOT
+from runs import ROOT, SMALL
 
 from minigpt import checkpoint
 
 HERE = Path(__file__).parent
+Straight = tuple[dict[str, Any], list[str]]  # an uninterrupted run: what it ends with, and its file operations
+# Every part of a run in six steps: accumulation, evaluation, samples, three checkpoints and two prunings.
+SIX = [
+    *SMALL, "train.steps=6", "eval.every=3", "eval.tokens=256", "checkpoint.every=2", "checkpoint.keep=1",
+    "checkpoint.keep_optimizer=true", "sample.every=4", "sample.max_new_tokens=4", "train.micro_batch_size=4",
+    "model.dropout=0.1", "output_dir=outputs", "data@stand_in=files", "data/tokenizer@stand_in.tokenizer=byte",
+]  # fmt: skip
 CLOCKS = {"seconds", "metrics_bytes", "minigpt"}  # of a checkpoint's state; lengths of lines follow the clock's digits
 
 
@@ -136,7 +143,8 @@ def result(folder: Path) -> dict[str, Any]:
     tree = json.loads((found.folder / "state.json").read_text())["optimizer"]
     summary = json.loads((folder / "summary.json").read_text())
     figures = {key: summary[key] for key in ("status", "step", "tokens", "val_loss", "skipped_steps")}
-    return {"tensors": hashes, "optimizer": tree, "state": state, "rows": rows(folder), "summary": figures}
+    kept = [path.name for path in checkpoint.steps_on_disk(folder / "checkpoints")]
+    return {"checkpoints": kept, "tensors": hashes, "optimizer": tree, "state": state, "rows": rows(folder), "summary": figures}
 
 
 def leftovers(folder: Path) -> list[str]:
