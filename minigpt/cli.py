@@ -6,8 +6,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def main(
 
         sys.argv[1:] = arguments
         task = sweep if parsed.multirun else job
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+        with plain_failures():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
     except MinigptError as error:
         report(error)
         return sweep.finish() or error.exit_code
@@ -72,6 +73,24 @@ def main(
         traceback.print_exc()
         return sweep.finish() or 1
     return sweep.finish()
+
+
+@contextmanager
+def plain_failures() -> Iterator[None]:
+    """The error of a job comes out of Hydra as it is, without a line of Hydra's own on stderr before ours."""
+    from hydra.core.utils import JobReturn, JobStatus
+
+    def return_value(job: JobReturn) -> Any:
+        if job.status == JobStatus.FAILED:
+            raise job._return_value
+        return job._return_value
+
+    hydras = JobReturn.return_value
+    JobReturn.return_value = hydras.getter(return_value)  # type: ignore[attr-defined, method-assign]
+    try:
+        yield
+    finally:
+        JobReturn.return_value = hydras  # type: ignore[method-assign]
 
 
 def report(error: MinigptError) -> None:

@@ -159,11 +159,11 @@ def test_true_processes(
 
 @pytest.mark.slow
 @pytest.mark.faults(2)
-def test_two_threads_and_a_wider_model(tmp_path: Path, tries: Tries) -> None:
+def test_two_threads_and_a_wider_model(tmp_path: Path, tokens: list[str], tries: Tries) -> None:
     """d_model 128, 64 tokens, two threads: wide enough for threads to take part."""
     arguments = [
         *SIX, "model.d_model=128", "model.max_seq_len=64", "train.threads=2", "sample.every=null",
-        f"data_dir={tmp_path / 'tokens'}",
+        *tokens,
     ]  # fmt: skip
     assert true_process(tmp_path / "straight", arguments, None, threads=2).code == 0
     with tries.one():
