@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
-FOLDER = re.compile(r"step_(\d{8,})")
+SUPERSEDED = ".superseded"  # a whole checkpoint whose successor, of the same step, is about to be published
+FOLDER = re.compile(rf"step_(\d{{8,}})({re.escape(SUPERSEDED)})?")
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 MAX_JSON_BYTES = 256 * 2**20
 
@@ -86,15 +87,18 @@ def save(
     optimizer: dict[str, Any] | None,
     state: dict[str, Any],
     keep: int,
+    replace: bool = False,
 ) -> Path:
     """Write, verify-ably publish, and only then prune to the newest `keep`. Returns the new folder.
+
+    replace: whether a checkpoint of the same step gives way; otherwise it stays, since it is the same but for clocks.
 
     Raises OSError (disk full, ...) with nothing published and nothing pruned; older checkpoints stay as they are.
     """
     from safetensors.torch import save as to_bytes
 
     final = checkpoints / f"step_{step:08d}"
-    if final.exists():
+    if final.exists() and not replace:
         try:
             verify(final)
             return final  # the same run at the same step: it is there already
@@ -113,6 +117,8 @@ def save(
         for name, content in files.items():
             durable.write_synced(temporary / name, content)
         durable.write_synced(temporary / MANIFEST, _manifest(files))
+        if final.exists():
+            os.rename(final, final.with_name(final.name + SUPERSEDED))  # to be found by its step until then
         durable.publish_folder(temporary, final)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -139,7 +145,14 @@ def steps_on_disk(checkpoints: Path) -> list[Path]:
     if not checkpoints.is_dir():
         return []
     found = [path for path in checkpoints.iterdir() if FOLDER.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    return sorted(found, key=lambda path: (step_of(path), not path.name.endswith(SUPERSEDED)))
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    match = FOLDER.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
 
 
 def prune(checkpoints: Path, keep: int) -> None:

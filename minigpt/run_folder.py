@@ -143,7 +143,8 @@ class RunFolder:
         state = {**state, "run": self.plan.id, "metrics_bytes": self.metrics.sync(), "minigpt": minigpt.__version__}
         keep = 1 if final else self.plan.config["checkpoint"]["keep"]
         try:
-            checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep)
+            # A run stopped in its final evaluation has a checkpoint of this step, but not the one to be used.
+            checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep, replace=final)
         except OSError as error:
             need = sum(tensor.nbytes for tensor in model.values()) / 2**20
             message = f"cannot save a checkpoint: {self.checkpoints}: {error.strerror}, {need:.1f} MiB of weights"
