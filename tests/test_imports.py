@@ -17,10 +17,10 @@ ABOVE = [
     {"run_folder", "corpus", "sampling"},
     {"loop", "export", "load"},
     {"training", "generation"},
-    {"describe"},
+    {"describe", "verify"},
     {"cli"},
 ]
-DOOR = {"config", "schema", "cli", "run_folder", "generation"}  # these may know Hydra or OmegaConf
+DOOR = {"config", "schema", "cli", "run_folder", "generation", "verify"}  # these may know Hydra or OmegaConf
 
 
 def imports_of(path: Path) -> set[str]:

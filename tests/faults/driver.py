@@ -144,7 +144,14 @@ def result(folder: Path) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text())
     figures = {key: summary[key] for key in ("status", "step", "tokens", "val_loss", "skipped_steps")}
     kept = [path.name for path in checkpoint.steps_on_disk(folder / "checkpoints")]
-    return {"checkpoints": kept, "tensors": hashes, "optimizer": tree, "state": state, "rows": rows(folder), "summary": figures}
+    return {
+        "checkpoints": kept,
+        "tensors": hashes,
+        "optimizer": tree,
+        "state": state,
+        "rows": rows(folder),
+        "summary": figures,
+    }
 
 
 def leftovers(folder: Path) -> list[str]:

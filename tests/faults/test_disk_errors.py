@@ -36,7 +36,14 @@ def same_but_for_lost_rows(found: dict[str, Any], expected: dict[str, Any]) -> N
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 def test_errors_at_file_operations(
-    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, every: int, action: str, lasting: bool, tries: Tries
+    pool: Pool,
+    tmp_path: Path,
+    tokens: list[str],
+    straight: Straight,
+    every: int,
+    action: str,
+    lasting: bool,
+    tries: Tries,
 ) -> None:
     expected, operations = straight
     # A disk that stays full is as full for the next operation: every third start of it says enough.
@@ -81,7 +88,9 @@ sys.exit(train.main())
     [(30_000, "cannot save a checkpoint"), (1_000, "cannot write")],
     ids=["no room for weights", "no room for anything"],
 )
-def test_files_that_may_not_grow(pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, limit: int, words: str) -> None:
+def test_files_that_may_not_grow(
+    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, limit: int, words: str
+) -> None:
     """The kernel itself refuses: RLIMIT_FSIZE."""
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit), *SIX, *tokens],
@@ -100,7 +109,10 @@ def test_files_that_may_not_grow(pool: Pool, tmp_path: Path, tokens: list[str], 
 def test_a_file_system_that_is_full(tmp_path: Path, tokens: list[str], pool: Pool, straight: Straight) -> None:
     """A file system of half a MiB of its own, with room for one checkpoint and not for two."""
     mounted = ["unshare", "-rm", "sh", "-c"]
-    if shutil.which("unshare") is None or subprocess.run([*mounted, f"mount -t tmpfs none {tmp_path}"], check=False, capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*mounted, f"mount -t tmpfs none {tmp_path}"], check=False, capture_output=True).returncode
+    ):
         pytest.skip("no user namespaces here, so no small file system without being root")
     script = (
         f"mount -t tmpfs -o size=$SIZE none {tmp_path} && cd {tmp_path} && "

@@ -97,9 +97,7 @@ def test_killed_at_random_operations_again_and_again(
 
 @pytest.mark.faults(2)
 @pytest.mark.parametrize("seeds", [pytest.param(range(25), marks=pytest.mark.slow), range(50, 52)], ids=["25", "2"])
-def test_killed_at_random_moments(
-    pool: Pool, tmp_path: Path, tokens: list[str], seeds: range, tries: Tries
-) -> None:
+def test_killed_at_random_moments(pool: Pool, tmp_path: Path, tokens: list[str], seeds: range, tries: Tries) -> None:
     """The whole command, Hydra and preparation of tokens included; the moments are drawn, what they hit is not."""
     arguments = [*SIX, tokens[0], "data_dir=tokens"]
     begin = os.times().elapsed
@@ -139,9 +137,7 @@ def true_process(folder: Path, arguments: list[str], at: int | None, threads: in
 
 @pytest.mark.slow
 @pytest.mark.faults(1, 2)
-def test_true_processes(
-    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, tries: Tries
-) -> None:
+def test_true_processes(pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, tries: Tries) -> None:
     """Ten new interpreters, spread over the run; fork and true start end alike."""
     expected, operations = straight
 
@@ -190,9 +186,7 @@ def test_stopped_at_every_kind_of_edge(
     assert {path: path.stat().st_mtime_ns for path in run_folder(tmp_path).rglob("*")} == before
 
 
-def test_the_comparison_would_see_one_bit(
-    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight
-) -> None:
+def test_the_comparison_would_see_one_bit(pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight) -> None:
     """That all of the above can fail: another seed for dropout alone, and an edited row."""
     assert pool.run(tmp_path, [*SIX, *tokens]).code == 0
     folder = run_folder(tmp_path)
