@@ -201,11 +201,14 @@ def verify(folder: Path) -> dict[str, bytes]:
             f"unknown checkpoint format: {folder}: schema {manifest.get('schema')}, this minigpt reads {SCHEMA} "
             "(use the version of minigpt that wrote it)"
         )
+    files = manifest.get("files")
+    if not (isinstance(files, dict) and all(_is_entry(entry) for entry in files.values())):
+        raise damaged(MANIFEST, "no list of files with sizes and hashes")
     present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
-    if foreign := sorted(present ^ manifest["files"].keys()):
+    if foreign := sorted(present ^ files.keys()):
         raise damaged(foreign[0], "missing" if foreign[0] not in present else "not in the manifest")
     contents = {}
-    for name, entry in manifest["files"].items():
+    for name, entry in files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file() or path.stat().st_size != entry["bytes"]:
             raise damaged(name, f"size differs from the {entry['bytes']} bytes written")
@@ -213,6 +216,10 @@ def verify(folder: Path) -> dict[str, bytes]:
         if durable.sha256_bytes(contents[name]) != entry["sha256"]:
             raise damaged(name, "hash differs")
     return contents
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
 
 
 def read_json(path: Path, damaged: Any) -> dict[str, Any]:
@@ -230,13 +237,24 @@ def read_json(path: Path, damaged: Any) -> dict[str, Any]:
 
 
 def load(folder: Path) -> Checkpoint:
-    """A checkpoint, verified whole before any byte is used. Raises CheckpointError."""
+    """A checkpoint, verified whole before any byte is used. Raises CheckpointError.
+
+    Hashes say that the bytes are those written, not who wrote them: what they mean is checked as well.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     contents = verify(folder)
-    state = json.loads(contents[STATE])
-    tensors = from_bytes(contents[OPTIMIZER]) if OPTIMIZER in contents else {}
-    return Checkpoint(folder, from_bytes(contents[MODEL]), decode_tree(state.pop("optimizer"), tensors), state)
+    try:
+        state = json.loads(contents[STATE])
+        tensors = from_bytes(contents[OPTIMIZER]) if OPTIMIZER in contents else {}
+        optimizer = decode_tree(state.pop("optimizer"), tensors)
+        return Checkpoint(folder, from_bytes(contents[MODEL]), optimizer, state)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"damaged checkpoint: {folder}: not as minigpt writes it: {type(error).__name__} {error} "
+            "(an older one is used if there is one)"
+        ) from None
 
 
 def restore_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:

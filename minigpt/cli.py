@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from minigpt import interrupt, schema
 from minigpt.errors import ConfigError, MinigptError, Stopped
+from minigpt.terminal import escape_controls
 
 CONF = Path(__file__).parent.parent / "conf"
 PATH_KEYS = (
@@ -23,7 +24,9 @@ PATH_KEYS = (
     "run", "init_from",
 )  # fmt: skip
 TEXT_KEYS = ("prompt", "sample.prompt")
-SECRET = re.compile(r"(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
+SECRET = re.compile(r"(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+# The same inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}
+SECRET_INSIDE = re.compile(r"(key|token|secret|password|passwd|credentials?)['\"]?\s*[:}]", re.IGNORECASE)
 Job = Callable[[DictConfig], Any]
 
 
@@ -96,7 +99,7 @@ def plain_failures() -> Iterator[None]:
 def report(error: MinigptError) -> None:
     """One line a problem on stderr."""
     for problem in error.problems:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        print(f"error: {escape_controls(' '.join(str(problem).split()))}", file=sys.stderr)
 
 
 class Sweep:
@@ -349,9 +352,9 @@ def quote(value: str) -> str:
 def refuse_secrets(overrides: list[str]) -> None:
     """Overrides are written to run.json and into folder names, so keys must come from the environment."""
     for override in overrides:
-        key, _, _ = override.lstrip("+~").partition("=")
+        key, _, value = override.lstrip("+~").partition("=")
         last = key.rpartition(".")[2]
-        if SECRET.search(last):
+        if SECRET.search(last) or (key not in TEXT_KEYS and SECRET_INSIDE.search(value)):
             raise ConfigError(
                 f"secret on the command line: {key} "
                 "(it would be written to disk; use the environment, e.g. WANDB_API_KEY)"

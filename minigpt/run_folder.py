@@ -30,6 +30,7 @@ from minigpt.config import Plan
 from minigpt.errors import CheckpointError, MinigptError, NumericsError, StorageError
 from minigpt.metrics import Metrics
 from minigpt.source_digest import source_digest
+from minigpt.terminal import on_stdout
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -360,7 +361,7 @@ def report(folder: Path, summary: dict[str, Any]) -> None:
     sample = (folder / "sample.txt").read_text(encoding="utf-8") if (folder / "sample.txt").is_file() else ""
     bits = summary["val_bits_per_byte"]
     if sample:
-        print(f"{sample.rstrip()}\n")
+        print(f"{on_stdout(sample.rstrip())}\n")
     print(
         f"validation loss   {summary['val_loss']:.4f} nats per token"
         + ("" if bits is None else f", {bits:.4f} bits per byte")

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Generator, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def _steps(rows: list[dict[str, Any]], config: Any) -> Iterator[str]:
     """Rows of each kind go forward, none is missing, and each step has the same number of tokens."""
     for kind in ("train/loss", "val/loss"):
         steps = [row["step"] for row in rows if kind in row]
-        repeated = next((b for a, b in zip(steps, steps[1:]) if b <= a), None)
+        repeated = next((b for a, b in pairwise(steps) if b <= a), None)
         if repeated is not None:
             yield f"metrics.jsonl: {kind} of step {repeated} comes twice, or too late"
     steps = [row["step"] for row in rows if "train/loss" in row]

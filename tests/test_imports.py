@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "minigpt"
-LEAVES = {"errors", "roles", "seeding", "durable", "interrupt", "budget", "precision", "text", "signature"}
+LEAVES = {"errors", "roles", "seeding", "durable", "interrupt", "budget", "precision", "text", "terminal", "signature"}
 SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
 # Layer by layer, each may import the ones before it.
 ABOVE = [

@@ -16,7 +16,6 @@ from minigpt.sampling import (
     candidates,
     choose,
     encode_prompt,
-    escape_controls,
     generate,
     penalise,
     sample_text,
@@ -255,8 +254,3 @@ def test_text_comes_as_characters_complete() -> None:
     pieces = TextStream()
     joined = "".join(pieces.add(content[i : i + 1]) for i in range(len(content))) + pieces.end()
     assert joined == content.decode(errors="replace")
-
-
-def test_control_characters_are_escaped() -> None:
-    assert escape_controls("\x1b[31mred\x07\r\n\tplain é 🎭") == r"\x1b[31mred\x07\r" + "\n\tplain é 🎭"
-    assert escape_controls("a\x9bb\u202ec\x7f\0") == r"a\x9bb\u202ec\x7f\x00"

@@ -1,8 +1,6 @@
 """Disk full, or broken, at every file operation of a run: one line that says so, and a run that can be gone on with."""
 
-import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
