@@ -1,4 +1,4 @@
-"""What comes from elsewhere is data: nothing in it is executed, nothing leads out of its folder, no size is believed."""
+"""What comes from elsewhere is data: nothing in it is executed or leads out of its folder, and no size is believed."""
 
 import ast
 import json
