@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,29 @@ def test_killed_at_file_operations(
             kill_and_repeat(pool, tmp_path / str(at), [*SIX, *tokens], at, expected)
 
     pool.each(one, range(1, len(operations) + 1, every))
+
+
+@pytest.mark.faults(1, 3)
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 8])
+def test_killed_while_the_final_checkpoint_takes_the_place_of_another(
+    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, every: int, tries: Tries
+) -> None:
+    """A run stopped in its final evaluation has a checkpoint of the last step, which is not yet the final one."""
+    expected, operations = straight
+    stop = next(number for number, name in enumerate(operations, 1) if "step_00000006" in name) - 4  # its last row
+    stopped = tmp_path / "stopped"
+    assert pool.run(stopped, [*SIX, *tokens], at=stop, action="TERM").code == 143
+    assert (run_folder(stopped) / "checkpoints" / "step_00000006").is_dir()
+    outcome = pool.run(Path(shutil.copytree(stopped, tmp_path / "counted")), [*SIX, *tokens])
+    assert outcome.operations is not None
+    assert any(name.endswith("step_00000006.superseded") for name in outcome.operations)
+
+    def one(at: int) -> None:
+        with tries.one():
+            folder = Path(shutil.copytree(stopped, tmp_path / str(at)))
+            kill_and_repeat(pool, folder, [*SIX, *tokens], at, expected)
+
+    pool.each(one, range(1, len(outcome.operations) + 1, every))
 
 
 @pytest.mark.faults(2, 10)
