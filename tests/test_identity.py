@@ -79,8 +79,8 @@ def test_what_decides_the_result_is_another_run(override: str) -> None:
 
 def test_lr_scale_and_the_lr_it_makes_are_one_run() -> None:
     scaled = plan("optim=adamw", "optim.lr_scale=2")
-    assert scaled.id == plan("optim=adamw", "optim.lr=0.01").id
-    assert plan("optim=muon", "optim.lr_scale=2").id == plan("optim=muon", "optim.lr=0.04", "optim.adamw_lr=0.01").id
+    assert scaled.id == plan("optim=adamw", "optim.lr=0.004").id
+    assert plan("optim=muon", "optim.lr_scale=2").id == plan("optim=muon", "optim.lr=0.04", "optim.adamw_lr=0.02").id
 
 
 def test_the_id_is_stable() -> None:

@@ -7,9 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from runs import ROOT, SMALL, Shell, rows, tensors
+
+from minigpt.data.windows import TrainWindows
+from minigpt.model.transformer import Transformer
 
 
 @pytest.fixture
@@ -208,6 +213,31 @@ def test_a_sweep_runs_every_job_as_if_alone(shell: Shell, other: Shell) -> None:
     alone = other.run_folder()
     assert rows(folders[alone.name]) == rows(alone)
     assert tensors(folders[alone.name]) == tensors(alone)
+
+
+def test_arms_see_the_same_batches_and_start_from_the_same_weights(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole runs of several optimizers, in a sweep: what reaches the model differs in nothing but its weights later."""
+    seen: list[list[bytes]] = []
+    draw, read = Transformer.init_weights, TrainWindows.batch
+
+    def init_weights(model: Transformer, generator: torch.Generator) -> None:
+        draw(model, generator)
+        seen.append([parameter.detach().numpy().tobytes() for parameter in model.parameters()])
+
+    def batch(windows: TrainWindows, *arguments: Any) -> Any:
+        inputs, targets = read(windows, *arguments)
+        seen[-1].append(inputs.tobytes() + targets.tobytes())
+        return inputs, targets
+
+    monkeypatch.setattr(Transformer, "init_weights", init_weights)
+    monkeypatch.setattr(TrainWindows, "batch", batch)
+    assert shell("train", "-m", *SMALL, "optim=muon,adamw,lion", "model.dropout=0.1") == 0, shell.err
+    assert len(seen) == 3
+    assert seen[0] == seen[1] == seen[2]
+    batches = seen[0][-24:]  # 12 steps of two micro-batches
+    assert len(set(batches)) == 24
 
 
 @pytest.mark.faults(45)

@@ -90,8 +90,8 @@ def test_every_header_says_what_it_is_and_how_to_type_it(path: Path) -> None:
     assert any(f"python {script}.py" in line for line in header for script in ("train", "generate", "preprocess"))
 
 
-def test_muon_and_adamw_differ_only_in_the_hidden_block_and_the_lr_it_reads() -> None:
-    muon, adamw = (config.plan_of(compose(f"optim={arm}")).config["optim"] for arm in ("muon", "adamw"))
+def test_muon_and_its_rival_differ_only_in_the_hidden_block_and_the_lr_it_reads() -> None:
+    muon, adamw = (config.plan_of(compose(f"optim={arm}")).config["optim"] for arm in ("muon", "adamw_by_role"))
     assert {key for key in muon if muon[key] != adamw[key]} == {"hidden", "lr"}
 
 

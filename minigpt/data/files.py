@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from minigpt.data.source import Document, Source
 from minigpt.durable import sha256_file
 from minigpt.errors import DataError
@@ -107,17 +109,25 @@ def json_lines(path: Path, column: str, skip: int) -> Iterator[tuple[int, str | 
     """(line number from 0, text) of each line that is not blank, from line `skip` on."""
     with open(path, "rb") as file:
         for number, line in enumerate(file):
-            if number < skip or not line.strip():
+            if number < skip or line.isspace():
                 continue
-            where = f"{path}, line {number + 1}"
             try:
-                row = json.loads(line.decode("utf-8", errors="replace"))
+                row = parse(line)
             except ValueError as error:
-                raise DataError(f"not JSON: {where} ({error})") from None
+                raise DataError(f"not JSON: {path}, line {number + 1} ({error})") from None
             if not isinstance(row, dict) or column not in row:
                 keys = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
-                raise DataError(f"no key {column!r}: {where} (it has: {keys}; set data.column)")
-            yield number, as_text(row[column], column, where)
+                raise DataError(f"no key {column!r}: {path}, line {number + 1} (it has: {keys}; set data.column)")
+            value = row[column]
+            yield number, value if isinstance(value, str) else as_text(value, column, f"{path}, line {number + 1}")
+
+
+def parse(line: bytes) -> Any:
+    """A line of JSON. What the fast parser refuses (invalid UTF-8, lone surrogates, NaN) is left to the lenient one."""
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        return json.loads(line.decode("utf-8", errors="replace"))
 
 
 def parquet_rows(path: Path, column: str, skip: int) -> Iterator[tuple[int, str | None]]:

@@ -6,6 +6,7 @@ B batch, T sequence, D model, V vocabulary, S keys seen (T, or more with a cache
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from minigpt.model.swiglu import SwiGLU
 from minigpt.roles import Role
 
 INIT_STD = 0.02  # GPT-2
+BASE_WIDTH = 128  # of model=tiny: there parametrization=mup is the standard one
 RESIDUAL = ("o", "down")  # the matrices that write into the residual stream
 
 
@@ -53,6 +55,9 @@ class Transformer(nn.Module):
         generator, which the caller seeds.
     tie_embeddings: the head is the embedding matrix.
     qk_norm: RMSNorm on each head of queries and keys.
+    parametrization: standard, or mup, under which the best learning rate hardly depends on d_model (muP, arXiv
+        2203.03466): hidden matrices start with a standard deviation that falls as 1/sqrt(d_model), the head as
+        1/d_model, and optimizers scale their lr by `Role.width` = d_model / 128. Widen by more heads of equal size.
     attention, mlp: other classes for these parts, called with the arguments of Attention and SwiGLU.
 
     The parameters are not drawn here: call `init_weights`, or load a state.
@@ -73,6 +78,7 @@ class Transformer(nn.Module):
         qk_norm: bool = False,
         rope_theta: float = 10000.0,
         norm_eps: float = 1e-5,
+        parametrization: Literal["standard", "mup"] = "standard",
         attention: Callable[..., nn.Module] | None = None,
         mlp: Callable[..., nn.Module] | None = None,
     ) -> None:
@@ -82,7 +88,14 @@ class Transformer(nn.Module):
         sizes |= {"n_kv_heads": n_kv_heads, "d_ff": d_ff, "max_seq_len": max_seq_len}
         _check_sizes(**sizes)
         _check_values(dropout=dropout, rope_theta=rope_theta, norm_eps=norm_eps)
+        if parametrization not in ("standard", "mup"):
+            raise ValueError(f"parametrization={parametrization!r} is none of standard, mup")
+        if parametrization == "mup" and tie_embeddings:
+            raise ValueError(
+                "tie_embeddings=true with parametrization=mup: embedding and head need different scales (untie them)"
+            )
 
+        self.width = d_model / BASE_WIDTH if parametrization == "mup" else 1.0
         self.max_seq_len, self.rope_theta = max_seq_len, rope_theta
         self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
         make_attention = partial(
@@ -144,17 +157,19 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """GPT-2's initialisation: every matrix from N(0, 0.02^2), those that write into the residual stream (o, down)
-        divided by sqrt(2 n_layers), gains 1, biases 0.
+        divided by sqrt(2 n_layers), gains 1, biases 0. With w = d_model / 128, mup divides the standard deviation of
+        hidden matrices by sqrt(w) and that of the head by w.
 
         Drawn on the CPU in the order of `named_parameters`, so the weights do not depend on device or dtype.
         """
         roles = self.roles()
         for name, parameter in self.named_parameters():
-            kind = roles[name].kind
+            role, kind = roles[name].name, roles[name].kind
             if parameter.ndim < 2:
                 parameter.fill_(1.0 if kind == "gain" else 0.0)
                 continue
             std = INIT_STD / math.sqrt(2 * len(self.blocks)) if kind in RESIDUAL else INIT_STD
+            std /= {"hidden": math.sqrt(self.width), "head": self.width}.get(role, 1.0)
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
 
     def roles(self) -> dict[str, Role]:
@@ -171,10 +186,10 @@ class Transformer(nn.Module):
             elif path == "embed":
                 roles[name] = Role("embed", "embed")
             elif path == "head":
-                roles[name] = Role("head", "head")
+                roles[name] = Role("head", "head", width=self.width)
             else:
                 kind = path.rpartition(".")[2] if last == "weight" else last
-                roles[name] = Role("hidden", kind, heads.get(path, 1))
+                roles[name] = Role("hidden", kind, heads.get(path, 1), self.width)
         return roles
 
     def flops_per_token(self, seq_len: int) -> int:

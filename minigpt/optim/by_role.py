@@ -30,6 +30,10 @@ class ByRole:
     hidden, embed, head, scalar: what builds the role's optimizer; None where the model has no such role.
         A head block is ignored if the head is tied to the embedding, since a tied weight has the role embed.
     lr_scale: multiplies every lr.
+    hidden_width_exponent: with w = `Role.width` (1 unless the model says otherwise), the lr of hidden is divided by w
+        to this power, and its weight decay multiplied, so that lr * decay stays; the head's exponent is 1. None asks
+        the optimizer (`width_exponent`, which Muon has), else 1, which is right for Adam and its kin (muP, arXiv
+        2203.03466, table 3; decay: arXiv 2405.13698).
 
     `param_groups` are the live groups of all optimizers: one for each (role, kind, n_heads), with those keys, `lr`
     (what the loop sets: initial_lr * schedule) and `initial_lr` (lr of the config times lr_scale).
@@ -46,6 +50,7 @@ class ByRole:
         head: BuildOptimizer | None,
         scalar: BuildOptimizer | None,
         lr_scale: float = 1.0,
+        hidden_width_exponent: float | None = None,
     ) -> None:
         if not 0.0 < lr_scale < math.inf:
             raise ValueError(f"lr_scale={lr_scale} must be a finite number > 0")
@@ -61,7 +66,8 @@ class ByRole:
                 if role.name == role_name and p.requires_grad:
                     groups[role].append(p)
             if groups and builder is not None:
-                self.optimizers[role_name] = _build(role_name, builder, groups, lr_scale)
+                exponent = hidden_width_exponent if role_name == "hidden" else None
+                self.optimizers[role_name] = _build(role_name, builder, groups, lr_scale, exponent)
         self._prove_cover()
 
         self._training_weights: dict[Tensor, Tensor] = {}  # while eval() is on
@@ -207,7 +213,11 @@ def _check_roles(listed: list[tuple[str, nn.Parameter, Role]], builders: dict[st
 
 
 def _build(
-    role_name: str, builder: BuildOptimizer, groups: dict[Role, list[nn.Parameter]], lr_scale: float
+    role_name: str,
+    builder: BuildOptimizer,
+    groups: dict[Role, list[nn.Parameter]],
+    lr_scale: float,
+    width_exponent: float | None,
 ) -> Optimizer:
     """One role's optimizer, its groups checked and labelled."""
     try:
@@ -219,11 +229,16 @@ def _build(
         )
     except ValueError as error:
         raise ValueError(f"{role_name}: {error}") from error
-    for group in optimizer.param_groups:
+    if width_exponent is None:
+        width_exponent = getattr(optimizer, "width_exponent", 1.0)
+    for group, role in zip(optimizer.param_groups, groups, strict=True):
         for key, value in (("lr", group.get("lr")), ("weight_decay", group.get("weight_decay", 0.0))):
             if not isinstance(value, float | int) or not 0.0 <= value < math.inf:
                 raise ValueError(f"{role_name}: {key}={value} must be a finite number >= 0")
-        group["lr"] = group["initial_lr"] = group["lr"] * lr_scale
+        factor = role.width**width_exponent
+        group["lr"] = group["initial_lr"] = group["lr"] * lr_scale / factor
+        if group.get("weight_decay"):
+            group["weight_decay"] *= factor
     return optimizer
 
 

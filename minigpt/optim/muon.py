@@ -10,12 +10,13 @@ For each weight matrix W (R, C) = (out, in) with gradient G:
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from minigpt.optim import ranks
 from minigpt.optim.batching import batches, orthogonalise_batch
 from minigpt.optim.newton_schulz import EPSILON, Schedule, coefficients_of, dtype_of, flops
 
@@ -54,6 +55,7 @@ class Muon(torch.optim.Optimizer):
     split: "head" orthogonalises every attention head on its own (rows of q, k, v, columns of o), "matrix" does not.
 
     More than two dimensions: 3-D is a stack of matrices, (R, ...) above that is flattened to (R, C).
+    In a process group every rank orthogonalises a share of the matrices (ranks.py); all must have the same gradients.
     A step whose gradients are not finite (or overflow the fp32 norm) is skipped whole: weights and state stay, and
     `skipped_steps` counts. Parameters without gradient are left alone, `p.grad` is never written.
     Raises ValueError for values out of range and for parameters that it cannot split or that are below 2-D.
@@ -109,6 +111,12 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError("Muon got a sharded parameter: a shard of a matrix has other singular vectors")
             matrices_of(p, group)  # refuses what does not divide
 
+    @property
+    def width_exponent(self) -> float:
+        """How the lr falls with width so that a wider matrix moves its outputs equally far: not at all, as lr is a
+        spectral norm; match_rms_adamw multiplies that by sqrt(max(R, C)), which must be undone."""
+        return 0.5 if self.defaults["scale"] == "match_rms_adamw" else 0.0
+
     def flops_per_step(self) -> int:
         """FLOPs of Newton-Schulz in one step, without the tricks of the fast path."""
         parameters = [(p, group) for group in self.param_groups for p in group["params"]]
@@ -131,12 +139,19 @@ class Muon(torch.optim.Optimizer):
 
         matrices = [matrix for group in self.param_groups for matrix in self._accumulate(group)]
         dtype = dtype_of(self.ns_dtype, gradients[0].device.type)
-        for batch in batches([matrix.weight for matrix in matrices]):
-            members = [matrices[i] for i in batch]
-            directions = (direction(matrix) for matrix in members)
-            updates = orthogonalise_batch(directions, [m.weight.shape for m in members], self.coefficients, dtype)
-            for matrix, update in zip(members, updates, strict=True):
-                self._apply(matrix, update)
+        work, shapes = batches([matrix.weight for matrix in matrices]), [matrix.weight.shape for matrix in matrices]
+
+        def orthogonalised(batch: Sequence[int]) -> list[Tensor]:
+            directions = (direction(matrices[i]) for i in batch)
+            return orthogonalise_batch(directions, [shapes[i] for i in batch], self.coefficients, dtype)
+
+        if ranks.world_size() > 1:
+            updates = iter(ranks.gathered(work, shapes, orthogonalised, dtype, gradients[0].device))
+        else:
+            updates = map(orthogonalised, work)
+        for batch, updates_of_batch in zip(work, updates, strict=True):
+            for i, update in zip(batch, updates_of_batch, strict=True):
+                self._apply(matrices[i], update)
         return loss
 
     def _accumulate(self, group: dict[str, Any]) -> Iterator[Matrix]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -252,3 +253,31 @@ def test_no_module_holds_buffers(make_model: Make) -> None:
     model: nn.Module = make_model(qk_norm=True)
     assert not list(model.buffers())
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+
+
+def drawn(**arguments: Any) -> Transformer:
+    model = Transformer(96, n_layers=2, max_seq_len=8, **arguments)
+    model.init_weights(generator(0, "init"))
+    return model
+
+
+def test_mup_at_the_base_width_is_the_standard_parametrization() -> None:
+    standard, mup = (drawn(d_model=128, n_heads=4, parametrization=kind) for kind in ("standard", "mup"))
+    assert all(torch.equal(a, b) for a, b in zip(standard.parameters(), mup.parameters(), strict=True))
+    assert standard.roles() == mup.roles()
+
+
+def test_mup_starts_wide_matrices_smaller_and_tells_the_optimizer_their_width() -> None:
+    standard, mup = (drawn(d_model=512, n_heads=4, parametrization=kind) for kind in ("standard", "mup"))
+    roles = mup.roles()
+    for (name, wide), usual in zip(mup.named_parameters(), standard.parameters(), strict=True):
+        smaller, width = {"hidden": (2.0, 4.0), "head": (4.0, 4.0)}.get(roles[name].name, (1.0, 1.0))
+        torch.testing.assert_close(wide * smaller, usual)
+        assert roles[name].width == width
+
+
+def test_mup_needs_an_untied_head_and_a_known_name() -> None:
+    with pytest.raises(ValueError, match="tie_embeddings=true with parametrization=mup"):
+        Transformer(96, 1, 128, 4, tie_embeddings=True, parametrization="mup")
+    with pytest.raises(ValueError, match="parametrization='np'"):
+        Transformer(96, 1, 128, 4, parametrization="np")  # type: ignore[arg-type]

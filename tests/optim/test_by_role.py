@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -319,3 +320,23 @@ def test_a_grad_scaler_unscales_all_roles_at_once():
         p.grad *= 8
     scaler.unscale_(optimizer)
     assert all(torch.equal(p.grad, e) for p, e in zip(model.parameters(), expected))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "exponent", "expected"),
+    [
+        (ADAMW, None, 1.0),
+        (partial(Muon, lr=1e-2, weight_decay=0.1), None, 0.0),
+        (partial(Muon, lr=1e-2, weight_decay=0.1, scale="match_rms_adamw"), None, 0.5),
+        (ADAMW, 0.25, 0.25),
+    ],
+)
+def test_a_wider_model_gets_the_lr_of_its_optimizer_and_the_same_lr_times_decay(hidden, exponent, expected):
+    model = Toy()
+    listed = [
+        (n, p, replace(role, width=4.0 if role.name in ("hidden", "head") else 1.0)) for n, p, role in model.listed()
+    ]
+    groups = ByRole(listed, hidden, ADAMW, ADAMW, ADAMW, hidden_width_exponent=exponent).param_groups
+    factors = {group["role"]: 1e-2 / group["initial_lr"] for group in groups}
+    assert factors == pytest.approx({"hidden": 4.0**expected, "embed": 1.0, "head": 4.0, "scalar": 1.0})
+    assert all(group["initial_lr"] * group["weight_decay"] == pytest.approx(1e-3) for group in groups)
