@@ -66,7 +66,7 @@ def trunks(
     """Checkpoints that this run could begin from, the furthest first. Why a run was left out goes to `refused`."""
     found = []
     for folder in folders or sorted(run.folder.parent.glob("*-????????")):
-        on_disk = [int(path.name.removeprefix("step_")) for path in checkpoint.steps_on_disk(folder / "checkpoints")]
+        on_disk = [checkpoint.step_of(path) for path in checkpoint.steps_on_disk(folder / "checkpoints")]
         if folder == run.folder or not on_disk:
             continue
         try:

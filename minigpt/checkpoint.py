@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
-FOLDER = re.compile(r"step_(\d{8,})")
+SUPERSEDED = ".superseded"  # a whole checkpoint whose successor, of the same step, is about to be published
+FOLDER = re.compile(rf"step_(\d{{8,}})({re.escape(SUPERSEDED)})?")
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 MAX_JSON_BYTES = 256 * 2**20
 
@@ -87,17 +88,20 @@ def save(
     state: dict[str, Any],
     keep: int,
     keep_at: Collection[int] = (),
+    replace: bool = False,
 ) -> Path:
     """Write, verify-ably publish, and only then prune to the newest `keep` and those at the steps of `keep_at`.
 
     Returns the new folder.
+
+    replace: whether a checkpoint of the same step gives way; otherwise it stays, since it is the same but for clocks.
 
     Raises OSError (disk full, ...) with nothing published and nothing pruned; older checkpoints stay as they are.
     """
     from safetensors.torch import save as to_bytes
 
     final = checkpoints / f"step_{step:08d}"
-    if final.exists():
+    if final.exists() and not replace:
         try:
             verify(final)
             return final  # the same run at the same step: it is there already
@@ -116,6 +120,8 @@ def save(
         for name, content in files.items():
             durable.write_synced(temporary / name, content)
         durable.write_synced(temporary / MANIFEST, _manifest(files))
+        if final.exists():
+            os.rename(final, final.with_name(final.name + SUPERSEDED))  # to be found by its step until then
         durable.publish_folder(temporary, final)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -142,14 +148,28 @@ def steps_on_disk(checkpoints: Path) -> list[Path]:
     if not checkpoints.is_dir():
         return []
     found = [path for path in checkpoints.iterdir() if FOLDER.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    return sorted(found, key=lambda path: (step_of(path), not path.name.endswith(SUPERSEDED)))
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    match = FOLDER.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
 
 
 def prune(checkpoints: Path, keep: int, keep_at: Collection[int] = ()) -> None:
-    """Remove all but the newest `keep` and those at the steps of `keep_at`."""
+    """Remove all but the newest `keep` and those at the steps of `keep_at`.
+
+    One that cannot be removed only takes space: a warning.
+    """
     for folder in steps_on_disk(checkpoints)[:-keep]:
-        if int(folder.name.removeprefix("step_")) not in keep_at:
+        if step_of(folder) in keep_at and not folder.name.endswith(SUPERSEDED):
+            continue
+        try:
             durable.remove_folder(folder)
+        except OSError as error:
+            log.warning("warning: cannot remove an old checkpoint: %s: %s", folder, error.strerror)
 
 
 def newest(checkpoints: Path) -> Checkpoint | None:
@@ -189,11 +209,14 @@ def verify(folder: Path) -> dict[str, bytes]:
             f"unknown checkpoint format: {folder}: schema {manifest.get('schema')}, this minigpt reads {SCHEMA} "
             "(use the version of minigpt that wrote it)"
         )
+    files = manifest.get("files")
+    if not (isinstance(files, dict) and all(_is_entry(entry) for entry in files.values())):
+        raise damaged(MANIFEST, "no list of files with sizes and hashes")
     present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
-    if foreign := sorted(present ^ manifest["files"].keys()):
+    if foreign := sorted(present ^ files.keys()):
         raise damaged(foreign[0], "missing" if foreign[0] not in present else "not in the manifest")
     contents = {}
-    for name, entry in manifest["files"].items():
+    for name, entry in files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file() or path.stat().st_size != entry["bytes"]:
             raise damaged(name, f"size differs from the {entry['bytes']} bytes written")
@@ -201,6 +224,10 @@ def verify(folder: Path) -> dict[str, bytes]:
         if durable.sha256_bytes(contents[name]) != entry["sha256"]:
             raise damaged(name, "hash differs")
     return contents
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
 
 
 def read_json(path: Path, damaged: Any) -> dict[str, Any]:
@@ -218,13 +245,24 @@ def read_json(path: Path, damaged: Any) -> dict[str, Any]:
 
 
 def load(folder: Path) -> Checkpoint:
-    """A checkpoint, verified whole before any byte is used. Raises CheckpointError."""
+    """A checkpoint, verified whole before any byte is used. Raises CheckpointError.
+
+    Hashes say that the bytes are those written, not who wrote them: what they mean is checked as well.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     contents = verify(folder)
-    state = json.loads(contents[STATE])
-    tensors = from_bytes(contents[OPTIMIZER]) if OPTIMIZER in contents else {}
-    return Checkpoint(folder, from_bytes(contents[MODEL]), decode_tree(state.pop("optimizer"), tensors), state)
+    try:
+        state = json.loads(contents[STATE])
+        tensors = from_bytes(contents[OPTIMIZER]) if OPTIMIZER in contents else {}
+        optimizer = decode_tree(state.pop("optimizer"), tensors)
+        return Checkpoint(folder, from_bytes(contents[MODEL]), optimizer, state)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"damaged checkpoint: {folder}: not as minigpt writes it: {type(error).__name__} {error} "
+            "(an older one is used if there is one)"
+        ) from None
 
 
 def restore_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:

@@ -7,8 +7,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from minigpt import interrupt, schema
 from minigpt.errors import ConfigError, MinigptError, Stopped
 from minigpt.sweep import JobFailed, Sweep, shortest_first
+from minigpt.terminal import escape_controls
 
 CONF = Path(__file__).parent.parent / "conf"
 PATH_KEYS = (
@@ -30,7 +32,9 @@ LAUNCHERS = {  # launcher -> the plugin it comes with
     "slurm": "hydra_submitit_launcher",
     "submitit_local": "hydra_submitit_launcher",
 }
-SECRET = re.compile(r"(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
+SECRET = re.compile(r"(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+# The same inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}
+SECRET_INSIDE = re.compile(r"(key|token|secret|password|passwd|credentials?)['\"]?\s*[:}]", re.IGNORECASE)
 Job = Callable[[DictConfig], Any]
 
 
@@ -73,7 +77,8 @@ def main(
 
         sys.argv[1:] = arguments
         task = sweep if parsed.multirun else job
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+        with plain_failures():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
     except JobFailed as error:
         return sweep.finish() or error.exit_code
     except MinigptError as error:
@@ -108,10 +113,28 @@ def arrive() -> None:
     register_resolvers()
 
 
+@contextmanager
+def plain_failures() -> Iterator[None]:
+    """The error of a job comes out of Hydra as it is, without a line of Hydra's own on stderr before ours."""
+    from hydra.core.utils import JobReturn, JobStatus
+
+    def return_value(job: JobReturn) -> Any:
+        if job.status == JobStatus.FAILED:
+            raise job._return_value
+        return job._return_value
+
+    hydras = JobReturn.return_value
+    JobReturn.return_value = hydras.getter(return_value)  # type: ignore[attr-defined, method-assign]
+    try:
+        yield
+    finally:
+        JobReturn.return_value = hydras  # type: ignore[method-assign]
+
+
 def report(error: MinigptError) -> None:
     """One line a problem on stderr."""
     for problem in error.problems:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        print(f"error: {escape_controls(' '.join(str(problem).split()))}", file=sys.stderr)
 
 
 class AboveTheBar(logging.Handler):
@@ -345,9 +368,9 @@ def refuse_torchrun() -> None:
 def refuse_secrets(overrides: list[str]) -> None:
     """Overrides are written to run.json and into folder names, so keys must come from the environment."""
     for override in overrides:
-        key, _, _ = override.lstrip("+~").partition("=")
+        key, _, value = override.lstrip("+~").partition("=")
         last = key.rpartition(".")[2]
-        if SECRET.search(last):
+        if SECRET.search(last) or (key not in TEXT_KEYS and SECRET_INSIDE.search(value)):
             raise ConfigError(
                 f"secret on the command line: {key} "
                 "(it would be written to disk; use the environment, e.g. WANDB_API_KEY)"

@@ -85,7 +85,8 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
     id = identity.short_hash(who)
     name = identity.run_name(choices, overrides, config["name"])
     output = Path(config["output_dir"]).expanduser()
-    folder = next(iter(sorted(output.glob(f"*-{id}"))), output / f"{name}-{id}")
+    with durable.writing(output):  # a path that no disk can have
+        folder = next(iter(sorted(output.glob(f"*-{id}"))), output / f"{name}-{id}")
     return Plan(config, choices, overrides, who, id, folder, tokens_folder(config, choices))
 
 

@@ -13,6 +13,8 @@ import shutil
 import socket
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +35,15 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         errno.ENAMETOOLONG: "choose a shorter name",
     }.get(error.errno or 0, "check the disk and the path")
     return StorageError(f"cannot write: {path}: {error.strerror or error} ({advice})")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Work that writes to `path`; an OSError becomes a StorageError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from None
 
 
 def fsync_folder(folder: Path) -> None:

@@ -9,9 +9,10 @@ from omegaconf import DictConfig
 from minigpt import interrupt, precision
 from minigpt.errors import ConfigError
 from minigpt.load import find_run, load_any
-from minigpt.sampling import Sampling, TextStream, encode_prompt, escape_controls
+from minigpt.sampling import Sampling, TextStream, encode_prompt
 from minigpt.sampling import generate as generate_tokens
 from minigpt.seeding import generator
+from minigpt.terminal import on_stdout
 
 log = logging.getLogger(__name__)
 
@@ -58,5 +59,5 @@ def generate(cfg: DictConfig) -> None:
 
 def write(text: str) -> None:
     """To stdout at once; on a terminal without the control bytes that a model may have learnt."""
-    sys.stdout.write(escape_controls(text) if sys.stdout.isatty() else text)
+    sys.stdout.write(on_stdout(text))
     sys.stdout.flush()

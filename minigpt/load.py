@@ -67,8 +67,10 @@ def load_run(folder: Path) -> Loaded:
         raise CheckpointError(f"no checkpoint yet: {folder} (let the run reach checkpoint.every, or finish)")
     node = found.state["model"]
     refuse_foreign_classes(node, found.folder)
-    model = config.build(node, found.state["vocab_size"])
+    with torch.device("meta"):  # nothing is allocated by what a file says, only what is in it
+        model = config.build(node, found.state["vocab_size"])
     checkpoint.restore_parameters(model, found.model, found.folder)
+    model.load_state_dict(found.model, assign=True)
     return Loaded(folder, model.eval(), load_tokenizer(folder / "tokenizer"), found.state["step"])
 
 

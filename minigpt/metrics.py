@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ class Metrics:
     def append(self, row: dict[str, Any]) -> None:
         """Write one row. Non-finite numbers become null, since JSON has none."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        before = os.fstat(self._file.fileno()).st_size
+        rest = memoryview(json.dumps(finite).encode() + b"\n")
         try:
-            self._file.write(json.dumps(finite).encode() + b"\n")
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
+            with suppress(OSError):  # no torn row between whole ones
+                os.truncate(self.path, before)
             if not self._failed:
                 log.warning(
                     "warning: cannot write metrics: %s: %s (training goes on without)", self.path, error.strerror

@@ -32,6 +32,7 @@ from minigpt.config import Plan
 from minigpt.errors import CheckpointError, MinigptError, NumericsError, Stopped, StorageError
 from minigpt.metrics import Metrics
 from minigpt.source_digest import source_digest
+from minigpt.terminal import on_stdout
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -51,9 +52,10 @@ class RunFolder:
         self.plan = plan
         self.folder = plan.folder
         self.checkpoints = self.folder / "checkpoints"
+        self.keep_at: Collection[int] = ()  # steps whose checkpoints stay
 
     def __enter__(self) -> "RunFolder":
-        try:
+        with durable.writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = durable.FolderLock(self.folder, "run folder").acquire()
             durable.remove_leftovers(self.folder)
@@ -62,8 +64,6 @@ class RunFolder:
             durable.remove_leftovers(self.checkpoints)
             self.metrics = Metrics(self.folder / "metrics.jsonl")
             self._handler = RunLog(self.folder / "train.log")
-        except OSError as error:
-            raise durable.storage_error(self.folder, error) from None
         logging.getLogger("minigpt").addHandler(self._handler)
         self.saved = read_record(self.folder)
         return self
@@ -81,7 +81,7 @@ class RunFolder:
             with suppress(OSError):
                 durable.write_atomic(self.folder / FAILED, durable.json_bytes(failure(error)))
         if isinstance(error, MinigptError) and not begun:
-            shutil.rmtree(self.folder)  # refused before it began: no trace of it
+            shutil.rmtree(self.folder, ignore_errors=True)  # refused before it began: no trace of it
         self.lock.release()
 
     def begin(self, chosen: dict[str, Any], hardware: dict[str, Any], data: dict[str, Any], steps: int) -> None:
@@ -126,12 +126,10 @@ class RunFolder:
                 "chosen": chosen,
             }
             record["data"] = data
-        try:
+        with durable.writing(self.folder):
             config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
             durable.write_atomic(self.folder / "run.json", durable.json_bytes(record))
-        except OSError as error:
-            raise durable.storage_error(self.folder, error) from None
         if self.saved is None:
             log.info("%s", self.folder)
             if near := nearest_run(self.plan):
@@ -157,7 +155,8 @@ class RunFolder:
                 f"foreign checkpoint: {found.folder}: of run {found.state.get('run')}, "
                 f"expected {self.plan.id} (remove it)"
             )
-        self.metrics.rewind(0 if found is None else found.state["metrics_bytes"])
+        with durable.writing(self.metrics.path):
+            self.metrics.rewind(0 if found is None else found.state["metrics_bytes"])
         return found
 
     def save(
@@ -167,16 +166,16 @@ class RunFolder:
         state: dict[str, Any],
         *,
         final: bool,
-        keep_at: Collection[int] = (),
     ) -> None:
-        """A checkpoint now; those at the steps of keep_at are never pruned.
+        """A checkpoint now; those at the steps of self.keep_at are never pruned.
 
         A full disk on the way is a warning and is tried again later; at the end an error.
         """
         state = {**state, "run": self.plan.id, "metrics_bytes": self.metrics.sync(), "minigpt": minigpt.__version__}
         keep = 1 if final else self.plan.config["checkpoint"]["keep"]
         try:
-            checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep, keep_at)
+            # A run stopped in its final evaluation has a checkpoint of this step, but not the one to be used.
+            checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep, self.keep_at, replace=final)
         except OSError as error:
             need = sum(tensor.nbytes for tensor in model.values()) / 2**20
             message = f"cannot save a checkpoint: {self.checkpoints}: {error.strerror}, {need:.1f} MiB of weights"
@@ -186,12 +185,14 @@ class RunFolder:
                 raise StorageError(f"{message} (mend that and repeat the command)") from None
             log.warning("warning: %s (training goes on, the next interval tries again)", message)
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Publish the summary: from now on the run is finished and answers by it."""
-        try:
+    def finish(self, summary: dict[str, Any], sample: str | None = None) -> None:
+        """Publish sample and summary: from now on the run is finished and answers by it."""
+        with durable.writing(self.folder):
+            if sample is not None:
+                durable.remove_leftovers(self.checkpoints)  # of a disk that refused to delete
+                checkpoint.prune(self.checkpoints, 1, self.keep_at)  # a kill right after the last save left more
+                durable.write_atomic(self.folder / "sample.txt", sample.encode())
             durable.write_atomic(self.folder / "summary.json", durable.json_bytes(summary))
-        except OSError as error:
-            raise durable.storage_error(self.folder, error) from None
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -228,6 +229,10 @@ class RunLog(logging.FileHandler):
         if not self._failed:
             print(f"warning: cannot write the log: {self.baseFilename} (training goes on without)", file=sys.stderr)
         self._failed = True
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written before is tried once more, and has been warned of
+            super().close()
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -398,7 +403,7 @@ def report(folder: Path, summary: dict[str, Any]) -> None:
     sample = (folder / "sample.txt").read_text(encoding="utf-8") if (folder / "sample.txt").is_file() else ""
     bits = summary["val_bits_per_byte"]
     if sample:
-        print(f"{sample.rstrip()}\n")
+        print(f"{on_stdout(sample.rstrip())}\n")
     print(
         f"validation loss   {summary['val_loss']:.4f} nats per token"
         + ("" if bits is None else f", {bits:.4f} bits per byte")

@@ -6,7 +6,6 @@ B samples, V vocabulary, K candidates.
 import codecs
 import logging
 import math
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -196,14 +195,3 @@ class TextStream:
 
 
 # Characters that reorder what stands around them: text could look like something else.
-BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def escape_controls(text: str) -> str:
-    r"""Text that is safe on a terminal: control characters but newline and tab as \x1b, reordering marks as \u202e."""
-    return "".join(
-        c.encode("unicode_escape").decode()
-        if (unicodedata.category(c) == "Cc" and c not in "\n\t") or c in BIDIRECTIONAL
-        else c
-        for c in text
-    )

@@ -189,7 +189,7 @@ def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str
         code = json.loads((output / folder / FAILED).read_bytes())["exit_code"]
         return code, (f"failed ({code})", "", "", folder)
     steps = checkpoint.steps_on_disk(output / folder / "checkpoints")
-    step = int(steps[-1].name.removeprefix("step_")) if steps else 0
+    step = checkpoint.step_of(steps[-1]) if steps else 0
     return 0, (f"unfinished, saved at step {step}", "", "", folder)
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from minigpt import branch, checkpoint, config, identity, interrupt, sampling
+from minigpt import branch, checkpoint, config, durable, identity, interrupt, sampling
 from minigpt.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
 from minigpt.config import Plan
 from minigpt.corpus import prepare_tokens
@@ -69,8 +69,11 @@ def run(plan: Plan) -> dict[str, Any] | None:
             data=describe_tokens(tokens),
             steps=budget.steps,
         )
-        tokens.tokenizer.save(folder.folder / "tokenizer")  # so that the folder stands alone
+        with durable.writing(folder.folder):
+            tokens.tokenizer.save(folder.folder / "tokenizer")  # so that the folder stands alone
         schedule = config.build(cfg["schedule"])
+        trunk = None if cfg["branch"] == "off" else branch.trunk_steps(schedule, budget.steps)
+        folder.keep_at = {*cfg["checkpoint"]["at"], *([] if trunk is None else [trunk])}
         saved = folder.newest_checkpoint() or branch.adopt(folder, schedule, budget.steps)
 
         model.init_weights(generator(cfg["seed"], "init"))
@@ -181,13 +184,10 @@ class LiveRun:
         self.scaler, self.mirror, self.bar = scaler, mirror, bar
         self.end_of_text = tokens.tokenizer.end_of_text if plan.config["train"]["document_mask"] else None
         self.optimizer_state_bytes = 0  # known once there has been a step
-        self.keep_at: set[int] = set()  # steps whose checkpoints stay
 
     def train(self, schedule: Any, windows: TrainWindows) -> bool:
         """The loop, then the evaluation of the whole validation split. False if stopped on the way."""
         cfg = self.config
-        trunk = None if cfg["branch"] == "off" else branch.trunk_steps(schedule, self.budget.steps)
-        self.keep_at = {*cfg["checkpoint"]["at"], *([] if trunk is None else [trunk])}
         try:
             self.model.train()
             model = torch.compile(self.model) if self.precision.compile else self.model
@@ -207,7 +207,7 @@ class LiveRun:
                     end_of_text=self.end_of_text,
                     eval_every=cfg["eval"]["every"],
                     checkpoint_every=cfg["checkpoint"]["every"],
-                    checkpoint_at=self.keep_at,
+                    checkpoint_at=self.folder.keep_at,
                     sample_every=cfg["sample"]["every"],
                     log_every=cfg["log"]["every"],
                     probe_every=cfg["probe"] and cfg["probe"]["every"],
@@ -239,9 +239,8 @@ class LiveRun:
         """Sample and summary; from then on the run is finished."""
         assert self.progress.final is not None
         text = self.sample()
-        (self.folder.folder / "sample.txt").write_text(text, encoding="utf-8")
         summary = self.summary("finished", Evaluation(**self.progress.final))
-        self.folder.finish(summary)
+        self.folder.finish(summary, text)
         return summary
 
     def stopped(self) -> None:
@@ -296,7 +295,7 @@ class LiveRun:
         optimizer = None if final and not self.config["checkpoint"]["keep_optimizer"] else self.optimizer.state_tree()
         if final:
             self.optimizer.eval()
-        self.folder.save(dict(self.model.named_parameters()), optimizer, state, final=final, keep_at=self.keep_at)
+        self.folder.save(dict(self.model.named_parameters()), optimizer, state, final=final)
         self.optimizer.train()
 
     def evaluate(self, final: bool) -> Evaluation | None:

@@ -1,14 +1,18 @@
 """Every test runs without a network, without a wandb key, and with few threads on tiny models."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fault_table import Tries, table
 
 os.environ.update(WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_SILENT="true")
 os.environ.pop("WANDB_API_KEY", None)
 
 ROOT = Path(__file__).parent.parent
+TRIES = pytest.StashKey[Tries]()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -23,3 +27,37 @@ def _no_signal_left() -> None:
     from minigpt import interrupt
 
     interrupt.clear()
+
+
+@pytest.fixture
+def tries(request: pytest.FixtureRequest) -> Tries:
+    """Counts the tries of a test marked `faults(1, 3)`; without it the test counts as one."""
+    return request.node.stash[TRIES]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "faults":  # the whole list, slow parts included, but nothing that needs a device
+        config.option.markexpr = "faults and not gpu"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    faults = {fault for mark in item.iter_markers("faults") for fault in mark.args}
+    item.stash[TRIES] = Tries(sorted(faults))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.when == "call" and not report.skipped:
+        report.user_properties.append(("faults", item.stash[TRIES].result(report.passed)))
+    return report  # type: ignore[return-value]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.option.markexpr.startswith("faults"):
+        return
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
+    terminalreporter.section("faults")
+    properties = [value for report in reports for name, value in report.user_properties if name == "faults"]
+    for line in table(properties):
+        terminalreporter.write_line(line)

@@ -33,6 +33,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert loaded.optimizer["groups"] == OPTIMIZER["groups"]
 
 
+@pytest.mark.faults(17, 18)
 def test_newest_is_by_number_and_only_so_many_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 100_000_000, 11):
         save(tmp_path, step, keep=3)
@@ -46,6 +47,22 @@ def test_newest_is_by_number_and_only_so_many_are_kept(tmp_path: Path) -> None:
     assert found.state["step"] == 100_000_000
 
 
+def test_a_checkpoint_gives_way_to_one_of_its_step_only_where_asked(tmp_path: Path) -> None:
+    save(tmp_path, 7)
+    checkpoint.save(tmp_path, 7, MODEL, None, {"note": "other"}, keep=1)
+    assert checkpoint.load(tmp_path / "step_00000007").state["note"] == "é"
+    checkpoint.save(tmp_path, 7, MODEL, None, {"note": "final"}, keep=1, replace=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000007"]
+    assert checkpoint.load(tmp_path / "step_00000007").state["note"] == "final"
+    (tmp_path / "step_00000007").rename(tmp_path / "step_00000007.superseded")  # killed before the new one was there
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.state["note"] == "final"
+    save(tmp_path, 7)
+    assert [path.name[13:] for path in checkpoint.steps_on_disk(tmp_path)] == [".superseded", ""]
+
+
+@pytest.mark.faults(22)
 def test_no_checkpoints_is_none_and_only_damaged_ones_is_an_error(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "missing") is None
     folder = save(tmp_path, 1)
@@ -54,6 +71,7 @@ def test_no_checkpoints_is_none_and_only_damaged_ones_is_an_error(tmp_path: Path
         checkpoint.newest(tmp_path)
 
 
+@pytest.mark.faults(20)
 def test_a_damaged_newest_falls_back_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, 1)
     (save(tmp_path, 2) / "state.json").write_text("{}")
@@ -65,6 +83,7 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path: Path, caplog: pytest.
     assert "step_00000002" in caplog.text
 
 
+@pytest.mark.faults(21)
 def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     draw = random.Random(0)
@@ -83,6 +102,7 @@ def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "foreign", "link", "truncated", "zeros"])
+@pytest.mark.faults(20)
 def test_other_damage_is_detected(tmp_path: Path, damage: str) -> None:
     folder = save(tmp_path / "checkpoints", 1)
     path = folder / "model.safetensors"
@@ -103,6 +123,7 @@ def test_other_damage_is_detected(tmp_path: Path, damage: str) -> None:
         checkpoint.load(folder)
 
 
+@pytest.mark.faults(23)
 def test_another_format_names_found_and_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SCHEMA", 99)
     folder = save(tmp_path, 1)
@@ -111,6 +132,7 @@ def test_another_format_names_found_and_expected(tmp_path: Path, monkeypatch: py
         checkpoint.load(folder)
 
 
+@pytest.mark.faults(12)
 def test_a_full_disk_publishes_nothing_and_prunes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
     write = checkpoint.durable.write_synced
@@ -126,6 +148,7 @@ def test_a_full_disk_publishes_nothing_and_prunes_nothing(tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
 
 
+@pytest.mark.faults(25)
 def test_parameters_that_do_not_fit_are_all_named_and_nothing_is_copied() -> None:
     module = torch.nn.Linear(2, 3)
     before = module.weight.detach().clone()

@@ -18,6 +18,7 @@ with FolderLock(Path(sys.argv[1]), "run folder"):
 """
 
 
+@pytest.mark.faults(11, 15)
 def test_a_locked_folder_names_its_owner_and_a_killed_owner_frees_it(tmp_path: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
@@ -34,6 +35,7 @@ def test_a_locked_folder_names_its_owner_and_a_killed_owner_frees_it(tmp_path: P
         assert f"pid {os.getpid()}" in (tmp_path / "lock").read_text()
 
 
+@pytest.mark.faults(16)
 def test_a_stale_or_copied_lock_file_blocks_nobody(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("pid 1 on elsewhere\n")
     with durable.FolderLock(tmp_path, "run folder"):
@@ -56,6 +58,7 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.faults(18)
 def test_leftovers_go_and_everything_else_stays(tmp_path: Path) -> None:
     (tmp_path / ".tmp-folder").mkdir()
     (tmp_path / ".tmp-folder" / "x").write_text("x")

@@ -73,6 +73,7 @@ def test_what_only_watches_or_repeats_a_default_is_the_same_run(override: str) -
         "data.max_tokens=1000",
     ],
 )
+@pytest.mark.faults(30)
 def test_what_decides_the_result_is_another_run(override: str) -> None:
     assert plan(override).id != plan().id
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "minigpt"
-LEAVES = {"errors", "roles", "seeding", "durable", "interrupt", "budget", "precision", "text", "signature"}
+LEAVES = {"errors", "roles", "seeding", "durable", "interrupt", "budget", "precision", "text", "terminal", "signature"}
 SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
 # Layer by layer, each may import the ones before it.
 ABOVE = [
@@ -17,10 +17,10 @@ ABOVE = [
     {"run_folder", "corpus", "sampling"},
     {"loop", "export", "load", "branch"},
     {"training", "generation"},
-    {"describe", "sweep", "dashboard"},
+    {"describe", "sweep", "dashboard", "verify"},
     {"cli", "compare"},
 ]
-DOOR = {"config", "schema", "cli", "run_folder", "generation", "sweep"}  # these may know Hydra or OmegaConf
+DOOR = {"config", "schema", "cli", "run_folder", "generation", "sweep", "verify"}  # these may know Hydra or OmegaConf
 
 
 def imports_of(path: Path) -> set[str]:

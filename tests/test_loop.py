@@ -117,6 +117,7 @@ def state_of(model: Transformer, optimizer: ByRole) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("poisoned", ["blocks.0.attention.q.weight", "embed.weight", "final_norm.gain"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.faults(46)
 def test_one_bad_gradient_anywhere_stops_every_optimizer_for_that_step(poisoned: str, value: float) -> None:
     model, optimizer = make()
     run(model, optimizer, Budget(2, 4, 4, 16))
@@ -130,6 +131,7 @@ def test_one_bad_gradient_anywhere_stops_every_optimizer_for_that_step(poisoned:
     assert [row["skipped"] for row in notes.rows] == [1, 2]
 
 
+@pytest.mark.faults(46)
 def test_too_many_bad_steps_in_a_row_end_the_run() -> None:
     model, optimizer = make()
     model.embed.weight.register_hook(lambda gradient: gradient * float("nan"))
@@ -138,6 +140,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run() -> None:
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+@pytest.mark.faults(47)
 def test_an_overflow_in_fp16_skips_all_lowers_the_scale_and_training_goes_on() -> None:
     model, optimizer = make()
     calls = []

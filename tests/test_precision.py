@@ -61,6 +61,7 @@ def test_what_is_asked_for_is_taken(machine: Machine) -> None:
         chosen.precision = "fp32"
 
 
+@pytest.mark.faults(44)
 def test_refusals_name_the_keys_and_come_together(machine: Machine) -> None:
     machine("cpu")
     with pytest.raises(ConfigError, match=r"train\.device=cuda, present: cpu"):

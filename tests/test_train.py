@@ -52,6 +52,7 @@ def test_a_run_leaves_what_the_design_names_and_reports_it(shell: Shell) -> None
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("optim", ["muon", "adamw"])
+@pytest.mark.faults(10)
 def test_six_steps_and_six_more_in_a_new_process_are_twelve_steps(
     optim: str, precision: str, shell: Shell, other: Shell
 ) -> None:
@@ -88,6 +89,7 @@ def test_six_steps_and_six_more_in_a_new_process_are_twelve_steps(
     assert tensors(other.run_folder()) == saved
 
 
+@pytest.mark.faults(5)
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, shell: Shell, other: Shell) -> None:
     command = [*SMALL, "train.steps=400", "checkpoint.every=null", "eval.every=null", "log.every=1", "train.threads=1"]
     arguments = [f"output_dir={tmp_path / 'outputs'}", f"data_dir={tmp_path / 'tokens'}"]
@@ -114,6 +116,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, shell: Shel
     assert tensors(other.run_folder()) == tensors(shell.run_folder())
 
 
+@pytest.mark.faults(10)
 def test_a_finished_run_answers_without_touching_anything(shell: Shell) -> None:
     assert shell("train", *SMALL) == 0
     folder, said = shell.run_folder(), shell.out
@@ -125,6 +128,7 @@ def test_a_finished_run_answers_without_touching_anything(shell: Shell) -> None:
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")} == before
 
 
+@pytest.mark.faults(49)
 def test_what_only_watches_changes_no_weight(shell: Shell, other: Shell) -> None:
     assert shell("train", *SMALL, "model.dropout=0.1") == 0
     watching = ["eval.every=1", "sample.every=2", "log.every=5", "checkpoint.every=3", "logger=wandb"]
@@ -139,6 +143,7 @@ def test_what_only_watches_changes_no_weight(shell: Shell, other: Shell) -> None
     assert [row["step"] for row in looked] == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.faults(27)
 def test_changed_tokens_and_changed_code_stop_a_run_and_can_be_accepted(shell: Shell) -> None:
     assert shell("train", *SMALL, "train.stop_after=6") == 0
     path = shell.run_folder() / "run.json"
@@ -158,6 +163,7 @@ def test_changed_tokens_and_changed_code_stop_a_run_and_can_be_accepted(shell: S
     assert "mixed" in shell.out
 
 
+@pytest.mark.faults(27)
 def test_a_finished_run_of_changed_code_does_not_answer(shell: Shell) -> None:
     assert shell("train", *SMALL) == 0
     path = shell.run_folder() / "run.json"
@@ -169,6 +175,7 @@ def test_a_finished_run_of_changed_code_does_not_answer(shell: Shell) -> None:
     assert shell("train", *SMALL, "accept_changes=true") == 0
 
 
+@pytest.mark.faults(22)
 def test_only_damaged_checkpoints_never_start_afresh(shell: Shell) -> None:
     assert shell("train", *SMALL, "train.stop_after=6") == 0
     for path in (shell.run_folder() / "checkpoints").glob("*/model.safetensors"):
@@ -177,6 +184,7 @@ def test_only_damaged_checkpoints_never_start_afresh(shell: Shell) -> None:
     assert "no usable checkpoint" in shell.err
 
 
+@pytest.mark.faults(15)
 def test_a_folder_in_use_is_refused_with_its_owner(shell: Shell) -> None:
     assert shell("train", *SMALL, "train.stop_after=2") == 0
     code = (
@@ -195,6 +203,7 @@ def test_a_folder_in_use_is_refused_with_its_owner(shell: Shell) -> None:
     assert shell("train", *SMALL) == 0
 
 
+@pytest.mark.faults(45)
 def test_a_sweep_runs_every_job_as_if_alone(shell: Shell, other: Shell) -> None:
     assert shell("train", "-m", *SMALL, "optim=muon,adamw", "seed=0,1") == 0, shell.err
     folders = {path.parent.name: path.parent for path in (shell.folder / "outputs").glob("*/run.json")}
@@ -231,6 +240,7 @@ def test_arms_see_the_same_batches_and_start_from_the_same_weights(
     assert len(set(batches)) == 24
 
 
+@pytest.mark.faults(45)
 def test_a_failing_job_lets_the_others_run_and_sets_the_exit_code(shell: Shell) -> None:
     assert shell("train", "-m", *SMALL, "model.n_heads=4,3", "seed=0,1") == 2
     assert shell.err.count("failed (2)") == 2
@@ -241,6 +251,7 @@ def test_a_failing_job_lets_the_others_run_and_sets_the_exit_code(shell: Shell) 
     assert not [path for path in (shell.folder / "outputs").glob("*-????????") if not (path / "run.json").exists()]
 
 
+@pytest.mark.faults(46)
 def test_a_diverging_run_says_so_and_stays_diverged(shell: Shell) -> None:
     command = [
         *SMALL,
@@ -272,6 +283,7 @@ def test_init_from_takes_weights_and_joins_the_identity(shell: Shell) -> None:
     assert rows(second)[0]["train/loss"] < rows(first)[0]["train/loss"]
 
 
+@pytest.mark.faults(19)
 def test_a_moved_run_is_still_whole(shell: Shell) -> None:
     assert shell("train", *SMALL) == 0
     folder = shell.run_folder()
@@ -281,6 +293,7 @@ def test_a_moved_run_is_still_whole(shell: Shell) -> None:
     assert shell.out.startswith("MAC")
 
 
+@pytest.mark.faults(14)
 def test_an_unwritable_place_is_one_line_and_exit_code_6(shell: Shell) -> None:
     blocked = shell.folder / "file"
     blocked.write_text("x")
@@ -289,6 +302,7 @@ def test_an_unwritable_place_is_one_line_and_exit_code_6(shell: Shell) -> None:
     assert "Traceback" not in shell.err
 
 
+@pytest.mark.faults(31)
 def test_missing_text_is_exit_code_3_and_leaves_no_trace(shell: Shell) -> None:
     assert shell("train", "data=files", f"data.path={shell.folder}/missing.txt", "model.max_seq_len=16") == 3
     assert "missing.txt" in shell.err
@@ -312,6 +326,7 @@ def test_overfit_gets_near_zero(shell: Shell) -> None:
     assert last["train/loss"] < 0.3
 
 
+@pytest.mark.faults(8)
 def test_ctrl_c_ends_a_sweep_with_130(tmp_path: Path) -> None:
     command = ["-m", *SMALL, "train.steps=3000", "eval.every=null", "log.every=1", "seed=0,1", "train.threads=1"]
     process = subprocess.Popen(
@@ -334,6 +349,7 @@ def test_ctrl_c_ends_a_sweep_with_130(tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs").glob("*/run.json"))) == 1
 
 
+@pytest.mark.faults(12)
 def test_a_full_disk_on_the_way_is_a_warning_and_at_the_end_an_error(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,10 @@
 import logging
 import netrc
 import os
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,9 @@ class WandbLogger:
     """Mirror rows to wandb.
 
     project, entity: as wandb knows them.  folder: where wandb keeps its files, shared by all runs.
-    timeout_s: how long starting may take before it falls back to offline.
+    timeout_s: how long starting may take before it falls back to offline.  finish_timeout_s: how long the end of a run
+    waits for the last upload; after that wandb is stopped, and `wandb sync` can send what lies on the disk.
+    Rows are handed over in a thread of its own, so a service that hangs never holds up a step.
     Online if WANDB_API_KEY is set (or netrc has the host) and WANDB_MODE does not say otherwise; WANDB_MODE wins.
     """
 
@@ -23,12 +29,17 @@ class WandbLogger:
         entity: str | None = None,
         folder: str = "outputs/wandb",
         timeout_s: float = 15.0,
+        finish_timeout_s: float = 60.0,
     ) -> None:
         self.project = project
         self.entity = entity
         self.folder = folder
         self.timeout_s = timeout_s
+        self.finish_timeout_s = finish_timeout_s
         self._run: Any = None
+        self._failed = False
+        self._actions: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._work, name="wandb", daemon=True)
 
     def start(self, run: dict[str, Any], config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         """Begin a mirror. A resumed run replays its earlier rows, so that its last segment alone is the whole run."""
@@ -39,6 +50,10 @@ class WandbLogger:
                 break
             except Exception as error:  # anything at all: a mirror cannot stop a run
                 log.warning("warning: wandb (%s) did not start: %s", attempt, _first_line(error))
+                stop_service()  # it would hold the run's id against the next attempt
+        if self._run is None:
+            return
+        self._worker.start()
         for row in rows:
             self.log(row)
 
@@ -67,22 +82,47 @@ class WandbLogger:
 
     def log(self, row: dict[str, Any]) -> None:
         """Mirror one row; after a failure the mirror stays silent."""
-        self._try(lambda: self._run.log({key: value for key, value in row.items() if value is not None}))
+        if self._run is not None:
+            self._actions.put(lambda: self._run.log({key: value for key, value in row.items() if value is not None}))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary and end."""
-        self._try(lambda: self._run.summary.update(summary))
-        self._try(lambda: self._run.finish(exit_code=0))
-        self._run = None
-
-    def _try(self, action: Any) -> None:
+        """Write the summary and end, within `finish_timeout_s`."""
         if self._run is None:
             return
-        try:
-            action()
-        except Exception as error:
-            log.warning("warning: wandb stopped: %s (training goes on; metrics.jsonl is complete)", _first_line(error))
-            self._run = None
+        self._actions.put(lambda: self._run.summary.update(summary))
+        self._actions.put(lambda: self._run.finish(exit_code=0))
+        self._actions.put(None)
+        self._worker.join(self.finish_timeout_s)
+        if self._worker.is_alive():
+            self._warn(f"no answer for {self.finish_timeout_s:g} s")
+        if self._failed:
+            stop_service()
+        self._run = None
+
+    def _work(self) -> None:
+        while (action := self._actions.get()) is not None:
+            if not self._failed:
+                try:
+                    action()
+                except Exception as error:
+                    self._warn(_first_line(error))
+
+    def _warn(self, why: str) -> None:
+        if not self._failed:
+            log.warning("warning: wandb stopped: %s (the run goes on; metrics.jsonl is complete)", why)
+        self._failed = True
+
+
+def stop_service() -> None:
+    """End wandb's background process without waiting for it, and its hook that would wait at the end of Python."""
+    with suppress(Exception):  # these names are wandb's own; without them its hook waits for the process
+        from wandb.sdk import wandb_setup
+
+        wandb_setup.singleton()._connection._proc._process.kill()  # type: ignore[union-attr]
+    with suppress(Exception):
+        import wandb
+
+        wandb.teardown()
 
 
 def has_key() -> bool:

@@ -107,6 +107,7 @@ def test_wrong_names(folder: Path, options: dict[str, Any], message: str) -> Non
         list(Hub(**arguments).documents())
 
 
+@pytest.mark.faults(40)
 def test_a_damaged_file_is_an_error_at_once(folder: Path) -> None:
     path = folder / "sample" / "10BT" / "001_00000.parquet"
     path.write_bytes(path.read_bytes()[:-500])
@@ -152,7 +153,7 @@ def network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Ex
     return failures
 
 
-@pytest.mark.faults
+@pytest.mark.faults(40)
 def test_drops_are_survived_without_losing_or_repeating_a_row(network: list[tuple[int, Exception]]) -> None:
     """Fault 40."""
     network += [
@@ -167,7 +168,7 @@ def test_drops_are_survived_without_losing_or_repeating_a_row(network: list[tupl
     assert network == []
 
 
-@pytest.mark.faults
+@pytest.mark.faults(40)
 def test_a_network_that_stays_away(network: list[tuple[int, Exception]]) -> None:
     network += [(9, ConnectionError("refused\nwith details"))] + [(0, ConnectionError("refused"))] * 10
     documents = FineWebEdu().documents()
@@ -178,7 +179,7 @@ def test_a_network_that_stays_away(network: list[tuple[int, Exception]]) -> None
         next(documents)
 
 
-@pytest.mark.faults
+@pytest.mark.faults(40)
 def test_a_wrong_name_is_not_tried_again(network: list[tuple[int, Exception]]) -> None:
     network += [(0, ValueError("BuilderConfig 'x' not found"))] * 2
     with pytest.raises(DataError, match=r"BuilderConfig 'x' not found; check data\.name, data\.config, data\.split"):
@@ -186,13 +187,13 @@ def test_a_wrong_name_is_not_tried_again(network: list[tuple[int, Exception]]) -
     assert len(network) == 1
 
 
-@pytest.mark.faults
+@pytest.mark.faults(40)
 def test_offline_says_so_at_once() -> None:
     with pytest.raises(DataError, match=r"no network \(HF_HUB_OFFLINE is set\): HuggingFaceFW/fineweb-edu"):
         list(FineWebEdu().documents())
 
 
-@pytest.mark.faults
+@pytest.mark.faults(40)
 def test_a_preparation_that_gave_up_goes_on(network: list[tuple[int, Exception]], tmp_path: Path) -> None:
     """The pinned revision and the finished shards stay; the end is the same as without any trouble."""
     options: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500, "progress": False}

@@ -22,7 +22,7 @@ from minigpt.data import encoding
 from minigpt.data.prepare import prepare
 from minigpt.tokenizer.char import Char
 
-pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
+pytestmark = [pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
 OPERATIONS = ("open", "write", "pwrite", "fsync", "replace", "rename", "unlink", "mkdir", "truncate", "rmdir")
 TEXTS = stories(12)
@@ -96,6 +96,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(folder)
 
 
+@pytest.mark.faults(38)
 def test_killed_at_every_file_operation(tmp_path: Path, expected: dict[str, bytes]) -> None:
     operations = in_child(tmp_path / "counted", None)
     assert operations > 80
@@ -111,6 +112,7 @@ def test_killed_at_every_file_operation(tmp_path: Path, expected: dict[str, byte
         assert contents(folder) == expected, f"killed at operation {at}"
 
 
+@pytest.mark.faults(38)
 def test_killed_again_and_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
     """Several kills in a row, each at another operation of what is left to do."""
     rng = random.Random(0)
@@ -123,6 +125,7 @@ def test_killed_again_and_again(tmp_path: Path, expected: dict[str, bytes]) -> N
         assert contents(folder) == expected
 
 
+@pytest.mark.faults(38, 39)
 def test_true_processes_killed_at_random_moments(tmp_path: Path) -> None:
     """With threads and the trained tokenizer."""
     code = (

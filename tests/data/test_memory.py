@@ -30,7 +30,7 @@ print(peak_mb() - before)
 """
 
 
-@pytest.mark.faults
+@pytest.mark.faults(36)
 def test_a_document_of_200_mb(tmp_path: Path) -> None:
     line = ("To be, or not to be: that is the question, " * 24 + "\n").encode()
     with open(tmp_path / "big.txt", "wb") as file:

@@ -59,6 +59,7 @@ def test_the_tokenizer_sees_training_text_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokenizer", [BPE(300), Char(), Byte()], ids=lambda spec: spec.describe()["kind"])
+@pytest.mark.faults(39)
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, tokenizer: Any) -> None:
     folders = {}
     for workers in (1, 2, 4):
@@ -103,6 +104,7 @@ def test_the_manifest_says_nothing_about_here_and_now(tmp_path: Path) -> None:
         ({"corpus": Memory(TEXTS[:-1])}, r"source.sha256 "),
     ],
 )
+@pytest.mark.faults(35)
 def test_other_tokens_in_the_folder_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"corpus": Memory(TEXTS), "tokenizer": BPE(300), "folder": tmp_path, **OPTIONS}
     prepare(**arguments)
@@ -119,6 +121,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.faults(14)
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write"):
@@ -135,7 +138,7 @@ def test_bad_arguments_come_before_any_file(tmp_path: Path, options: dict[str, A
     assert not (tmp_path / "tokens").exists()
 
 
-@pytest.mark.faults
+@pytest.mark.faults(36)
 def test_odd_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fault 36: each kind has a policy and a count; no two end_of_text follow each other."""
     odd: list[Any] = ["", " \n\t ", None, "a\0b", "bad \ud800 half", "\ufffd from bytes", "<|endoftext|>", "plain"]
@@ -250,9 +253,9 @@ def _signals() -> Iterator[None]:
     interrupt.clear()
 
 
-@pytest.mark.faults
 @pytest.mark.usefixtures("_signals")
 @pytest.mark.parametrize(("workers", "batches"), [(1, 0), (1, 3), (3, 3)])
+@pytest.mark.faults(6)
 def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int, batches: int) -> None:
     """Fault 6: the flag is seen within a batch, what was encoded is kept, the same command ends with the same bytes."""
     source = Memory([None, *TEXTS, None, ""])
@@ -271,9 +274,9 @@ def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int, batches: int) 
     assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
 
 
-@pytest.mark.faults
 @pytest.mark.usefixtures("_signals")
 @pytest.mark.parametrize("at", [0, 30, 80])
+@pytest.mark.faults(6)
 def test_sigterm_before_anything_is_encoded(tmp_path: Path, at: int) -> None:
     """While the split is planned (documents 0 to 59 of the first walk) and while the tokenizer reads the text."""
 
@@ -297,8 +300,8 @@ def test_sigterm_before_anything_is_encoded(tmp_path: Path, at: int) -> None:
     assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("at", [1, 5, 12])
+@pytest.mark.faults(12, 38)
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Half a write goes through, then the disk is full: exit 6, and later the same command goes on."""
     prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
@@ -321,8 +324,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -
     assert contents(tmp_path / "full") == contents(tmp_path / "straight")
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.faults(39)
 def test_a_failing_worker_ends_the_preparation(tmp_path: Path, workers: int) -> None:
     """Fault 39: the failure comes out at once, and a later call goes on from what was finished."""
     prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
@@ -375,7 +378,7 @@ def hold(folder: Path, seconds: float) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.faults
+@pytest.mark.faults(39)
 def test_a_busy_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fault 39: an explicit preparation refuses, naming the owner; an implicit one waits until the owner is gone."""
     with hold(tmp_path, 60) as owner:
@@ -388,8 +391,8 @@ def test_a_busy_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert tokens.train.n_tokens
 
 
-@pytest.mark.faults
 @pytest.mark.usefixtures("_signals")
+@pytest.mark.faults(6, 39)
 def test_waiting_ends_with_a_signal(tmp_path: Path) -> None:
     with hold(tmp_path, 60) as owner:
         threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
@@ -398,6 +401,7 @@ def test_waiting_ends_with_a_signal(tmp_path: Path) -> None:
         owner.kill()
 
 
+@pytest.mark.faults(39)
 def test_two_preparations_at_once_agree(tmp_path: Path) -> None:
     """Both wait: one makes the tokens, the other finds them."""
     code = (

@@ -94,6 +94,7 @@ def test_mixed_files_become_tokens(mixed: Path, tmp_path: Path) -> None:
     assert tokens.manifest["odd"] == {"null": 2, "replacement": 1, "surrogates": 1}
 
 
+@pytest.mark.faults(35)
 def test_a_changed_file_is_noticed(mixed: Path, tmp_path: Path) -> None:
     prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False)
     (mixed / "deep" / "c.txt").write_text("Deep")  # the same size
@@ -126,6 +127,7 @@ def test_large_corpora_are_recognised_by_names_and_sizes(mixed: Path, monkeypatc
         ("x.dat", b"", "no .txt, .jsonl, .parquet files: data.path="),
     ],
 )
+@pytest.mark.faults(36)
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -141,6 +143,7 @@ def test_another_column(tmp_path: Path) -> None:
         list(Files(str(tmp_path), column="id").documents())
 
 
+@pytest.mark.faults(36)
 def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -251,6 +254,7 @@ def test_foreign_token_files(tmp_path: Path) -> None:
         Tokens.open(tmp_path / "tokens", load, verify=False)
 
 
+@pytest.mark.faults(33)
 def test_foreign_ids_outside_the_vocabulary(tmp_path: Path) -> None:
     write_llmc(tmp_path / "train.bin", [1, 2, 300])
     source = Bin(str(tmp_path / "train.bin"), str(tmp_path / "train.bin"))

@@ -21,7 +21,6 @@ from minigpt.tokenizer import load
 from minigpt.tokenizer.byte import Byte
 from minigpt.tokenizer.fast_bpe import BPE
 
-pytestmark = pytest.mark.faults
 SHARD = "train_00001.bin"
 
 
@@ -76,6 +75,7 @@ def rewrite_manifest(folder: Path, change: Callable[[dict], None], honest: bool 
         (lambda path: (path.unlink(), path.mkdir()), "cannot read a shard"),
     ],
 )
+@pytest.mark.faults(31)
 def test_a_damaged_shard_is_named(folder: Path, damage: Callable[[Path], object], message: str) -> None:
     damage(folder / SHARD)
     with pytest.raises(DataError, match=message) as caught:
@@ -84,6 +84,7 @@ def test_a_damaged_shard_is_named(folder: Path, damage: Callable[[Path], object]
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.faults(31)
 def test_any_flipped_bit_is_found(folder: Path) -> None:
     """In shards, tokenizer and manifest: at random places, one at a time."""
     rng = random.Random(0)
@@ -100,6 +101,7 @@ def test_any_flipped_bit_is_found(folder: Path) -> None:
     Tokens.open(folder, load)
 
 
+@pytest.mark.faults(35)
 def test_swapped_shards(folder: Path) -> None:
     """Fault 35: the order is part of the fingerprint, and each file is checked against its own hash."""
     (folder / "train_00000.bin").rename(folder / "aside")
@@ -110,6 +112,7 @@ def test_swapped_shards(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["drop", "swap", "rename"])
+@pytest.mark.faults(35)
 def test_another_list_of_shards_is_another_fingerprint(folder: Path, change: str) -> None:
     """Fault 35: what a run recorded no longer matches, even if the manifest was rewritten to fit."""
     before = read_manifest(folder)["fingerprint"]
@@ -141,6 +144,7 @@ def test_another_list_of_shards_is_another_fingerprint(folder: Path, change: str
         (b'{"format": 1}', "fingerprint does not match"),
     ],
 )
+@pytest.mark.faults(31)
 def test_a_damaged_manifest(folder: Path, content: bytes | None, message: str) -> None:
     path = folder / "manifest.json"
     path.unlink()
@@ -151,6 +155,7 @@ def test_a_damaged_manifest(folder: Path, content: bytes | None, message: str) -
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/passwd", ".hidden", "a/b", ""])
+@pytest.mark.faults(31)
 def test_a_manifest_cannot_point_outside(folder: Path, name: str) -> None:
     rewrite_manifest(folder, lambda manifest: manifest["splits"]["train"]["shards"][0].update(name=name))
     with pytest.raises(DataError, match="bad file name in the manifest"):
@@ -160,12 +165,14 @@ def test_a_manifest_cannot_point_outside(folder: Path, name: str) -> None:
 # Fault 33
 
 
+@pytest.mark.faults(33)
 def test_an_id_outside_the_vocabulary(folder: Path) -> None:
     rewrite_manifest(folder, lambda manifest: manifest["splits"]["val"].update(largest_id=300))
     with pytest.raises(DataError, match=r"id 300 is outside the vocabulary of 300"):
         Tokens.open(folder, load)
 
 
+@pytest.mark.faults(33)
 def test_another_tokenizer(folder: Path) -> None:
     def adopt(manifest: dict) -> None:
         """As if someone swapped the tokenizer and its hashes."""
@@ -183,6 +190,7 @@ def test_another_tokenizer(folder: Path) -> None:
         Tokens.open(folder, load)
 
 
+@pytest.mark.faults(33)
 def test_a_missing_tokenizer(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").unlink()
     with pytest.raises(DataError, match=r"missing tokenizer file: .*tokenizer\.json"):
@@ -212,6 +220,7 @@ def read_all(tokens: Tokens) -> None:
     ids=["truncated", "emptied", "overwritten", "deleted", "replaced"],
 )
 @pytest.mark.parametrize("opened", [True, False], ids=["after reading", "before reading"])
+@pytest.mark.faults(32)
 def test_a_shard_changed_while_training(folder: Path, damage: Callable[[Path], object], opened: bool) -> None:
     tokens = Tokens.open(folder, load)
     if opened:
@@ -221,6 +230,7 @@ def test_a_shard_changed_while_training(folder: Path, damage: Callable[[Path], o
         read_all(tokens)
 
 
+@pytest.mark.faults(32)
 def test_a_touched_or_copied_shard_is_no_damage(folder: Path) -> None:
     tokens = Tokens.open(folder, load)
     read_all(tokens)
@@ -258,6 +268,7 @@ def test_few_files_stay_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("texts", [["ab"], ["a", "b"], ["x" * 10]])
+@pytest.mark.faults(34)
 def test_tiny_corpora_say_what_is_missing(tmp_path: Path, texts: list[str]) -> None:
     tokens = prepare(Memory(texts), Byte(), tmp_path, val_fraction=0.1, progress=False)
     assert tokens.train.n_tokens >= 2
@@ -266,12 +277,14 @@ def test_tiny_corpora_say_what_is_missing(tmp_path: Path, texts: list[str]) -> N
         TrainWindows(tokens.train, 32, seed=0)
 
 
+@pytest.mark.faults(34)
 def test_no_validation_text_is_an_error(tmp_path: Path) -> None:
     source = Memory(["text", "more"], ["train", "train"])
     with pytest.raises(DataError, match=r"no validation text: 2 documents, 8 bytes"):
         prepare(source, Byte(), tmp_path, progress=False)
 
 
+@pytest.mark.faults(31)
 def test_foreign_headers(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     header = struct.pack("<256i", 20240520, 1, 5, *[0] * 253)

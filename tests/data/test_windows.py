@@ -79,6 +79,7 @@ def test_only_seed_and_step_decide(tokens: Tokens) -> None:
     assert not np.array_equal(other.batch(0, 4)[0], expected[0])
 
 
+@pytest.mark.faults(34)
 def test_too_little_text_says_the_numbers(tokens: Tokens) -> None:
     n_tokens = tokens.train.n_tokens
     assert TrainWindows(tokens.train, n_tokens - 1, seed=0).n_windows == 1

@@ -148,6 +148,7 @@ def test_ten_steps_equal_five_saved_loaded_and_five_more(hidden):
     assert_equal_trees(optimizer.state_tree(), again.state_tree())
 
 
+@pytest.mark.faults(26)
 def test_state_is_found_by_name_when_parameters_come_in_another_order():
     model = Toy()
     optimizer = by_role(model, MUON)
@@ -159,6 +160,7 @@ def test_state_is_found_by_name_when_parameters_come_in_another_order():
         assert_equal_trees(state, tree["parameters"][name])
 
 
+@pytest.mark.faults(30)
 def test_loading_keeps_the_configs_hyperparameters():
     model = Toy()
     optimizer = by_role(model, MUON)
@@ -255,6 +257,7 @@ def test_momentum_keeps_its_dtype_and_bf16_parameters_resume_exactly():
         (lambda tree: tree["groups"].pop("hidden/q/2"), "groups: hidden/q/2 absent"),
     ],
 )
+@pytest.mark.faults(26)
 def test_state_that_does_not_fit_is_refused_and_nothing_is_loaded(change, message):
     model = Toy()
     optimizer = by_role(model, MUON)
@@ -305,6 +308,7 @@ def test_zero_grad_and_state_bytes():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.faults(47)
 def test_a_grad_scaler_unscales_all_roles_at_once():
     model = Toy()
     optimizer = by_role(model, MUON)

@@ -44,10 +44,12 @@ def test_text_comes_back(tokenizer: Tokenizer) -> None:
     assert all(ids.dtype == np.uint32 for ids in batch)
 
 
+@pytest.mark.faults(36)
 def test_lone_surrogates_are_replaced(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
 
 
+@pytest.mark.faults(37)
 def test_a_marker_in_the_text_is_text(tokenizer: Tokenizer) -> None:
     """Fault 37: no text encodes to end_of_text."""
     ids = tokenizer.encode(f"before {END_OF_TEXT} after")
@@ -84,6 +86,7 @@ def test_hugging_face_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("token_id", [-1, 10_000])
+@pytest.mark.faults(33)
 def test_ids_outside_the_vocabulary(tokenizer: Tokenizer, token_id: int) -> None:
     with pytest.raises(ValueError, match="outside the vocabulary"):
         tokenizer.decode([token_id])
@@ -96,6 +99,7 @@ def test_characters_that_were_not_in_the_training_text() -> None:
     assert Char().train([]).encode("a") == [0]
 
 
+@pytest.mark.faults(37)
 def test_a_foreign_tokenizer_with_added_markers(tmp_path: Path) -> None:
     """All special markers of a tokenizer.json stay text, also one that the file does not flag as special."""
     definition = BPE(300).train([TEXT]).tokenizer_json()
@@ -153,6 +157,7 @@ def test_ids_only(tmp_path: Path) -> None:
         ("tokenizer.json", '{"model": {"merges": [["a", "b"]], "vocab": {}}}', "vocabulary and merges disagree"),
     ],
 )
+@pytest.mark.faults(33)
 def test_a_damaged_folder_is_named(tmp_path: Path, name: str, content: str | None, message: str) -> None:
     BPE(300).train([TEXT]).save(tmp_path)
     if content is None:

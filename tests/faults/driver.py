@@ -1,0 +1,165 @@
+"""Runs of the scripts in warm processes, killed and disturbed, and what they left behind."""
+
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runs import ROOT, SMALL
+
+from minigpt import checkpoint
+
+HERE = Path(__file__).parent
+Straight = tuple[dict[str, Any], list[str]]  # an uninterrupted run: what it ends with, and its file operations
+# Every part of a run in six steps: accumulation, evaluation, samples, three checkpoints and two prunings.
+SIX = [
+    *SMALL, "train.steps=6", "eval.every=3", "eval.tokens=256", "checkpoint.every=2", "checkpoint.keep=1",
+    "checkpoint.keep_optimizer=true", "sample.every=4", "sample.max_new_tokens=4", "train.micro_batch_size=4",
+    "model.dropout=0.1", "output_dir=outputs", "data@stand_in=files", "data/tokenizer@stand_in.tokenizer=byte",
+]  # fmt: skip
+CLOCKS = {"seconds", "metrics_bytes", "minigpt"}  # of a checkpoint's state; lengths of lines follow the clock's digits
+
+
+@dataclass
+class Outcome:
+    """code: exit code, or minus the number of the signal.  operations: file operations, None if it was killed."""
+
+    code: int
+    operations: list[str] | None
+    said: str
+
+
+class WarmProcess:
+    """See warm.py; one request at a time."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "warm.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
+        )  # fmt: skip
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, "the warm process died; see its traceback"
+        return json.loads(answer)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+class Pool:
+    """As many warm processes as work is wanted at once."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.everyone = [WarmProcess() for _ in range(size)]
+        self.idle: queue.Queue[WarmProcess] = queue.Queue()
+        for process in self.everyone:
+            self.idle.put(process)
+
+    def run(
+        self,
+        folder: Path,
+        arguments: list[str],
+        *,
+        script: str = "train",
+        direct: bool = True,
+        at: int | None = None,
+        action: str = "KILL",
+        lasting: bool = False,
+        signals: Iterable[tuple[float, str]] = (),
+        root: str = ".",
+        environment: dict[str, str] | None = None,
+    ) -> Outcome:
+        """One run with `folder` as its working folder (made if it is missing).
+
+        at, action, lasting: the fault (injector.py), among the operations below folder/root.  signals: (seconds after
+        the start, name), sent from outside.  direct: without Hydra's composition, which is done once for all.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder.with_name(f"{folder.name}.log")
+        fault = {"root": str(folder / root), "at": at, "action": action, "lasting": lasting}
+        request = {
+            "script": script, "arguments": arguments, "folder": str(folder), "log": str(log), "direct": direct,
+            "fault": fault, "signals": list(signals), "environment": environment or {},
+        }  # fmt: skip
+        process = self.idle.get()
+        try:
+            answer = process.ask(request)
+        finally:
+            self.idle.put(process)
+        return Outcome(answer["code"], answer["operations"], log.read_text(errors="replace"))
+
+    def each(self, work: Callable[[Any], None], items: Iterable[Any]) -> None:
+        """work(item) for each, as many at once as there are processes; raises the first error."""
+        with ThreadPoolExecutor(self.size) as threads:
+            for _ in threads.map(work, items):
+                pass
+
+    def close(self) -> None:
+        for process in self.everyone:
+            process.close()
+
+
+def run_folder(folder: Path) -> Path:
+    """The only run below a working folder."""
+    (found,) = (path.parent for path in (folder / "outputs").glob("*/run.json"))
+    return found
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what a clock decides."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "time_s" and not k.startswith("perf/")} for line in lines
+    ]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """All of a finished run that must be equal to the bit: hashes of tensors, the other state, the logged rows."""
+    found = checkpoint.newest(folder / "checkpoints")
+    assert found is not None
+    state = {key: value for key, value in found.state.items() if key not in CLOCKS}
+    hashes = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(found.folder.glob("*.safetensors"))
+    }  # fmt: skip
+    tree = json.loads((found.folder / "state.json").read_text())["optimizer"]
+    summary = json.loads((folder / "summary.json").read_text())
+    figures = {key: summary[key] for key in ("status", "step", "tokens", "val_loss", "skipped_steps")}
+    kept = [path.name for path in checkpoint.steps_on_disk(folder / "checkpoints")]
+    return {
+        "checkpoints": kept,
+        "tensors": hashes,
+        "optimizer": tree,
+        "state": state,
+        "rows": rows(folder),
+        "summary": figures,
+    }
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Unpublished files and folders that nobody removed."""
+    return [str(path.relative_to(folder)) for path in folder.rglob(".tmp-*")]
+
+
+def no_half_checkpoint(folder: Path) -> None:
+    """Whatever has a checkpoint's name is one, at every instant."""
+    for found in (folder / "outputs").glob("*/checkpoints/step_*"):
+        checkpoint.verify(found)

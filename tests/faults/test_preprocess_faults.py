@@ -1,0 +1,54 @@
+"""preprocess.py, the whole command, under errors of the disk and stop signals; kills have tests/data/test_killed.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+from driver import Pool, leftovers
+from fault_table import Tries
+
+COMMAND = ["data=files", "data/tokenizer=byte", "data_dir=tokens", "data.shard_tokens=2000", "data.val_fraction=0.1"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }
+
+
+@pytest.fixture(scope="module")
+def texts(fault_folder: Path) -> str:
+    folder = fault_folder / "texts"
+    folder.mkdir()
+    for number in range(20):
+        lines = (json.dumps({"text": f"{number}.{line} green bottles on the wall. " * 6}) for line in range(3))
+        (folder / f"{number:02}.jsonl").write_text("\n".join(lines))
+    return f"data.path={folder}"
+
+
+@pytest.mark.faults(6, 12, 38)
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 11])
+@pytest.mark.parametrize("action", ["ENOSPC", "EIO", "TERM"])
+def test_at_file_operations(pool: Pool, tmp_path: Path, texts: str, action: str, every: int, tries: Tries) -> None:
+    outcome = pool.run(tmp_path / "straight", [*COMMAND, texts], script="preprocess", direct=False)
+    assert outcome.code == 0, outcome.said
+    assert outcome.operations is not None
+    assert len(outcome.operations) > 60
+    expected = contents(tmp_path / "straight" / "tokens")
+    assert sum(name.endswith(".bin") for name in expected) > 3
+
+    def one(at: int) -> None:
+        folder = tmp_path / str(at)
+        with tries.one(6 if action == "TERM" else 12, 38):
+            disturbed = pool.run(folder, [*COMMAND, texts], script="preprocess", direct=False, at=at, action=action)
+            assert disturbed.code in ((143, 0) if action == "TERM" else (6,)), f"{at}: {disturbed.said}"
+            assert "Traceback" not in disturbed.said
+            assert disturbed.said.count("error: ") == (disturbed.code != 0)
+            again = pool.run(folder, [*COMMAND, texts], script="preprocess", direct=False)
+            assert again.code == 0, f"{at}: {disturbed.said}\n{again.said}"
+            assert contents(folder / "tokens") == expected, f"{action} at operation {at}"
+            assert leftovers(folder) == []
+
+    pool.each(one, range(1, len(outcome.operations) + 1, every))

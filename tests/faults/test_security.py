@@ -1,0 +1,331 @@
+"""What comes from elsewhere is data: nothing in it is executed or leads out of its folder, and no size is believed."""
+
+import ast
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from driver import SIX, Pool, run_folder
+from fault_table import Tries
+from runs import ROOT, SMALL, Shell
+from safetensors.torch import save as to_bytes
+
+from minigpt import checkpoint, cli, durable
+from minigpt.data.tokens import Tokens, manifest_fingerprint
+from minigpt.errors import CheckpointError, ConfigError, DataError
+from minigpt.load import load_run
+from minigpt.tokenizer import load as load_tokenizer
+
+CANARY = "c0ffee15badc0ffee15badc0ffee15badc0ffee1"
+
+
+class Bomb:
+    """Pickled, it makes a file the moment that anybody unpickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+def forge(folder: Path, files: dict[str, bytes]) -> Path:
+    """A checkpoint with these files and a manifest that is in order: what somebody can make who knows the format."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / "manifest.json").write_bytes(checkpoint._manifest(files))
+    return folder
+
+
+def state(**changes: Any) -> bytes:
+    return json.dumps({"schema": 1, "step": 1, "optimizer": None, **changes}).encode()
+
+
+GOOD = {"model.safetensors": to_bytes({"w": torch.zeros(3)}), "state.json": state()}
+
+
+def header(length: int, content: bytes = b"") -> bytes:
+    return struct.pack("<Q", length) + content
+
+
+def described(shape: list[int], end: int) -> bytes:
+    text = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+    return header(len(text), text) + bytes(16)
+
+
+FORGED = {
+    "a header of 2^60 bytes": {"model.safetensors": header(2**60)},
+    "a header longer than the file": {"model.safetensors": header(10_000, b"{}")},
+    "a tensor of 2^40 numbers": {"model.safetensors": described([2**40], 2**42)},
+    "a tensor outside the file": {"model.safetensors": described([4], 2**30)},
+    "a shape that overflows": {"model.safetensors": described([2**32, 2**32, 2**32], 16)},
+    "no tensors at all": {"model.safetensors": b""},
+    "state that is deep": {"state.json": b"[" * 100_000},
+    "state of another kind": {"state.json": b"[1, 2]"},
+    "optimizer state that names no tensor": {"state.json": state(optimizer={"@tensor": "nowhere"})},
+    "optimizer state of an unknown kind": {"state.json": state(optimizer={"@pickle": "gASVBA=="})},
+    "optimizer state of two kinds": {"state.json": state(optimizer={"@tensor": "a", "@dict": []})},
+}
+
+
+@pytest.mark.faults(23, 24)
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_checkpoints_are_refused_before_anything_is_allocated(tmp_path: Path, name: str) -> None:
+    folder = forge(tmp_path / "step_00000001", GOOD | FORGED[name])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="not as minigpt writes it"):
+        checkpoint.load(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
+    checkpoint.load(forge(tmp_path / "good", GOOD))
+
+
+@pytest.mark.faults(24)
+@pytest.mark.parametrize("place", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_a_pickle_under_our_names_is_refused_and_not_executed(tmp_path: Path, place: str) -> None:
+    bomb = pickle.dumps(Bomb(tmp_path / "exploded"))
+    folder = forge(tmp_path / "checkpoints" / "step_00000001", GOOD | {place: bomb})
+    if place == "manifest.json":
+        (folder / place).write_bytes(bomb)
+    with pytest.raises(CheckpointError):
+        checkpoint.newest(folder.parent)
+    assert not (tmp_path / "exploded").exists()
+    pickle.loads(bomb)  # noqa: S301 (the bomb itself works)
+    assert (tmp_path / "exploded").exists()
+
+
+@pytest.mark.faults(24)
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../secret", "..", "sub/file"])
+def test_a_checkpoint_cannot_point_outside(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_bytes(b"x")
+    folder = forge(tmp_path / "step_00000001", GOOD)
+    content = {**GOOD, name: b"x"}
+    (folder / "manifest.json").write_bytes(checkpoint._manifest(content))
+    with pytest.raises(CheckpointError, match="missing"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("files", [None, [], {"state.json": 3}, {"state.json": {"bytes": "1", "sha256": ""}}])
+def test_a_manifest_of_another_kind_is_refused(tmp_path: Path, files: Any) -> None:
+    folder = forge(tmp_path / "step_00000001", GOOD)
+    body = {"schema": 1, "files": files}
+    whole = durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
+    (folder / "manifest.json").write_bytes(whole)
+    with pytest.raises(CheckpointError, match="no list of files"):
+        checkpoint.load(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(pool: Pool, fault_folder: Path) -> Path:
+    """A finished run and its tokens; tests work on copies."""
+    folder = fault_folder / "security"
+    (fault_folder / "security.txt").write_text("It was a dark and stormy night.\n" * 200)
+    arguments = [*SIX, f"stand_in.path={fault_folder / 'security.txt'}", "data_dir=tokens"]
+    outcome = pool.run(folder, arguments)
+    assert outcome.code == 0, outcome.said
+    return folder
+
+
+def forged_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    manifest["fingerprint"] = manifest_fingerprint(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.faults(31, 33)
+@pytest.mark.parametrize("name", ["../train_00000.bin", "/etc/hostname", "..", ".hidden", "a/b.bin", ""])
+@pytest.mark.parametrize("what", ["shard", "tokenizer"])
+def test_a_manifest_of_tokens_cannot_point_outside(trained: Path, tmp_path: Path, what: str, name: str) -> None:
+    (tokens,) = (path.parent for path in (trained / "tokens").glob("*/manifest.json"))
+    copy = Path(shutil.copytree(tokens, tmp_path / "tokens"))
+    (tmp_path / "train_00000.bin").write_bytes((copy / "train_00000.bin").read_bytes())
+
+    def change(manifest: dict[str, Any]) -> None:
+        if what == "shard":
+            manifest["splits"]["train"]["shards"][0]["name"] = name
+        else:
+            files = manifest["tokenizer"]["files"]
+            files[name] = files.pop("tokenizer.json")
+
+    forged_manifest(copy, change)
+    with pytest.raises(DataError, match="bad file name"):
+        Tokens.open(copy, load_tokenizer)
+
+
+@pytest.mark.faults(31)
+def test_a_shard_that_claims_more_than_it_holds_is_refused(trained: Path, tmp_path: Path) -> None:
+    (tokens,) = (path.parent for path in (trained / "tokens").glob("*/manifest.json"))
+    copy = Path(shutil.copytree(tokens, tmp_path / "tokens"))
+    shard = copy / "train_00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[16:24] = struct.pack("<Q", 2**50)
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"shard has \d+ bytes instead of"):
+        Tokens.open(copy, load_tokenizer)
+
+
+@pytest.mark.parametrize(("key", "value"), [("vocab_size", 10**12), ("d_model", 2**20)])
+def test_a_run_cannot_make_us_allocate_what_it_does_not_hold(
+    trained: Path, tmp_path: Path, key: str, value: int
+) -> None:
+    run = Path(shutil.copytree(run_folder(trained), tmp_path / "run-00000000"))
+    (folder,) = checkpoint.steps_on_disk(run / "checkpoints")
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    found = json.loads(files["state.json"])
+    (found if key in found else found["model"])[key] = value
+    shutil.rmtree(folder)
+    forge(folder, files | {"state.json": json.dumps(found).encode()})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_run(run)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
+
+
+def test_a_run_cannot_name_a_class_to_build(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run_folder(trained), tmp_path / "run-00000000"))
+    (folder,) = checkpoint.steps_on_disk(run / "checkpoints")
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    found = json.loads(files["state.json"])
+    found["model"]["attention"] = {"_target_": "os.mkdir", "path": str(tmp_path / "exploded")}
+    shutil.rmtree(folder)
+    forge(folder, files | {"state.json": json.dumps(found).encode()})
+    with pytest.raises(CheckpointError, match=r"foreign class: .*os\.mkdir"):
+        load_run(run)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.faults(49)
+def test_no_secret_reaches_a_file(tmp_path: Path, tokens: list[str]) -> None:
+    """Keys live in the environment of a run that mirrors to wandb and fails to reach it; no file knows them."""
+    names = ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD")
+    command = [*SIX, *tokens, "logger=wandb", f"logger.folder={tmp_path / 'outputs' / 'wandb'}"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *command], cwd=tmp_path, check=False, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **dict.fromkeys(names, CANARY)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert any(path.name == "run.json" for path in files)
+    assert [str(path) for path in files if CANARY.encode() in path.read_bytes()] == []
+    assert CANARY not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"logger.api_key={CANARY}", f"+logger.wandb_key={CANARY}", f"+hf_token={CANARY}", f"+password={CANARY}",
+        f"+logger={{api_key: {CANARY}}}", "+study2=${oc.env:WANDB_API_KEY}", "study=${oc.env:HF_TOKEN}",
+    ],
+)  # fmt: skip
+def test_a_secret_on_the_command_line_is_refused_unwritten(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("train", *SMALL, override) == 2
+    assert "error: secret on the command line" in shell.err
+    assert CANARY not in shell.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ordinary_overrides_are_no_secrets() -> None:
+    cli.refuse_secrets(
+        ["train.tokens=5", "data/tokenizer=byte", "eval.tokens=1", "prompt=the key: a token}", "study=key"]
+    )
+    with pytest.raises(ConfigError):
+        cli.refuse_secrets(["x.token=1"])
+
+
+UNSAFE_CALLS = {
+    ("pickle", None), ("cPickle", None), ("dill", None), ("cloudpickle", None), ("joblib", None), ("shelve", None),
+    ("marshal", None), ("torch", "load"), ("torch", "save"), ("yaml", "load"), ("yaml", "unsafe_load"),
+    ("yaml", "full_load"), ("os", "system"), ("os", "popen"),
+}  # fmt: skip
+UNSAFE_ARGUMENTS = {"weights_only": False, "allow_pickle": True, "trust_remote_code": True, "shell": True}
+
+
+def unsafe_uses(path: Path) -> list[str]:
+    """Calls and imports of loaders that can execute what they load, in a source file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = node.func
+            if isinstance(name, ast.Name) and name.id in ("eval", "exec", "__import__", "compile"):
+                found.append(f"{path.name}:{node.lineno} {name.id}")
+            if (
+                isinstance(name, ast.Attribute)
+                and isinstance(name.value, ast.Name)
+                and {(name.value.id, name.attr), (name.value.id, None)} & UNSAFE_CALLS
+            ):
+                found.append(f"{path.name}:{node.lineno} {name.value.id}.{name.attr}")
+            for keyword in node.keywords:
+                value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+                if keyword.arg in UNSAFE_ARGUMENTS and value == UNSAFE_ARGUMENTS[keyword.arg]:
+                    found.append(f"{path.name}:{node.lineno} {keyword.arg}={value}")
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [f"{path.name}:{node.lineno} import {n}" for n in names if (n.split(".")[0], None) in UNSAFE_CALLS]
+    return found
+
+
+@pytest.mark.faults(24)
+def test_no_unsafe_loader_in_the_tree(tmp_path: Path) -> None:
+    places = [ROOT / "minigpt", ROOT / "experiments", ROOT / "conf"]
+    files = [*ROOT.glob("*.py"), *(path for place in places for path in place.rglob("*.py"))]
+    assert len(files) > 60
+    assert [use for path in files for use in unsafe_uses(path)] == []
+    lines = [
+        "import pickle", "torch.load('x')", "torch.load('x', weights_only=False)", "yaml.load(x)", "eval('1')",
+        "exec('1')", "np.load('x', allow_pickle=True)", "load_dataset('x', trust_remote_code=True)", "os.system('x')",
+        "from joblib import load", "subprocess.run('x', shell=True)",
+    ]  # fmt: skip
+    for number, line in enumerate(lines):
+        (tmp_path / f"{number}.py").write_text(line)
+        assert unsafe_uses(tmp_path / f"{number}.py"), line
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert "trust_remote_code" not in path.read_text(), path
+
+
+@pytest.mark.faults(50)
+def test_control_sequences_reach_a_terminal_only_escaped(trained: Path, tries: Tries) -> None:
+    """generate.py and train.py on a terminal of their own."""
+    import pty
+
+    for script, arguments in (
+        ("generate", [f"run={run_folder(trained)}", "prompt=\x1b]0;owned\x07\x1b[2J", "max_new_tokens=2"]),
+        ("generate", ["run=/no/such/\x1b[2Jrun"]),
+    ):
+        with tries.one():
+            main, other = pty.openpty()
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / f"{script}.py"), *arguments], stdout=other, stderr=other, stdin=other,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+            os.close(other)
+            said = b""
+            while True:
+                try:
+                    piece = os.read(main, 4096)
+                except OSError:
+                    break
+                if not piece:
+                    break
+                said += piece
+            process.wait()
+            os.close(main)
+            assert b"\\x1b[2J" in said
+            assert b"\x1b[2J" not in said
+            assert b"\x1b]0;" not in said

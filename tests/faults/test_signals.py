@@ -1,0 +1,87 @@
+"""Stop signals at every file operation and in every kind of work: a good save, exit 143 or 130, and the same bits."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from driver import SIX, Pool, Straight, leftovers, no_half_checkpoint, result, run_folder
+from fault_table import Tries
+
+
+def kinds_of(operation: str) -> list[int]:
+    """Which faults of the list a signal at this operation tries."""
+    return [5, 6] if "/checkpoints/" in operation else [6]
+
+
+@pytest.mark.faults(5, 6, 7)
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 13])
+@pytest.mark.parametrize("action", ["TERM", "TERM2"])
+def test_a_signal_at_file_operations(
+    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, every: int, action: str, tries: Tries
+) -> None:
+    """Inside a save, an evaluation, a prune, while the folder is made; TERM2 sends a second one at once."""
+    expected, operations = straight
+    last_save = next(number for number, name in enumerate(operations, 1) if "step_00000006" in name)
+    evaluated = last_save - 4  # its row, its line in the log, and the sync of both; then only the end is left to do
+
+    def one(at: int) -> None:
+        operation, folder = operations[at - 1], tmp_path / str(at)
+        with tries.one(*([7] if action == "TERM2" else kinds_of(operation))):
+            stopped = pool.run(folder, [*SIX, *tokens], at=at, action=action)
+            assert stopped.code in (143, 0), stopped.said
+            if stopped.code == 0:
+                assert at >= evaluated, "a signal was not heeded"
+            else:
+                (line,) = (line for line in stopped.said.splitlines() if line.startswith("error: "))
+                assert "stopped by SIGTERM" in line
+                assert line.endswith("(the same command goes on)")
+            assert "Traceback" not in stopped.said
+            no_half_checkpoint(folder)
+            assert leftovers(folder) == []
+            again = pool.run(folder, [*SIX, *tokens])
+            assert again.code == 0, again.said
+            assert result(run_folder(folder)) == expected
+
+    pool.each(one, range(1 if every == 1 else 20, len(operations) + 1, every))
+
+
+@pytest.mark.faults(5, 6, 7, 8)
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143), ("SIGUSR1", 143)])
+def test_each_signal_at_random_moments(
+    pool: Pool, tmp_path: Path, tokens: list[str], name: str, code: int, tries: Tries
+) -> None:
+    """The whole command, stopped again and again; two signals a hundredth of a second apart are as good as one."""
+    arguments = [*SIX, *tokens, "train.steps=40", "eval.every=1", "train.micro_batch_size=1", "checkpoint.every=10"]
+    begin = os.times().elapsed
+    assert pool.run(tmp_path / "straight", arguments).code == 0
+    lasted, expected = os.times().elapsed - begin, result(run_folder(tmp_path / "straight"))
+    draw, stops = random.Random(name), 0
+    folder = tmp_path / "stopped"
+    for _ in range(100):
+        moment = draw.uniform(0.3, 1.2) * lasted
+        outcome = pool.run(folder, arguments, direct=False, signals=[(moment, name), (moment + 0.01, name)])
+        if outcome.code == 0:
+            break
+        with tries.one():
+            stops += 1
+            assert outcome.code == code, outcome.said
+            assert f"stopped by {name}" in outcome.said
+            assert "Traceback" not in outcome.said
+            assert "Error executing job" not in outcome.said
+            no_half_checkpoint(folder)
+            assert leftovers(folder) == []
+    assert stops
+    assert result(run_folder(folder)) == expected
+
+
+@pytest.mark.faults(6)
+def test_generation_stops_within_a_token(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+    assert pool.run(tmp_path, [*SIX, *tokens]).code == 0
+    arguments = [f"run={run_folder(tmp_path)}", "max_new_tokens=100000", "prompt=green", "temperature=0"]
+    before = sorted(tmp_path.rglob("*"))
+    outcome = pool.run(tmp_path, arguments, script="generate", direct=False, signals=[(1.5, "SIGTERM")])
+    assert outcome.code == 143, outcome.said
+    assert "error: stopped by SIGTERM: generation" in outcome.said
+    assert "Traceback" not in outcome.said
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,163 @@
+"""Numbers that go wrong, errors in mid-step, odd folders and clocks: as whole runs."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from driver import SIX, Pool, leftovers, result, run_folder
+from fault_table import Tries
+from safetensors.torch import load_file
+
+from minigpt import verify
+
+POISONED = [*SIX, "model._target_=poisoned.Poisoned", "train.micro_batch_size=8"]  # one call a step
+
+
+def finite(folder: Path) -> bool:
+    """Whether all weights and all optimizer state of all checkpoints are finite."""
+    files = [*folder.glob("checkpoints/*/model.safetensors"), *folder.glob("checkpoints/*/optimizer.safetensors")]
+    assert files
+    return all(torch.isfinite(tensor).all() for path in files for tensor in load_file(path).values())
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.faults(46)
+@pytest.mark.parametrize("kind", ["nan", "inf"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_bad_step_is_skipped_and_counted(
+    pool: Pool, tmp_path: Path, tokens: list[str], kind: str, precision: str
+) -> None:
+    command = [*POISONED, *tokens, f"train.precision={precision}"]
+    outcome = pool.run(tmp_path, command, environment={"POISON": f"{kind}:3:4"})
+    assert outcome.code == 0, outcome.said
+    folder = run_folder(tmp_path)
+    assert summary_of(folder)["skipped_steps"] == 2
+    assert finite(folder)
+    assert verify.line_about(folder)[0], verify.line_about(folder)[1]
+
+
+@pytest.mark.faults(46)
+def test_bad_steps_in_a_row_end_the_run_and_no_bad_weight_is_written(
+    pool: Pool, tmp_path: Path, tokens: list[str]
+) -> None:
+    command = [*POISONED, *tokens, "train.max_bad_steps=2"]
+    outcome = pool.run(tmp_path, command, environment={"POISON": "nan:4:9"})
+    assert outcome.code == 5, outcome.said
+    assert "error: diverged: step 5: 2 non-finite steps in a row (train.max_bad_steps=2)" in outcome.said
+    assert "Traceback" not in outcome.said
+    folder = run_folder(tmp_path)
+    assert summary_of(folder)["status"] == "diverged"
+    assert finite(folder)
+
+
+@pytest.mark.faults(46)
+def test_a_resumed_run_counts_bad_steps_on(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+    """Two before the stop and one after are three in a row."""
+    command = [*POISONED, *tokens, "train.max_bad_steps=3"]
+    stopped = pool.run(tmp_path, [*command, "train.stop_after=4"], environment={"POISON": "nan:3:4"})
+    assert stopped.code == 0, stopped.said
+    assert pool.run(tmp_path, command, environment={"POISON": "nan:1:1"}).code == 5
+
+
+@pytest.mark.faults(47)
+def test_fp16_overflow_lowers_the_scale_and_no_optimizer_steps(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+    """Muon and AdamW in one run: both skip, both go on."""
+    command = [*POISONED, *tokens, "train.precision=fp16"]
+    outcome = pool.run(tmp_path, command, environment={"POISON": "inf:3:3"})
+    assert outcome.code == 0, outcome.said
+    rows = [json.loads(line) for line in (run_folder(tmp_path) / "metrics.jsonl").read_text().splitlines()]
+    scales = {row["step"]: row["scale"] for row in rows if "scale" in row}
+    assert scales[3] == scales[2] / 2
+    assert summary_of(run_folder(tmp_path))["skipped_steps"] == 1
+    assert finite(run_folder(tmp_path))
+
+
+@pytest.mark.faults(47)
+def test_a_scale_below_one_ends_the_run(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+    command = [*POISONED, *tokens, "train.precision=fp16", "train.steps=40", "train.max_bad_steps=100"]
+    outcome = pool.run(tmp_path, command, environment={"POISON": "inf:3:99"})
+    assert outcome.code == 5, outcome.said
+    assert finite(run_folder(tmp_path))
+
+
+@pytest.mark.faults(48)
+@pytest.mark.parametrize("kind", ["zero", "spike"])
+def test_zero_gradients_and_a_spike_are_logged_and_gone_through(
+    pool: Pool, tmp_path: Path, tokens: list[str], kind: str
+) -> None:
+    outcome = pool.run(tmp_path, [*POISONED, *tokens], environment={"POISON": f"{kind}:3:3"})
+    assert outcome.code == 0, outcome.said
+    rows = [json.loads(line) for line in (run_folder(tmp_path) / "metrics.jsonl").read_text().splitlines()]
+    norms = {row["step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
+    assert norms[3] == 0 if kind == "zero" else norms[3] > 100
+    assert finite(run_folder(tmp_path))
+
+
+@pytest.mark.faults(9)
+@pytest.mark.parametrize("at", [1, 3, 4, 6])
+def test_an_exception_in_mid_step_keeps_the_last_good_checkpoint(
+    pool: Pool, tmp_path: Path, tokens: list[str], at: int, tries: Tries
+) -> None:
+    """A foreign exception keeps its traceback; the same command goes on from the checkpoint before."""
+    command = [*POISONED, *tokens, "train.micro_batch_size=4"]  # two calls a step: in the middle of accumulation
+    assert pool.run(tmp_path / "straight", command).code == 0
+    with tries.one():
+        broken = pool.run(tmp_path / "broken", command, environment={"POISON": f"raise:{2 * at}:{2 * at}"})
+        assert broken.code == 1
+        assert "OutOfMemoryError: out of memory, says the test" in broken.said
+        assert broken.said.count("Traceback") == 1
+        saved = sorted((run_folder(tmp_path / "broken") / "checkpoints").iterdir())
+        assert [path.name for path in saved] == ([f"step_{(at - 1) // 2 * 2:08d}"] if at > 2 else [])
+        again = pool.run(tmp_path / "broken", command)
+        assert again.code == 0, again.said
+        assert result(run_folder(tmp_path / "broken")) == result(run_folder(tmp_path / "straight"))
+
+
+@pytest.mark.faults(14)
+@pytest.mark.parametrize("name", ["with spaces", "Ünïcödé ✓", "line\nbreak", "quote's", "a,b=c", "${x}", "n" * 200])
+def test_folders_of_any_name(pool: Pool, tmp_path: Path, tokens: list[str], name: str) -> None:
+    command = [argument for argument in SIX if not argument.startswith("output_dir=")]
+    outcome = pool.run(tmp_path, [*command, *tokens, f"output_dir={tmp_path / name}"], direct=False)
+    assert "Traceback" not in outcome.said
+    if "\n" in name:
+        assert outcome.code in (0, 2), outcome.said
+        return
+    assert outcome.code == 0, outcome.said
+    assert list((tmp_path / name).glob("*/summary.json"))
+
+
+@pytest.mark.faults(14)
+def test_a_name_too_long_for_the_disk(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+    command = [argument for argument in SIX if not argument.startswith("output_dir=")]
+    outcome = pool.run(tmp_path, [*command, *tokens, f"output_dir={tmp_path / ('n' * 300)}"], direct=False)
+    assert outcome.code == 6, outcome.said
+    assert "Traceback" not in outcome.said
+    assert outcome.said.count("error: cannot write") == 1
+
+
+@pytest.mark.faults(17, 18)
+def test_times_of_files_and_leftovers_mean_nothing(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+    """Everything newer than tomorrow or older than 1980, in the wrong order, with strangers beside it."""
+    command = [*SIX, *tokens, "checkpoint.keep=5"]
+    assert pool.run(tmp_path / "straight", command).code == 0
+    folder = tmp_path / "odd"
+    assert pool.run(folder, [*command, "train.stop_after=5"]).code == 0
+    run = run_folder(folder)
+    for number, path in enumerate(sorted((run / "checkpoints").iterdir(), reverse=True)):
+        os.utime(path, (number * 10**9, number * 10**9))
+    (run / "checkpoints" / ".tmp-step_00000099").mkdir()
+    (run / "checkpoints" / "step_00000099.bak").mkdir()
+    (run / "checkpoints" / "step_99").mkdir()
+    (run / ".tmp-summary.json").write_text("{")
+    again = pool.run(folder, command)
+    assert again.code == 0, again.said
+    assert "resuming at step 5" in again.said
+    assert leftovers(folder) == []
+    found, expected = result(run), result(run_folder(tmp_path / "straight"))
+    assert found == expected

@@ -1,0 +1,120 @@
+"""A process that has imported torch and runs the scripts in forked children, each with an injector or a deadline.
+
+A start of Python and torch costs seconds, a fork milliseconds; a clean parent, since forking a test runner with
+threads of its own could hang. One request a line (JSON) on stdin, one answer a line on stdout.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+
+
+def import_everything() -> None:
+    """By one run of a step: torch imports half of itself only when it is used."""
+    from runs import SMALL, load_script
+
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        sys.argv = ["train.py", *SMALL, "train.steps=1", f"output_dir={folder}/outputs", f"data_dir={folder}/tokens"]
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):
+            code = load_script("train").main()
+        assert code == 0, "the first run failed"
+
+
+@cache
+def plan_of(arguments: tuple[str, ...]) -> Any:
+    from minigpt import cli, config
+
+    cfg = cli.compose("train", list(arguments), None, config.plan_of)
+    plan = config.plan_of(cfg)
+    config.check_built(plan)
+    return plan
+
+
+def train_directly(arguments: list[str]) -> int:
+    """What train.py does once Hydra has composed; composing alone would take longer than the small runs here."""
+    from minigpt import cli, interrupt, run_folder, training
+    from minigpt.errors import MinigptError
+
+    interrupt.install()
+    try:
+        plan = plan_of(tuple(arguments))
+        summary = run_folder.answer(plan) or training.run(plan)
+        if summary is not None:
+            run_folder.report(plan.folder, summary)
+    except MinigptError as error:
+        cli.report(error)
+        return error.exit_code
+    return 0
+
+
+def child(request: dict[str, Any], report: Path) -> int:
+    from injector import Injector
+    from runs import load_script
+
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for standard in (1, 2):
+        os.dup2(log, standard)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    module = load_script(request["script"])
+    sys.argv = [f"{request['script']}.py", *request["arguments"]]
+    injector = Injector(**request["fault"])
+    real_open = open
+    injector.install()
+    try:
+        code = train_directly(request["arguments"]) if request["direct"] else int(module.main())
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with real_open(report, "w") as file:
+        json.dump(injector.seen, file)
+    return code
+
+
+def main() -> None:
+    import_everything()
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["direct"]:
+            plan_of(tuple(request["arguments"]))
+        report = Path(request["log"] + ".operations")
+        report.unlink(missing_ok=True)
+        number = os.fork()
+        if number == 0:
+            code = 1
+            try:
+                code = child(request, report)
+            finally:
+                os._exit(code)
+        if request["signals"]:
+            begin = time.monotonic()
+            for after, name in request["signals"]:
+                while os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    left = begin + after - time.monotonic()
+                    if left <= 0:
+                        os.kill(number, getattr(signal, name))
+                        break
+                    time.sleep(min(left, 0.002))
+        code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+        seen = json.loads(report.read_text()) if report.exists() else None
+        answers.write(json.dumps({"code": code, "operations": seen}) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
