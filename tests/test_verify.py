@@ -70,9 +70,8 @@ def not_finite(run: Path) -> None:
 def of_another_run(run: Path) -> None:
     state = json.loads((newest(run) / "state.json").read_text()) | {"run": "0badc0de"}
     del state["optimizer"]
-    checkpoint.save(
-        run / "checkpoints", state["step"], load_file(newest(run) / "model.safetensors"), None, state, 1, True
-    )
+    model = load_file(newest(run) / "model.safetensors")
+    checkpoint.save(run / "checkpoints", state["step"], model, None, state, keep=1, replace=True)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
