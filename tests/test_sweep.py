@@ -81,9 +81,9 @@ def test_a_longer_list_runs_only_what_is_new_and_finished_jobs_answer_in_a_tenth
     real = sweep.Sweep.__call__
 
     def measured(self: sweep.Sweep, cfg: Any) -> Any:
-        begin = time.perf_counter()
+        begin = time.process_time()
         result = real(self, cfg)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
         return result
 
     monkeypatch.setattr(sweep.Sweep, "__call__", measured)
