@@ -74,6 +74,7 @@ def test_a_sweep_of_budgets_trains_the_trunk_once_and_every_run_is_as_if_trained
     assert [path.name for path in (straight[40] / "checkpoints").iterdir()] == ["step_00000040"]
 
 
+@pytest.mark.slow
 def test_a_branch_that_is_killed_before_its_first_checkpoint_and_again_later_is_still_the_straight_run(
     shell: Shell, other: Shell
 ) -> None:

@@ -93,6 +93,7 @@ def worker_of(folder: Path) -> int:
     return int((folder / "lock").read_text().split()[1])
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_that_was_finished_and_the_same_command_completes_the_sweep(
     tmp_path: Path, shell: Shell
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_signal_to_the_sweep_saves_every_job_and_starts_no_other(tmp_path: Pat
     assert all("stopped at step" in (path / "train.log").read_text() for path in command.runs())
 
 
+@pytest.mark.slow
 def test_slurm_submits_one_script_and_a_job_near_its_end_saves_goes_back_to_the_queue_and_resumes(
     tmp_path: Path, shell: Shell
 ) -> None:

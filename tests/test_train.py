@@ -50,8 +50,15 @@ def test_a_run_leaves_what_the_design_names_and_reports_it(shell: Shell) -> None
     assert training[-1]["train/loss"] < training[0]["train/loss"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("optim", ["muon", "adamw"])
+@pytest.mark.parametrize(
+    ("optim", "precision"),
+    [
+        ("muon", "bf16"),
+        ("adamw", "fp32"),
+        pytest.param("muon", "fp32", marks=pytest.mark.slow),
+        pytest.param("adamw", "bf16", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.faults(10)
 def test_six_steps_and_six_more_in_a_new_process_are_twelve_steps(
     optim: str, precision: str, shell: Shell, other: Shell

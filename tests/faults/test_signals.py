@@ -47,7 +47,15 @@ def test_a_signal_at_file_operations(
 
 
 @pytest.mark.faults(5, 6, 7, 8)
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143), ("SIGUSR1", 143)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("SIGTERM", 143),
+        ("SIGINT", 130),
+        pytest.param("SIGHUP", 143, marks=pytest.mark.slow),
+        pytest.param("SIGUSR1", 143, marks=pytest.mark.slow),
+    ],
+)
 def test_each_signal_at_random_moments(
     pool: Pool, tmp_path: Path, tokens: list[str], name: str, code: int, tries: Tries
 ) -> None:
