@@ -119,7 +119,7 @@ def stop_service() -> None:
         from wandb.sdk import wandb_setup
 
         wandb_setup.singleton()._connection._proc._process.kill()  # type: ignore[union-attr]
-    with suppress(Exception):
+    with suppress(Exception, SystemExit):  # it exits with the code of the process that was just killed
         import wandb
 
         wandb.teardown()
