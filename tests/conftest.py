@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fault_table import Tries, table
+from runs import Shell
 
 os.environ.update(WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_SILENT="true")
 os.environ.pop("WANDB_API_KEY", None)
@@ -20,6 +21,19 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    """The scripts as a shell would run them, with folders of their own."""
+    return Shell(tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    """Another shell, with other folders."""
+    (tmp_path / "other").mkdir()
+    return Shell(tmp_path / "other", monkeypatch, capfd)
 
 
 @pytest.fixture(autouse=True)

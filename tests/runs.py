@@ -17,8 +17,9 @@ ROOT = Path(__file__).parent.parent
 SMALL = ["debug=smoke", "train.steps=12", "model.d_model=32", "model.max_seq_len=16", "log.every=1", "eval.every=4"]
 
 
-def load_script(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
+def load_script(path: Path) -> ModuleType:
+    """A script that is no module, as one."""
+    specification = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -35,7 +36,7 @@ class Shell:
         self.out = self.err = ""
 
     def __call__(self, script: str, *arguments: str) -> int:
-        module = load_script(script)
+        module = load_script(ROOT / f"{script}.py")
         places = [f"output_dir={self.folder / 'outputs'}"] if script != "preprocess" else []
         places += [f"data_dir={self.folder / 'tokens'}"] if script != "generate" else []
         self.monkeypatch.setattr(sys, "argv", [f"{script}.py", *places, *arguments])

@@ -19,17 +19,6 @@ from minigpt.schedule.wsd import WSD
 WSD_RUN = [*SMALL, "schedule=wsd", "schedule.warmup=2", "train.threads=1", "checkpoint.keep_optimizer=true"]
 
 
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(tmp_path, monkeypatch, capfd)
-
-
-@pytest.fixture
-def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    (tmp_path / "other").mkdir()
-    return Shell(tmp_path / "other", monkeypatch, capfd)
-
-
 def by_steps(shell: Shell) -> dict[int, Path]:
     """The runs of a shell, by their number of steps."""
     found = (shell.folder / "outputs").glob("*/run.json")

@@ -39,7 +39,7 @@ def test_a_locked_folder_names_its_owner_and_a_killed_owner_frees_it(tmp_path: P
 def test_a_stale_or_copied_lock_file_blocks_nobody(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("pid 1 on elsewhere\n")
     with durable.FolderLock(tmp_path, "run folder"):
-        pass
+        assert f"pid {os.getpid()} " in (tmp_path / "lock").read_text()
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file_and_nothing_else(

@@ -84,7 +84,10 @@ def test_this_machine_can_do_what_auto_chooses() -> None:
     for d_model in (64, 1024):
         chosen = choose(d_model=d_model)
         with chosen.autocast():
-            torch.nn.Linear(4, 4).to(chosen.device)(torch.ones(2, 4, device=chosen.device)).sum().backward()
+            layer = torch.nn.Linear(4, 4).to(chosen.device)
+            layer(torch.ones(2, 4, device=chosen.device)).sum().backward()
+        assert layer.weight.grad is not None
+        assert (layer.weight.grad == 2).all()  # the sum of two rows of ones
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

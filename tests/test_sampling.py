@@ -245,7 +245,8 @@ def test_one_value_out_of_range(wrong: dict) -> None:
 
 @pytest.mark.faults(50)
 def test_values_at_the_edge_are_legal() -> None:
-    Sampling(1, 0, 10**9, 1.0, 1, math.inf, 1)
+    sampling = Sampling(1, 0, 10**9, 1.0, 1, math.inf, 1)
+    assert choose(torch.tensor([[0.0, 2.0, 1.0]]), sampling, torch.Generator()) == [1]
 
 
 @pytest.mark.faults(50)

@@ -15,11 +15,6 @@ from minigpt.sweep import shortest_first
 QUICK = [*SMALL, "train.steps=4"]
 
 
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(tmp_path, monkeypatch, capfd)
-
-
 def records(shell: Shell) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((shell.folder / "outputs" / "sweeps").glob("*.json"))]
 

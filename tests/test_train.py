@@ -17,17 +17,6 @@ from minigpt.data.windows import TrainWindows
 from minigpt.model.transformer import Transformer
 
 
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(tmp_path, monkeypatch, capfd)
-
-
-@pytest.fixture
-def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    (tmp_path / "other").mkdir()
-    return Shell(tmp_path / "other", monkeypatch, capfd)
-
-
 def test_a_run_leaves_what_the_design_names_and_reports_it(shell: Shell) -> None:
     assert shell("train", *SMALL) == 0, shell.err
     folder = shell.run_folder()

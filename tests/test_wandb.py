@@ -13,11 +13,6 @@ import yaml
 from runs import SMALL, Shell
 
 
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(tmp_path, monkeypatch, capfd)
-
-
 def records_of(folder: Path) -> dict[str, list[Any]]:
     """The records of one segment, by type."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]

@@ -1,7 +1,6 @@
 """The scripts of experiments/calibration: they run, and what they print is what they should find."""
 
 import csv
-import importlib.util
 import json
 import math
 import random
@@ -10,20 +9,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from runs import ROOT
+from runs import ROOT, load_script
 from studies import Study
 
 FOLDER = ROOT / "experiments" / "calibration"
 
 
 def script(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"calibration_{name}", FOLDER / f"{name}.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[module.__name__] = module
-    specification.loader.exec_module(module)
-    return module
+    return load_script(FOLDER / f"{name}.py")
 
 
 def test_equal_arms_are_claimed_different_in_five_percent_of_studies() -> None:

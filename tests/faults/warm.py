@@ -22,12 +22,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 def import_everything() -> None:
     """By one run of a step: torch imports half of itself only when it is used."""
-    from runs import SMALL, load_script
+    from runs import ROOT, SMALL, load_script
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         sys.argv = ["train.py", *SMALL, "train.steps=1", f"output_dir={folder}/outputs", f"data_dir={folder}/tokens"]
         with redirect_stdout(nowhere), redirect_stderr(nowhere):
-            code = load_script("train").main()
+            code = load_script(ROOT / "train.py").main()
         assert code == 0, "the first run failed"
 
 
@@ -60,7 +60,7 @@ def train_directly(arguments: list[str]) -> int:
 
 def child(request: dict[str, Any], report: Path) -> int:
     from injector import Injector
-    from runs import load_script
+    from runs import ROOT, load_script
 
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for standard in (1, 2):
@@ -68,7 +68,7 @@ def child(request: dict[str, Any], report: Path) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    module = load_script(request["script"])
+    module = load_script(ROOT / f"{request['script']}.py")
     sys.argv = [f"{request['script']}.py", *request["arguments"]]
     injector = Injector(**request["fault"])
     real_open = open
