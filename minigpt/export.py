@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from minigpt.durable import TEMPORARY, json_bytes, publish_folder, storage_error, write_synced
 from minigpt.errors import CheckpointError, ConfigError, MinigptError, StorageError
@@ -79,12 +79,9 @@ def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
 
 def hugging_face_config(model: Transformer, end_of_text: int) -> dict[str, Any]:
     """config.json. Raises ConfigError for parts that neither Llama nor Qwen3 has."""
-    foreign = {
-        type(part).__name__
-        for block in model.blocks
-        for part, known in ((block.attention, Attention), (block.mlp, SwiGLU))
-        if type(part) is not known
-    }
+    parts: list[tuple[object, type]] = [(model.embed, nn.Embedding)]
+    parts += [pair for block in model.blocks for pair in ((block.attention, Attention), (block.mlp, SwiGLU))]
+    foreign = {type(part).__name__ for part, known in parts if type(part) is not known}
     if foreign:
         raise ConfigError(f"cannot export: {', '.join(sorted(foreign))} has no counterpart in Llama or Qwen3 (the run)")
     block: Any = model.blocks[0]

@@ -20,6 +20,7 @@ TRAIN_GROUPS = [
     "debug",
     "data/tokenizer",
     "model/mlp",
+    "model/embedding",
     "hydra/launcher",
 ]
 # Values that a choice leaves to its user, so that it can be checked at all.

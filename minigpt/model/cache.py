@@ -22,8 +22,8 @@ class LayerCache:
 class KVCache:
     """One LayerCache per block; `model.new_cache(batch_size)` makes one that fits the model."""
 
-    def __init__(self, layers: list[LayerCache]) -> None:
-        self.layers = layers
+    def __init__(self, layers: list[LayerCache], last_tokens: Tensor | None = None) -> None:
+        self.layers, self.last_tokens = layers, last_tokens
 
     @classmethod
     def empty(
@@ -42,13 +42,21 @@ class KVCache:
     def capacity(self) -> int:
         return self.layers[0].keys.shape[2]
 
+    def tokens_before(self, tokens: Tensor, n: int, none: int) -> Tensor:
+        """The n tokens (B, n) stored last, `none` where there were fewer; keeps those (B, T) that now follow."""
+        before = tokens.new_full((len(tokens), n), none) if self.last_tokens is None else self.last_tokens
+        self.last_tokens = torch.cat([before, tokens], dim=1)[:, -n:]
+        return before
+
     def clear(self) -> None:
         """Forget all tokens, keep the memory."""
+        self.last_tokens = None
         for layer in self.layers:
             layer.length = 0
 
     def repeat(self, n: int) -> "KVCache":
         """A copy for n sequences that share the one stored here (one prompt, n continuations)."""
         return KVCache(
-            [LayerCache(x.keys.repeat(n, 1, 1, 1), x.values.repeat(n, 1, 1, 1), x.length) for x in self.layers]
+            [LayerCache(x.keys.repeat(n, 1, 1, 1), x.values.repeat(n, 1, 1, 1), x.length) for x in self.layers],
+            None if self.last_tokens is None else self.last_tokens.repeat(n, 1),
         )

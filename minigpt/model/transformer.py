@@ -17,6 +17,7 @@ from minigpt.model.attention import Attention
 from minigpt.model.cache import KVCache, LayerCache
 from minigpt.model.dropout import Dropout
 from minigpt.model.loss import cross_entropy
+from minigpt.model.ngram_embedding import NONE, NgramEmbedding
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rope_table
 from minigpt.model.swiglu import SwiGLU
@@ -59,7 +60,8 @@ class Transformer(nn.Module):
     parametrization: standard, or mup, under which the best learning rate hardly depends on d_model (muP, arXiv
         2203.03466): hidden matrices start with a standard deviation that falls as 1/sqrt(d_model), the head as
         1/d_model, and optimizers scale their lr by `Role.width` = d_model / 128. Widen by more heads of equal size.
-    attention, mlp: other classes for these parts, called with the arguments of Attention and SwiGLU.
+    embedding, attention, mlp: other classes for these parts, called with the arguments of nn.Embedding (V, D), of
+        Attention and of SwiGLU.
 
     The parameters are not drawn here: call `init_weights`, or load a state.
     Raises ValueError for sizes that do not fit each other.
@@ -80,6 +82,7 @@ class Transformer(nn.Module):
         rope_theta: float = 10000.0,
         norm_eps: float = 1e-5,
         parametrization: Literal["standard", "mup"] = "standard",
+        embedding: Callable[..., nn.Embedding] | None = None,
         attention: Callable[..., nn.Module] | None = None,
         mlp: Callable[..., nn.Module] | None = None,
     ) -> None:
@@ -105,7 +108,7 @@ class Transformer(nn.Module):
         )
         make_mlp = partial(mlp or SwiGLU, d_model, d_ff)
         with torch.random.fork_rng(devices=[]):  # torch's layers draw values that init_weights replaces; nobody notices
-            self.embed = nn.Embedding(vocab_size, d_model)
+            self.embed = (embedding or nn.Embedding)(vocab_size, d_model)
             self.blocks = nn.ModuleList(
                 TransformerBlock(make_attention(), make_mlp(), d_model, dropout, norm_eps) for _ in range(n_layers)
             )
@@ -136,13 +139,19 @@ class Transformer(nn.Module):
             raise ValueError(f"{start + length} tokens are longer than max_seq_len={self.max_seq_len}")
         rope = rope_table(start, length, self.head_size, self.rope_theta, tokens.device)
         mask = _mask(start, length, documents, tokens.device)
-        x = self.embed(tokens)
+        x = self._embedded(tokens, documents, cache)
         for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, mask, None, use_reentrant=False)
             else:
                 x = block(x, rope, mask, None if cache is None else cache.layers[i])
         return self.final_norm(x)
+
+    def _embedded(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Tensor:
+        if not isinstance(self.embed, NgramEmbedding):
+            return self.embed(tokens)
+        before = None if cache is None else cache.tokens_before(tokens, self.embed.context, NONE)
+        return self.embed(tokens, before, documents)
 
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, V) of what follows the last of the tokens (B, T), which continue `cache` and are added to it."""
@@ -189,7 +198,7 @@ class Transformer(nn.Module):
             if parameter.ndim < 2:
                 roles[name] = Role("scalar", last)
             elif path == "embed":
-                roles[name] = Role("embed", "embed")
+                roles[name] = Role("embed", "embed" if last == "weight" else last)
             elif path == "head":
                 roles[name] = Role("head", "head", width=self.width)
             else:

@@ -1,0 +1,65 @@
+"""A token embedding that also looks up what the last few tokens are together.
+
+N-Grammer (Roy et al. 2022, arXiv 2207.06366) and over-tokenized transformers (Huang et al. 2025, arXiv 2501.16975): frequent
+combinations are learnt by a table, at the price of a lookup, and the blocks are left with what a table cannot know.
+
+B batch, T sequence, D model, V vocabulary, N the longest n-gram.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigpt.model.dropout import Dropout
+
+NONE = -1  # stands for a token before the beginning
+
+
+class NgramEmbedding(nn.Embedding):
+    """The token's vector plus one for each n-gram, from bigrams to `longest`-grams, that ends with the token.
+
+    rows: vectors for each length. An n-gram is the number that its tokens spell in base V + 1, modulo rows: different
+        n-grams may share a vector, but none do while (V + 1)^n <= rows; a prime number spreads the others best.
+    dropout: on the sum of the n-grams' vectors, so that the blocks do not come to rely on them.
+
+    Raises ValueError for sizes that make no table.
+    """
+
+    def __init__(
+        self, vocab_size: int, d_model: int, longest: int = 4, rows: int = 16_381, dropout: float = 0.0
+    ) -> None:
+        super().__init__(vocab_size, d_model)
+        if longest < 2:
+            raise ValueError(f"longest={longest} must be at least 2 (bigrams)")
+        if rows < 1:
+            raise ValueError(f"rows={rows} must be at least 1")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
+        self.rows = rows
+        self.context = longest - 1  # tokens before the first one of a call that matter
+        self.ngrams = nn.Parameter(torch.empty(self.context * rows, d_model))
+        self.dropout = Dropout(dropout)
+
+    def forward(self, tokens: Tensor, before: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
+        """(B, T) int64 -> (B, T, D).
+
+        before: (B, N - 1), the tokens before these, NONE where there is none.
+        documents: (B, T), which document each token belongs to; n-grams stay inside a document.
+        """
+        looked_up = F.embedding_bag(self.ngram_rows(tokens, before, documents), self.ngrams, mode="sum")
+        return super().forward(tokens) + self.dropout(looked_up.view(*tokens.shape, -1))
+
+    def ngram_rows(self, tokens: Tensor, before: Tensor | None, documents: Tensor | None) -> Tensor:
+        """(B T, N - 1): the row in `ngrams` of each n-gram that ends with each token, shortest first."""
+        length, n = tokens.shape[1], self.context
+        earlier = tokens.new_full((len(tokens), n), NONE) if before is None else before
+        sequence = torch.cat([earlier, tokens], dim=1)
+        number, rows = tokens, []
+        for back in range(1, n + 1):
+            previous = sequence[:, n - back : n - back + length]
+            if documents is not None:
+                same = documents == F.pad(documents, (back, 0), value=NONE)[:, :length]
+                previous = torch.where(same, previous, NONE)
+            number = (number * (self.num_embeddings + 1) + previous + 1) % self.rows
+            rows.append(number + (back - 1) * self.rows)
+        return torch.stack(rows, dim=-1).flatten(0, 1)
