@@ -1,7 +1,7 @@
 """A token embedding that also looks up what the last few tokens are together.
 
-N-Grammer (Roy et al. 2022, arXiv 2207.06366) and over-tokenized transformers (Huang et al. 2025, arXiv 2501.16975): frequent
-combinations are learnt by a table, at the price of a lookup, and the blocks are left with what a table cannot know.
+N-Grammer (Roy et al. 2022, arXiv 2207.06366) and over-tokenized transformers (Huang et al. 2025, arXiv 2501.16975):
+frequent combinations are learnt by a table, for the price of a lookup, and the blocks are left with what it cannot do.
 
 B batch, T sequence, D model, V vocabulary, N the longest n-gram.
 """
