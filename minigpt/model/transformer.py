@@ -105,7 +105,7 @@ class Transformer(nn.Module):
         )
         make_mlp = partial(mlp or SwiGLU, d_model, d_ff)
         with torch.random.fork_rng(devices=[]):  # torch's layers draw values that init_weights replaces; nobody notices
-            self.embed = nn.Embedding(vocab_size, d_model)
+            self.embed = nn.Embedding(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))
             self.blocks = nn.ModuleList(
                 TransformerBlock(make_attention(), make_mlp(), d_model, dropout, norm_eps) for _ in range(n_layers)
             )
