@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from minigpt import budget, durable, identity, signature
+from minigpt import budget, durable, identity, signature, startup
 from minigpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -307,6 +307,7 @@ def check_built(plan: Plan) -> None:
 
     Raises ConfigError for arguments that no signature refuses (betas of 1.5, a d_model that heads do not divide).
     """
+    startup.load_torch()
     import torch
 
     cfg = plan.config

@@ -3,8 +3,7 @@
 import sys
 import time
 from types import TracebackType
-
-from tqdm import tqdm
+from typing import Any
 
 
 def duration(seconds: float) -> str:
@@ -21,8 +20,10 @@ class ProgressBar:
         self.total = total
         self._first = done
         self._begin = time.monotonic()
-        self._bar: tqdm | None = None
+        self._bar: Any = None
         if sys.stderr.isatty():
+            from tqdm import tqdm
+
             self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr, leave=False)
 
     def step(self) -> None:

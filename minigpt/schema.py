@@ -128,6 +128,8 @@ class PreprocessRoot:
 def register() -> None:
     """Make the schemas known to Hydra, as the first entries of the defaults lists in conf/."""
     store = ConfigStore.instance()
+    # Hydra copies the store for each group that --help lists and each time it composes; entries leave it as copies.
+    setattr(ConfigStore, "__deepcopy__", lambda self, memo: self)  # noqa: B010
     store.store(name="train_schema", node=TrainRoot)
     store.store(name="generate_schema", node=GenerateRoot)
     store.store(name="preprocess_schema", node=PreprocessRoot)

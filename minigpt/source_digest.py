@@ -49,7 +49,7 @@ def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
     module = signature.load_module(name)
     if module is None or "site-packages" in module.path.parts or _is_standard_library(module.path):
         return None
-    tree = _without_docstrings(ast.parse(module.path.read_text(encoding="utf-8")))
+    tree = _without_docstrings(module.tree)  # in place: nothing reads a docstring from it
     imports = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):

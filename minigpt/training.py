@@ -53,7 +53,8 @@ def run(plan: Plan) -> dict[str, Any] | None:
         model = config.build(cfg["model"], tokens.vocab_size)
         chosen = config.choose_precision(cfg)
         chosen.activate()
-        torch.use_deterministic_algorithms(train["deterministic"])
+        if train["deterministic"] != torch.are_deterministic_algorithms_enabled():  # the call imports a compiler
+            torch.use_deterministic_algorithms(train["deterministic"])
         log.info("%s", chosen.describe())
         budget = plan_budget(train, model.max_seq_len, tokens)
         folder.begin(

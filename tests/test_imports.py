@@ -1,14 +1,28 @@
 """Imports point one way, Hydra stays at the door, and what must start fast does not load torch."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from runs import SMALL
 
 PACKAGE = Path(__file__).parent.parent / "minigpt"
-LEAVES = {"errors", "roles", "seeding", "durable", "interrupt", "budget", "precision", "text", "terminal", "signature"}
+LEAVES = {
+    "errors",
+    "roles",
+    "seeding",
+    "durable",
+    "interrupt",
+    "budget",
+    "precision",
+    "text",
+    "terminal",
+    "signature",
+    "startup",
+}
 SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
 # Layer by layer, each may import the ones before it.
 ABOVE = [
@@ -81,3 +95,26 @@ def test_help_loads_neither_torch_nor_other_heavy_packages(script: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], check=False, cwd=PACKAGE.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"python {script}.py" in done.stdout
+
+
+def test_training_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    """Each of these takes from half a second to two; a finished run's answer does not even need torch."""
+    arguments = ["train.py", *SMALL, f"output_dir={tmp_path}", f"data_dir={tmp_path / 'tokens'}"]
+    code = (
+        "import json, runpy, sys\n"
+        f"sys.argv = {arguments!r}\n"
+        "try:\n"
+        "    runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'numpy', 'torch._dynamo', 'torch._inductor', 'sympy', 'wandb', 'matplotlib', 'datasets', "
+        "'pandas', 'scipy', 'transformers', 'tokenizers'} & set(sys.modules)\n"
+        "print(json.dumps(sorted(heavy)))\n"
+    )
+    for expected in (["numpy", "torch"], []):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            check=False, cwd=PACKAGE.parent, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1]) == expected

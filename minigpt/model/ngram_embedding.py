@@ -28,7 +28,7 @@ class NgramEmbedding(nn.Embedding):
     def __init__(
         self, vocab_size: int, d_model: int, longest: int = 4, rows: int = 16_381, dropout: float = 0.0
     ) -> None:
-        super().__init__(vocab_size, d_model)
+        super().__init__(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))
         if longest < 2:
             raise ValueError(f"longest={longest} must be at least 2 (bigrams)")
         if rows < 1:

@@ -108,7 +108,7 @@ class Transformer(nn.Module):
         )
         make_mlp = partial(mlp or SwiGLU, d_model, d_ff)
         with torch.random.fork_rng(devices=[]):  # torch's layers draw values that init_weights replaces; nobody notices
-            self.embed = (embedding or nn.Embedding)(vocab_size, d_model)
+            self.embed = (embedding or _plain_embedding)(vocab_size, d_model)
             self.blocks = nn.ModuleList(
                 TransformerBlock(make_attention(), make_mlp(), d_model, dropout, norm_eps) for _ in range(n_layers)
             )
@@ -214,6 +214,11 @@ class Transformer(nn.Module):
         """
         matrices = sum(p.numel() for p in self.blocks.parameters() if p.ndim >= 2) + self.head_weight.numel()
         return 6 * matrices + 12 * len(self.blocks) * self.n_heads * self.head_size * seq_len
+
+
+def _plain_embedding(vocab_size: int, d_model: int) -> nn.Embedding:
+    # Its own draw of a weight on the meta device would import torch's compiler.
+    return nn.Embedding(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))
 
 
 def _mask(start: int, length: int, documents: Tensor | None, device: torch.device) -> Tensor | None:
