@@ -28,6 +28,7 @@ NEEDS = {
     "data=files": ["data.path=x.txt"],
     "data=bin": ["data.train=x.bin", "data.val=y.bin"],
     "data=hf": ["data.name=some/texts"],
+    "experiment=speedrun_shakespeare": ["data.path=x.txt"],
     "data/tokenizer=hf": ["data.tokenizer.path=tokenizer.json"],
 }
 

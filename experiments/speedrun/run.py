@@ -4,11 +4,12 @@
     python experiments/speedrun/run.py tinyshakespeare.txt --goal 2min --seeds 0
     python experiments/speedrun/run.py --yardstick
 
-nanoGPT's `train_shakespeare_char` reports 1.8857 nats a character with its CPU settings and 1.4697 with those for an A100,
-estimated on random validation batches. Here it is the whole last tenth of the file (111,540 characters), each once.
-The clock runs from before the command to after its end: imports, composition, preparation of the tokens, training,
-evaluation, a sample and the checkpoint. The yardstick is nanoGPT's CPU recipe written down here: a GPT-2-shaped model of its
-size (4 blocks, width 128, context 64, batch 12, fp32, AdamW), 2,000 iterations and its ten evaluations, nothing else.
+nanoGPT's `train_shakespeare_char` reports 1.8857 nats a character with its CPU settings and 1.4697 with those for an
+A100, estimated on random validation batches. Here it is the whole last tenth of the file (111,540 characters), each
+once. The clock runs from before the command to after its end: imports, composition, preparation of the tokens,
+training, evaluation, a sample and the checkpoint. The yardstick is nanoGPT's CPU recipe written down here: a
+GPT-2-shaped model of its size (4 blocks, width 128, context 64, batch 12, fp32, AdamW), 2,000 iterations and their
+evaluations, nothing else.
 """
 
 import argparse
