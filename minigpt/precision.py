@@ -15,7 +15,6 @@ that is enabled; there is no switch that could separate the two.
 import ctypes
 import os
 import platform
-import re
 import shutil
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -34,28 +33,6 @@ DEVICES: tuple[DeviceName, ...] = ("cpu", "mps", "cuda")
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 BF16_FROM = 128  # d_model from which bf16 is chosen on a CPU
 COMPILE_FROM = 512  # d_model from which compilation is chosen on a GPU
-
-# Peak rates in TFLOP/s of dense matrix products, fp32 accumulation: (bf16 and fp16, fp32 as TF32), from the makers'
-# data sheets ("with sparsity" figures halved). The first entry whose words occur in the device's name counts.
-PEAK_TFLOPS: dict[str, tuple[float, float]] = {
-    "B200": (2250.0, 1100.0),
-    "H200": (989.4, 494.7),
-    "GH200": (989.4, 494.7),
-    "H100 PCIe": (756.0, 378.0),
-    "H100 NVL": (835.5, 417.5),
-    "H100": (989.4, 494.7),
-    "A100": (311.9, 155.9),
-    "A10G": (70.0, 35.0),
-    "A10": (125.0, 62.5),
-    "A40": (149.7, 74.8),
-    "L40S": (362.1, 183.2),
-    "L40": (181.0, 90.5),
-    "L4": (121.0, 60.5),
-    "RTX 4090": (165.2, 82.6),
-    "RTX 3090": (71.0, 35.6),
-    "V100": (125.0, 15.7),  # fp16; no TF32
-    "T4": (65.0, 8.1),  # fp16; no TF32
-}
 
 
 @dataclass(frozen=True)
@@ -98,12 +75,6 @@ class Precision:
         import torch
 
         return torch.amp.GradScaler(self.device, enabled=self.precision == "fp16")
-
-    def peak_flops(self) -> float | None:
-        """The device's peak in FLOP/s for the model FLOPs utilisation; None where unknown, and on CPUs."""
-        import torch
-
-        return peak_flops(torch.cuda.get_device_name(), self.precision) if self.device == "cuda" else None
 
 
 def keep_freed_memory() -> None:
@@ -221,11 +192,3 @@ def _missing_compiler(device: str) -> str | None:
         return "it was never tried on MPS"
     compiler = os.environ.get("CXX", "g++")
     return None if shutil.which(compiler) or shutil.which("clang++") else f"there is no C++ compiler ({compiler})"
-
-
-def peak_flops(device_name: str, precision: PrecisionName) -> float | None:
-    """Peak of a known GPU in FLOP/s of dense matrix products, None for an unknown one."""
-    for name, (half, single) in PEAK_TFLOPS.items():
-        if re.search(rf"\b{name}\b", device_name) and "Laptop" not in device_name:
-            return (single if precision == "fp32" else half) * 1e12
-    return None

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "minigpt"
-LEAVES = {"errors", "roles", "seeding", "durable", "interrupt", "budget", "precision", "text", "terminal", "signature"}
+LEAVES = {
+    "errors",
+    "roles",
+    "seeding",
+    "durable",
+    "interrupt",
+    "budget",
+    "peak",
+    "precision",
+    "text",
+    "terminal",
+    "signature",
+}
 SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
 # Layer by layer, each may import the ones before it.
 ABOVE = [
@@ -17,8 +29,10 @@ ABOVE = [
     {"run_folder", "corpus", "sampling"},
     {"loop", "export", "load", "branch"},
     {"training", "generation"},
-    {"describe", "sweep", "dashboard", "verify"},
+    {"memory", "sweep", "dashboard", "verify"},
+    {"describe"},
     {"cli", "compare"},
+    {"bench"},
 ]
 DOOR = {"config", "schema", "cli", "run_folder", "generation", "sweep", "verify"}  # these may know Hydra or OmegaConf
 
