@@ -113,7 +113,7 @@ def choose(device: str = "auto", precision: str = "auto", compile: bool | str = 
     chosen = cast(DeviceName, device) if device != "auto" else present[-1]
     device_reason = "asked for" if device != "auto" else "the only device" if len(present) == 1 else "the fastest here"
 
-    formats = _formats(chosen)
+    formats = formats_of(chosen)
     if precision == "auto":
         number, precision_reason = _auto_precision(chosen, formats, d_model)
     else:
@@ -121,7 +121,7 @@ def choose(device: str = "auto", precision: str = "auto", compile: bool | str = 
     if number not in formats:
         problems.append(f"not supported by {chosen}: train.precision={number} (use auto, {', '.join(formats)})")
 
-    missing = _missing_compiler(chosen)
+    missing = missing_compiler(chosen)
     if compile == "auto":
         compiled, compile_reason = _auto_compile(chosen, missing, d_model)
     else:
@@ -163,7 +163,7 @@ def _present_devices() -> list[DeviceName]:
     return [name for name in DEVICES if available[name]]
 
 
-def _formats(device: str) -> tuple[PrecisionName, ...]:
+def formats_of(device: str) -> tuple[PrecisionName, ...]:
     """What autocast can do on a device. fp16 on a CPU works and is about twenty times slower: good for tests."""
     import torch
 
@@ -184,7 +184,7 @@ def _native_bf16_cpu() -> bool:
     return bool(flags & ({"bf16"} if platform.machine() == "aarch64" else {"avx512_bf16", "amx_bf16"}))
 
 
-def _missing_compiler(device: str) -> str | None:
+def missing_compiler(device: str) -> str | None:
     """What torch.compile would miss here, in words; None if it can work."""
     if device == "cuda":
         return None if find_spec("triton") else "Triton is not installed"

@@ -23,7 +23,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(module, "_present_devices", lambda: list(devices))
         monkeypatch.setattr(module, "_native_bf16_cpu", lambda: bf16)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-        monkeypatch.setattr(module, "_missing_compiler", lambda device: missing)
+        monkeypatch.setattr(module, "missing_compiler", lambda device: missing)
 
     return pretend
 

@@ -109,7 +109,7 @@ def _rows_of_chunks(x: Tensor, vocab_size: int) -> tuple[int, int]:
 
 
 def work_bytes(n_rows: int, d_model: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
-    """Memory of a loss of N rows with gradients: chunks of logits, both gradients, the head in the dtype of products."""
+    """Memory of a loss of N rows with gradients: chunks of logits, both gradients, the head as products read it."""
     large, small = _rows_of_chunks(torch.empty(n_rows, 0, device=device), vocab_size)
     logits = 2 * 4 * small * vocab_size + dtype.itemsize * large * vocab_size
     gradients = dtype.itemsize * n_rows * d_model + (4 + dtype.itemsize) * vocab_size * d_model
