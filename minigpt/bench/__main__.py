@@ -197,7 +197,7 @@ def measure(
 ) -> dict[str, Any]:
     """What a process of its own finds out about a model within `seconds`. Raises its ConfigError."""
     print(f"{name}: {'compiling, ' if compile else ''}at most {seconds:.0f} s", file=sys.stderr, flush=True)
-    job = {"overrides": command, "rates": rates, "seconds": seconds, "compile": compile}
+    job = {"overrides": command, "rates": rates, "seconds": seconds, "started": time.time(), "compile": compile}
     worker = subprocess.Popen(
         [sys.executable, "-m", "minigpt.bench.worker", json.dumps(job)],
         stdout=subprocess.PIPE,

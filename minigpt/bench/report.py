@@ -13,8 +13,8 @@ def machine_lines(machine: dict[str, Any]) -> list[str]:
     ]
     if machine["load"] is not None and machine["load"] > NOISY * machine["cpus"]:
         lines.append(
-            f"BUSY         other work: load {machine['load']:.1f} on {machine['cpus']} cores. Figures will be too low, and "
-            "threads look worse than they are (run it again on a quiet machine)"
+            f"BUSY         other work: load {machine['load']:.1f} on {machine['cpus']} cores. Figures will be too low "
+            "and threads look worse than they are (run it again on a quiet machine)"
         )
     return lines
 
@@ -57,7 +57,7 @@ def model_table(results: dict[str, dict[str, Any]], tokens: int | None) -> list[
                 f"{r['spread']:.0%} of {r['rounds']}" if r.get("rounds", 0) > 1 else "one round",
                 duration(r["step_s"]),
                 f"{about}{r['mfu']:.0%}",
-                f"{r['memory'] / 2**30:.2f} GiB" if "memory" in r else "-",
+                gib(r["memory"]) if "memory" in r else "-",
                 f"{generation[1]:,.0f}/s {generation[0]}" if generation else "-",
                 quantity(budget) if budget else "see --tokens",
                 f"{about}{duration(budget / r['tokens_per_s'])}" if budget else "-",
@@ -76,7 +76,7 @@ def detail_lines(name: str, r: dict[str, Any]) -> list[str]:
         for key, rate in sorted(r["formats"].items(), key=lambda item: -item[1])
     )
     sizes = ", ".join(
-        f"{size}: {row['tokens_per_s']:,.0f}, {row['memory'] / 2**30:.2f} GiB (dry_run {row['memory_estimated'] / 2**30:.2f})"
+        f"{size}: {row['tokens_per_s']:,.0f}, {gib(row['memory'])} (dry_run {gib(row['memory_estimated'])})"
         for size, row in r["micro_batches"].items()
     )
     batch = f"{r['batch_size']} x {r['seq_len']} tokens"
@@ -128,6 +128,10 @@ def warnings(rates: dict[str, list[float]], results: dict[str, dict[str, Any]]) 
 def spread(values: list[float]) -> float:
     """Range over median."""
     return (max(values) - min(values)) / median(values)
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def duration(seconds: float) -> str:

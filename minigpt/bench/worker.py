@@ -33,14 +33,15 @@ class Job:
     overrides: list[str]
     rates: dict[str, float]
     seconds: float
+    started: float
     compile: bool = False  # compare compiled steps with eager ones, and nothing else
 
 
 class Worker:
     """The stages of a measurement, each bounded by the time that is left."""
 
-    def __init__(self, job: Job, begin: float) -> None:
-        self.job, self.deadline = job, begin + job.seconds
+    def __init__(self, job: Job) -> None:
+        self.job, self.deadline = job, time.perf_counter() + job.seconds - (time.time() - job.started)
         self.model = Model(job.overrides)
         cfg, m = self.model.config["train"], self.model
         auto_wide = identity.argument(m.config["model"], "d_model") >= SEVERAL_THREADS_FROM_D_MODEL
@@ -237,12 +238,11 @@ def say(text: str) -> None:
 
 def main() -> int:
     """Read a job from the command line; exit code of the error, if any."""
-    begin = time.perf_counter()
     schema.register()
     cli.register_resolvers()
     try:
         job = Job(**json.loads(sys.argv[1]))
-        worker = Worker(job, begin)
+        worker = Worker(job)
         if job.compile:
             worker.run_compiled(worker.candidates[0], worker.sizes[0])
         else:
