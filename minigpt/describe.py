@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from minigpt import config, identity
+from minigpt import config, memory
 from minigpt.budget import steps_for_tokens
 from minigpt.config import Plan
 
@@ -40,6 +40,7 @@ def describe(plan: Plan) -> str:
     }
     seq_len, train = model.max_seq_len, cfg["train"]
     micro = train["micro_batch_size"] or train["batch_size"]
+    needed = memory.estimate(cfg, model, micro, vocab_size, chosen)
     flops = model.flops_per_token(seq_len)
     tokens_per_step = train["batch_size"] * seq_len
     lines = [
@@ -48,8 +49,9 @@ def describe(plan: Plan) -> str:
         f"parameters          {count:,} ({', '.join(f'{role} {n:,}' for role, n in by_role.items())})",
         f"vocabulary          {vocab_size:,} as asked",
         f"device              {chosen.describe()}",
-        f"memory, estimated   {gib(estimated_bytes(cfg, model, micro, vocab_size))} "
-        f"(weights, gradients, optimizer state, activations of {micro} sequences)",
+        f"memory, estimated   {gib(needed.total)} with train.micro_batch_size={micro} "
+        f"(weights {gib(needed.weights)}, optimizer state {gib(needed.state)}, gradients {gib(needed.gradients)}, "
+        f"activations {gib(needed.activations)}, logits {gib(needed.logits)}; the rest is PyTorch and the heap)",
         f"FLOPs per token     {flops:,} (forward and backward)",
         f"tokens per step     {tokens_per_step:,} = {train['batch_size']} sequences x {seq_len}",
         *budget_lines(train, tokens_per_step, flops),
@@ -65,32 +67,6 @@ def budget_lines(train: dict[str, Any], tokens_per_step: int, flops: int) -> lis
     steps = train["steps"] or steps_for_tokens(train["tokens"], tokens_per_step, 1)
     tokens = steps * tokens_per_step
     return [f"budget              {steps:,} steps = {tokens:,} tokens = {flops * tokens:.3g} FLOPs"]
-
-
-def estimated_bytes(cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int) -> float:
-    """Weights and gradients in fp32, optimizer state, activations kept for backward (about 20 B T D floats a block)."""
-    parameters = sum(p.numel() for p in model.parameters())
-    d_model, n_layers = (identity.argument(cfg["model"], name) for name in ("d_model", "n_layers"))
-    activations = micro_batch * model.max_seq_len * (20 * d_model * n_layers + 2 * vocab_size)
-    return 4.0 * (2 * parameters + activations) + state_bytes(cfg["optim"], model)
-
-
-def state_bytes(optim: dict[str, Any], model: Any) -> float:
-    """Optimizer state, measured on a shrunken stand-in for each parameter, stepped once, and scaled up."""
-    roles, small = model.roles(), []
-    for name, parameter in model.named_parameters():
-        shape = (2 * roles[name].n_heads, 16) if parameter.dim() == 2 else (16,)
-        small.append((name, torch.nn.Parameter(torch.ones(shape)), roles[name]))
-    optimizer = config.build(optim, small, drop=config.SHARED_SCALARS["optim"])
-    for _, parameter, _ in small:
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    total = 0.0
-    for (_, stand_in, _), parameter in zip(small, model.parameters()):
-        states = [part.state[stand_in] for part in optimizer.optimizers.values() if stand_in in part.state]
-        tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
-        total += sum(t.nbytes for t in tensors) / stand_in.numel() * parameter.numel()
-    return total
 
 
 def gib(size: float) -> str:

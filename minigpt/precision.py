@@ -15,7 +15,6 @@ that is enabled; there is no switch that could separate the two.
 import ctypes
 import os
 import platform
-import re
 import shutil
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -34,28 +33,6 @@ DEVICES: tuple[DeviceName, ...] = ("cpu", "mps", "cuda")
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 BF16_FROM = 128  # d_model from which bf16 is chosen on a CPU
 COMPILE_FROM = 512  # d_model from which compilation is chosen on a GPU
-
-# Peak rates in TFLOP/s of dense matrix products, fp32 accumulation: (bf16 and fp16, fp32 as TF32), from the makers'
-# data sheets ("with sparsity" figures halved). The first entry whose words occur in the device's name counts.
-PEAK_TFLOPS: dict[str, tuple[float, float]] = {
-    "B200": (2250.0, 1100.0),
-    "H200": (989.4, 494.7),
-    "GH200": (989.4, 494.7),
-    "H100 PCIe": (756.0, 378.0),
-    "H100 NVL": (835.5, 417.5),
-    "H100": (989.4, 494.7),
-    "A100": (311.9, 155.9),
-    "A10G": (70.0, 35.0),
-    "A10": (125.0, 62.5),
-    "A40": (149.7, 74.8),
-    "L40S": (362.1, 183.2),
-    "L40": (181.0, 90.5),
-    "L4": (121.0, 60.5),
-    "RTX 4090": (165.2, 82.6),
-    "RTX 3090": (71.0, 35.6),
-    "V100": (125.0, 15.7),  # fp16; no TF32
-    "T4": (65.0, 8.1),  # fp16; no TF32
-}
 
 
 @dataclass(frozen=True)
@@ -99,12 +76,6 @@ class Precision:
 
         return torch.amp.GradScaler(self.device, enabled=self.precision == "fp16")
 
-    def peak_flops(self) -> float | None:
-        """The device's peak in FLOP/s for the model FLOPs utilisation; None where unknown, and on CPUs."""
-        import torch
-
-        return peak_flops(torch.cuda.get_device_name(), self.precision) if self.device == "cuda" else None
-
 
 def keep_freed_memory() -> None:
     """Let glibc reuse large freed blocks instead of returning them to the system at once: 5 to 10 % faster steps.
@@ -142,7 +113,7 @@ def choose(device: str = "auto", precision: str = "auto", compile: bool | str = 
     chosen = cast(DeviceName, device) if device != "auto" else present[-1]
     device_reason = "asked for" if device != "auto" else "the only device" if len(present) == 1 else "the fastest here"
 
-    formats = _formats(chosen)
+    formats = formats_of(chosen)
     if precision == "auto":
         number, precision_reason = _auto_precision(chosen, formats, d_model)
     else:
@@ -150,7 +121,7 @@ def choose(device: str = "auto", precision: str = "auto", compile: bool | str = 
     if number not in formats:
         problems.append(f"not supported by {chosen}: train.precision={number} (use auto, {', '.join(formats)})")
 
-    missing = _missing_compiler(chosen)
+    missing = missing_compiler(chosen)
     if compile == "auto":
         compiled, compile_reason = _auto_compile(chosen, missing, d_model)
     else:
@@ -192,7 +163,7 @@ def _present_devices() -> list[DeviceName]:
     return [name for name in DEVICES if available[name]]
 
 
-def _formats(device: str) -> tuple[PrecisionName, ...]:
+def formats_of(device: str) -> tuple[PrecisionName, ...]:
     """What autocast can do on a device. fp16 on a CPU works and is about twenty times slower: good for tests."""
     import torch
 
@@ -213,7 +184,7 @@ def _native_bf16_cpu() -> bool:
     return bool(flags & ({"bf16"} if platform.machine() == "aarch64" else {"avx512_bf16", "amx_bf16"}))
 
 
-def _missing_compiler(device: str) -> str | None:
+def missing_compiler(device: str) -> str | None:
     """What torch.compile would miss here, in words; None if it can work."""
     if device == "cuda":
         return None if find_spec("triton") else "Triton is not installed"
@@ -221,11 +192,3 @@ def _missing_compiler(device: str) -> str | None:
         return "it was never tried on MPS"
     compiler = os.environ.get("CXX", "g++")
     return None if shutil.which(compiler) or shutil.which("clang++") else f"there is no C++ compiler ({compiler})"
-
-
-def peak_flops(device_name: str, precision: PrecisionName) -> float | None:
-    """Peak of a known GPU in FLOP/s of dense matrix products, None for an unknown one."""
-    for name, (half, single) in PEAK_TFLOPS.items():
-        if re.search(rf"\b{name}\b", device_name) and "Laptop" not in device_name:
-            return (single if precision == "fp32" else half) * 1e12
-    return None

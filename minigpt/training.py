@@ -27,6 +27,7 @@ from minigpt.loop import Progress, Settings, fit, progress_of
 from minigpt.metrics import read_rows
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
+from minigpt.peak import peak_of
 from minigpt.precision import Precision
 from minigpt.progress import ProgressBar
 from minigpt.run_folder import RunFolder
@@ -137,7 +138,15 @@ def describe_tokens(tokens: Tokens) -> dict[str, Any]:
 def describe_hardware(chosen: Precision) -> dict[str, Any]:
     """The machine that a run began on, for run.json."""
     name = torch.cuda.get_device_name() if chosen.device == "cuda" else platform.processor() or platform.machine()
-    return {"host": socket.gethostname(), "cpus": os.cpu_count(), "world_size": 1, "device": name}
+    peak = peak_of(chosen.device, chosen.precision)
+    return {
+        "host": socket.gethostname(),
+        "cpus": os.cpu_count(),
+        "world_size": 1,
+        "device": name,
+        "peak_flops": peak.flops,
+        "peak_source": peak.source,
+    }
 
 
 def plan_budget(train: dict[str, Any], seq_len: int, tokens: Tokens) -> Budget:
@@ -265,6 +274,7 @@ class LiveRun:
             "train_time_s": progress.train_time_s,
             "seconds": progress.seconds,
             "tokens_per_s": median(rates) if rates else None,
+            "mfu": self.mfu(median(rates)) if rates else None,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "flops_per_token": model.flops_per_token(self.budget.seq_len),
             "optimizer_flops_share": optimizer_flops_share(self.optimizer, model, self.budget),
@@ -276,13 +286,17 @@ class LiveRun:
 
     def record(self, row: dict[str, Any]) -> None:
         row = {"step": self.progress.step, "tokens": self.progress.tokens, "time_s": self.progress.train_time_s, **row}
-        peak = self.precision.peak_flops()
-        if peak is not None and "perf/tokens_per_s" in row:
-            row["perf/mfu"] = row["perf/tokens_per_s"] * self.model.flops_per_token(self.budget.seq_len) / peak
+        if "perf/tokens_per_s" in row:
+            row["perf/mfu"] = self.mfu(row["perf/tokens_per_s"])
         self.folder.metrics.append(row)
         self.mirror.log(row)
         if "train/loss" in row:
             self.bar.show(self.progress.step, row["train/loss"], row["perf/tokens_per_s"], row.get("lr/hidden", 0.0))
+
+    def mfu(self, tokens_per_s: float) -> float:
+        """Model FLOPs utilisation (PaLM, appendix B): the model's own FLOPs over the device's peak for the format."""
+        peak = peak_of(self.precision.device, self.precision.precision)
+        return tokens_per_s * self.model.flops_per_token(self.budget.seq_len) / peak.flops
 
     def save(self, final: bool) -> None:
         """A checkpoint. On the way it holds what training goes on with; the final one the weights to be used."""

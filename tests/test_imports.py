@@ -17,6 +17,7 @@ LEAVES = {
     "durable",
     "interrupt",
     "budget",
+    "peak",
     "precision",
     "text",
     "terminal",
@@ -31,8 +32,10 @@ ABOVE = [
     {"run_folder", "corpus", "sampling"},
     {"loop", "export", "load", "branch"},
     {"training", "generation"},
-    {"describe", "sweep", "dashboard", "verify"},
+    {"memory", "sweep", "dashboard", "verify"},
+    {"describe"},
     {"cli", "compare"},
+    {"bench"},
 ]
 DOOR = {"config", "schema", "cli", "run_folder", "generation", "sweep", "verify"}  # these may know Hydra or OmegaConf
 

@@ -10,7 +10,7 @@ import torch
 
 import minigpt.precision as module
 from minigpt.errors import ConfigError
-from minigpt.precision import Precision, choose, peak_flops
+from minigpt.precision import choose
 
 Machine = Callable[..., None]
 
@@ -23,7 +23,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(module, "_present_devices", lambda: list(devices))
         monkeypatch.setattr(module, "_native_bf16_cpu", lambda: bf16)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-        monkeypatch.setattr(module, "_missing_compiler", lambda device: missing)
+        monkeypatch.setattr(module, "missing_compiler", lambda device: missing)
 
     return pretend
 
@@ -157,21 +157,6 @@ def test_bf16_of_the_cpu_is_read_from_linux(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(module.Path, "read_text", fails)
     assert not module._native_bf16_cpu()
-
-
-def test_peak_of_known_devices() -> None:
-    assert peak_flops("NVIDIA A100-SXM4-80GB", "bf16") == 311.9e12
-    assert peak_flops("NVIDIA A100-SXM4-80GB", "fp32") == 155.9e12
-    assert peak_flops("NVIDIA H100 80GB HBM3", "bf16") == 989.4e12
-    assert peak_flops("NVIDIA H100 PCIe", "bf16") == 756e12
-    assert peak_flops("NVIDIA A10G", "bf16") == 70e12
-    assert peak_flops("NVIDIA L4", "fp16") == 121e12
-    assert peak_flops("NVIDIA L40S", "fp16") == 362.1e12
-    assert peak_flops("Tesla T4", "fp16") == 65e12
-    assert peak_flops("NVIDIA T400", "fp16") is None
-    assert peak_flops("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16") is None
-    assert peak_flops("Some new GPU", "bf16") is None
-    assert Precision("cpu", "fp32", False, "", "", "").peak_flops() is None
 
 
 def test_importing_it_does_not_import_torch() -> None:

@@ -106,3 +106,11 @@ def _rows_of_chunks(x: Tensor, vocab_size: int) -> tuple[int, int]:
     chunks = max(1, -(-len(x) * vocab_size // 2**25))
     large = max(1, -(-len(x) // chunks))
     return large, (min(large, max(1, 2**21 // vocab_size)) if x.device.type == "cpu" else large)
+
+
+def work_bytes(n_rows: int, d_model: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
+    """Memory of a loss of N rows with gradients: chunks of logits, both gradients, the head as products read it."""
+    large, small = _rows_of_chunks(torch.empty(n_rows, 0, device=device), vocab_size)
+    logits = 2 * 4 * small * vocab_size + dtype.itemsize * large * vocab_size
+    gradients = dtype.itemsize * n_rows * d_model + (4 + dtype.itemsize) * vocab_size * d_model
+    return logits + gradients + (0 if dtype == torch.float32 else dtype.itemsize * vocab_size * d_model)

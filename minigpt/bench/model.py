@@ -1,0 +1,168 @@
+"""One model under measurement: built as train.py builds it, stepped by the training loop itself, in this process."""
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from minigpt import cli, config, memory, sampling
+from minigpt.budget import Budget
+from minigpt.data.windows import TrainWindows
+from minigpt.loop import Progress, Settings, fit
+from minigpt.model.transformer import Transformer
+from minigpt.precision import Precision, choose
+from minigpt.seeding import generator
+
+SETTINGS = Settings(
+    seed=0, grad_clip=1.0, max_bad_steps=10, end_of_text=None, eval_every=None, checkpoint_every=None, checkpoint_at=(),
+    sample_every=None, log_every=None, probe_every=None, stop_after=None,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one optimizer step of `micro_batches` micro-batches, by the loop's own clocks."""
+
+    micro_batches: int
+    data: float
+    forward_backward: float
+    optimizer: float
+    total: float
+
+    def of_batch(self, micro_batches: int) -> float:
+        """Seconds of a step with another number of micro-batches: the optimizer's part and the rest stay."""
+        per_micro_batch = (self.data + self.forward_backward) / self.micro_batches
+        return self.total + (micro_batches - self.micro_batches) * per_micro_batch
+
+
+class RandomTokens:
+    """Sequences of random ids, in the place of a corpus."""
+
+    def __init__(self, vocab_size: int, seq_len: int) -> None:
+        self.vocab_size, self.seq_len = vocab_size, seq_len
+
+    def batch(self, step: int, batch_size: int, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        tokens = np.random.default_rng(step).integers(0, self.vocab_size, (batch_size, self.seq_len + 1))[rows]
+        return tokens[:, :-1].copy(), tokens[:, 1:].copy()
+
+
+class Watch:
+    """What the loop calls (loop.Hooks): remembers when steps ended, saves and evaluates nothing."""
+
+    def __init__(self, progress: Progress, past: Callable[[], bool]) -> None:
+        self.progress, self.past = progress, past
+        self.marks = [(time.perf_counter(), dict[str, float]())]
+
+    def on_step(self) -> None:
+        self.marks.append((time.perf_counter(), dict(self.progress.seconds)))
+
+    def stop_requested(self) -> bool:
+        return len(self.marks) > 1 and self.past()
+
+    def record(self, row: dict[str, Any]) -> None: ...
+    def save(self, final: bool) -> None: ...
+    def evaluate(self, final: bool) -> None: ...
+    def sample(self) -> None: ...
+
+
+class Model:
+    """A composed model with its optimizer, ready to step. overrides: as behind train.py; nothing is written anywhere.
+
+    Raises ConfigError for a configuration that train.py would refuse.
+    """
+
+    def __init__(self, overrides: list[str]) -> None:
+        self.plan = config.plan_of(cli.compose("train", overrides, None, config.plan_of))
+        config.check_built(self.plan)
+        cfg = self.config = self.plan.config
+        self.vocab_size: int = cfg["data"]["tokenizer"].get("vocab_size") or 256
+        self.chosen = config.choose_precision(cfg)
+        self.chosen.activate()
+        model: Transformer = config.build(cfg["model"], self.vocab_size)
+        model.init_weights(generator(0, "init"))
+        self.model = model.to(self.chosen.device).train()
+        self.model.activation_checkpointing = cfg["train"]["activation_checkpointing"]
+        self.optimizer = config.build_optimizer(cfg["optim"], self.model)
+        self.seq_len, self.batch_size = self.model.max_seq_len, int(cfg["train"]["batch_size"])
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.flops_per_token = self.model.flops_per_token(self.seq_len)
+
+    def with_format(self, precision: str, compile: bool = False) -> Precision:
+        """Another number format on the same device. Raises ConfigError where the device cannot."""
+        return choose(self.chosen.device, precision, compile, d_model=self.model.embed.weight.shape[1])
+
+    def step_flops(self, micro_batch: int, micro_batches: int = 1) -> float:
+        """FLOPs of a step: forward, backward, and Newton-Schulz where there is one."""
+        return micro_batch * micro_batches * self.seq_len * self.flops_per_token + self.optimizer.flops_per_step()
+
+    def steps(
+        self,
+        chosen: Precision,
+        micro_batch: int,
+        count: int,
+        micro_batches: int = 1,
+        past: Callable[[], bool] = lambda: False,
+    ) -> list[StepTime]:
+        """Times of `count` steps of minigpt.loop.fit on random tokens, fewer once `past()`. The lr is 0: nothing is
+        learnt from noise.
+        """
+        progress = Progress()
+        watch = Watch(progress, past)
+        budget = Budget(count, micro_batch * micro_batches, micro_batch, self.seq_len)
+        model = torch.compile(self.model) if chosen.compile else self.model
+        tokens = cast(TrainWindows, RandomTokens(self.vocab_size, self.seq_len))
+        step = cast(Callable[..., torch.Tensor], model)
+        zero = lambda step, steps: 0.0
+        fit(
+            step, self.optimizer, zero, tokens, budget, chosen, chosen.grad_scaler(), progress, SETTINGS, watch
+        )  # fmt: skip
+        times = []
+        for (begin, before), (end, after) in zip(watch.marks, watch.marks[1:]):
+            spent = {part: seconds - before.get(part, 0.0) for part, seconds in after.items()}
+            times.append(StepTime(micro_batches, **spent, total=end - begin))
+        return times
+
+    def memory(self, micro_batch: int, chosen: Precision) -> memory.Memory:
+        """What dry_run=true would say."""
+        return memory.estimate(self.config, self.model, micro_batch, self.vocab_size, chosen)
+
+    def generation(self, precision: str, seconds: float) -> float:
+        """Tokens per second of one text, from the median time of a token after the first ones."""
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        model = self.model.to(dtype)  # this model is done training
+        times, last, end = [], time.perf_counter(), time.perf_counter() + seconds
+        wanted = sampling.Sampling(max_new_tokens=max(8, self.seq_len - 2))
+        for _ in sampling.generate(model, [0], wanted, generator(0, "sampling")):
+            now = time.perf_counter()
+            times.append(now - last)
+            last = now
+            if now > end and len(times) >= 8:
+                break
+        return 1.0 / median(times[4:] or times)
+
+
+def peak_memory(device: str) -> float:
+    """The largest memory so far, bytes: of this process, or of the GPU's allocator."""
+    if device == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    with suppress(OSError, StopIteration):  # getrusage would count the parent's memory from before exec
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def available_memory(device: str) -> float:
+    """Bytes that could still be taken; infinite where that is unknown."""
+    if device == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return float("inf")

@@ -1,0 +1,119 @@
+"""How much memory a run will need, for dry_run=true and minigpt.bench.
+
+Weights and gradients are counted. Optimizer state and what blocks keep for the backward pass are measured on
+stand-ins, so that they stay true whatever an optimizer, an attention or a feed-forward layer keeps.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from minigpt import config, identity
+from minigpt.model.loss import work_bytes
+from minigpt.precision import Precision
+
+# Resident after a first step beside anything of the model: the interpreter, PyTorch, its kernels. Measured on Linux.
+PROGRAM_BYTES = 300 * 2**20
+# What the C library's heap holds per byte that lives for a part of a step, measured with glibc 2.36: holes that a freed
+# aligned block leaves do not fit the next block of the same size. With a page mapping per block it is 1.0.
+HEAP = 1.4
+SEQUENCE = 64  # tokens of the stand-in; what a block keeps is linear in tokens
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a run at its largest. program: what PyTorch itself takes (CPU only). work: what lives for a part of a
+    step, gradients, activations and logits, with what the heap wastes on it.
+    """
+
+    program: float
+    weights: float
+    state: float
+    gradients: float
+    activations: float
+    logits: float
+    heap: float
+
+    @property
+    def work(self) -> float:
+        return self.heap * (self.gradients + self.activations + self.logits)
+
+    @property
+    def total(self) -> float:
+        return self.program + self.weights + self.state + self.work
+
+
+def estimate(cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int, chosen: Precision) -> Memory:
+    """The memory of a plan's run. model: its model, on `meta` or anywhere."""
+    parameters = sum(p.numel() for p in model.parameters())
+    tokens, d_model = micro_batch * model.max_seq_len, model.embed.weight.shape[1]
+    dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
+    on_cpu = chosen.device == "cpu"
+    return Memory(
+        program=PROGRAM_BYTES if on_cpu else 0,
+        weights=4 * parameters,
+        state=state_bytes(cfg["optim"], model),
+        gradients=4 * parameters,
+        activations=activation_bytes(cfg, tokens, d_model, chosen),
+        logits=work_bytes(tokens, d_model, vocab_size, dtype, chosen.device),
+        heap=HEAP if on_cpu else 1.0,
+    )
+
+
+def activation_bytes(cfg: dict[str, Any], tokens: int, d_model: int, chosen: Precision) -> float:
+    """What is kept from forward for backward, below the head: of blocks all of it, or with activation checkpointing
+    the input of each (fp32) and all of one.
+    """
+    seq_len = min(SEQUENCE, identity.argument(cfg["model"], "max_seq_len"))
+
+    def of(n_layers: int) -> tuple[float, float]:
+        """(bytes a token, bytes whatever the number of tokens) of a model with so many blocks."""
+        one, two = (saved_bytes(cfg["model"] | {"n_layers": n_layers}, batch, seq_len, chosen) for batch in (1, 2))
+        return (two - one) / seq_len, 2 * one - two
+
+    (one, one_fixed), (two, two_fixed) = of(1), of(2)
+    block, block_fixed = two - one, two_fixed - one_fixed
+    rest = (one - block) * tokens + one_fixed - block_fixed
+    n_layers = identity.argument(cfg["model"], "n_layers")
+    if cfg["train"]["activation_checkpointing"]:
+        return rest + block * tokens + block_fixed + 4 * d_model * n_layers * tokens
+    return rest + n_layers * (block * tokens + block_fixed)
+
+
+def saved_bytes(node: dict[str, Any], batch: int, seq_len: int, chosen: Precision) -> int:
+    """Bytes of all tensors that autograd keeps of a forward pass up to the head, parameters not counted."""
+    with torch.random.fork_rng(devices=[]):
+        model = config.build(node, 2).to(chosen.device)
+        parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        tokens = torch.zeros(batch, seq_len, dtype=torch.int64, device=chosen.device)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), chosen.autocast():
+            hidden = model.hidden(tokens)  # alive until here, so that no address is used twice
+        del hidden
+    return sum(kept.values())
+
+
+def state_bytes(optim: dict[str, Any], model: Any) -> float:
+    """Optimizer state, measured on a shrunken stand-in for each parameter, stepped once, and scaled up."""
+    roles, small = model.roles(), []
+    for name, parameter in model.named_parameters():
+        shape = (2 * roles[name].n_heads, 16) if parameter.dim() == 2 else (16,)
+        small.append((name, torch.nn.Parameter(torch.ones(shape)), roles[name]))
+    optimizer = config.build(optim, small, drop=config.SHARED_SCALARS["optim"])
+    for _, parameter, _ in small:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    total = 0.0
+    for (_, stand_in, _), parameter in zip(small, model.parameters()):
+        states = [part.state[stand_in] for part in optimizer.optimizers.values() if stand_in in part.state]
+        tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        total += sum(t.nbytes for t in tensors) / stand_in.numel() * parameter.numel()
+    return total

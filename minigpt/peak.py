@@ -1,0 +1,86 @@
+"""The rate that a run's utilisation (MFU) is measured against: a table for known GPUs, a measurement elsewhere.
+
+A format is held against its own peak: bf16 against bf16, fp32 against fp32 (on CUDA TF32, which is what runs there).
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from functools import cache
+
+# Peak rates in TFLOP/s of dense matrix products, fp32 accumulation: (bf16 and fp16, fp32 as TF32), from the makers'
+# data sheets ("with sparsity" figures halved). The first entry whose words occur in the device's name counts.
+PEAK_TFLOPS: dict[str, tuple[float, float]] = {
+    "B200": (2250.0, 1100.0),
+    "H200": (989.4, 494.7),
+    "GH200": (989.4, 494.7),
+    "H100 PCIe": (756.0, 378.0),
+    "H100 NVL": (835.5, 417.5),
+    "H100": (989.4, 494.7),
+    "A100": (311.9, 155.9),
+    "A10G": (70.0, 35.0),
+    "A10": (125.0, 62.5),
+    "A40": (149.7, 74.8),
+    "L40S": (362.1, 183.2),
+    "L40": (181.0, 90.5),
+    "L4": (121.0, 60.5),
+    "RTX 4090": (165.2, 82.6),
+    "RTX 3090": (71.0, 35.6),
+    "V100": (125.0, 15.7),  # fp16; no TF32
+    "T4": (65.0, 8.1),  # fp16; no TF32
+}
+
+
+@dataclass(frozen=True)
+class Peak:
+    """FLOP/s of dense matrix products, and where the figure comes from."""
+
+    flops: float
+    source: str
+
+
+def peak_of(device: str, precision: str) -> Peak:
+    """The peak of this machine's device for one number format; on a CPU that of the threads in use.
+
+    Measured (0.1 s, once a process) on CPUs and where the GPU is in no table. On a busy machine a measured peak is
+    that of the busy machine.
+    """
+    import torch
+
+    if device == "cuda" and (known := table_flops(torch.cuda.get_device_name(), precision)) is not None:
+        return Peak(known, f"data sheet of {torch.cuda.get_device_name()}, {precision}")
+    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
+    return Peak(_measured_once(device, precision, torch.get_num_threads()), f"measured, {precision}{threads}")
+
+
+def table_flops(device_name: str, precision: str) -> float | None:
+    """Peak of a known GPU in FLOP/s, None for an unknown one."""
+    for name, (half, single) in PEAK_TFLOPS.items():
+        if re.search(rf"\b{name}\b", device_name) and "Laptop" not in device_name:
+            return (single if precision == "fp32" else half) * 1e12
+    return None
+
+
+@cache
+def _measured_once(device: str, precision: str, threads: int) -> float:
+    return matrix_product_flops(device, precision, 0.1)
+
+
+def matrix_product_flops(device: str, precision: str, seconds: float) -> float:
+    """FLOP/s of the fastest of the matrix products that fit into `seconds` (three at least), with this process's
+    number of threads. On a CPU a layer of model=small over 2,048 tokens, elsewhere 8192 x 8192 x 8192.
+    """
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    n, k, m = (2048, 512, 1376) if device == "cpu" else (8192, 8192, 8192)
+    x, weight = (torch.ones(shape, dtype=dtype, device=device) for shape in ((n, k), (m, k)))
+    y = torch.empty(n, m, dtype=dtype, device=device)
+    fastest, end, done = float("inf"), time.perf_counter() + seconds, 0
+    while done < 3 or time.perf_counter() < end:
+        begin = time.perf_counter()
+        torch.mm(x, weight.T, out=y)
+        if device != "cpu":
+            getattr(torch, device).synchronize()
+        fastest, done = min(fastest, time.perf_counter() - begin), done + 1
+    return 2 * n * k * m / fastest
