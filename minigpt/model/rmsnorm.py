@@ -45,10 +45,14 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """With n = x scale: dx = scale (g gain - n mean(g gain n)), dgain = sum of g n over all rows."""
+        """With n = x scale: dx = scale (g gain - n mean(g gain n)), dgain = sum of g n over all rows.
+
+        n is never made: its scale, one number a row, goes to the small factor of each product.
+        """
         x, gain, scale = ctx.saved_tensors
-        n = x * scale
-        product = gradient * n
-        mean = (product @ gain.float()).unsqueeze(-1) / x.shape[-1]
-        dx = (gradient * gain).addcmul(n, mean, value=-1).mul_(scale)
-        return dx.to(x.dtype), product.flatten(0, -2).sum(0).to(gain.dtype), None, None
+        gradient, size = gradient.float(), x.shape[-1]
+        product = (gradient * x).view(-1, size)
+        d_gain = scale.view(-1) @ product
+        slope = (product @ gain.float()).view(scale.shape) * scale.pow(3) / size
+        dx = (gradient * gain).mul_(scale).addcmul_(x, slope, value=-1)
+        return dx.to(x.dtype), d_gain.to(gain.dtype), None, None

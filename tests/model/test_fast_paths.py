@@ -11,6 +11,7 @@ from minigpt.model.attention import attention_reference
 from minigpt.model.blocked_attention import blocked_attention
 from minigpt.model.dropout import Dropout, kept, rounded
 from minigpt.model.rmsnorm import RMSNorm
+from minigpt.model.rope import rope_table, rotate, rotate_reference
 from minigpt.model.swiglu import SwiGLU
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
@@ -108,6 +109,32 @@ def test_gradients_of_blocked_attention_in_double_precision() -> None:
     draw = generator(0, "data")
     q, k, v = (torch.randn(2, 5, n, 4, generator=draw, dtype=torch.float64, requires_grad=True) for n in (4, 2, 2))
     assert torch.autograd.gradcheck(blocked_attention, (q, k, v), check_undefined_grad=False)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_probabilities_kept_or_computed_again_are_the_same(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for kept_up_to in (0, 2**22):
+        monkeypatch.setattr(blocked, "KEPT", kept_up_to)
+        torch.manual_seed(0)
+        results.append(attend(blocked_attention, (2, 130, 4, 1, 8), torch.bfloat16, None, dropout))
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_rotation(heads: int, dtype: torch.dtype) -> None:
+    """Bit for bit; the gradient as the reference has it in fp32, rounded once."""
+    draw = generator(0, "data")
+    table = rope_table(5, 7, 8, 100.0, torch.device("cpu"))
+    x = torch.randn(2, 7, heads, 8, generator=draw).to(dtype).requires_grad_()
+    gradient = torch.randn(x.shape, generator=draw).to(dtype)
+    wide = x.detach().to(torch.promote_types(dtype, torch.float32)).requires_grad_()
+    y, expected = rotate(x, table), rotate_reference(wide, table)
+    assert torch.equal(y, rotate_reference(x, table))
+    (got,) = torch.autograd.grad(y, x, gradient)
+    (wanted,) = torch.autograd.grad(expected, wide, gradient.to(wide.dtype))
+    assert torch.equal(got, wanted.to(dtype))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])

@@ -53,7 +53,7 @@ def test_adamw_preset_is_torch_adamw():
     for name in ("hidden", "embed", "head", "scalar"):
         members = [p for _, p, role in reference.listed() if role.name == name]
         groups.append({"params": members, "weight_decay": node[name]["weight_decay"]})
-    oracle = torch.optim.AdamW(groups, lr=node["lr"], betas=(0.9, 0.95), eps=1e-10)
+    oracle = torch.optim.AdamW(groups, lr=node["lr"], betas=(0.9, 0.95), eps=1e-10, fused=True)
     assert train(model, build("adamw", model), range(20)) == train(reference, oracle, range(20))
     assert all(map(torch.equal, model.parameters(), reference.parameters()))
 
@@ -155,7 +155,7 @@ def test_adamw_preset_is_torch_adamw_on_a_small_gpt():
                 {"params": [p], "weight_decay": node[roles[name].name]["weight_decay"]}
                 for name, p in model.named_parameters()
             ]
-            optimizer = torch.optim.AdamW(groups, lr=node["lr"], betas=(0.9, 0.95), eps=1e-10)
+            optimizer = torch.optim.AdamW(groups, lr=node["lr"], betas=(0.9, 0.95), eps=1e-10, fused=True)
         losses[arm] = []
         for step in range(20):
             tokens = torch.randint(17, (4, 9), generator=torch.Generator().manual_seed(step % 2))
