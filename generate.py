@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 def generate(cfg: "DictConfig") -> None:
     """Continue the prompt with the newest finished run, or with the one that was asked for."""
+    from minigpt import startup
+
+    startup.load_torch()
     from minigpt import generation
 
     generation.generate(cfg)
@@ -22,6 +25,9 @@ def generate(cfg: "DictConfig") -> None:
 
 def check(cfg: "DictConfig") -> None:
     """Every argument out of its range."""
+    from minigpt import startup
+
+    startup.load_torch()
     from minigpt import generation
 
     generation.sampling_of(cfg)

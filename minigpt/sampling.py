@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minigpt.errors import ConfigError, NumericsError
+from minigpt.model.decode import decoder
 from minigpt.model.transformer import Transformer
 
 log = logging.getLogger(__name__)
@@ -141,13 +142,15 @@ def generate(
         cache = model.new_cache()
         logits = model.next_logits(torch.tensor([prompt[-window:]], device=device), cache).expand(n, -1)
         cache = cache.repeat(n)
+        decode = decoder(model, n)
         for step in range(sampling.max_new_tokens):
             if step:
                 new = 1
                 if cache.length == window:
                     cache.clear()
                     new = max(1, window // 2)
-                logits = model.next_logits(torch.tensor([text[-new:] for text in texts], device=device), cache)
+                tokens_in = torch.tensor([text[-new:] for text in texts], device=device)
+                logits = decode(tokens_in, cache) if new == 1 else model.next_logits(tokens_in, cache)
             if ngrams:
                 rows = [penalise(x, seen.completions(), sampling.ngram_penalty) for x, seen in zip(logits, ngrams)]
                 logits = torch.stack(rows)

@@ -1,0 +1,98 @@
+"""One token at a time on a CPU: what `Transformer.next_logits` computes, with weights laid out for products of few rows.
+
+Such a product is bound by how fast it reads its weight. oneDNN's blocked layout is read twice as fast as a plain one
+(16 GB/s instead of 8, one Zen 5 core, fp32 and bf16; experiments/speed/README.md has what else was tried), and q, k and
+v, like gate and up, become one wide matrix each. The copies are made once, when a text begins; they take as much memory
+as the weights that they stand for.
+
+B texts, D model, H query heads, G key/value heads, K head size, S keys seen, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minigpt.model.attention import Attention
+from minigpt.model.cache import KVCache, LayerCache
+from minigpt.model.rope import RopeTable, rope_table, rotate
+from minigpt.model.swiglu import SwiGLU
+from minigpt.model.transformer import Transformer, TransformerBlock
+
+Product = Callable[[Tensor], Tensor]  # (B, in) -> (B, out)
+
+
+def decoder(model: Transformer, batch_size: int) -> Callable[[Tensor, KVCache], Tensor]:
+    """What continues B texts by one token each: tokens (B, 1) and their cache -> logits (B, V), as `model.next_logits`.
+
+    That method itself where there is nothing faster: on other devices, and for other classes of attention and mlp.
+    The weights must not change while it is in use. Call it without gradients.
+    """
+    weight = model.embed.weight
+    layouts = {torch.float32: True, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported()}
+    known = all(type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in model.blocks)
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not layouts.get(weight.dtype):
+        return model.next_logits
+    return Decoder(model, batch_size) if known else model.next_logits
+
+
+def blocked(rows: int, *weights: Tensor) -> Product:
+    """x -> x W^T for the weights (out, in) stacked, kept in the layout that oneDNN wants for so many rows of x."""
+    layout = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), rows)
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: linear(x, layout, None, "none", [], "")
+
+
+class Decoder:
+    """The fast one; see `decoder`."""
+
+    def __init__(self, model: Transformer, batch_size: int) -> None:
+        self.model = model
+        weight = model.embed.weight
+        self.rope = rope_table(0, model.max_seq_len, model.head_size, model.rope_theta, weight.device)
+        self.blocks = [DecoderBlock(block, batch_size) for block in model.blocks]
+        self.head = blocked(batch_size, model.head_weight)
+
+    def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        position = cache.length
+        cos, sin = self.rope
+        rope = (cos[position], sin[position])  # (1, K/2)
+        x = F.embedding(tokens[:, 0], self.model.embed.weight)  # (B, D)
+        for block, layer in zip(self.blocks, cache.layers, strict=True):
+            x = block(x, rope, layer)
+        return self.head(self.model.final_norm(x))
+
+
+class DecoderBlock:
+    """A TransformerBlock for one new token of each text."""
+
+    def __init__(self, block: TransformerBlock, rows: int) -> None:
+        self.block = block
+        attention, mlp = block.attention, block.mlp
+        assert isinstance(attention, Attention)
+        assert isinstance(mlp, SwiGLU)
+        self.attention = attention
+        self.qkv = blocked(rows, attention.q.weight, attention.k.weight, attention.v.weight)
+        self.o = blocked(rows, attention.o.weight)
+        self.gate_up = blocked(rows, mlp.gate.weight, mlp.up.weight)
+        self.down = blocked(rows, mlp.down.weight)
+
+    def __call__(self, x: Tensor, rope: RopeTable, cache: LayerCache) -> Tensor:
+        x = x + self.o(self.attend(self.qkv(self.block.attention_norm(x)), rope, cache))
+        gate, up = self.gate_up(self.block.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+    def attend(self, qkv: Tensor, rope: RopeTable, cache: LayerCache) -> Tensor:
+        """(B, (H + 2 G) K) -> (B, H K)."""
+        part = self.attention
+        n_queries, n_keys, size = part.n_heads, part.n_kv_heads, part.head_size
+        heads = qkv.unflatten(-1, (-1, size))  # (B, H + 2 G, K)
+        qk, v = heads.split((n_queries + n_keys, n_keys), dim=1)
+        if part.q_norm is not None and part.k_norm is not None:
+            q, k = qk.split((n_queries, n_keys), dim=1)
+            qk = torch.cat((part.q_norm(q), part.k_norm(k)), dim=1)
+        q, k = rotate(qk, rope).split((n_queries, n_keys), dim=1)
+        keys, values = cache.append(k.unsqueeze(2), v.unsqueeze(2))  # (B, G, S, K)
+        grouped = q.unflatten(1, (n_keys, -1))  # (B, G, H / G, K): the heads that share keys, as if they were positions
+        return F.scaled_dot_product_attention(grouped, keys, values).flatten(1)
