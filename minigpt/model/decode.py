@@ -58,7 +58,7 @@ class Decoder:
         position = cache.length
         cos, sin = self.rope
         rope = (cos[position], sin[position])  # (1, K/2)
-        x = F.embedding(tokens[:, 0], self.model.embed.weight)  # (B, D)
+        x = self.model.embedded(tokens, None, cache)[:, 0]  # (B, D)
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x = block(x, rope, layer)
         return self.head(self.model.final_norm(x))

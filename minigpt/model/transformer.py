@@ -139,7 +139,7 @@ class Transformer(nn.Module):
             raise ValueError(f"{start + length} tokens are longer than max_seq_len={self.max_seq_len}")
         rope = rope_table(start, length, self.head_size, self.rope_theta, tokens.device)
         mask = _mask(start, length, documents, tokens.device)
-        x = self._embedded(tokens, documents, cache)
+        x = self.embedded(tokens, documents, cache)
         for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, mask, None, use_reentrant=False)
@@ -147,7 +147,8 @@ class Transformer(nn.Module):
                 x = block(x, rope, mask, None if cache is None else cache.layers[i])
         return self.final_norm(x)
 
-    def _embedded(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Tensor:
+    def embedded(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Tensor:
+        """What the first block reads, (B, T, D); arguments as in `forward`."""
         if not isinstance(self.embed, NgramEmbedding):
             return self.embed(tokens)
         before = None if cache is None else cache.tokens_before(tokens, self.embed.context, NONE)
