@@ -46,7 +46,8 @@ def test_no_two_bigrams_share_a_row_while_there_is_room() -> None:
 
 def test_the_vector_is_the_sum_of_all_lengths() -> None:
     embedding = NgramEmbedding(9, 4, longest=3, rows=97)
-    torch.nn.init.normal_(embedding.ngrams)
+    for weight in embedding.parameters():
+        torch.nn.init.normal_(weight)
     tokens = torch.tensor([[3, 1, 4, 1], [5, 5, 5, 8]])
     rows = embedding.ngram_rows(tokens, None, None)
     expected = embedding.weight[tokens] + embedding.ngrams[rows].sum(1).view(2, 4, 4)
@@ -97,7 +98,8 @@ def test_documents_are_blind_to_each_other(tokens: torch.Tensor) -> None:
 
 def test_dropout_acts_on_the_ngrams_alone_and_only_in_training() -> None:
     embedding = NgramEmbedding(9, 64, longest=2, rows=97, dropout=0.5)
-    torch.nn.init.normal_(embedding.ngrams)
+    for weight in embedding.parameters():
+        torch.nn.init.normal_(weight)
     tokens = torch.randint(9, (4, 50))
     plain = F.embedding(tokens, embedding.weight)
     assert embedding.eval()(tokens).ne(plain).all()
