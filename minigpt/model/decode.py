@@ -9,6 +9,7 @@ B texts, D model, H query heads, G key/value heads, K head size, S keys seen, V 
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ class Decoder:
         self.model = model
         weight = model.embed.weight
         self.rope = rope_table(0, model.max_seq_len, model.head_size, model.rope_theta, weight.device)
-        self.blocks = [DecoderBlock(block, batch_size) for block in model.blocks]
+        self.blocks = [DecoderBlock(cast(TransformerBlock, block), batch_size) for block in model.blocks]
         self.head = blocked(batch_size, model.head_weight)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
