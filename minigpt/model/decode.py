@@ -1,4 +1,4 @@
-"""One token at a time on a CPU: what `Transformer.next_logits` computes, with weights laid out for products of few rows.
+"""One token at a time on a CPU: `Transformer.next_logits` with weights laid out for products of few rows.
 
 Such a product is bound by how fast it reads its weight. oneDNN's blocked layout is read twice as fast as a plain one
 (16 GB/s instead of 8, one Zen 5 core, fp32 and bf16; experiments/speed/README.md has what else was tried), and q, k and
@@ -9,6 +9,7 @@ B texts, D model, H query heads, G key/value heads, K head size, S keys seen, V 
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from minigpt.model.attention import Attention
 from minigpt.model.cache import KVCache, LayerCache
+from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rope_table, rotate
 from minigpt.model.swiglu import SwiGLU
 from minigpt.model.transformer import Transformer, TransformerBlock
@@ -39,9 +41,15 @@ def decoder(model: Transformer, batch_size: int) -> Callable[[Tensor, KVCache], 
 
 def blocked(rows: int, *weights: Tensor) -> Product:
     """x -> x W^T for the weights (out, in) stacked, kept in the layout that oneDNN wants for so many rows of x."""
-    layout = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), rows)
+    stacked = torch.cat(weights) if len(weights) > 1 else weights[0]
+    layout = torch.ops.mkldnn._reorder_linear_weight(stacked, rows)
     linear = torch.ops.mkldnn._linear_pointwise.default
     return lambda x: linear(x, layout, None, "none", [], "")
+
+
+def norm(part: RMSNorm, x: Tensor) -> Tensor:
+    """RMSNorm without asking for gradients and autocast each time, which takes as long as the norm of one row."""
+    return F.rms_norm(x, part.gain.shape, part.gain, part.eps)
 
 
 class Decoder:
@@ -51,7 +59,7 @@ class Decoder:
         self.model = model
         weight = model.embed.weight
         self.rope = rope_table(0, model.max_seq_len, model.head_size, model.rope_theta, weight.device)
-        self.blocks = [DecoderBlock(block, batch_size) for block in model.blocks]
+        self.blocks = [DecoderBlock(cast(TransformerBlock, block), batch_size) for block in model.blocks]
         self.head = blocked(batch_size, model.head_weight)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -61,7 +69,7 @@ class Decoder:
         x = self.model.embedded(tokens, None, cache)[:, 0]  # (B, D)
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x = block(x, rope, layer)
-        return self.head(self.model.final_norm(x))
+        return self.head(norm(self.model.final_norm, x))
 
 
 class DecoderBlock:
@@ -79,8 +87,8 @@ class DecoderBlock:
         self.down = blocked(rows, mlp.down.weight)
 
     def __call__(self, x: Tensor, rope: RopeTable, cache: LayerCache) -> Tensor:
-        x = x + self.o(self.attend(self.qkv(self.block.attention_norm(x)), rope, cache))
-        gate, up = self.gate_up(self.block.mlp_norm(x)).chunk(2, dim=-1)
+        x = x + self.o(self.attend(self.qkv(norm(self.block.attention_norm, x)), rope, cache))
+        gate, up = self.gate_up(norm(self.block.mlp_norm, x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
     def attend(self, qkv: Tensor, rope: RopeTable, cache: LayerCache) -> Tensor:
