@@ -14,10 +14,13 @@ from minigpt.model.loss import work_bytes
 from minigpt.precision import Precision
 
 # Resident after a first step beside anything of the model: the interpreter, PyTorch, its kernels. Measured on Linux.
-PROGRAM_BYTES = 300 * 2**20
-# What the C library's heap holds per byte that lives for a part of a step, measured with glibc 2.36: holes that a freed
-# aligned block leaves do not fit the next block of the same size. With a page mapping per block it is 1.0.
+PROGRAM_BYTES = 320 * 2**20
+# What the C library's heap holds per byte that lives for a part of a step, measured with glibc 2.36: the hole that a
+# freed block leaves does not fit the next block of that size. With a page mapping for each block it would be 1.0.
 HEAP = 1.4
+# Temporaries of the backward pass of one block, in units of what the block keeps; when it is computed again, these and
+# those of the forward pass. Measured.
+TEMPORARIES, TEMPORARIES_AGAIN = 1.0, 2.0
 SEQUENCE = 64  # tokens of the stand-in; what a block keeps is linear in tokens
 
 
@@ -63,7 +66,7 @@ def estimate(cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int,
 
 def activation_bytes(cfg: dict[str, Any], tokens: int, d_model: int, chosen: Precision) -> float:
     """What is kept from forward for backward, below the head: of blocks all of it, or with activation checkpointing
-    the input of each (fp32) and all of one.
+    the input of each (fp32) and all of one. Then the temporaries of one block.
     """
     seq_len = min(SEQUENCE, identity.argument(cfg["model"], "max_seq_len"))
 
@@ -77,8 +80,9 @@ def activation_bytes(cfg: dict[str, Any], tokens: int, d_model: int, chosen: Pre
     rest = (one - block) * tokens + one_fixed - block_fixed
     n_layers = identity.argument(cfg["model"], "n_layers")
     if cfg["train"]["activation_checkpointing"]:
-        return rest + block * tokens + block_fixed + 4 * d_model * n_layers * tokens
-    return rest + n_layers * (block * tokens + block_fixed)
+        kept = rest + block_fixed + 4 * d_model * n_layers * tokens
+        return kept + (1 + TEMPORARIES_AGAIN) * block * tokens
+    return rest + n_layers * block_fixed + (n_layers + TEMPORARIES) * block * tokens
 
 
 def saved_bytes(node: dict[str, Any], batch: int, seq_len: int, chosen: Precision) -> int:
