@@ -1,5 +1,6 @@
 """One pool of warm processes for all fault tests; their folders lie in memory where the system allows."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ MEMORY = Path("/dev/shm")
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    pool = Pool(2)
+    pool = Pool(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two workers have a pool each
     yield pool
     pool.close()
 

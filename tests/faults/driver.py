@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from runs import ROOT, SMALL
 
 from minigpt import checkpoint
@@ -115,6 +116,12 @@ class Pool:
     def close(self) -> None:
         for process in self.everyone:
             process.close()
+
+
+def all_or_every(number: int) -> pytest.MarkDecorator:
+    """Parametrizes `every`: each operation for the whole list of faults, each so-many-th for the default selection."""
+    few = pytest.param(number, marks=pytest.mark.shorter)
+    return pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), few])
 
 
 def run_folder(folder: Path) -> Path:
