@@ -6,24 +6,27 @@ from typing import Any
 
 import torch
 
+from minigpt.model.loss import IGNORE
 from minigpt.model.transformer import Transformer
 
 
 class Poisoned(Transformer):
     """POISON=kind:first:last, for training calls first..last of the process.
 
-    Kinds: nan, inf (the loss times that), raise (out of memory), zero (no gradient), spike (1,000 times the loss).
+    Kinds: nan, inf (the loss times that), raise (out of memory), zero (no gradient), spike (1,000 times the loss),
+    ignored (no target counts).
     """
 
     calls = 0
 
     def forward(self, tokens: torch.Tensor, targets: Any = None, *rest: Any, **options: Any) -> torch.Tensor:
-        result = super().forward(tokens, targets, *rest, **options)
-        if not self.training or targets is None:
-            return result
-        Poisoned.calls += 1
+        Poisoned.calls += self.training and targets is not None
         kind, first, last = os.environ.get("POISON", "none:0:0").split(":")
-        if not int(first) <= Poisoned.calls <= int(last):
+        now = self.training and targets is not None and int(first) <= Poisoned.calls <= int(last)
+        if now and kind == "ignored":
+            targets = torch.full_like(targets, IGNORE)
+        result = super().forward(tokens, targets, *rest, **options)
+        if not now or kind == "ignored":
             return result
         if kind == "raise":
             raise torch.OutOfMemoryError("out of memory, says the test")
