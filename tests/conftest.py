@@ -43,6 +43,13 @@ def _no_signal_left() -> None:
     interrupt.clear()
 
 
+@pytest.fixture(autouse=True)
+def _no_wandb_service_left() -> Iterator[None]:
+    """A process that a test starts must not join the service of a run that this process has mirrored."""
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 @pytest.fixture
 def tries(request: pytest.FixtureRequest) -> Tries:
     """Counts the tries of a test marked `faults(1, 3)`; without it the test counts as one."""

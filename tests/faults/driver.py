@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 Straight = tuple[dict[str, Any], list[str]]  # an uninterrupted run: what it ends with, and its file operations
 # Every part of a run in six steps: accumulation, evaluation, samples, three checkpoints and two prunings.
 SIX = [
-    *SMALL, "train.steps=6", "eval.every=3", "eval.tokens=256", "checkpoint.every=2", "checkpoint.keep=1",
+    *SMALL, "train.steps=6", "eval.every=3", "eval.tokens=64", "checkpoint.every=2", "checkpoint.keep=1",
     "checkpoint.keep_optimizer=true", "sample.every=4", "sample.max_new_tokens=4", "train.micro_batch_size=4",
     "model.dropout=0.1", "output_dir=outputs", "data@stand_in=files", "data/tokenizer@stand_in.tokenizer=byte",
 ]  # fmt: skip

@@ -1,8 +1,11 @@
-"""A model that goes wrong at a chosen call, for tests: `model._target_=poisoned.Poisoned`; what and when stand in the
-environment, so that the run with the trouble and the run without are the same run."""
+"""Models for tests, as `model._target_=poisoned.Poisoned`, which goes wrong at a chosen call, or Weighed.
+
+What and when stand in the environment, so that the run with the trouble and the run without are the same run.
+"""
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 
@@ -31,3 +34,23 @@ class Poisoned(Transformer):
         if kind == "raise":
             raise torch.OutOfMemoryError("out of memory, says the test")
         return result * {"nan": float("nan"), "inf": float("inf"), "zero": 0.0, "spike": 1e3}[kind]
+
+
+class Weighed(Transformer):
+    """Every 100 training calls, a line with the resident bytes of this process in the file RSS.
+
+    LEAK: bytes that are lost at each call, to see that they would be noticed.
+    """
+
+    calls = 0
+    lost: ClassVar[list[bytes]] = []
+
+    def forward(self, tokens: torch.Tensor, targets: Any = None, *rest: Any, **options: Any) -> torch.Tensor:
+        if self.training:
+            Weighed.calls += 1
+            Weighed.lost.append(os.urandom(int(os.environ.get("LEAK", "0"))))
+            if Weighed.calls % 100 == 0:
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                with open(os.environ["RSS"], "a") as file:
+                    file.write(f"{pages * os.sysconf('SC_PAGE_SIZE')}\n")
+        return super().forward(tokens, targets, *rest, **options)

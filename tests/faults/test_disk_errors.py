@@ -44,8 +44,8 @@ def test_errors_at_file_operations(
     tries: Tries,
 ) -> None:
     expected, operations = straight
-    # A disk that stays full is as full for the next operation: every fifth start of it says enough.
-    numbers = range(1, len(operations) + 1, every * (5 if lasting and every == 1 else 1))
+    # A disk that stays full is as full for the next operation: every tenth start of it says enough.
+    numbers = range(1, len(operations) + 1, every * (10 if lasting and every == 1 else 1))
 
     def one(at: int) -> None:
         operation, folder = operations[at - 1], tmp_path / str(at)

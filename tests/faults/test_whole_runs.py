@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 import pytest
@@ -109,7 +110,9 @@ SPIKES = [
 
 
 @pytest.mark.faults(48)
-@pytest.mark.parametrize("stop", [8, 18, 21])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(8, marks=pytest.mark.slow), 18, pytest.param(21, marks=pytest.mark.slow)]
+)
 def test_a_skipped_spike_is_counted_and_a_resumed_run_skips_the_same(
     pool: Pool, tmp_path: Path, tokens: list[str], stop: int
 ) -> None:
@@ -135,6 +138,33 @@ def test_spikes_without_end_end_the_run(pool: Pool, tmp_path: Path, tokens: list
     outcome = pool.run(tmp_path, command, environment={"POISON": "spike:20:99"})
     assert outcome.code == 5, outcome.said
     assert "error: diverged: step 21: 2 skipped steps in a row (train.max_bad_steps=2)" in outcome.said
+
+
+def growth(pool: Pool, folder: Path, tokens: list[str], leak: int, steps: int) -> float:
+    """Bytes of resident memory that a run gains with each step from step 500 on: the slope of a straight line."""
+    folder.mkdir()
+    command = [
+        *SIX, *tokens, "model._target_=poisoned.Weighed", "model.n_layers=1", "model.d_model=16",
+        f"train.steps={steps}", "train.micro_batch_size=8", "eval.every=100", "checkpoint.every=100",
+        "sample.every=null",
+    ]  # fmt: skip
+    outcome = pool.run(folder, command, environment={"RSS": str(folder / "rss"), "LEAK": str(leak)})
+    assert outcome.code == 0, outcome.said
+    bytes_at = [int(line) for line in (folder / "rss").read_text().split()]
+    assert len(bytes_at) == steps // 100
+    return linear_regression(range(500, steps + 1, 100), bytes_at[4:]).slope
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+@pytest.mark.faults(49)
+def test_memory_does_not_grow_with_the_steps(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+    """2,000 steps, each with a row, every hundredth with an evaluation and a checkpoint.
+
+    A tensor or a row kept at each step would be 1 kB and more; Python's arenas, of 1 MiB each, are the noise.
+    """
+    assert growth(pool, tmp_path / "run", tokens, 0, 2000) < 1000
+    assert growth(pool, tmp_path / "leaking", tokens, 4096, 1000) > 3000, "a leak would be seen"
 
 
 @pytest.mark.faults(9)
