@@ -18,7 +18,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def texts(fault_folder: Path) -> str:
     folder = fault_folder / "texts"
     folder.mkdir()

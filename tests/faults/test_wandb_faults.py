@@ -45,9 +45,9 @@ def command(
     return done.stderr, time.monotonic() - begin
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def usual_s(fault_folder: Path, tokens: list[str]) -> float:
-    """Seconds of the same run without wandb, on this machine as busy as it is."""
+    """Seconds of the same run without wandb, here and now."""
     folder = fault_folder / "without wandb"
     folder.mkdir()
     return command(folder, tokens)[1]
