@@ -219,6 +219,8 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
     for key in ("train.grad_clip", "train.epochs"):
         if flat[key] is not None and not flat[key] > 0:
             problems.append(f"out of range: {key}={flat[key]} (above 0, or null)")
+    if flat["train.skip_spikes"] is not None and not flat["train.skip_spikes"] > 1:
+        problems.append(f"out of range: train.skip_spikes={flat['train.skip_spikes']} (above 1, or null)")
     if not config["sample"]["temperature"] >= 0:
         problems.append(f"out of range: sample.temperature={config['sample']['temperature']} (0 is greedy)")
     for key, value in flat.items():

@@ -17,6 +17,7 @@ from minigpt.roles import ROLES
 PREPARE = "minigpt.data.prepare.prepare"
 ONLY_WHERE = {"out", "workers", "wait", "progress"}  # arguments of prepare that decide no byte
 DECIDING_TRAIN_KEYS = ("batch_size", "grad_clip", "document_mask", "precision", "max_bad_steps")
+OPTIONAL_TRAIN_KEYS = ("skip_spikes",)  # came later: those that are off stay out, so that older runs keep their ids
 
 
 def canonical(node: Any) -> Any:
@@ -82,7 +83,8 @@ def run_identity(config: dict[str, Any]) -> dict[str, Any]:
         "schedule": canonical(config["schedule"]),
         "data": data_identity(config["data"]),
         "budget": budget,
-        "train": {key: train[key] for key in DECIDING_TRAIN_KEYS},
+        "train": {key: train[key] for key in DECIDING_TRAIN_KEYS}
+        | {key: train[key] for key in OPTIONAL_TRAIN_KEYS if train.get(key) is not None},
         "seed": config["seed"],
     }
     optional = {

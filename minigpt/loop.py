@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any, Protocol
 
 import torch
@@ -16,20 +17,24 @@ from minigpt.optim.by_role import ByRole
 from minigpt.precision import Precision
 from minigpt.seeding import derive_seed
 
+SPIKE_WINDOW = 64  # gradient norms that a spike is measured against; judged from a quarter of them on
+
 
 @dataclass
 class Progress:
     """Where a run stands at a step boundary: all that a checkpoint holds besides tensors.
 
-    step, tokens: done.  skipped: steps without an update because something was not finite; bad_in_a_row: the last of
-    them.  evaluated, sampled: the step of the last one, so that a resumed run neither repeats nor misses any.
-    seconds: where time went.  final: the last evaluation, once there.
+    step, tokens: done.  skipped: steps without an update, because something was not finite or a spike; bad_in_a_row:
+    the last of them.  norms: gradient norms of the last updates, where spikes are skipped.  evaluated, sampled: the
+    step of the last one, so that a resumed run neither repeats nor misses any.  seconds: where time went.  final: the
+    last evaluation, once there.
     """
 
     step: int = 0
     tokens: int = 0
     skipped: int = 0
     bad_in_a_row: int = 0
+    norms: list[float] = field(default_factory=list)
     evaluated: int = 0
     sampled: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -39,6 +44,19 @@ class Progress:
     def train_time_s(self) -> float:
         """Seconds of training proper: data, forward and backward, optimizer; no evaluation, no saving."""
         return sum(self.seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer"))
+
+    def takes(self, norm: torch.Tensor, factor: float | None) -> bool:
+        """Whether a step with this gradient norm may update: unless it exceeds `factor` times the median of the last.
+
+        A norm that may joins those that the next are held against; None takes all and keeps none.
+        """
+        if factor is None:
+            return True
+        found = float(norm)
+        if len(self.norms) >= SPIKE_WINDOW // 4 and found > factor * median(self.norms) > 0:
+            return False
+        self.norms = [*self.norms, found][-SPIKE_WINDOW:]
+        return True
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -74,6 +92,7 @@ class Settings:
     seed: int
     grad_clip: float | None  # global norm
     max_bad_steps: int
+    skip_spikes: float | None  # times the median gradient norm
     end_of_text: int | None  # given when attention stays inside documents
     eval_every: int | None
     checkpoint_every: int | None
@@ -100,8 +119,8 @@ def fit(
     """Train from `progress.step` to the end of the budget. Returns True when finished, False when asked to stop.
 
     Every draw is a function of (seed, step), every decision of the step number, so a run that was interrupted and
-    goes on computes what it would have computed anyway. Raises NumericsError after `max_bad_steps` non-finite steps
-    in a row; non-finite values never reach a weight.
+    goes on computes what it would have computed anyway. Raises NumericsError after `max_bad_steps` steps in a row
+    that were not finite or a spike; non-finite values never reach a weight.
     """
     saved, logged_tokens, logged_time = progress.step, progress.tokens, progress.train_time_s
     optimizer.train()
@@ -152,11 +171,12 @@ def fit(
                 list(optimizer.names), float("inf") if settings.grad_clip is None else settings.grad_clip
             )
             finite = bool(torch.isfinite(grad_norm) & torch.isfinite(nats))
-        looking = probe if finite and due(settings.probe_every, step + 1, 0) else None
+            good = finite and progress.takes(grad_norm, settings.skip_spikes)
+        looking = probe if good and due(settings.probe_every, step + 1, 0) else None
         if looking is not None:
             looking.before(min(1.0, (settings.grad_clip or float("inf")) / float(grad_norm)))
         with progress.timed("optimizer"):
-            if finite:
+            if good:
                 optimizer.step()
         seen = {} if looking is None else looking.after()
         scaler.update()
@@ -164,10 +184,10 @@ def fit(
 
         progress.step += 1
         progress.tokens += budget.tokens_per_step
-        progress.skipped += not finite
-        progress.bad_in_a_row = 0 if finite else progress.bad_in_a_row + 1
+        progress.skipped += not good
+        progress.bad_in_a_row = 0 if good else progress.bad_in_a_row + 1
         run.on_step()
-        if not finite or seen or due(settings.log_every, progress.step, 0) or progress.step == budget.steps:
+        if not good or seen or due(settings.log_every, progress.step, 0) or progress.step == budget.steps:
             elapsed = progress.train_time_s - logged_time
             run.record(
                 {
@@ -176,16 +196,17 @@ def fit(
                     **{f"lr/{group['role']}": group["lr"] for group in optimizer.param_groups},
                     "perf/tokens_per_s": (progress.tokens - logged_tokens) / elapsed,
                     **({"scale": scaler.get_scale()} if scaler.is_enabled() else {}),
-                    **({} if finite else {"skipped": progress.skipped}),
+                    **({} if good else {"skipped": progress.skipped}),
                     **seen,
                 }
             )
             logged_tokens, logged_time = progress.tokens, progress.train_time_s
         if progress.bad_in_a_row >= settings.max_bad_steps or scaler.get_scale() < 1:
             raise NumericsError(
-                f"diverged: step {progress.step}: {progress.bad_in_a_row} non-finite steps in a row "
-                f"(train.max_bad_steps={settings.max_bad_steps}), loss {float(nats) / budget.tokens_per_step}, "
-                f"gradient norm {float(grad_norm)} (lower the lr, or train.precision=fp32)"
+                f"diverged: step {progress.step}: {progress.bad_in_a_row} {'skipped' if finite else 'non-finite'} "
+                f"steps in a row (train.max_bad_steps={settings.max_bad_steps}), "
+                f"loss {float(nats) / budget.tokens_per_step}, gradient norm {float(grad_norm)} "
+                "(lower the lr, or train.precision=fp32)"
             )
 
 
@@ -202,4 +223,5 @@ def to_device(array: Any, device: str) -> torch.Tensor:
 
 def progress_of(state: dict[str, Any]) -> Progress:
     """Progress out of a checkpoint's state."""
-    return Progress(**{name: state[name] for name in asdict(Progress())})
+    known = {"norms": [], **state}  # older checkpoints have none
+    return Progress(**{name: known[name] for name in asdict(Progress())})

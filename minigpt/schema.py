@@ -26,6 +26,7 @@ class Train:
     activation_checkpointing: bool = False
     threads: int | None = None
     max_bad_steps: int = 10
+    skip_spikes: float | None = None
     stop_after: int | None = None
 
 

@@ -214,6 +214,7 @@ class LiveRun:
                     seed=cfg["seed"],
                     grad_clip=cfg["train"]["grad_clip"],
                     max_bad_steps=cfg["train"]["max_bad_steps"],
+                    skip_spikes=cfg["train"]["skip_spikes"],
                     end_of_text=self.end_of_text,
                     eval_every=cfg["eval"]["every"],
                     checkpoint_every=cfg["checkpoint"]["every"],

@@ -43,6 +43,13 @@ def _no_signal_left() -> None:
     interrupt.clear()
 
 
+@pytest.fixture(autouse=True)
+def _no_wandb_service_left() -> Iterator[None]:
+    """A process that a test starts must not join the service of a run that this process has mirrored."""
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 @pytest.fixture
 def tries(request: pytest.FixtureRequest) -> Tries:
     """Counts the tries of a test marked `faults(1, 3)`; without it the test counts as one."""
@@ -51,7 +58,14 @@ def tries(request: pytest.FixtureRequest) -> Tries:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "faults":  # the whole list, slow parts included, but nothing that needs a device
-        config.option.markexpr = "faults and not gpu"
+        config.option.markexpr = "faults and not gpu and not shorter"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for whole folders; none for single files, which are done before a worker has started, or one core."""
+    named = any(".py" in argument for argument in config.args)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if named or cores < 2 else 2
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

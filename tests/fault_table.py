@@ -52,12 +52,12 @@ TITLES = {
     46: "NaN or Inf in loss or gradient",
     47: "fp16 overflow in one of two optimizers",
     48: "loss spike, zero gradients, all targets ignored",
-    49: "wandb: missing, no key, unreachable, dies, hangs; metrics torn",
+    49: "wandb missing, no key, unreachable, dies, hangs; torn row; memory",
     50: "generate: odd prompts and arguments, closed stdout, control bytes",
 }
 NOT_COVERED = {
-    28: "only that a checkpoint names no wrapper; compilation itself is tried where a compiler is",
-    29: "needs a CUDA device",
+    28: "needs a C++ compiler",
+    29: "needs a CUDA device (pytest -m gpu)",
 }
 
 

@@ -39,6 +39,7 @@ TABLE = [
     ("train train.batch_size=30 train.micro_batch_size=8", ["30", "8", "24 and 32"]),
     ("train train.micro_batch_size=0", ["train.micro_batch_size=0"]),
     ("train train.grad_clip=0", ["train.grad_clip=0"]),
+    ("train train.skip_spikes=1", ["train.skip_spikes=1", "above 1"]),
     ("train train.precision=fp8", ["train.precision=fp8", "fp16"]),
     ("train train.device=gpu", ["train.device=gpu", "cpu"]),
     ("train train.device=cuda", ["train.device=cuda"]),

@@ -64,6 +64,7 @@ def test_what_only_watches_or_repeats_a_default_is_the_same_run(override: str) -
         "train.epochs=1",
         "train.batch_size=8",
         "train.grad_clip=null",
+        "train.skip_spikes=10",
         "name=mine",
         "train.precision=bf16",
         "data.tokenizer.vocab_size=1000",

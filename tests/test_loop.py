@@ -56,7 +56,8 @@ class Notes:
 
 
 SETTINGS: dict[str, Any] = {
-    "seed": 0, "grad_clip": 1.0, "max_bad_steps": 3, "end_of_text": None, "eval_every": None, "checkpoint_every": None,
+    "seed": 0, "grad_clip": 1.0, "max_bad_steps": 3, "skip_spikes": None, "end_of_text": None,
+    "eval_every": None, "checkpoint_every": None,
     "checkpoint_at": (),
     "sample_every": None, "log_every": 1, "probe_every": None, "stop_after": None,
 }  # fmt: skip
@@ -138,6 +139,20 @@ def test_too_many_bad_steps_in_a_row_end_the_run() -> None:
     with pytest.raises(NumericsError, match="3 non-finite steps in a row"):
         run(model, optimizer, Budget(10, 4, 4, 16))
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.faults(48)
+def test_a_spike_is_measured_against_the_median_of_the_last_updates() -> None:
+    progress = Progress()
+    assert all(progress.takes(torch.tensor(1000.0), None) for _ in range(100))
+    assert progress.norms == []
+    assert all(progress.takes(torch.tensor(10.0**power), 10) for power in range(16)), "too few to judge by"
+    progress = Progress(norms=[1.0] * 16)
+    assert [progress.takes(torch.tensor(norm), 10) for norm in (10.0, 10.1, 1e9, 2.0)] == [True, False, False, True]
+    assert progress.norms == [1.0] * 16 + [10.0, 2.0]
+    assert Progress(norms=[0.0] * 16).takes(torch.tensor(1.0), 10), "zeros say nothing of what is usual"
+    assert all(progress.takes(torch.tensor(3.0), 10) for _ in range(100))
+    assert progress.norms == [3.0] * 64
 
 
 @pytest.mark.faults(47)

@@ -1,5 +1,6 @@
 """One pool of warm processes for all fault tests; their folders lie in memory where the system allows."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ MEMORY = Path("/dev/shm")
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    pool = Pool(2)
+    pool = Pool(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two workers have a pool each
     yield pool
     pool.close()
 
@@ -32,7 +33,7 @@ def fault_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def tokens(pool: Pool, fault_folder: Path) -> list[str]:
     """Arguments for a small corpus, prepared once for all runs; killing the preparation has its own test."""
     corpus = fault_folder / "corpus.txt"
-    corpus.write_text("".join(f"{number} green bottles hanging on the wall.\n" for number in range(300)))
+    corpus.write_text("".join(f"{number} green bottles hanging on the wall.\n" for number in range(120)))
     arguments = [f"stand_in.path={corpus}", f"data_dir={fault_folder / 'tokens'}"]
     outcome = pool.run(fault_folder / "first", [*SIX, *arguments])
     assert outcome.code == 0, outcome.said

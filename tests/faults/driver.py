@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from runs import ROOT, SMALL
 
 from minigpt import checkpoint
@@ -20,7 +21,7 @@ HERE = Path(__file__).parent
 Straight = tuple[dict[str, Any], list[str]]  # an uninterrupted run: what it ends with, and its file operations
 # Every part of a run in six steps: accumulation, evaluation, samples, three checkpoints and two prunings.
 SIX = [
-    *SMALL, "train.steps=6", "eval.every=3", "eval.tokens=256", "checkpoint.every=2", "checkpoint.keep=1",
+    *SMALL, "train.steps=6", "eval.every=3", "eval.tokens=64", "checkpoint.every=2", "checkpoint.keep=1",
     "checkpoint.keep_optimizer=true", "sample.every=4", "sample.max_new_tokens=4", "train.micro_batch_size=4",
     "model.dropout=0.1", "output_dir=outputs", "data@stand_in=files", "data/tokenizer@stand_in.tokenizer=byte",
 ]  # fmt: skip
@@ -115,6 +116,12 @@ class Pool:
     def close(self) -> None:
         for process in self.everyone:
             process.close()
+
+
+def all_or_every(number: int) -> pytest.MarkDecorator:
+    """Parametrizes `every`: each operation for the whole list of faults, each so-many-th for the default selection."""
+    few = pytest.param(number, marks=pytest.mark.shorter)
+    return pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), few])
 
 
 def run_folder(folder: Path) -> Path:

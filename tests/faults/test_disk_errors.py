@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import SIX, Outcome, Pool, Straight, leftovers, no_half_checkpoint, result, run_folder
+from driver import SIX, Outcome, Pool, Straight, all_or_every, leftovers, no_half_checkpoint, result, run_folder
 from fault_table import Tries
 from runs import ROOT
 
@@ -30,7 +30,7 @@ def same_but_for_lost_rows(found: dict[str, Any], expected: dict[str, Any]) -> N
 
 
 @pytest.mark.faults(12, 13, 14)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 17])
+@all_or_every(17)
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 def test_errors_at_file_operations(
@@ -44,8 +44,8 @@ def test_errors_at_file_operations(
     tries: Tries,
 ) -> None:
     expected, operations = straight
-    # A disk that stays full is as full for the next operation: every third start of it says enough.
-    numbers = range(1, len(operations) + 1, every * (3 if lasting and every == 1 else 1))
+    # A disk that stays full is as full for the next operation: every tenth start of it says enough.
+    numbers = range(1, len(operations) + 1, every * (10 if lasting and every == 1 else 1))
 
     def one(at: int) -> None:
         operation, folder = operations[at - 1], tmp_path / str(at)

@@ -10,11 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import HERE, SIX, Outcome, Pool, Straight, leftovers, no_half_checkpoint, result, rows, run_folder
+from driver import (
+    HERE,
+    SIX,
+    Outcome,
+    Pool,
+    Straight,
+    all_or_every,
+    leftovers,
+    no_half_checkpoint,
+    result,
+    rows,
+    run_folder,
+)
 from fault_table import Tries
 from runs import ROOT
 
 CHECKPOINT_EVERY = 2
+SLOW, SHORTER = pytest.mark.slow, pytest.mark.shorter
 
 
 def resumed_at(said: str) -> int:
@@ -57,7 +70,7 @@ def kill_and_repeat(pool: Pool, folder: Path, arguments: list[str], at: int, exp
 
 
 @pytest.mark.faults(1, 2, 3, 4)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 9])
+@all_or_every(9)
 def test_killed_at_file_operations(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, every: int, tries: Tries
 ) -> None:
@@ -76,7 +89,7 @@ def test_killed_at_file_operations(
 
 
 @pytest.mark.faults(1, 3)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 8])
+@all_or_every(8)
 def test_killed_while_the_final_checkpoint_takes_the_place_of_another(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, every: int, tries: Tries
 ) -> None:
@@ -99,7 +112,7 @@ def test_killed_while_the_final_checkpoint_takes_the_place_of_another(
 
 
 @pytest.mark.faults(2, 10)
-@pytest.mark.parametrize("seeds", [pytest.param(range(50), marks=pytest.mark.slow), range(50, 53)], ids=["50", "3"])
+@pytest.mark.parametrize("seeds", [pytest.param(range(50), marks=SLOW), pytest.param(range(50, 53), marks=SHORTER)])
 def test_killed_at_random_operations_again_and_again(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, seeds: range, tries: Tries
 ) -> None:
@@ -120,12 +133,21 @@ def test_killed_at_random_operations_again_and_again(
 
 
 @pytest.mark.faults(2)
-@pytest.mark.parametrize("seeds", [pytest.param(range(25), marks=pytest.mark.slow), range(50, 52)], ids=["25", "2"])
-def test_killed_at_random_moments(pool: Pool, tmp_path: Path, tokens: list[str], seeds: range, tries: Tries) -> None:
-    """The whole command, Hydra and preparation of tokens included; the moments are drawn, what they hit is not."""
+@pytest.mark.parametrize(
+    ("seeds", "direct"),
+    [
+        pytest.param(range(40), True, marks=SLOW),
+        pytest.param(range(40, 50), False, marks=SLOW),
+        pytest.param(range(50, 52), False, marks=SHORTER),
+    ],
+)
+def test_killed_at_random_moments(
+    pool: Pool, tmp_path: Path, tokens: list[str], seeds: range, direct: bool, tries: Tries
+) -> None:
+    """Preparation of tokens included, and Hydra unless direct; the moments are drawn, what they hit is not."""
     arguments = [*SIX, tokens[0], "data_dir=tokens"]
     begin = os.times().elapsed
-    outcome = pool.run(tmp_path / "straight", arguments, direct=False)
+    outcome = pool.run(tmp_path / "straight", arguments, direct=direct)
     assert outcome.code == 0, outcome.said
     lasted, expected = os.times().elapsed - begin, result(run_folder(tmp_path / "straight"))
 
@@ -134,10 +156,10 @@ def test_killed_at_random_moments(pool: Pool, tmp_path: Path, tokens: list[str],
         with tries.one():
             for _ in range(draw.randrange(1, 5)):
                 moment = draw.uniform(0.05, 1.1) * lasted
-                outcome = pool.run(folder, arguments, direct=False, signals=[(moment, "SIGKILL")])
+                outcome = pool.run(folder, arguments, direct=direct, signals=[(moment, "SIGKILL")])
                 assert outcome.code in (-9, 0), outcome.said
                 no_half_checkpoint(folder)
-            outcome = pool.run(folder, arguments, direct=False)
+            outcome = pool.run(folder, arguments, direct=direct)
             assert outcome.code == 0, outcome.said
             assert result(run_folder(folder)) == expected
             assert leftovers(folder) == []
@@ -148,7 +170,7 @@ def test_killed_at_random_moments(pool: Pool, tmp_path: Path, tokens: list[str],
 def true_process(folder: Path, arguments: list[str], at: int | None, threads: int = 1) -> Outcome:
     """Python from the start, with the injector put in by sitecustomize."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     if at is not None:
         environment["PYTHONPATH"] = str(HERE / "with_injector")
         environment["INJECT"] = json.dumps({"root": str(folder), "at": at, "action": "KILL"})
@@ -161,8 +183,11 @@ def true_process(folder: Path, arguments: list[str], at: int | None, threads: in
 
 @pytest.mark.slow
 @pytest.mark.faults(1, 2)
-def test_true_processes(pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, tries: Tries) -> None:
-    """Ten new interpreters, spread over the run; fork and true start end alike."""
+@pytest.mark.parametrize("part", range(2))
+def test_true_processes(
+    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, part: int, tries: Tries
+) -> None:
+    """Ten new interpreters, in two parts for two workers, spread over the run; fork and true start end alike."""
     expected, operations = straight
 
     def one(at: int) -> None:
@@ -170,11 +195,11 @@ def test_true_processes(pool: Pool, tmp_path: Path, tokens: list[str], straight:
             folder = tmp_path / str(at)
             assert true_process(folder, [*SIX, *tokens], at).code == -9
             no_half_checkpoint(folder)
-            again = pool.run(folder, [*SIX, *tokens], direct=False)
+            again = pool.run(folder, [*SIX, *tokens])
             assert again.code == 0, again.said
             assert result(run_folder(folder)) == expected
 
-    pool.each(one, range(8, len(operations), len(operations) // 10))
+    pool.each(one, range(8 + part * len(operations) // 10, len(operations), len(operations) // 5))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from driver import Pool, leftovers
+from driver import Pool, all_or_every, leftovers
 from fault_table import Tries
 
 COMMAND = ["data=files", "data/tokenizer=byte", "data_dir=tokens", "data.shard_tokens=2000", "data.val_fraction=0.1"]
@@ -18,7 +18,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def texts(fault_folder: Path) -> str:
     folder = fault_folder / "texts"
     folder.mkdir()
@@ -29,7 +29,7 @@ def texts(fault_folder: Path) -> str:
 
 
 @pytest.mark.faults(6, 12, 38)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 11])
+@all_or_every(11)
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO", "TERM"])
 def test_at_file_operations(pool: Pool, tmp_path: Path, texts: str, action: str, every: int, tries: Tries) -> None:
     outcome = pool.run(tmp_path / "straight", [*COMMAND, texts], script="preprocess", direct=False)
@@ -42,13 +42,13 @@ def test_at_file_operations(pool: Pool, tmp_path: Path, texts: str, action: str,
     def one(at: int) -> None:
         folder = tmp_path / str(at)
         with tries.one(6 if action == "TERM" else 12, 38):
-            disturbed = pool.run(folder, [*COMMAND, texts], script="preprocess", direct=False, at=at, action=action)
+            disturbed = pool.run(folder, [*COMMAND, texts], script="preprocess", at=at, action=action)
             assert disturbed.code in ((143, 0) if action == "TERM" else (6,)), f"{at}: {disturbed.said}"
             assert "Traceback" not in disturbed.said
             assert disturbed.said.count("error: ") == (disturbed.code != 0)
-            again = pool.run(folder, [*COMMAND, texts], script="preprocess", direct=False)
+            again = pool.run(folder, [*COMMAND, texts], script="preprocess")
             assert again.code == 0, f"{at}: {disturbed.said}\n{again.said}"
             assert contents(folder / "tokens") == expected, f"{action} at operation {at}"
             assert leftovers(folder) == []
 
-    pool.each(one, range(1, len(outcome.operations) + 1, every))
+    pool.each(one, range(1, len(outcome.operations) + 1, 3 if action == "TERM" and every == 1 else every))

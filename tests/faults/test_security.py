@@ -125,7 +125,7 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path: Path, files: Any) -> No
         checkpoint.load(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(pool: Pool, fault_folder: Path) -> Path:
     """A finished run and its tokens; tests work on copies."""
     folder = fault_folder / "security"

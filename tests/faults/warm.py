@@ -32,26 +32,34 @@ def import_everything() -> None:
 
 
 @cache
-def plan_of(arguments: tuple[str, ...]) -> Any:
+def composed(script: str, arguments: tuple[str, ...]) -> Any:
+    """What Hydra makes of a command, checked; composing alone would take longer than the small runs here."""
     from minigpt import cli, config
+    from minigpt.source_digest import source_digest
 
-    cfg = cli.compose("train", list(arguments), None, config.plan_of)
-    plan = config.plan_of(cfg)
-    config.check_built(plan)
-    return plan
+    check = config.plan_of if script == "train" else config.data_of
+    made: Any = check(cli.compose(script, list(arguments), None, check))
+    if script == "train":
+        config.check_built(made)
+        source_digest(made.config)  # it remembers every file, which a child forgets
+    return made
 
 
-def train_directly(arguments: list[str]) -> int:
-    """What train.py does once Hydra has composed; composing alone would take longer than the small runs here."""
+def directly(script: str, arguments: list[str]) -> int:
+    """What train.py and preprocess.py do once Hydra has composed."""
     from minigpt import cli, interrupt, run_folder, training
+    from minigpt.corpus import prepare_tokens
     from minigpt.errors import MinigptError
 
     interrupt.install()
+    made = composed(script, tuple(arguments))
     try:
-        plan = plan_of(tuple(arguments))
-        summary = run_folder.answer(plan) or training.run(plan)
+        if script == "preprocess":
+            prepare_tokens(*made, wait=False)
+            return 0
+        summary = run_folder.answer(made) or training.run(made)
         if summary is not None:
-            run_folder.report(plan.folder, summary)
+            run_folder.report(made.folder, summary)
     except MinigptError as error:
         cli.report(error)
         return error.exit_code
@@ -74,7 +82,7 @@ def child(request: dict[str, Any], report: Path) -> int:
     real_open = open
     injector.install()
     try:
-        code = train_directly(request["arguments"]) if request["direct"] else int(module.main())
+        code = directly(request["script"], request["arguments"]) if request["direct"] else int(module.main())
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -91,7 +99,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if request["direct"]:
-            plan_of(tuple(request["arguments"]))
+            composed(request["script"], tuple(request["arguments"]))
         report = Path(request["log"] + ".operations")
         report.unlink(missing_ok=True)
         number = os.fork()

@@ -1,0 +1,85 @@
+"""Checkpoints that cross from compiled to eager code, or from a GPU to the CPU: told, and loaded to the bit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from driver import SIX, Outcome, Pool, rows, run_folder
+from fault_table import Tries
+from safetensors.torch import load_file
+
+from minigpt import checkpoint, precision, verify
+from minigpt.load import load_run
+
+# Without dropout, whose draws are different in compiled code; small, for the time that compiling takes.
+PLAIN = [
+    *SIX,
+    "model.n_layers=1",
+    "model.dropout=0",
+    "sample.every=null",
+    "eval.every=null",
+    "train.micro_batch_size=8",
+]
+
+
+def crossing(pool: Pool, folder: Path, tokens: list[str], before: str, after: str, environment: dict[str, str]) -> str:
+    """Three steps one way, the rest the other; returns what the refusal without accept_changes said."""
+
+    def go(*arguments: str) -> Outcome:
+        return pool.run(folder, [*PLAIN, *tokens, *arguments], environment=environment)
+
+    stopped = go(before, "train.stop_after=3")
+    assert stopped.code == 0, stopped.said
+    saved = run_folder(folder) / "checkpoints" / "step_00000003"
+    weights = load_file(saved / "model.safetensors")
+    loaded = dict(load_run(run_folder(folder)).model.named_parameters())
+    assert loaded.keys() == weights.keys(), "no name of a wrapper"
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+    refused = go(after)
+    assert refused.code == 4, refused.said
+    assert "Traceback" not in refused.said
+    accepted = go(after, "accept_changes=true")
+    assert accepted.code == 0, accepted.said
+    assert "resuming at step 3" in accepted.said
+    trusted, line = verify.line_about(run_folder(folder))
+    assert trusted, line
+    assert "mixed" in line
+    return refused.said
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["train/loss"] for row in rows(run_folder(folder)) if "train/loss" in row]
+
+
+@pytest.mark.slow
+@pytest.mark.faults(28)
+@pytest.mark.skipif(precision._missing_compiler("cpu") is not None, reason="there is no C++ compiler here")
+def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
+    pool: Pool, tmp_path: Path, tokens: list[str], tries: Tries
+) -> None:
+    """With TorchInductor, as train.compile=true does it. Names, shapes and state are the same, and so is the training
+    as far as another order of additions lets it."""
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    compiled, eager = "train.compile=true", "train.compile=false"
+    assert pool.run(tmp_path / "eager", [*PLAIN, *tokens, eager]).code == 0
+    trees = []
+    for before, after in (compiled, eager), (eager, compiled):
+        folder = tmp_path / f"{before}-first"
+        with tries.one():
+            said = crossing(pool, folder, tokens, before, after, environment)
+            assert f"compile: {before == compiled} -> {after == compiled}" in said
+            assert losses(folder) == pytest.approx(losses(tmp_path / "eager"), rel=1e-4)
+            found = checkpoint.newest(run_folder(folder) / "checkpoints")
+            assert found is not None
+            tree = json.loads((found.folder / "state.json").read_text())["optimizer"]
+            trees.append((tree, {name: tensor.shape for name, tensor in found.model.items()}))
+    assert trees[0] == trees[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.faults(29)
+def test_a_run_saved_on_a_gpu_loads_on_the_cpu(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+    same = ["train.precision=fp32", "train.compile=false"]
+    said = crossing(pool, tmp_path, [*tokens, *same], "train.device=cuda", "train.device=cpu", {})
+    assert "device: cuda -> cpu" in said
