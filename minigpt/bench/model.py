@@ -21,8 +21,8 @@ from minigpt.precision import Precision, choose
 from minigpt.seeding import generator
 
 SETTINGS = Settings(
-    seed=0, grad_clip=1.0, max_bad_steps=10, end_of_text=None, eval_every=None, checkpoint_every=None, checkpoint_at=(),
-    sample_every=None, log_every=None, probe_every=None, stop_after=None,
+    seed=0, grad_clip=1.0, max_bad_steps=10, skip_spikes=None, end_of_text=None, eval_every=None, checkpoint_every=None,
+    checkpoint_at=(), sample_every=None, log_every=None, probe_every=None, stop_after=None,
 )  # fmt: skip
 
 
