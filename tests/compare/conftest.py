@@ -3,22 +3,7 @@
 from pathlib import Path
 
 import pytest
-from studies import Study
-
-from minigpt.compare.__main__ import main
-
-
-class Compare:
-    """`compare("--by", "optim")` on the study's folder -> exit code; `out` and `err` hold what it printed."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.capsys = folder, capsys
-        self.out = self.err = ""
-
-    def __call__(self, *arguments: str) -> int:
-        code = main([str(self.folder), *arguments])
-        self.out, self.err = self.capsys.readouterr()
-        return code
+from studies import Compare, Study
 
 
 @pytest.fixture

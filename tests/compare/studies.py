@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from minigpt import identity
+from minigpt.compare.__main__ import main
 
 BATCH, SEQ = 8, 64
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -121,7 +123,8 @@ class Study:
             "versions": {"torch": "2.13.0", "python": "3.11"},
             "chosen": {"device": "cpu", "precision": "fp32", "compile": False, "deterministic": False, "threads": 1,
                        "micro_batch_size": BATCH},
-            "hardware": {"host": "vm", "cpus": 2, "device": "x86_64", "world_size": 1},
+            "hardware": {"host": "vm", "cpus": 2, "device": "x86_64", "world_size": 1, "peak_flops": 1e11,
+                         "peak_source": "measured"},
             "data": tokens_fingerprint | {"val_fingerprint": "v" * 64} | (data or {}),
             "mixed": [],
         } | (record or {})  # fmt: skip
@@ -175,3 +178,16 @@ class Study:
         for seed in confirm:
             for budget in steps:
                 self.run(arm, seed, loss(best, seed, budget), lr=best, steps=budget)
+
+
+class Compare:
+    """`compare("--by", "optim")` on the study's folder -> exit code; `out` and `err` hold what it printed."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: str) -> int:
+        code = main([str(self.folder), *arguments])
+        self.out, self.err = self.capsys.readouterr()
+        return code

@@ -3,8 +3,7 @@
 import math
 
 import pytest
-from conftest import Compare
-from studies import Study
+from studies import Compare, Study
 
 
 def wobble(seed: int, own: float = 0.0) -> float:

@@ -3,8 +3,7 @@
 from typing import Any
 
 import pytest
-from conftest import Compare
-from studies import Study
+from studies import Compare, Study
 
 
 def pair(study: Study, seeds: range = range(100, 102), **muon: Any) -> None:

@@ -10,9 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import Compare
 from runs import ROOT, SMALL, Shell
-from studies import Study
+from studies import Compare, Study
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conftest import Compare
-from studies import Study
+from studies import Compare, Study
 
 from minigpt import durable
 

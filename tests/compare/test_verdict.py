@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable
 
 import pytest
-from conftest import Compare
-from studies import Study
+from studies import Compare, Study
 
 LRS = (0.01, 0.02, 0.04)
 

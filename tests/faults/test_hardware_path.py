@@ -54,7 +54,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.faults(28)
-@pytest.mark.skipif(precision._missing_compiler("cpu") is not None, reason="there is no C++ compiler here")
+@pytest.mark.skipif(precision.missing_compiler("cpu") is not None, reason="there is no C++ compiler here")
 def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
     pool: Pool, tmp_path: Path, tokens: list[str], tries: Tries
 ) -> None:
