@@ -216,10 +216,13 @@ def compose(
 def _compose(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
 
     extra = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose(config_name, overrides=[*overrides, *extra], return_hydra_config=True)
+        cfg = hydra_compose(config_name, overrides=[*overrides, *extra], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)  # so that ${hydra:...} resolves, as inside hydra.main
+    return cfg
 
 
 def _is_composition_error(error: Exception) -> bool:

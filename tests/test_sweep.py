@@ -197,3 +197,9 @@ def test_the_other_scripts_have_a_table_and_no_record(shell: Shell) -> None:
     assert shell("generate", "-m", f"run={run}", "max_new_tokens=3", "seed=0,1", f"hydra.sweep.dir={shell.folder}") == 0
     assert [line.split() for line in shell.err.splitlines()[-2:]] == [["seed=0", "done"], ["seed=1", "done"]]
     assert not (shell.folder / "outputs" / "sweeps").exists()
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]], ids=["run", "sweep"])
+def test_hydras_own_values_can_be_used(shell: Shell, mode: list[str]) -> None:
+    assert shell("train", *mode, "dry_run=true", "name=${hydra:runtime.choices.optim}") == 0, shell.err
+    assert "muon-" in shell.out
