@@ -118,7 +118,7 @@ def main() -> None:
         losses.append(summary["val_loss"])
         reached = "reached" if losses[-1] <= wanted else "MISSED"
         print(f"{experiment} seed {seed}: {seconds:6.1f} s, {losses[-1]:.4f} nats ({wanted} {reached})", flush=True)
-    print(f"median {statistics.median(times):.1f} s, worst loss {max(losses):.4f}; {torch.get_num_threads()} threads")
+    print(f"median {statistics.median(times):.1f} s, worst loss {max(losses):.4f}")
 
 
 if __name__ == "__main__":
