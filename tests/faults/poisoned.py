@@ -3,6 +3,7 @@
 What and when stand in the environment, so that the run with the trouble and the run without are the same run.
 """
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,6 +40,7 @@ class Poisoned(Transformer):
 class Weighed(Transformer):
     """Every 100 training calls, a line with the resident bytes of this process in the file RSS.
 
+    Free heap is given back before: a leak would hide in it.
     LEAK: bytes that are lost at each call, to see that they would be noticed.
     """
 
@@ -50,6 +52,7 @@ class Weighed(Transformer):
             Weighed.calls += 1
             Weighed.lost.append(os.urandom(int(os.environ.get("LEAK", "0"))))
             if Weighed.calls % 100 == 0:
+                ctypes.CDLL(None).malloc_trim(0)
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
                 with open(os.environ["RSS"], "a") as file:
                     file.write(f"{pages * os.sysconf('SC_PAGE_SIZE')}\n")
