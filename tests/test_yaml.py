@@ -28,7 +28,7 @@ NEEDS = {
     "data=files": ["data.path=x.txt"],
     "data=bin": ["data.train=x.bin", "data.val=y.bin"],
     "data=hf": ["data.name=some/texts"],
-    **{f"experiment=speedrun_shakespeare{goal}": ["data.path=x.txt"] for goal in ("", "_2min", "_10min")},
+    **{f"experiment=speedrun_shakespeare{goal}": ["data.path=x.txt"] for goal in ("", "_2min", "_10min", "_30min")},
     "data/tokenizer=hf": ["data.tokenizer.path=tokenizer.json"],
 }
 
