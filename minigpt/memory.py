@@ -15,6 +15,7 @@ from minigpt.precision import Precision
 
 # Resident after a first step beside anything of the model: the interpreter, PyTorch, its kernels. Measured on Linux.
 PROGRAM_BYTES = 320 * 2**20
+CUDA_LIBRARIES_BYTES = 315 * 2**20  # what a build for CUDA takes beside, also where it computes on the CPU (torch 2.15)
 # What the C library's heap holds per byte that lives for a part of a step, measured with glibc 2.36: the hole that a
 # freed block leaves does not fit the next block of that size. With a page mapping for each block it would be 1.0.
 HEAP = 1.4
@@ -54,7 +55,7 @@ def estimate(cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int,
     dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
     on_cpu = chosen.device == "cpu"
     return Memory(
-        program=PROGRAM_BYTES if on_cpu else 0,
+        program=PROGRAM_BYTES + (CUDA_LIBRARIES_BYTES if torch.version.cuda else 0) if on_cpu else 0,
         weights=4 * parameters,
         state=state_bytes(cfg["optim"], model),
         gradients=4 * parameters,
