@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+NO_TOKEN = -1  # stands for a token before the beginning
+
 
 class LayerCache:
     """Keys and values of one block in preallocated (B, H_kv, capacity, K) memory; appending copies only what is new."""
@@ -42,9 +44,9 @@ class KVCache:
     def capacity(self) -> int:
         return self.layers[0].keys.shape[2]
 
-    def tokens_before(self, tokens: Tensor, n: int, none: int) -> Tensor:
-        """The n tokens (B, n) stored last, `none` where there were fewer; keeps those (B, T) that now follow."""
-        before = tokens.new_full((len(tokens), n), none) if self.last_tokens is None else self.last_tokens
+    def tokens_before(self, tokens: Tensor, n: int) -> Tensor:
+        """The n tokens (B, n) stored last, NO_TOKEN where there were fewer; keeps those (B, T) that now follow."""
+        before = tokens.new_full((len(tokens), n), NO_TOKEN) if self.last_tokens is None else self.last_tokens
         self.last_tokens = torch.cat([before, tokens], dim=1)[:, -n:]
         return before
 

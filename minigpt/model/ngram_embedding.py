@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minigpt.model.cache import NO_TOKEN
 from minigpt.model.dropout import Dropout
-
-NONE = -1  # stands for a token before the beginning
 
 
 class NgramEmbedding(nn.Embedding):
@@ -43,7 +42,7 @@ class NgramEmbedding(nn.Embedding):
     def forward(self, tokens: Tensor, before: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
         """(B, T) int64 -> (B, T, D).
 
-        before: (B, N - 1), the tokens before these, NONE where there is none.
+        before: (B, N - 1), the tokens before these, NO_TOKEN where there is none.
         documents: (B, T), which document each token belongs to; n-grams stay inside a document.
         """
         looked_up = F.embedding_bag(self.ngram_rows(tokens, before, documents), self.ngrams, mode="sum")
@@ -52,14 +51,14 @@ class NgramEmbedding(nn.Embedding):
     def ngram_rows(self, tokens: Tensor, before: Tensor | None, documents: Tensor | None) -> Tensor:
         """(B T, N - 1): the row in `ngrams` of each n-gram that ends with each token, shortest first."""
         length, n = tokens.shape[1], self.context
-        earlier = tokens.new_full((len(tokens), n), NONE) if before is None else before
+        earlier = tokens.new_full((len(tokens), n), NO_TOKEN) if before is None else before
         sequence = torch.cat([earlier, tokens], dim=1)
         number, rows = tokens, []
         for back in range(1, n + 1):
             previous = sequence[:, n - back : n - back + length]
             if documents is not None:
-                same = documents == F.pad(documents, (back, 0), value=NONE)[:, :length]
-                previous = torch.where(same, previous, NONE)
+                same = documents == F.pad(documents, (back, 0), value=NO_TOKEN)[:, :length]
+                previous = torch.where(same, previous, NO_TOKEN)
             number = (number * (self.num_embeddings + 1) + previous + 1) % self.rows
             rows.append(number + (back - 1) * self.rows)
         return torch.stack(rows, dim=-1).flatten(0, 1)

@@ -17,7 +17,6 @@ from minigpt.model.attention import Attention
 from minigpt.model.cache import KVCache, LayerCache
 from minigpt.model.dropout import Dropout
 from minigpt.model.loss import cross_entropy
-from minigpt.model.ngram_embedding import NONE, NgramEmbedding
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rope_table
 from minigpt.model.swiglu import SwiGLU
@@ -61,7 +60,8 @@ class Transformer(nn.Module):
         2203.03466): hidden matrices start with a standard deviation that falls as 1/sqrt(d_model), the head as
         1/d_model, and optimizers scale their lr by `Role.width` = d_model / 128. Widen by more heads of equal size.
     embedding, attention, mlp: other classes for these parts, called with the arguments of nn.Embedding (V, D), of
-        Attention and of SwiGLU.
+        Attention and of SwiGLU. An embedding with an attribute `context` > 0 is also called with that many tokens from
+        before the given ones, and with the documents (see NgramEmbedding).
 
     The parameters are not drawn here: call `init_weights`, or load a state.
     Raises ValueError for sizes that do not fit each other.
@@ -149,9 +149,10 @@ class Transformer(nn.Module):
 
     def embedded(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Tensor:
         """What the first block reads, (B, T, D); arguments as in `forward`."""
-        if not isinstance(self.embed, NgramEmbedding):
+        context = getattr(self.embed, "context", 0)
+        if not context:
             return self.embed(tokens)
-        before = None if cache is None else cache.tokens_before(tokens, self.embed.context, NONE)
+        before = None if cache is None else cache.tokens_before(tokens, context)
         return self.embed(tokens, before, documents)
 
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
