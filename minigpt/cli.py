@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt import interrupt, schema
+from minigpt.arguments import reader_has_gone
 from minigpt.errors import ConfigError, MinigptError, Stopped
 from minigpt.sweep import JobFailed, Sweep, shortest_first
 from minigpt.terminal import escape_controls
@@ -94,7 +95,7 @@ def main(
         print("interrupted: jobs that were submitted go on without this process (scancel ends them)", file=sys.stderr)
         return sweep.finish() or 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing to say
+        reader_has_gone()
         return 0
     except SystemExit as stop:
         sweep.finish()

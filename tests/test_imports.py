@@ -21,6 +21,7 @@ LEAVES = {
     "precision",
     "text",
     "terminal",
+    "arguments",
     "signature",
     "startup",
 }

@@ -12,9 +12,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any, NoReturn
+from typing import Any
 
 from minigpt import cli, schema
+from minigpt.arguments import Parser, reader_has_gone
 from minigpt.durable import storage_error
 from minigpt.errors import ConfigError, MinigptError
 
@@ -57,21 +58,8 @@ PRODUCT_ROUNDS = 5
 GRACE_S = 3.0  # after which a process that overran its time is ended
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse with our errors: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"arguments: {message} (see python -m minigpt.bench --help)")
-
-
 def parser() -> Parser:
-    p = Parser(
-        "python -m minigpt.bench",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    p = Parser("python -m minigpt.bench", DESCRIPTION, EPILOG)
     p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as behind train.py, for every model measured")
     p.add_argument("--only", metavar="MODEL", action="append", choices=list(COMMANDS), help=f"of {', '.join(COMMANDS)}")
     p.add_argument("--seconds", type=float, default=120.0, help="all of it ends by then (default 120)")
@@ -91,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing to say
+        reader_has_gone()
     return 0
 
 
@@ -146,11 +134,15 @@ def bench(options: argparse.Namespace, deadline: float) -> None:
             raise storage_error(options.json, error) from None
 
 
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine_of(device: str) -> dict[str, Any]:
     """What is measured, and how busy it was before."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return {
         "name": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
         "device": device,
@@ -172,7 +164,7 @@ def product_rates(device: str, train: dict[str, Any], seconds: float) -> dict[st
     if device == "cpu" and train["precision"] == "auto":
         formats.remove("fp16")  # works, twenty times slower
     supported = [p for p in formats if p in precision.formats_of(device)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     counts = sorted({1, *(2**n for n in range(1, 10) if 2**n < cores), cores}) if device == "cpu" else [1]
     counts = [train["threads"]] if train["threads"] and device == "cpu" else counts
     before, each = torch.get_num_threads(), seconds / PRODUCT_ROUNDS / (len(supported) * len(counts) + 1)

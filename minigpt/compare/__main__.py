@@ -3,11 +3,11 @@
 import argparse
 import csv
 import io
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from minigpt.arguments import Parser, reader_has_gone
 from minigpt.compare.runs import find, select
 from minigpt.durable import storage_error, write_atomic
 from minigpt.errors import ConfigError, MinigptError
@@ -44,21 +44,8 @@ Exit codes: 0 done; 2 bad arguments or nothing to compare; 6 DIR cannot be writt
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse with our errors: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"arguments: {message} (see python -m minigpt.compare --help)")
-
-
 def parser() -> Parser:
-    p = Parser(
-        "python -m minigpt.compare",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    p = Parser("python -m minigpt.compare", DESCRIPTION, EPILOG)
     p.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="run folders, or folders that hold them")
     p.add_argument("--by", metavar="KEY", help="what sets the arms apart: a group (optim) or a key (optim.hidden.lr)")
     p.add_argument("--study", help="only runs of this study")
@@ -90,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing to say
+        reader_has_gone()
     return 0
 
 
