@@ -188,9 +188,8 @@ def _check_node(
         elif isinstance(value, dict) and "_target_" in value:
             problems += _check_node(f"{path}.{key}", value, set(), {})
         elif (expected := signature.type_problem(value, parameters[key].annotation)) is not None:
-            hint = (
-                "; write it without exponent" if expected.startswith("an integer") and isinstance(value, float) else ""
-            )
+            whole = expected.startswith("an integer") and isinstance(value, float) and value.is_integer()
+            hint = "; write it without exponent" if whole else ""
             problems.append(f"wrong type: {path}.{key}={value!r} (expects {expected}{hint})")
     for name in known:
         if parameters[name].required and name not in node:

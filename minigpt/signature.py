@@ -2,7 +2,8 @@
 
 The schema of an open configuration group is its class's constructor. Importing torch to learn one takes seconds, so
 signatures are read from the syntax tree: a dotted path is followed through packages, modules and re-exports to the
-class, its `__init__` (or that of a base class, or its dataclass fields), and the literals in it.
+class, its `__init__` (or that of a base class, or its dataclass fields), and the literals in it. `**kwargs` of an
+`__init__` are those of the base class.
 """
 
 import ast
@@ -33,7 +34,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments of one constructor in order; `open` if it takes **kwargs."""
+    """The arguments of one constructor; `open` if it takes **kwargs that no base class explains."""
 
     target: str
     parameters: dict[str, Parameter]
@@ -134,7 +135,8 @@ def _of(module: Module, node: ast.ClassDef | ast.FunctionDef, target: str) -> Si
         return _of_function(node, target, skip_self=False)
     initialisers = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
     if initialisers:
-        return _of_function(initialisers[-1], target, skip_self=True)
+        own = _of_function(initialisers[-1], target, skip_self=True)
+        return _with_base(own, module, node) if own.open else own
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return _of_dataclass(module, node, target)
     for base in node.bases:
@@ -143,6 +145,16 @@ def _of(module: Module, node: ast.ClassDef | ast.FunctionDef, target: str) -> Si
         if signature is not None:
             return signature
     return None if node.bases else Signature(target, {}, open=False)
+
+
+def _with_base(own: Signature, module: Module, node: ast.ClassDef) -> Signature:
+    """What `**kwargs` of a constructor stands for: the arguments of the base class; open if no source tells them."""
+    for base in node.bases:
+        found = _resolve(module, ast.unparse(base))
+        inherited = _of(*found, own.target) if found else None
+        if inherited is not None:
+            return Signature(own.target, own.parameters | inherited.parameters | own.parameters, inherited.open)
+    return own
 
 
 def _of_function(node: ast.FunctionDef, target: str, skip_self: bool) -> Signature:

@@ -43,11 +43,17 @@ def test_base_classes_dataclasses_and_aliases_are_followed(tmp_path: Path, monke
         "class Child(Base):\n    pass\n"
         "@dataclass(frozen=True)\nclass Point:\n    x: float\n    y: float = 1.0\n"
         "Alias = Child\n"
+        "class Closed:\n    def __init__(self, a: int, b: str = 'x'): ...\n"
+        "class Wider(Closed):\n    def __init__(self, c: int, b: str = 'y', **rest): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert list(read_signature("shop.Renamed").parameters) == ["a", "b"]
     assert read_signature("shop.Renamed").open
     assert read_signature("shop.parts.Alias").parameters["b"].default == 2.0
+    wider = read_signature("shop.parts.Wider")  # its **rest can only be what Closed takes
+    assert {name: p.default for name, p in wider.parameters.items() if not p.required} == {"b": "y"}
+    assert set(wider.parameters) == {"a", "b", "c"}
+    assert not wider.open
     assert read_signature("shop.Point").parameters["x"].required
     assert read_signature("shop.Point").parameters["y"].default == 1.0
     with pytest.raises(ModuleNotFoundError):

@@ -28,12 +28,13 @@ Product = Callable[[Tensor], Tensor]  # (B, in) -> (B, out)
 def decoder(model: Transformer, batch_size: int) -> Callable[[Tensor, KVCache], Tensor]:
     """What continues B texts by one token each: tokens (B, 1) and their cache -> logits (B, V), as `model.next_logits`.
 
-    That method itself where there is nothing faster: on other devices, and for other classes of attention and mlp.
+    That method itself where nothing is faster: on other devices, and for other classes of model, attention and mlp.
     The weights must not change while it is in use. Call it without gradients.
     """
     weight = model.embed.weight
     layouts = {torch.float32: True, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported()}
-    known = all(type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in model.blocks)
+    known = type(model) is Transformer
+    known &= all(type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in model.blocks)
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not layouts.get(weight.dtype):
         return model.next_logits
     return Decoder(model, batch_size) if known else model.next_logits

@@ -1,0 +1,95 @@
+"""Several transformers trained side by side, which predict together.
+
+Deep ensembles (Lakshminarayanan et al. 2017, arXiv 1612.01474). Where text is scarce and read many times, they go below
+what one model reaches by any size (Kim et al. 2025, arXiv 2509.14786).
+
+M members, B batch, T sequence, D model, V vocabulary.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigpt.model.cache import KVCache
+from minigpt.model.loss import IGNORE, cross_entropy
+from minigpt.model.transformer import Transformer
+from minigpt.roles import Role
+
+
+class Ensemble(Transformer):
+    """A transformer and `members` - 1 `others` like it, with weights of their own, that read the same batches.
+
+    Each is trained on its own loss: they share nothing, so they err differently. In evaluation mode, and for logits,
+    the prediction is the mean of their probabilities. Costs `members` times one of them in everything.
+
+    transformer: arguments of Transformer, the same for all.
+    Raises ValueError for less than two members.
+    """
+
+    def __init__(self, vocab_size: int, members: int = 3, **transformer: Any) -> None:
+        if members < 2:
+            raise ValueError(f"members={members} must be at least 2 (for one, model._target_ is Transformer)")
+        super().__init__(vocab_size, **transformer)
+        self.others = nn.ModuleList(Transformer(vocab_size, **transformer) for _ in range(members - 1))
+
+    @property
+    def members(self) -> list[Transformer]:
+        return [self, *self.others]  # type: ignore[list-item]  # a ModuleList does not say what it holds
+
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """As in Transformer. With targets: in training mode the mean of the members' losses, else the loss of the mean
+        of their probabilities.
+        """
+        hidden = self.hidden(tokens, documents, cache)
+        if targets is None:
+            return self._log_mean_probability(hidden)
+        if self.training:
+            flat = targets.flatten()
+            losses = [cross_entropy(x.flatten(0, 1), m.head_weight, flat) for x, m in zip(hidden, self.members)]
+            return torch.stack(losses).mean()
+        nats = [  # a sequence at a time: all members' logits of a batch would be large
+            F.nll_loss(self._log_mean_probability(hidden[:, i]), row, ignore_index=IGNORE, reduction="sum")
+            for i, row in enumerate(targets)
+        ]
+        return torch.stack(nats).sum()
+
+    def hidden(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """What the members' heads read, (M, B, T, D)."""
+        n, found = len(self.blocks), []
+        for i, member in enumerate(self.members):
+            member.activation_checkpointing = self.activation_checkpointing
+            part = None if cache is None else KVCache(cache.layers[i * n : (i + 1) * n], cache.last_tokens)
+            found.append(Transformer.hidden(member, tokens, documents, part))
+        if cache is not None and part is not None:
+            cache.last_tokens = part.last_tokens  # the same for each
+        return torch.stack(found)
+
+    def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        return self._log_mean_probability(self.hidden(tokens, cache=cache)[:, :, -1])
+
+    def _log_mean_probability(self, hidden: Tensor) -> Tensor:
+        """(M, ..., D) -> (..., V), fp32: logarithms of probabilities, which serve as logits."""
+        logits = [F.linear(x, member.head_weight).float() for x, member in zip(hidden, self.members)]
+        return torch.logsumexp(torch.stack(logits).log_softmax(-1), dim=0) - math.log(len(logits))
+
+    def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None) -> KVCache:
+        """The members' layers one after the other."""
+        return KVCache([layer for m in self.members for layer in Transformer.new_cache(m, batch_size, dtype).layers])
+
+    def roles(self) -> dict[str, Role]:
+        roles = super().roles()  # wrong for the others' parameters, whose names it does not understand
+        for i, other in enumerate(self.members[1:]):
+            roles |= {f"others.{i}.{name}": role for name, role in other.roles().items()}
+        return roles
+
+    def flops_per_token(self, seq_len: int) -> int:
+        return len(self.members) * super().flops_per_token(seq_len)
