@@ -17,10 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt import interrupt, schema
-from minigpt.arguments import reader_has_gone
+from minigpt.arguments import reader_has_gone, report
 from minigpt.errors import ConfigError, MinigptError, Stopped
 from minigpt.sweep import JobFailed, Sweep, shortest_first
-from minigpt.terminal import escape_controls
 
 CONF = Path(__file__).parent.parent / "conf"
 PATH_KEYS = (
@@ -141,12 +140,6 @@ def plain_failures() -> Iterator[None]:
         yield
     finally:
         JobReturn.return_value = hydras  # type: ignore[method-assign]
-
-
-def report(error: MinigptError) -> None:
-    """One line a problem on stderr."""
-    for problem in error.problems:
-        print(f"error: {escape_controls(' '.join(str(problem).split()))}", file=sys.stderr)
 
 
 class AboveTheBar(logging.Handler):

@@ -13,7 +13,8 @@ import json
 import sys
 from typing import Any
 
-from minigpt.errors import ConfigError, MinigptError
+from minigpt.arguments import Parser, exit_code_of
+from minigpt.errors import ConfigError
 
 CURVES = ("val/loss", "val/bits_per_byte", "train/loss")
 LRS = ("optim.lr", "optim.lr_scale", "optim.adamw_lr")
@@ -79,24 +80,22 @@ def specification(view: Any) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m minigpt.dashboard", description=(__doc__ or "").splitlines()[0])
+    parser = Parser("python -m minigpt.dashboard", (__doc__ or "").splitlines()[0])
     parser.add_argument("--study", required=True, help="the study= of the runs, their group in wandb")
     parser.add_argument("--project", default="minigpt", help="logger.project of the runs (default: minigpt)")
     parser.add_argument("--entity", help="user or team (default: yours)")
     parser.add_argument("--print", action="store_true", help="print the specification and save nothing")
-    asked = parser.parse_args(arguments)
-    try:
-        if asked.print:
-            view = workspace(asked.study, asked.project, asked.entity or "you")
-            print(json.dumps(specification(view), indent=2))
-            return 0
-        view = workspace(asked.study, asked.project, asked.entity or default_entity())
-        view.save()
-    except MinigptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return exit_code_of(lambda: dashboard(parser.parse_args(arguments)))
+
+
+def dashboard(asked: argparse.Namespace) -> None:
+    if asked.print:
+        view = workspace(asked.study, asked.project, asked.entity or "you")
+        print(json.dumps(specification(view), indent=2))
+        return
+    view = workspace(asked.study, asked.project, asked.entity or default_entity())
+    view.save()
     print(view.url)
-    return 0
 
 
 def default_entity() -> str:

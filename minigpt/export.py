@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from minigpt.arguments import Parser, exit_code_of
 from minigpt.durable import TEMPORARY, json_bytes, publish_folder, storage_error, write_synced
-from minigpt.errors import CheckpointError, ConfigError, MinigptError, StorageError
+from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.model.attention import Attention
 from minigpt.model.swiglu import SwiGLU
 from minigpt.model.transformer import Transformer
@@ -177,24 +178,19 @@ def _differences(config: dict[str, Any], arguments: dict[str, Any]) -> list[str]
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m minigpt.export", description="Export a run to a Hugging Face folder."
-    )
+    parser = Parser("python -m minigpt.export", "Export a run to a Hugging Face folder.")
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run (outputs/<name>-<id>)")
     parser.add_argument("folder", metavar="DIR", type=Path, help="new folder to write")
-    wanted = parser.parse_args(arguments)
-    try:
-        from minigpt.load import load_run
+    return exit_code_of(lambda: export(parser.parse_args(arguments)))
 
-        run = load_run(wanted.run.expanduser())
-        with torch.no_grad():
-            to_hugging_face(run.model, run.tokenizer, wanted.folder.expanduser())
-    except MinigptError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        return error.exit_code
+
+def export(wanted: argparse.Namespace) -> None:
+    from minigpt.load import load_run
+
+    run = load_run(wanted.run.expanduser())
+    with torch.no_grad():
+        to_hugging_face(run.model, run.tokenizer, wanted.folder.expanduser())
     print(f"exported {run.folder} (step {run.step}) to {wanted.folder}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Nothing is written, nothing is mended, and no class that a folder names is built.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Generator, Iterator
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt import checkpoint, identity
+from minigpt.arguments import Parser, exit_code_of
 from minigpt.data.tokens import Tokens
 from minigpt.errors import CheckpointError, DataError, MinigptError
 from minigpt.run_folder import read_record, read_summary
@@ -211,12 +211,15 @@ def line_about(folder: Path) -> tuple[bool, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m minigpt.verify", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m minigpt.verify", HELP)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a run (outputs/<name>-<id>)")
+    return exit_code_of(lambda: verify(parser.parse_args(arguments).runs))
+
+
+def verify(folders: list[Path]) -> int:
+    """A line for each run; EXIT_BAD if any of them cannot be trusted."""
     code = 0
-    for folder in parser.parse_args(arguments).runs:
+    for folder in folders:
         trusted, line = line_about(folder.expanduser())
         print(line, flush=True)
         code = code if trusted else EXIT_BAD

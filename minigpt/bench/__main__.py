@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 from minigpt import cli, schema
-from minigpt.arguments import Parser, reader_has_gone
+from minigpt.arguments import Parser, exit_code_of
 from minigpt.durable import storage_error
-from minigpt.errors import ConfigError, MinigptError
+from minigpt.errors import ConfigError
 
 DESCRIPTION = """\
 Measure this machine and end in advice to copy: number format, threads, micro-batch, compile or not.
@@ -70,24 +70,15 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        options = parser().parse_intermixed_args(arguments)
-        bench(options, time.monotonic() + options.seconds)
-    except MinigptError as error:
-        cli.report(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        reader_has_gone()
-    return 0
+    return exit_code_of(lambda: bench(parser().parse_intermixed_args(arguments)))
 
 
-def bench(options: argparse.Namespace, deadline: float) -> None:
+def bench(options: argparse.Namespace) -> None:
     """Check everything, then measure matrix products and each model in turn, then advise."""
     from minigpt import config
     from minigpt.bench import report
 
+    deadline = time.monotonic() + options.seconds
     if not 5 <= options.seconds <= 86400:
         raise ConfigError(f"out of range: --seconds {options.seconds:g} (5 to 86400)")
     if options.tokens is not None and options.tokens < 1:

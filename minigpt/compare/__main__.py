@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt.arguments import Parser, reader_has_gone
+from minigpt.arguments import Parser, exit_code_of
 from minigpt.compare.runs import find, select
 from minigpt.durable import storage_error, write_atomic
-from minigpt.errors import ConfigError, MinigptError
+from minigpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from minigpt.compare.cost import Costs
@@ -60,25 +60,20 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        options = parser().parse_args(arguments)
-        if options.status:
-            from minigpt.compare import status
+    return exit_code_of(lambda: run(parser().parse_args(arguments)))
 
-            print(status.status_text(status.sweeps(options.paths, options.study), options.by or "optim"), end="")
-            return 0
-        if options.by is None:
-            raise ConfigError("missing argument: --by (what sets the arms apart, e.g. --by optim)")
-        if options.margin is not None and not 0 <= options.margin < float("inf"):
-            raise ConfigError(f"out of range: --margin {options.margin} (a finite number, at least 0)")
-        compare(options)
-    except MinigptError as error:
-        for problem in error.problems:
-            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        reader_has_gone()
-    return 0
+
+def run(options: argparse.Namespace) -> None:
+    if options.status:
+        from minigpt.compare import status
+
+        print(status.status_text(status.sweeps(options.paths, options.study), options.by or "optim"), end="")
+        return
+    if options.by is None:
+        raise ConfigError("missing argument: --by (what sets the arms apart, e.g. --by optim)")
+    if options.margin is not None and not 0 <= options.margin < float("inf"):
+        raise ConfigError(f"out of range: --margin {options.margin} (a finite number, at least 0)")
+    compare(options)
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -9,46 +9,25 @@ so it is Adam's second moment, one number a neuron. As the norm is kept, Muon's 
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from minigpt.optim.muon import Matrix, Muon
-from minigpt.optim.newton_schulz import Schedule
 
 
 class NorMuon(Muon):
-    """Muon with one second moment per row; every other argument as for `minigpt.optim.muon.Muon`.
+    """Muon with one second moment per row.
 
     beta2: decay of the second moment, in [0, 1).
+    muon: arguments of `minigpt.optim.muon.Muon`.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 0.02,
-        weight_decay: float = 0.05,
-        momentum: float = 0.95,
-        beta2: float = 0.95,
-        nesterov: bool = True,
-        momentum_warmup: int = 0,
-        momentum_dtype: Literal["gradient", "fp32"] = "gradient",
-        ns_schedule: Schedule | list[list[float]] = "keller",
-        ns_steps: int | None = None,
-        ns_dtype: Literal["auto", "fp32", "bf16"] = "auto",
-        scale: Literal["original", "spectral", "match_rms_adamw", "none"] = "original",
-        renormalise: bool = False,
-        cautious: bool = False,
-        split: Literal["matrix", "head"] = "matrix",
-    ) -> None:
+    def __init__(self, params: Iterable[Any], beta2: float = 0.95, **muon: Any) -> None:
         if not 0.0 <= beta2 < 1.0:
             raise ValueError(f"beta2={beta2} must be in [0, 1)")
         self.beta2 = beta2
-        super().__init__(
-            params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov,
-            momentum_warmup=momentum_warmup, momentum_dtype=momentum_dtype, ns_schedule=ns_schedule, ns_steps=ns_steps,
-            ns_dtype=ns_dtype, scale=scale, renormalise=renormalise, cautious=cautious, split=split,
-        )  # fmt: skip
+        super().__init__(params, **muon)
 
     def _adjust(self, matrix: Matrix, update: Tensor) -> Tensor:
         update = super()._adjust(matrix, update).float()

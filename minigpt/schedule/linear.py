@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from minigpt.schedule.warmup import check_step, ramp, warmup_steps
+from minigpt.schedule.warmup import check_floor, check_step, ramp, warmup_steps
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Linear:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.floor <= 1.0:
-            raise ValueError(f"schedule.floor={self.floor} must be in [0, 1]")
+        check_floor(self.floor)
 
     def __call__(self, step: int, steps: int) -> float:
         """Raises ValueError if the warm-up does not fit into the run or step is outside 0..steps."""

@@ -1,4 +1,4 @@
-"""Durations and the linear warm-up that every schedule begins with."""
+"""What schedules share: durations, checks, and the linear warm-up that each begins with."""
 
 
 def duration(key: str, value: float, steps: int) -> int:
@@ -14,6 +14,11 @@ def duration(key: str, value: float, steps: int) -> int:
 def check_step(step: int, steps: int) -> None:
     if not 0 <= step <= steps:
         raise ValueError(f"step={step} is outside 0..{steps}")
+
+
+def check_floor(floor: float) -> None:
+    if not 0.0 <= floor <= 1.0:
+        raise ValueError(f"schedule.floor={floor} must be in [0, 1]")
 
 
 def warmup_steps(value: float, steps: int) -> int:

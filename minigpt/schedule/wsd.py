@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from minigpt.schedule.warmup import check_step, duration, ramp, warmup_steps
+from minigpt.schedule.warmup import check_floor, check_step, duration, ramp, warmup_steps
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class WSD:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.floor <= 1.0:
-            raise ValueError(f"schedule.floor={self.floor} must be in [0, 1]")
+        check_floor(self.floor)
 
     def trunk_steps(self, steps: int) -> int | None:
         """The step until which longer runs are the same run (see branch.py); None if the warm-up is not the same."""

@@ -47,7 +47,8 @@ def composed(script: str, arguments: tuple[str, ...]) -> Any:
 
 def directly(script: str, arguments: list[str]) -> int:
     """What train.py and preprocess.py do once Hydra has composed."""
-    from minigpt import cli, interrupt, run_folder, training
+    from minigpt import interrupt, run_folder, training
+    from minigpt.arguments import report
     from minigpt.corpus import prepare_tokens
     from minigpt.errors import MinigptError
 
@@ -61,7 +62,7 @@ def directly(script: str, arguments: list[str]) -> int:
         if summary is not None:
             run_folder.report(made.folder, summary)
     except MinigptError as error:
-        cli.report(error)
+        report(error)
         return error.exit_code
     return 0
 
