@@ -1,6 +1,6 @@
 """How fast and in how much memory the reference shape trains beside transformers' Llama of the same shape.
 
-    python experiments/speed/training.py                       one thread; rewrites the README's section
+    python experiments/speed/training.py --threads 1 2         rewrites the README's section
     python experiments/speed/training.py --threads 2 --rounds 5 --precisions bf16 --dry
 
 Paired: in every round each of the two takes one step (forward, backward, fused AdamW on all weights, micro-batch 4),
@@ -99,6 +99,7 @@ def peak_of(arm: str, precision: str, threads: int) -> float:
 
 
 def measure(precision: str, rounds: int, threads: int) -> str:
+    torch.set_num_threads(threads)
     steps = {arm: stepper(arm, precision) for arm in ("ours", "transformers")}
     seconds: dict[str, list[float]] = {arm: [] for arm in steps}
     rates = []
@@ -125,13 +126,13 @@ def measure(precision: str, rounds: int, threads: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--precisions", nargs="+", default=["bf16", "fp32"])
     parser.add_argument("--dry", action="store_true", help="print, and leave the README alone")
     parser.add_argument("--memory", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     if arguments.memory:
+        torch.set_num_threads(arguments.threads[0])
         step = stepper(*arguments.memory)
         for _ in range(3):
             step()
@@ -142,7 +143,7 @@ def main() -> None:
         "| precision | threads | rounds | ours, tokens/s | transformers | ours / transformers (quartiles) "
         "| products, GFLOP/s | share | peak, GB | transformers | ratio | with checkpointing |",
         "|---" * 12 + "|",
-        *(measure(precision, arguments.rounds, arguments.threads) for precision in arguments.precisions),
+        *(measure(p, arguments.rounds, threads) for threads in arguments.threads for p in arguments.precisions),
     ]
     print("\n".join(table))
     if not arguments.dry:

@@ -93,11 +93,14 @@ def _sum_of_nats(
             rows = difference[: end - start]
             keep = kept[start:end, None]
             x_gradient[start:end] = (rows @ weight) * keep
-            product = rows.T @ (x[start:end] * keep)
-            if start == 0:
-                weight_gradient.copy_(product)
-            else:
-                weight_gradient += product
+            inputs = x[start:end] * keep
+            for tokens in _vocabulary_in_slices(vocab_size, x.shape[1], x.device.type):
+                product = rows[:, tokens].T @ inputs
+                part = weight_gradient[tokens]
+                if start == 0:
+                    part.copy_(product)
+                else:
+                    part += product
     return total
 
 
@@ -108,9 +111,18 @@ def _rows_of_chunks(x: Tensor, vocab_size: int) -> tuple[int, int]:
     return large, (min(large, max(1, 2**21 // vocab_size)) if x.device.type == "cpu" else large)
 
 
+def _vocabulary_in_slices(vocab_size: int, d_model: int, device: str) -> list[slice]:
+    """Parts of the gradient of the head that are added one after the other: on a CPU an addition of bf16 to fp32 makes
+    a copy in fp32, here of 8 MB instead of all.
+    """
+    size = max(1, 2**21 // d_model) if device == "cpu" else vocab_size
+    return [slice(first, min(first + size, vocab_size)) for first in range(0, vocab_size, size)]
+
+
 def work_bytes(n_rows: int, d_model: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
     """Memory of a loss of N rows with gradients: chunks of logits, both gradients, the head as products read it."""
     large, small = _rows_of_chunks(torch.empty(n_rows, 0, device=device), vocab_size)
     logits = 2 * 4 * small * vocab_size + dtype.itemsize * large * vocab_size
-    gradients = dtype.itemsize * n_rows * d_model + (4 + dtype.itemsize) * vocab_size * d_model
+    product = _vocabulary_in_slices(vocab_size, d_model, device)[0].stop * d_model
+    gradients = dtype.itemsize * n_rows * d_model + 4 * vocab_size * d_model + (4 + dtype.itemsize) * product
     return logits + gradients + (0 if dtype == torch.float32 else dtype.itemsize * vocab_size * d_model)

@@ -38,17 +38,16 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:
         """x (N, D) in `dtype`; gate, up (F, D) and down (D, F) in any -> (N, D) in `dtype`."""
-        ctx.weight_dtype = gate.dtype
-        gate, up, down = (weight.to(dtype) for weight in (gate, up, down))
-        gated, lifted = x @ gate.T, x @ up.T  # (N, F)
+        gated, lifted = x @ gate.to(dtype).T, x @ up.to(dtype).T  # (N, F)
         ctx.save_for_backward(x, gate, up, down, gated, lifted)
-        return F.silu(gated).mul_(lifted) @ down.T
+        return F.silu(gated).mul_(lifted) @ down.to(dtype).T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         """With s = silu(x gate), h = x up, y = s h and dy = g down: dh = dy s, ds = dy h."""
-        x, gate, up, down, gated, lifted = ctx.saved_tensors
+        x, *weights, gated, lifted = ctx.saved_tensors
+        gate, up, down = (weight.to(x.dtype) for weight in weights)  # again: kept, they would be half of the weights
         s = F.silu(gated)
         d_down = gradient.T @ (s * lifted)
         dy = gradient @ down
@@ -56,4 +55,4 @@ class _SwiGLU(torch.autograd.Function):
         d_lifted = dy.mul_(s)
         dx = (d_gated @ gate).add_(d_lifted @ up)
         d_weights = (d_gated.T @ x, d_lifted.T @ x, d_down)
-        return dx, *(d.to(ctx.weight_dtype) for d in d_weights), None
+        return dx, *(d.to(weight.dtype) for d, weight in zip(d_weights, weights)), None
