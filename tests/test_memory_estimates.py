@@ -66,8 +66,8 @@ def test_dropout_masks_are_counted_and_nothing_is_drawn() -> None:
 
 def test_total_adds_up() -> None:
     needed = Memory(program=1, weights=2, state=4, gradients=10, activations=20, logits=30, heap=1.5)
-    assert needed.work == 90
-    assert needed.total == 97
+    assert needed.work == 70
+    assert needed.total == 77
 
 
 def test_dry_run_says_it(shell: Shell) -> None:
