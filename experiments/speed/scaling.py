@@ -164,14 +164,14 @@ def draw(rows: dict[Key, Row]) -> None:
     for axes in (length, batches, memory):
         axes.set(xscale="log", yscale="log")
         axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
     for axis, ticks in (
         (length.xaxis, [128, 512, 2048]), (length.yaxis, [10, 30, 100, 300, 1000]),
         (batches.xaxis, [128, 512, 2048, 8192]), (batches.yaxis, [100, 1000, 10_000, 100_000]),
         (memory.xaxis, [128, 512, 2048, 8192]), (memory.yaxis, [0.5, 1, 2, 4]),
     ):  # fmt: skip
         axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
     figure.savefig(FIGURE, dpi=110)
 
 
