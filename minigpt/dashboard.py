@@ -89,6 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def dashboard(asked: argparse.Namespace) -> None:
+    """Save the workspace and print its address, or print its specification. Raises ConfigError without a key."""
     if asked.print:
         view = workspace(asked.study, asked.project, asked.entity or "you")
         print(json.dumps(specification(view), indent=2))

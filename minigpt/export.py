@@ -185,6 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(wanted: argparse.Namespace) -> None:
+    """The run to the folder. Raises CheckpointError, ConfigError or StorageError."""
     from minigpt.load import load_run
 
     run = load_run(wanted.run.expanduser())

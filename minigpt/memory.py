@@ -54,20 +54,22 @@ def estimate(cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int,
     tokens, d_model = micro_batch * model.max_seq_len, model.embed.weight.shape[1]
     dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
     on_cpu = chosen.device == "cpu"
+    members = len(getattr(model, "members", [model]))  # of an ensemble: each keeps the gradients of its loss
+    of_losses = (members - 1) * d_model * (4 * vocab_size + dtype.itemsize * tokens)
     return Memory(
         program=PROGRAM_BYTES + (CUDA_LIBRARIES_BYTES if torch.version.cuda else 0) if on_cpu else 0,
         weights=4 * parameters,
         state=state_bytes(cfg["optim"], model),
         gradients=4 * parameters,
-        activations=activation_bytes(cfg, tokens, d_model, chosen),
-        logits=work_bytes(tokens, d_model, vocab_size, dtype, chosen.device),
+        activations=activation_bytes(cfg, tokens, d_model, chosen, members),
+        logits=work_bytes(tokens, d_model, vocab_size, dtype, chosen.device) + of_losses,
         heap=HEAP if on_cpu else 1.0,
     )
 
 
-def activation_bytes(cfg: dict[str, Any], tokens: int, d_model: int, chosen: Precision) -> float:
+def activation_bytes(cfg: dict[str, Any], tokens: int, d_model: int, chosen: Precision, members: int = 1) -> float:
     """What is kept from forward for backward, below the head: of blocks all of it, or with activation checkpointing
-    the input of each (fp32) and all of one. Then the temporaries of one block.
+    the input of each (fp32) and all of one. Then the temporaries of one block. An ensemble has n_layers of each member.
     """
     seq_len = min(SEQUENCE, identity.argument(cfg["model"], "max_seq_len"))
 
@@ -81,9 +83,9 @@ def activation_bytes(cfg: dict[str, Any], tokens: int, d_model: int, chosen: Pre
     rest = (one - block) * tokens + one_fixed - block_fixed
     n_layers = identity.argument(cfg["model"], "n_layers")
     if cfg["train"]["activation_checkpointing"]:
-        kept = rest + block_fixed + 4 * d_model * n_layers * tokens
-        return kept + (1 + TEMPORARIES_AGAIN) * block * tokens
-    return rest + n_layers * block_fixed + (n_layers + TEMPORARIES) * block * tokens
+        kept = rest + block_fixed + 4 * d_model * n_layers * members * tokens
+        return kept + (1 + TEMPORARIES_AGAIN) * block / members * tokens
+    return rest + n_layers * block_fixed + (n_layers + TEMPORARIES / members) * block * tokens
 
 
 def saved_bytes(node: dict[str, Any], batch: int, seq_len: int, chosen: Precision) -> int:

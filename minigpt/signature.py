@@ -2,8 +2,8 @@
 
 The schema of an open configuration group is its class's constructor. Importing torch to learn one takes seconds, so
 signatures are read from the syntax tree: a dotted path is followed through packages, modules and re-exports to the
-class, its `__init__` (or that of a base class, or its dataclass fields), and the literals in it. `**kwargs` of an
-`__init__` are those of the base class.
+class, its `__init__` (or that of a base class, or its dataclass fields), and the literals in it. `**kwargs`
+that an `__init__` hands to `super().__init__` are the arguments of the base class.
 """
 
 import ast
@@ -136,7 +136,8 @@ def _of(module: Module, node: ast.ClassDef | ast.FunctionDef, target: str) -> Si
     initialisers = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
     if initialisers:
         own = _of_function(initialisers[-1], target, skip_self=True)
-        return _with_base(own, module, node) if own.open else own
+        handed_on = _handed_on(initialisers[-1])
+        return own if handed_on is None else _with_base(own, handed_on, module, node)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return _of_dataclass(module, node, target)
     for base in node.bases:
@@ -147,13 +148,30 @@ def _of(module: Module, node: ast.ClassDef | ast.FunctionDef, target: str) -> Si
     return None if node.bases else Signature(target, {}, open=False)
 
 
-def _with_base(own: Signature, module: Module, node: ast.ClassDef) -> Signature:
-    """What `**kwargs` of a constructor stands for: the arguments of the base class; open if no source tells them."""
+def _handed_on(initialiser: ast.FunctionDef) -> ast.Call | None:
+    """The call `super().__init__(..., **kwargs)` that gives all that an `__init__` does not know to its base class."""
+    rest = initialiser.args.kwarg
+    if rest is None:
+        return None
+    for call in (node for node in ast.walk(initialiser) if isinstance(node, ast.Call)):
+        unpacked = [ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg is None]
+        if ast.unparse(call.func) == "super().__init__" and unpacked == [rest.arg]:
+            return call
+    return None
+
+
+def _with_base(own: Signature, call: ast.Call, module: Module, node: ast.ClassDef) -> Signature:
+    """With the arguments of the base class that the call does not give itself; open if no source tells them."""
+    given = {keyword.arg for keyword in call.keywords}
     for base in node.bases:
-        found = _resolve(module, ast.unparse(base))
+        try:
+            found = _resolve(module, ast.unparse(base))
+        except (ImportError, AttributeError):
+            continue
         inherited = _of(*found, own.target) if found else None
-        if inherited is not None:
-            return Signature(own.target, own.parameters | inherited.parameters | own.parameters, inherited.open)
+        if inherited is not None and inherited.parameters:  # one without a constructor hands it on to the next
+            left = {name: p for name, p in list(inherited.parameters.items())[len(call.args) :] if name not in given}
+            return Signature(own.target, own.parameters | left | own.parameters, inherited.open)
     return own
 
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt import checkpoint, identity
-from minigpt.arguments import Parser, exit_code_of
+from minigpt.arguments import Parser, exit_code_of, reader_has_gone
 from minigpt.data.tokens import Tokens
 from minigpt.errors import CheckpointError, DataError, MinigptError
 from minigpt.run_folder import read_record, read_summary
@@ -217,12 +217,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def verify(folders: list[Path]) -> int:
-    """A line for each run; EXIT_BAD if any of them cannot be trusted."""
+    """A line for each run; EXIT_BAD if any of them cannot be trusted, also where nobody reads the lines any more."""
     code = 0
     for folder in folders:
         trusted, line = line_about(folder.expanduser())
-        print(line, flush=True)
         code = code if trusted else EXIT_BAD
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            reader_has_gone()
     return code
 
 

@@ -77,16 +77,16 @@ def test_dry_run_says_it(shell: Shell) -> None:
     assert "activations 0.01 GiB" in line
 
 
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize(("model", "checkpointing"), [("tiny", "false"), ("tiny", "true"), ("tiny_ensemble", "false")])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_process_takes_what_was_estimated(checkpointing: str) -> None:
+def test_a_process_takes_what_was_estimated(model: str, checkpointing: str) -> None:
     """A step of a model with much to keep; the estimate is within 20 % (glibc's heap is part of it)."""
     code = f"""
 import json, torch
 from minigpt import cli, schema
 from minigpt.bench.model import Model, peak_memory
 schema.register(); cli.register_resolvers(); torch.set_num_threads(1)
-model = Model(["model=tiny", "model.n_layers=8", "model.d_model=256", "model.max_seq_len=256", "train.batch_size=16",
+model = Model(["model={model}", "model.n_layers=8", "model.d_model=256", "model.max_seq_len=256", "train.batch_size=16",
                "train.precision=fp32", "train.activation_checkpointing={checkpointing}"])
 model.steps(model.chosen, 16, 2)
 print(json.dumps([peak_memory("cpu"), model.memory(16, model.chosen).total]))

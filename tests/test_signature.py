@@ -44,7 +44,15 @@ def test_base_classes_dataclasses_and_aliases_are_followed(tmp_path: Path, monke
         "@dataclass(frozen=True)\nclass Point:\n    x: float\n    y: float = 1.0\n"
         "Alias = Child\n"
         "class Closed:\n    def __init__(self, a: int, b: str = 'x'): ...\n"
-        "class Wider(Closed):\n    def __init__(self, c: int, b: str = 'y', **rest): ...\n"
+        "class Empty:\n    pass\n"
+        "class Wider(Empty, Closed):\n    def __init__(self, c: int, b: str = 'y', **rest):\n"
+        "        super().__init__(b=b, **rest)\n"
+        "class Given(Closed):\n    def __init__(self, **rest):\n        super().__init__(3, **rest)\n"
+        "class Keeps(Closed):\n    def __init__(self, **rest):\n        self.rest = rest\n"
+        "class Folds(Closed):\n    def __init__(self, lr=0.1, **rest):\n"
+        "        super().__init__(1, dict(lr=lr, **rest))\n"
+        "from abc import ABC\n"
+        "class Abstract(ABC):\n    def __init__(self, **rest):\n        super().__init__(**rest)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert list(read_signature("shop.Renamed").parameters) == ["a", "b"]
@@ -54,6 +62,10 @@ def test_base_classes_dataclasses_and_aliases_are_followed(tmp_path: Path, monke
     assert {name: p.default for name, p in wider.parameters.items() if not p.required} == {"b": "y"}
     assert set(wider.parameters) == {"a", "b", "c"}
     assert not wider.open
+    assert list(read_signature("shop.parts.Given").parameters) == ["b"]  # `a` is given
+    for name in ("Keeps", "Folds", "Abstract"):  # nothing says what their **rest is
+        assert read_signature(f"shop.parts.{name}").open
+        assert not any(p.required for p in read_signature(f"shop.parts.{name}").parameters.values())
     assert read_signature("shop.Point").parameters["x"].required
     assert read_signature("shop.Point").parameters["y"].default == 1.0
     with pytest.raises(ModuleNotFoundError):

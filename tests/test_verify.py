@@ -1,13 +1,16 @@
 """Each kind of damage to a run's folder is told from a run that is whole."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, Shell
+from runs import ROOT, SMALL, Shell
 from safetensors.torch import load_file
 
 from minigpt import checkpoint, verify
@@ -177,6 +180,15 @@ def test_a_run_that_was_stopped_and_one_that_diverged_can_be_trusted(
     trusted, line = verify.line_about(shell.run_folder())
     assert trusted, line
     assert "diverged at step" in line
+
+
+def test_nobody_reads_what_it_finds(tmp_path: Path) -> None:
+    """A closed pipe hides the lines, not the exit code."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "minigpt.verify", str(tmp_path / "a"), str(tmp_path / "b")]
+    assert subprocess.run(command, check=False, stdout=write, cwd=ROOT).returncode == 4
+    os.close(write)
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

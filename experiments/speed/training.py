@@ -1,6 +1,6 @@
 """How fast and in how much memory the reference shape trains beside transformers' Llama of the same shape.
 
-    python experiments/speed/training.py --threads 1 2         rewrites the README's section
+    python experiments/speed/training.py --threads 1 2 --rounds 5     rewrites the README's section
     python experiments/speed/training.py --threads 2 --rounds 5 --precisions bf16 --dry
 
 Paired: in every round each of the two takes one step (forward, backward, fused AdamW on all weights, micro-batch 4),

@@ -60,10 +60,11 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return exit_code_of(lambda: run(parser().parse_args(arguments)))
+    return exit_code_of(lambda: answer(parser().parse_args(arguments)))
 
 
-def run(options: argparse.Namespace) -> None:
+def answer(options: argparse.Namespace) -> None:
+    """The status of a sweep, or a comparison. Raises ConfigError for options that ask for neither."""
     if options.status:
         from minigpt.compare import status
 

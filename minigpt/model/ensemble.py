@@ -22,14 +22,15 @@ from minigpt.roles import Role
 class Ensemble(Transformer):
     """A transformer and `members` - 1 `others` like it, with weights of their own, that read the same batches.
 
-    Each is trained on its own loss: they share nothing, so they err differently. In evaluation mode, and for logits,
-    the prediction is the mean of their probabilities. Costs `members` times one of them in everything.
+    Each is trained on its own loss: they share the batches and the clipping of gradients (of the mean of the losses, so
+    its threshold is looser by sqrt(members)), and no weights, so they err differently. In evaluation mode, and for
+    logits, the prediction is the mean of their probabilities. Costs `members` times one of them in everything.
 
     transformer: arguments of Transformer, the same for all.
     Raises ValueError for less than two members.
     """
 
-    def __init__(self, vocab_size: int, members: int = 3, **transformer: Any) -> None:
+    def __init__(self, vocab_size: int, *, members: int = 3, **transformer: Any) -> None:
         if members < 2:
             raise ValueError(f"members={members} must be at least 2 (for one, model._target_ is Transformer)")
         super().__init__(vocab_size, **transformer)
@@ -64,13 +65,16 @@ class Ensemble(Transformer):
 
     def hidden(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """What the members' heads read, (M, B, T, D)."""
-        n, found = len(self.blocks), []
-        for i, member in enumerate(self.members):
+        n = len(self.blocks)
+        caches: list[KVCache | None] = [None] * len(self.members)
+        if cache is not None:
+            caches = [KVCache(cache.layers[i * n : (i + 1) * n], cache.last_tokens) for i in range(len(self.members))]
+        found = []
+        for member, part in zip(self.members, caches):
             member.activation_checkpointing = self.activation_checkpointing
-            part = None if cache is None else KVCache(cache.layers[i * n : (i + 1) * n], cache.last_tokens)
             found.append(Transformer.hidden(member, tokens, documents, part))
-        if cache is not None and part is not None:
-            cache.last_tokens = part.last_tokens  # the same for each
+        if cache is not None and caches[0] is not None:
+            cache.last_tokens = caches[0].last_tokens  # the same for each
         return torch.stack(found)
 
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -78,8 +82,12 @@ class Ensemble(Transformer):
 
     def _log_mean_probability(self, hidden: Tensor) -> Tensor:
         """(M, ..., D) -> (..., V), fp32: logarithms of probabilities, which serve as logits."""
-        logits = [F.linear(x, member.head_weight).float() for x, member in zip(hidden, self.members)]
-        return torch.logsumexp(torch.stack(logits).log_softmax(-1), dim=0) - math.log(len(logits))
+        total: Tensor | None = None
+        for x, member in zip(hidden, self.members):
+            log_p = F.linear(x, member.head_weight).float().log_softmax(-1)
+            total = log_p if total is None else torch.logaddexp(total, log_p)
+        assert total is not None
+        return total - math.log(len(hidden))
 
     def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None) -> KVCache:
         """The members' layers one after the other."""

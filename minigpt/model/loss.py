@@ -113,7 +113,7 @@ def _rows_of_chunks(x: Tensor, vocab_size: int) -> tuple[int, int]:
 
 def _vocabulary_in_slices(vocab_size: int, d_model: int, device: str) -> list[slice]:
     """Parts of the gradient of the head that are added one after the other: on a CPU an addition of bf16 to fp32 makes
-    a copy in fp32, here of 8 MB instead of all.
+    a copy in fp32, here of 8 MB instead of all. One part on other devices.
     """
     size = max(1, 2**21 // d_model) if device == "cpu" else vocab_size
     return [slice(first, min(first + size, vocab_size)) for first in range(0, vocab_size, size)]

@@ -47,7 +47,7 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         """With s = silu(x gate), h = x up, y = s h and dy = g down: dh = dy s, ds = dy h."""
         x, *weights, gated, lifted = ctx.saved_tensors
-        gate, up, down = (weight.to(x.dtype) for weight in weights)  # again: kept, they would be half of the weights
+        gate, up, down = (weight.to(x.dtype) for weight in weights)  # again: kept, they take half of the weights' bytes
         s = F.silu(gated)
         d_down = gradient.T @ (s * lifted)
         dy = gradient @ down

@@ -23,7 +23,7 @@ class NorMuon(Muon):
     muon: arguments of `minigpt.optim.muon.Muon`.
     """
 
-    def __init__(self, params: Iterable[Any], beta2: float = 0.95, **muon: Any) -> None:
+    def __init__(self, params: Iterable[Any], *, beta2: float = 0.95, **muon: Any) -> None:
         if not 0.0 <= beta2 < 1.0:
             raise ValueError(f"beta2={beta2} must be in [0, 1)")
         self.beta2 = beta2

@@ -20,7 +20,7 @@ SHAPE = {"n_layers": 2, "d_model": 32, "n_heads": 4, "max_seq_len": 32}
 
 
 def make(members: int = 3, **arguments: object) -> Ensemble:
-    model = Ensemble(V, members, **SHAPE, **arguments)
+    model = Ensemble(V, members=members, **SHAPE, **arguments)
     model.init_weights(generator(0, "init"))
     with torch.no_grad():  # far from uniform, so that a mean of logits differs from a mean of probabilities
         for member in model.members:
@@ -115,7 +115,7 @@ def test_roles_and_flops_are_those_of_the_members() -> None:
 
 def test_what_it_refuses() -> None:
     with pytest.raises(ValueError, match="members=1 must be at least 2"):
-        Ensemble(V, 1, **SHAPE)
+        Ensemble(V, members=1, **SHAPE)
     with pytest.raises(ConfigError, match="Ensemble has no counterpart"):
         hugging_face_config(make(), 0)
     node = {"_target_": "minigpt.model.ensemble.Ensemble", **SHAPE}
