@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.model.cache import KVCache
-from minigpt.model.loss import IGNORE, cross_entropy
+from minigpt.model.loss import IGNORE
 from minigpt.model.transformer import Transformer
 from minigpt.roles import Role
 
@@ -40,29 +40,6 @@ class Ensemble(Transformer):
     def members(self) -> list[Transformer]:
         return [self, *self.others]  # type: ignore[list-item]  # a ModuleList does not say what it holds
 
-    def forward(
-        self,
-        tokens: Tensor,
-        targets: Tensor | None = None,
-        documents: Tensor | None = None,
-        cache: KVCache | None = None,
-    ) -> Tensor:
-        """As in Transformer. With targets: in training mode the mean of the members' losses, else the loss of the mean
-        of their probabilities.
-        """
-        hidden = self.hidden(tokens, documents, cache)
-        if targets is None:
-            return self._log_mean_probability(hidden)
-        if self.training:
-            flat = targets.flatten()
-            losses = [cross_entropy(x.flatten(0, 1), m.head_weight, flat) for x, m in zip(hidden, self.members)]
-            return torch.stack(losses).mean()
-        nats = [  # a sequence at a time: all members' logits of a batch would be large
-            F.nll_loss(self._log_mean_probability(hidden[:, i]), row, ignore_index=IGNORE, reduction="sum")
-            for i, row in enumerate(targets)
-        ]
-        return torch.stack(nats).sum()
-
     def hidden(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """What the members' heads read, (M, B, T, D)."""
         n = len(self.blocks)
@@ -77,17 +54,24 @@ class Ensemble(Transformer):
             cache.last_tokens = caches[0].last_tokens  # the same for each
         return torch.stack(found)
 
-    def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        return self._log_mean_probability(self.hidden(tokens, cache=cache)[:, :, -1])
-
-    def _log_mean_probability(self, hidden: Tensor) -> Tensor:
-        """(M, ..., D) -> (..., V), fp32: logarithms of probabilities, which serve as logits."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(M, ..., D) -> (..., V), fp32: logarithms of the mean probabilities, which serve as logits."""
         total: Tensor | None = None
         for x, member in zip(hidden, self.members):
-            log_p = F.linear(x, member.head_weight).float().log_softmax(-1)
+            log_p = Transformer.logits(member, x).float().log_softmax(-1)
             total = log_p if total is None else torch.logaddexp(total, log_p)
         assert total is not None
         return total - math.log(len(hidden))
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """In training mode the mean of the members' losses, else the loss of the mean of their probabilities."""
+        if self.training:
+            return torch.stack([Transformer.loss(m, x, targets) for m, x in zip(self.members, hidden)]).mean()
+        nats = [  # a sequence at a time: all members' logits of a batch would be large
+            F.nll_loss(self.logits(hidden[:, i]), row, ignore_index=IGNORE, reduction="sum")
+            for i, row in enumerate(targets)
+        ]
+        return torch.stack(nats).sum()
 
     def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None) -> KVCache:
         """The members' layers one after the other."""

@@ -128,9 +128,15 @@ class Transformer(nn.Module):
         cache: the tokens continue those stored in it, and are added to it.
         """
         x = self.hidden(tokens, documents, cache)
-        if targets is None:
-            return F.linear(x, self.head_weight)
-        return cross_entropy(x.flatten(0, 1), self.head_weight, targets.flatten())
+        return self.logits(x) if targets is None else self.loss(x, targets)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., V) of what the head reads, (..., D)."""
+        return F.linear(hidden, self.head_weight)
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Sum of nats over targets (B, T) != -100, fp32; hidden (B, T, D) is what the head reads."""
+        return cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten())
 
     def hidden(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """What the head reads, (B, T, D); arguments as in `forward`."""
@@ -157,7 +163,7 @@ class Transformer(nn.Module):
 
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, V) of what follows the last of the tokens (B, T), which continue `cache` and are added to it."""
-        return F.linear(self.hidden(tokens, cache=cache)[:, -1], self.head_weight)
+        return self.logits(self.hidden(tokens, cache=cache)[..., -1, :])
 
     @property
     def head_weight(self) -> Tensor:
