@@ -24,6 +24,7 @@ LEAVES = {
     "arguments",
     "signature",
     "startup",
+    "reading",
 }
 SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
 # Layer by layer, each may import the ones before it.

@@ -1,0 +1,167 @@
+"""The one way in for data from files: what a run, an exported folder, a sweep or a neighbour holds.
+
+Nothing here believes a file. A file is read only if it is a regular one of a bounded size that lies
+below the folder that was named. JSON and YAML become plain values of a bounded depth. Nothing is
+imported, interpolated or built.
+"""
+
+import errno
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+from minigpt.errors import CheckpointError
+
+SMALL_BYTES = 64 * 2**20  # JSON and YAML that people or minigpt write; the largest is a tokenizer
+LARGE_BYTES = 2**40  # weights, metrics: more than any run writes
+MAX_DEPTH = 64
+MAX_YAML_BYTES = 2**22
+
+
+class UnreadableError(CheckpointError):
+    """A file that is missing, damaged or not of the kind that is read here.
+
+    path: the file.  why: a few words.  missing: there is nothing under this name.
+    """
+
+    def __init__(self, path: Path, why: str, missing: bool = False) -> None:
+        super().__init__(f"cannot read: {path}: {why} (restore it, or move it away)")
+        self.path, self.why, self.missing = path, why, missing
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UnreadableError, (self.path, self.why, self.missing)
+
+
+def read_bytes(path: Path, limit: int = LARGE_BYTES, inside: Path | None = None) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    inside: a link is followed if it ends below this folder (default: the file's own folder).
+    Raises UnreadableError for anything else: no file, a pipe, a device, a link that leads out.
+    """
+    try:
+        descriptor = _open(path, inside or path.parent)
+    except OSError as error:
+        gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        why = "no such file" if gone else error.strerror or str(error)
+        raise UnreadableError(path, why, missing=gone) from None
+    except ValueError as error:  # a NUL in the name
+        raise UnreadableError(path, str(error)) from None
+    try:
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableError(path, "not a regular file")
+            if status.st_size > limit:
+                raise UnreadableError(path, f"{status.st_size:,} bytes, at most {limit:,}")
+            content = file.read(limit + 1) if status.st_size == 0 else _exactly(file, status.st_size)
+    except OSError as error:
+        raise UnreadableError(path, error.strerror or str(error)) from None
+    if len(content) > limit:
+        raise UnreadableError(path, f"more than {limit:,} bytes")
+    return content
+
+
+def _open(path: Path, inside: Path) -> int:
+    """A descriptor of the file, opened without waiting for anybody to write into it."""
+    if path.is_symlink():
+        try:
+            target = path.resolve(strict=True)
+        except RuntimeError as error:  # before Python 3.13
+            raise OSError(errno.ELOOP, str(error)) from None
+        if not target.is_relative_to(inside.resolve()):
+            raise OSError(errno.ELOOP, f"a link that leads out of {inside}")
+        path = target
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _exactly(file: Any, size: int) -> bytes:
+    """Up to `size` bytes: a file that grows meanwhile is read as it stood."""
+    parts, left = [], size
+    while left and (part := file.read(min(left, 2**26))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def read_json(path: Path, limit: int = SMALL_BYTES, inside: Path | None = None) -> dict[str, Any]:
+    """A JSON object. Raises UnreadableError."""
+    content = read_bytes(path, limit, inside)
+    try:
+        return json_object(content)
+    except ValueError as error:
+        raise UnreadableError(path, str(error)) from None
+
+
+def json_object(content: bytes | str) -> dict[str, Any]:
+    """The object in JSON text: finite numbers, bounded depth. Raises ValueError with a few words."""
+    try:
+        value = json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:  # of these, UnicodeDecodeError would show the bytes
+        raise ValueError("not JSON" if not isinstance(error, NotFinite) else str(error)) from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    refuse_unbounded(value)
+    return value
+
+
+class NotFinite(ValueError):
+    pass
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise NotFinite(f"{name} is not a finite number")
+
+
+def read_yaml(path: Path, inside: Path | None = None) -> dict[str, Any]:
+    """A YAML mapping of plain values; aliases and repeated keys are refused. Raises UnreadableError."""
+    content = read_bytes(path, MAX_YAML_BYTES, inside)
+    try:
+        return yaml_mapping(content)
+    except ValueError as error:
+        raise UnreadableError(path, str(error)) from None
+
+
+def yaml_mapping(content: bytes) -> dict[str, Any]:
+    """The mapping in YAML text. Raises ValueError with a few words."""
+    import yaml
+
+    # The C loader is ten times as fast, which counts with hundreds of runs; both build plain values only.
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        if b"*" in content:
+            for event in yaml.parse(content, loader):
+                if isinstance(event, yaml.AliasEvent):
+                    raise ValueError("an alias")
+        value = yaml.load(content, loader)  # noqa: S506 (a safe loader, chosen above)
+    except RecursionError:
+        raise ValueError(f"deeper than {MAX_DEPTH} levels") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a YAML mapping")
+    refuse_unbounded(value)
+    return value
+
+
+def refuse_unbounded(value: Any) -> None:
+    """Raise ValueError for a plain value that is too deep, or holds a number that is not finite."""
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"deeper than {MAX_DEPTH} levels")
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                if not all(isinstance(key, str) for key in item):
+                    raise ValueError("a key that is no text")
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise NotFinite(f"{item} is not a finite number")
+        level, depth = below, depth + 1
