@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from minigpt import cli, interrupt
+from minigpt import interrupt
 
 ROOT = Path(__file__).parent.parent
 # A run of well under a second; everything below can be overridden by the arguments that follow.
@@ -41,7 +42,7 @@ class Shell:
         places += [f"data_dir={self.folder / 'tokens'}"] if script != "generate" else []
         self.monkeypatch.setattr(sys, "argv", [f"{script}.py", *places, *arguments])
         before = {number: signal.getsignal(number) for number in interrupt.SIGNALS}
-        cli_log = cli.logging.getLogger("minigpt")
+        cli_log = logging.getLogger("minigpt")
         handlers, cli_log.handlers = cli_log.handlers, []
         try:
             code = module.main()

@@ -20,7 +20,8 @@ from fault_table import Tries
 from runs import ROOT, SMALL, Shell
 from safetensors.torch import save as to_bytes
 
-from minigpt import checkpoint, cli, durable
+from minigpt import checkpoint, durable
+from minigpt.cli import overrides
 from minigpt.data.tokens import Tokens, manifest_fingerprint
 from minigpt.errors import CheckpointError, ConfigError, DataError
 from minigpt.load import load_run
@@ -242,11 +243,11 @@ def test_a_secret_on_the_command_line_is_refused_unwritten(
 
 
 def test_ordinary_overrides_are_no_secrets() -> None:
-    cli.refuse_secrets(
+    overrides.refuse_secrets(
         ["train.tokens=5", "data/tokenizer=byte", "eval.tokens=1", "prompt=the key: a token}", "study=key"]
     )
     with pytest.raises(ConfigError):
-        cli.refuse_secrets(["x.token=1"])
+        overrides.refuse_secrets(["x.token=1"])
 
 
 UNSAFE_CALLS = {

@@ -1,0 +1,120 @@
+"""The entry of the scripts: arguments in, one line per problem and an exit code out. Starts Hydra."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from minigpt import interrupt, schema
+from minigpt.arguments import reader_has_gone, report
+from minigpt.cli.composition import compose, parse
+from minigpt.cli.explain import CONF
+from minigpt.cli.overrides import first_value, protect, refuse_secrets, refuse_torchrun
+from minigpt.cli.process import set_up_process
+from minigpt.errors import ConfigError, MinigptError, Stopped
+from minigpt.sweep import JobFailed, Sweep, shortest_first
+
+Job = Callable[[DictConfig], Any]
+
+
+def main(
+    job: Job, config_name: str, check: Callable[[DictConfig], object], before: Callable[[DictConfig, bool], bool]
+) -> int:
+    """Run `job` on the configuration that the command line composes; returns the exit code.
+
+    check: raises ConfigError with every problem of a composed configuration, in milliseconds.
+    before: what can be done before Hydra makes any folder, in a sweep with its first values; for a single run True
+    means that nothing is left to do.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
+    set_up_process()
+    schema.register()
+    sweep = Sweep(job, set_up_process, report)
+    try:
+        arguments = protect(sys.argv[1:])
+        parsed = parse(arguments)
+        if parsed.multirun:
+            refuse_torchrun()
+            begin = arguments.index(parsed.overrides[0]) if parsed.overrides else 0  # they stand in one stretch
+            end = begin + len(parsed.overrides)
+            parsed.overrides = arguments[begin:end] = shortest_first(parsed.overrides)
+        refuse_secrets(parsed.overrides)
+        asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
+        if not asks:
+            interrupt.install()
+            first = [first_value(override) for override in parsed.overrides] if parsed.multirun else parsed.overrides
+            cfg = compose(config_name, first, parsed.config_dir, check)
+            if not parsed.multirun and cfg.hydra.sweeper.get("params") and cfg.hydra.mode is None:
+                raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
+            if before(cfg, parsed.multirun):
+                return 0
+            if parsed.multirun:
+                sweep.begin(cfg, arguments, parsed.overrides)
+                if "submitit" in cfg.hydra.launcher._target_:
+                    interrupt.restore()  # this process only waits: Ctrl-C leaves the jobs in the queue
+            elif not needs_hydra(parsed, cfg):
+                job(cfg)
+                return 0
+        import hydra
+
+        sys.argv[1:] = arguments
+        task = sweep if parsed.multirun else job
+        with plain_failures():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+    except JobFailed as error:
+        return sweep.finish() or error.exit_code
+    except MinigptError as error:
+        report(error)
+        return sweep.finish() or error.exit_code
+    except BrokenExecutor:
+        print("error: a worker process was killed, and the others with it (the same command goes on)", file=sys.stderr)
+        return sweep.finish() or 1
+    except KeyboardInterrupt:
+        print("interrupted: jobs that were submitted go on without this process (scancel ends them)", file=sys.stderr)
+        return sweep.finish() or 130
+    except BrokenPipeError:
+        reader_has_gone()
+        return 0
+    except SystemExit as stop:
+        sweep.finish()
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        if type(error).__module__.startswith("submitit."):  # a job that Slurm ended, or could not start
+            print(f"error: {' '.join(str(error).split())} (the same command goes on)", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return sweep.finish() or 1
+    code = sweep.finish()
+    signal_number = interrupt.requested()  # where workers ran the jobs, none of them could end the sweep
+    return Stopped(signal_number).exit_code if signal_number and parsed.multirun else code
+
+
+def needs_hydra(parsed: Any, cfg: DictConfig) -> bool:
+    """Whether a single run asks for what Hydra does around a job; else Hydra need not compose it twice more (0.3 s)."""
+    options = (parsed.config_name, parsed.config_path, parsed.experimental_rerun, parsed.package)
+    hydra = cfg.hydra
+    wishes = (hydra.mode, hydra.callbacks, hydra.output_subdir, hydra.verbose, hydra.job.env_set, hydra.job.chdir)
+    return any(options) or any(wishes) or OmegaConf.to_container(hydra.run) != {"dir": "${run_folder:}"}
+
+
+@contextmanager
+def plain_failures() -> Iterator[None]:
+    """The error of a job comes out of Hydra as it is, without a line of Hydra's own on stderr before ours."""
+    from hydra.core.utils import JobReturn, JobStatus
+
+    def return_value(job: JobReturn) -> Any:
+        if job.status == JobStatus.FAILED:
+            raise job._return_value
+        return job._return_value
+
+    hydras = JobReturn.return_value
+    JobReturn.return_value = hydras.getter(return_value)  # type: ignore[attr-defined, method-assign]
+    try:
+        yield
+    finally:
+        JobReturn.return_value = hydras  # type: ignore[method-assign]

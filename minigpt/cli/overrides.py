@@ -1,0 +1,83 @@
+"""Overrides as typed: quoting that keeps paths and prompts out of Hydra's grammar, and what is refused unread."""
+
+import os
+import re
+
+from minigpt.errors import ConfigError
+
+PATH_KEYS = (
+    "data.path", "data.source", "data.train", "data.val", "data.out", "data.tokenizer.path", "data_dir", "output_dir",
+    "run", "init_from", "branch",
+)  # fmt: skip
+TEXT_KEYS = ("prompt", "sample.prompt")
+SECRET = re.compile(r"(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+# The same inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}
+SECRET_INSIDE = re.compile(r"(key|token|secret|password|passwd|credentials?)['\"]?\s*[:}]", re.IGNORECASE)
+
+
+def protect(arguments: list[str]) -> list[str]:
+    """Quote prompts and paths so that Hydra's grammar leaves them alone: `prompt=To be, or not: that's it!` just works.
+
+    A value that is quoted already, or null, keeps Hydra's meaning; in a sweep the commas of a path still separate.
+    """
+    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    sweeping = bool(flags)
+    result = flags[:1]  # first, since Hydra's parser wants the key=value arguments in one stretch
+    for argument in arguments:
+        if argument in flags:
+            continue
+        key, equals, value = argument.partition("=")
+        is_path = key in PATH_KEYS
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        if not equals or quoted or not (is_path or key in TEXT_KEYS) or (is_path and value == "null"):
+            result.append(argument)
+        elif is_path:
+            pieces = value.split(",") if sweeping else [value]
+            result.append(f"{key}=" + ",".join(quote(os.path.expanduser(piece)) for piece in pieces))
+        else:
+            result.append(f"{key}={quote(value)}")
+    return result
+
+
+def quote(value: str) -> str:
+    """A Hydra single-quoted string that means exactly `value`, interpolations included."""
+    value = value.replace("${", "\\${")
+    value = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
+    trailing = len(value) - len(value.rstrip("\\"))
+    return f"'{value}{chr(92) * trailing}'"
+
+
+def first_value(override: str) -> str:
+    """A sweep override with its first value, so that a sweep's keys can be checked before its first job."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return override
+    if not parsed.is_sweep_override():
+        return override
+    try:
+        value = next(iter(parsed.sweep_string_iterator()))
+    except HydraException:
+        return override
+    return f"{parsed.get_key_element()}={value}"
+
+
+def refuse_torchrun() -> None:
+    """Each rank of torchrun would start the whole sweep, and the second job would find the group gone."""
+    if "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ:
+        raise ConfigError("sweep under torchrun: -m (start the sweep without torchrun; each job is one process)")
+
+
+def refuse_secrets(overrides: list[str]) -> None:
+    """Overrides are written to run.json and into folder names, so keys must come from the environment."""
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        last = key.rpartition(".")[2]
+        if SECRET.search(last) or (key not in TEXT_KEYS and SECRET_INSIDE.search(value)):
+            raise ConfigError(
+                f"secret on the command line: {key} "
+                "(it would be written to disk; use the environment, e.g. WANDB_API_KEY)"
+            )

@@ -1,0 +1,56 @@
+"""What a process sets up before it composes a configuration: the log on stderr and the resolvers of conf/."""
+
+import logging
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from minigpt.errors import MinigptError
+
+
+def set_up_process() -> None:
+    """Configure logging and register resolvers. Also called in the workers of a sweep."""
+    show_log()
+    register_resolvers()
+
+
+class AboveTheBar(logging.Handler):
+    """Lines on stderr, above the progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "tqdm" in sys.modules:  # imported with the first bar
+            from tqdm import tqdm
+
+            tqdm.write(self.format(record), file=sys.stderr)
+        else:
+            print(self.format(record), file=sys.stderr)
+
+
+def show_log() -> None:
+    """minigpt's own log to stderr, as plain lines."""
+    logger = logging.getLogger("minigpt")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    if not logger.handlers:
+        handler = AboveTheBar()
+        handler.setLevel(logging.INFO)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+
+
+def register_resolvers() -> None:
+    """${run_folder:} and ${run_folder_name:}: where the composed run lives, for hydra.run and hydra.sweep."""
+    OmegaConf.register_new_resolver("run_folder", lambda _root_: str(_run_folder(_root_)), replace=True)
+    OmegaConf.register_new_resolver("run_folder_name", lambda _root_: _run_folder(_root_).name, replace=True)
+
+
+def _run_folder(root: DictConfig) -> Path:
+    """The run's folder. A resolver must not raise (it would end a whole sweep), so a bad configuration gets a place
+    that the job, which reports the problem, removes again."""
+    from minigpt import config
+
+    try:
+        return config.plan_of(root).folder
+    except MinigptError:
+        return Path(str(root.get("output_dir", "outputs"))) / ".invalid"
