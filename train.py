@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 def train(cfg: "DictConfig") -> float | None:
     """One run, from a composed configuration to its final validation loss (None: stopped early or only described)."""
-    from minigpt import config, run_folder
+    from minigpt import config
+    from minigpt.run.answer import answer, report
 
     plan = config.plan_of(cfg)
-    if (summary := run_folder.answer(plan)) is None:
+    if (summary := answer(plan)) is None:
         config.check_built(plan)
         if plan.config["dry_run"]:
             print_description(plan)
@@ -32,7 +33,7 @@ def train(cfg: "DictConfig") -> float | None:
         summary = training.run(plan)
     if summary is None:
         return None
-    run_folder.report(plan.folder, summary)
+    report(plan.folder, summary)
     return summary["val_loss"]
 
 
@@ -46,10 +47,11 @@ def check(cfg: "DictConfig") -> None:
 def before(cfg: "DictConfig", sweeping: bool) -> bool:
     """Before Hydra makes a folder: see that it can be made; answer for a finished run without loading torch."""
     from minigpt import config, run_folder
+    from minigpt.run.answer import answer, report
 
     plan = config.plan_of(cfg) if not sweeping else None
-    if plan is not None and (summary := run_folder.answer(plan)) is not None:
-        run_folder.report(plan.folder, summary)
+    if plan is not None and (summary := answer(plan)) is not None:
+        report(plan.folder, summary)
         return True
     if plan is not None:
         config.check_built(plan)

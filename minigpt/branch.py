@@ -16,7 +16,9 @@ from typing import Any
 
 from minigpt import checkpoint, config, durable
 from minigpt.errors import CheckpointError
-from minigpt.run_folder import RunFolder, changes_since, path_changes, read_record
+from minigpt.run.changes import changes_since, path_changes
+from minigpt.run.record import read_record
+from minigpt.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 Schedule = Callable[[int, int], float]

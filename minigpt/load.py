@@ -9,7 +9,7 @@ import torch
 from minigpt import checkpoint, config, export
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.model.transformer import Transformer
-from minigpt.run_folder import read_record, read_summary
+from minigpt.run.record import read_record, read_summary
 from minigpt.tokenizer import load as load_tokenizer
 
 MODEL_PARTS = "minigpt.model."  # a configuration found in a folder may name classes of this package only

@@ -1,4 +1,4 @@
-"""A run's folder: its identity on disk, its lock, and what the same command means the second time.
+"""A run's folder: its identity on disk, its lock, what is written into it.
 
 config.yaml       the resolved configuration
 run.json          who it is, what was chosen, what computed it (see `record`)
@@ -9,17 +9,13 @@ failed.json       why the last attempt failed, until the next one
 train.log, sample.txt
 """
 
-import json
 import logging
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,16 +25,15 @@ from omegaconf import OmegaConf
 import minigpt
 from minigpt import checkpoint, durable, identity
 from minigpt.config import Plan
-from minigpt.errors import CheckpointError, MinigptError, NumericsError, Stopped, StorageError
+from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
 from minigpt.metrics import Metrics
+from minigpt.run.changes import changed, changes_since, path_changes
+from minigpt.run.log import RunLog
+from minigpt.run.record import FAILED, SCHEMA, failure, read_record
+from minigpt.run.versions import git_state, versions
 from minigpt.source_digest import source_digest
-from minigpt.terminal import on_stdout
 
 log = logging.getLogger(__name__)
-SCHEMA = 1
-FAILED = "failed.json"
-MAX_DIFF_BYTES = 2**20
-LIBRARIES = ("torch", "numpy", "hydra-core", "omegaconf", "safetensors", "tokenizers", "tiktoken")
 
 
 class RunFolder:
@@ -195,16 +190,6 @@ class RunFolder:
             durable.write_atomic(self.folder / "summary.json", durable.json_bytes(summary))
 
 
-def failure(error: Exception) -> dict[str, Any]:
-    """failed.json: what stopped a run, and when."""
-    ours = isinstance(error, MinigptError)
-    return {
-        "error": str(error) if ours else f"{type(error).__name__}: {error}",
-        "exit_code": getattr(error, "exit_code", 1) if ours else 1,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
 def ensure_writable(folder: Path) -> None:
     """Make a folder for runs, or raise StorageError now, before anything is built."""
     try:
@@ -213,134 +198,6 @@ def ensure_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise durable.storage_error(folder, error) from None
-
-
-class RunLog(logging.FileHandler):
-    """train.log; a full disk costs lines, with one warning, and never the run."""
-
-    _failed = False
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8")
-        self.setLevel(logging.DEBUG)
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not self._failed:
-            print(f"warning: cannot write the log: {self.baseFilename} (training goes on without)", file=sys.stderr)
-        self._failed = True
-
-    def close(self) -> None:
-        with suppress(OSError):  # what could not be written before is tried once more, and has been warned of
-            super().close()
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """run.json of a folder; None if there is none. Raises CheckpointError if it is damaged or of another format."""
-
-    def damaged(name: str, why: str) -> CheckpointError:
-        return CheckpointError(f"damaged run: {folder / name}: {why} (restore it, or move the folder away)")
-
-    if not (folder / "run.json").is_file():
-        return None
-    record = checkpoint.read_json(folder / "run.json", damaged)
-    if record.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"unknown run format: {folder / 'run.json'}: schema {record.get('schema')}, this minigpt reads {SCHEMA} "
-            "(use the version of minigpt that wrote it)"
-        )
-    return record
-
-
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """summary.json of a run that ended; None before that, or if a crash of the machine left it unreadable."""
-    try:
-        summary = json.loads((folder / "summary.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return summary if isinstance(summary, dict) else None
-
-
-def answer(plan: Plan) -> dict[str, Any] | None:
-    """The summary of a run that has ended already, said aloud; None if there is still something to do. Needs no torch.
-
-    Raises CheckpointError if code or tokens changed since (unless accepted), NumericsError if the run had diverged.
-    """
-    summary, record = read_summary(plan.folder), read_record(plan.folder)
-    if summary is None or record is None:
-        return None
-    fingerprint = recorded_fingerprint(plan.tokens_folder)
-    now = {"source": source_digest(plan.config), "data": {"fingerprint": fingerprint or record["data"]["fingerprint"]}}
-    changes = changes_since(record, now)
-    if changes and not plan.config["accept_changes"]:
-        raise changed(plan.folder, changes)
-    if summary["status"] == "diverged":
-        raise NumericsError(
-            f"diverged before: {plan.folder}: at step {summary['step']} (change a setting, or attempt=2)"
-        )
-    chosen = record["chosen"]
-    asked_now = [override for override in plan.overrides if override not in record["overrides"]]
-    ignored = sorted({o.lstrip("+~").partition("=")[0] for o in asked_now if _only_watched(o)})
-    log.info(
-        "already finished (%s, %s, commit %s)%s",
-        chosen["device"],
-        chosen["precision"],
-        (record["git"] or {}).get("commit", "unknown")[:7],
-        f"; ignored: {', '.join(ignored)}" if ignored else "",
-    )
-    return summary
-
-
-def _only_watched(override: str) -> bool:
-    key = override.lstrip("+~").partition("=")[0]
-    return key in (
-        "logger",
-        "train.device",
-        "train.compile",
-        "train.threads",
-        "train.micro_batch_size",
-        "train.activation_checkpointing",
-        "branch",
-    ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe.", "verdict."))
-
-
-def recorded_fingerprint(tokens_folder: Path) -> str | None:
-    """The fingerprint in a token folder's manifest, without reading the tokens; None if there is no manifest."""
-    try:
-        return json.loads((tokens_folder / "manifest.json").read_bytes())["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Code and tokens that are not what they were, one line each."""
-    old, new = saved["source"], now["source"]
-    modules = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    changes = [f"code changed: {name.replace('.', '/')}.py" for name in modules]
-    if saved["data"]["fingerprint"] != now["data"]["fingerprint"]:
-        changes.append(f"tokens changed: {saved['data']['fingerprint'][:12]} -> {now['data']['fingerprint'][:12]}")
-    return changes
-
-
-def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The chosen hardware path and library versions that differ, one line each."""
-    changes = [
-        f"{key}: {saved['chosen'].get(key)} -> {value}"
-        for key, value in now["chosen"].items()
-        if saved["chosen"].get(key) != value
-    ]
-    before, after = saved["versions"]["torch"], now["versions"]["torch"]
-    return [*changes, *([f"torch version: {before} -> {after}"] if before != after else [])]
-
-
-def changed(folder: Path, changes: list[str]) -> CheckpointError:
-    return CheckpointError(
-        *(
-            f"changed since the run began: {folder}: {change} "
-            "(accept_changes=true goes on and marks the run; attempt=2 starts anew)"
-            for change in changes
-        )
-    )
 
 
 def nearest_run(plan: Plan) -> str | None:
@@ -363,55 +220,3 @@ def nearest_run(plan: Plan) -> str | None:
                 f"init_from={folder} would reuse its weights"
             )
     return None
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit and uncommitted diff of the code that runs; None outside a repository or without git."""
-    root = Path(minigpt.__file__).parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-            errors="replace",
-        ).stdout
-
-    try:
-        commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    kept = diff if len(diff) <= MAX_DIFF_BYTES else diff[:MAX_DIFF_BYTES] + "\n[cut]"
-    return {"commit": commit, "dirty": bool(diff), "diff": kept}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that take part in a result."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-def report(folder: Path, summary: dict[str, Any]) -> None:
-    """What a finished run came to, on stdout: loss, a sample, and where everything is."""
-    sample = (folder / "sample.txt").read_text(encoding="utf-8") if (folder / "sample.txt").is_file() else ""
-    bits = summary["val_bits_per_byte"]
-    if sample:
-        print(f"{on_stdout(sample.rstrip())}\n")
-    print(
-        f"validation loss   {summary['val_loss']:.4f} nats per token"
-        + ("" if bits is None else f", {bits:.4f} bits per byte")
-        + f"  ({summary['val_tokens']:,} tokens)"
-    )
-    print(
-        f"training          {summary['step']:,} steps, {summary['tokens']:,} tokens, {summary['train_time_s']:.1f} s"
-        + ("" if summary["tokens_per_s"] is None else f", {summary['tokens_per_s']:,.0f} tokens/s")
-        + (f"  (mixed: {', '.join(summary['mixed'])})" if summary["mixed"] else "")
-    )
-    print(f"run folder        {folder}")

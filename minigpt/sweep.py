@@ -27,7 +27,7 @@ from minigpt import checkpoint, durable, identity, interrupt
 from minigpt.budget import BUDGET_KEYS
 from minigpt.errors import ConfigError, MinigptError, NumericsError, Stopped
 from minigpt.progress import duration
-from minigpt.run_folder import FAILED, failure, read_summary
+from minigpt.run.record import FAILED, failure, read_summary
 
 SCHEMA = 1
 Job = Callable[[DictConfig], Any]

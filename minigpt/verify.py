@@ -20,7 +20,7 @@ from minigpt import checkpoint, identity
 from minigpt.arguments import Parser, exit_code_of, reader_has_gone
 from minigpt.data.tokens import Tokens
 from minigpt.errors import CheckpointError, DataError, MinigptError
-from minigpt.run_folder import read_record, read_summary
+from minigpt.run.record import read_record, read_summary
 from minigpt.tokenizer import load as load_tokenizer
 
 EXIT_BAD = CheckpointError.exit_code

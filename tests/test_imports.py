@@ -31,6 +31,7 @@ SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
 ABOVE = [
     {"identity", "metrics", "progress", "source_digest", "schema", "logger"},
     {"config", "checkpoint", "evaluate"},
+    {"run"},
     {"run_folder", "corpus", "sampling"},
     {"loop", "export", "load", "branch"},
     {"training", "generation"},

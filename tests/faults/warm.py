@@ -47,10 +47,12 @@ def composed(script: str, arguments: tuple[str, ...]) -> Any:
 
 def directly(script: str, arguments: list[str]) -> int:
     """What train.py and preprocess.py do once Hydra has composed."""
-    from minigpt import interrupt, run_folder, training
+    from minigpt import interrupt, training
     from minigpt.arguments import report
     from minigpt.corpus import prepare_tokens
     from minigpt.errors import MinigptError
+    from minigpt.run.answer import answer
+    from minigpt.run.answer import report as report_run
 
     interrupt.install()
     made = composed(script, tuple(arguments))
@@ -58,9 +60,9 @@ def directly(script: str, arguments: list[str]) -> int:
         if script == "preprocess":
             prepare_tokens(*made, wait=False)
             return 0
-        summary = run_folder.answer(made) or training.run(made)
+        summary = answer(made) or training.run(made)
         if summary is not None:
-            run_folder.report(made.folder, summary)
+            report_run(made.folder, summary)
     except MinigptError as error:
         report(error)
         return error.exit_code

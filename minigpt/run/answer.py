@@ -1,0 +1,76 @@
+"""What a command says of a run that has ended. Needs no torch."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from minigpt.config import Plan
+from minigpt.errors import NumericsError
+from minigpt.run.changes import changed, changes_since, recorded_fingerprint
+from minigpt.run.record import read_record, read_summary
+from minigpt.source_digest import source_digest
+from minigpt.terminal import on_stdout
+
+log = logging.getLogger(__name__)
+
+
+def answer(plan: Plan) -> dict[str, Any] | None:
+    """The summary of a run that has ended already, said aloud; None if there is still something to do. Needs no torch.
+
+    Raises CheckpointError if code or tokens changed since (unless accepted), NumericsError if the run had diverged.
+    """
+    summary, record = read_summary(plan.folder), read_record(plan.folder)
+    if summary is None or record is None:
+        return None
+    fingerprint = recorded_fingerprint(plan.tokens_folder)
+    now = {"source": source_digest(plan.config), "data": {"fingerprint": fingerprint or record["data"]["fingerprint"]}}
+    changes = changes_since(record, now)
+    if changes and not plan.config["accept_changes"]:
+        raise changed(plan.folder, changes)
+    if summary["status"] == "diverged":
+        raise NumericsError(
+            f"diverged before: {plan.folder}: at step {summary['step']} (change a setting, or attempt=2)"
+        )
+    chosen = record["chosen"]
+    asked_now = [override for override in plan.overrides if override not in record["overrides"]]
+    ignored = sorted({o.lstrip("+~").partition("=")[0] for o in asked_now if _only_watched(o)})
+    log.info(
+        "already finished (%s, %s, commit %s)%s",
+        chosen["device"],
+        chosen["precision"],
+        (record["git"] or {}).get("commit", "unknown")[:7],
+        f"; ignored: {', '.join(ignored)}" if ignored else "",
+    )
+    return summary
+
+
+def _only_watched(override: str) -> bool:
+    key = override.lstrip("+~").partition("=")[0]
+    return key in (
+        "logger",
+        "train.device",
+        "train.compile",
+        "train.threads",
+        "train.micro_batch_size",
+        "train.activation_checkpointing",
+        "branch",
+    ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe.", "verdict."))
+
+
+def report(folder: Path, summary: dict[str, Any]) -> None:
+    """What a finished run came to, on stdout: loss, a sample, and where everything is."""
+    sample = (folder / "sample.txt").read_text(encoding="utf-8") if (folder / "sample.txt").is_file() else ""
+    bits = summary["val_bits_per_byte"]
+    if sample:
+        print(f"{on_stdout(sample.rstrip())}\n")
+    print(
+        f"validation loss   {summary['val_loss']:.4f} nats per token"
+        + ("" if bits is None else f", {bits:.4f} bits per byte")
+        + f"  ({summary['val_tokens']:,} tokens)"
+    )
+    print(
+        f"training          {summary['step']:,} steps, {summary['tokens']:,} tokens, {summary['train_time_s']:.1f} s"
+        + ("" if summary["tokens_per_s"] is None else f", {summary['tokens_per_s']:,.0f} tokens/s")
+        + (f"  (mixed: {', '.join(summary['mixed'])})" if summary["mixed"] else "")
+    )
+    print(f"run folder        {folder}")

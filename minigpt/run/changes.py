@@ -1,0 +1,46 @@
+"""What is not as it was when a run began: code, tokens, the hardware path."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minigpt.errors import CheckpointError
+
+
+def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Code and tokens that are not what they were, one line each."""
+    old, new = saved["source"], now["source"]
+    modules = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    changes = [f"code changed: {name.replace('.', '/')}.py" for name in modules]
+    if saved["data"]["fingerprint"] != now["data"]["fingerprint"]:
+        changes.append(f"tokens changed: {saved['data']['fingerprint'][:12]} -> {now['data']['fingerprint'][:12]}")
+    return changes
+
+
+def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The chosen hardware path and library versions that differ, one line each."""
+    changes = [
+        f"{key}: {saved['chosen'].get(key)} -> {value}"
+        for key, value in now["chosen"].items()
+        if saved["chosen"].get(key) != value
+    ]
+    before, after = saved["versions"]["torch"], now["versions"]["torch"]
+    return [*changes, *([f"torch version: {before} -> {after}"] if before != after else [])]
+
+
+def changed(folder: Path, changes: list[str]) -> CheckpointError:
+    return CheckpointError(
+        *(
+            f"changed since the run began: {folder}: {change} "
+            "(accept_changes=true goes on and marks the run; attempt=2 starts anew)"
+            for change in changes
+        )
+    )
+
+
+def recorded_fingerprint(tokens_folder: Path) -> str | None:
+    """The fingerprint in a token folder's manifest, without reading the tokens; None if there is no manifest."""
+    try:
+        return json.loads((tokens_folder / "manifest.json").read_bytes())["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        return None
