@@ -2,11 +2,12 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from minigpt.data.aside import Workers, settled
 from minigpt.data.iterator import Piece
 
 BATCH_CHARACTERS = 1 << 19  # text handed to a thread at once: enough to make handing over cheap
@@ -37,24 +38,26 @@ def encoded(
 ) -> Iterator[Batch]:
     """The batches in their order, with ids; `workers` threads encode, at most two batches ahead for each.
 
-    Threads, not processes: the encoders leave Python's lock while they work, and a thread cannot die alone.
+    Ends early if a stop signal comes and the next batch is not ready within a second. Threads, not processes: the
+    encoders leave Python's lock while they work, and a thread cannot die alone.
     """
 
     def encode(batch: Batch) -> Batch:
         batch.ids = encode_batch([piece.text for piece in batch.pieces])
         return batch
 
-    if workers == 1:
-        yield from map(encode, unencoded)
-        return
     waiting: deque[Future[Batch]] = deque()
-    threads = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+    threads = Workers(workers, "encode")
     try:
         for batch in unencoded:
             waiting.append(threads.submit(encode, batch))
             if len(waiting) >= 2 * workers:
+                if not settled(waiting[0]):
+                    return
                 yield waiting.popleft().result()
-        while waiting:
+        while waiting and settled(waiting[0]):
             yield waiting.popleft().result()
     finally:
-        threads.shutdown(wait=True, cancel_futures=True)
+        for future in waiting:
+            future.cancel()
+        threads.close()

@@ -15,11 +15,10 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any, Protocol
 
+from minigpt.data.aside import Workers, settled
 from minigpt.data.bin import Bin
 from minigpt.data.clean import report
 from minigpt.data.encoding import batches, encoded
@@ -223,11 +222,14 @@ class Preparation:
         if self.spec.train_bytes != 0:
             self.progress.say("training the tokenizer")
         # In another thread: the trainer keeps its own from running Python, and with it from seeing a stop signal.
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as threads:
+        threads = Workers(1, "tokenizer")
+        try:
             training = threads.submit(self.spec.train, texts)
-            while not training.done():
-                wait_for([training], timeout=0.2)
+            if not settled(training):
+                stop_if_requested("no tokens were written yet (the same command begins again)")
             tokenizer = training.result()
+        finally:
+            threads.close()
         temporary = self.folder / f"{TEMPORARY}tokenizer"
         if temporary.exists():
             shutil.rmtree(temporary)
@@ -254,7 +256,10 @@ class Preparation:
                 if not (full() and piece.split == "train"):
                     yield piece
 
-        n_published = output.n_published()
+        def keep() -> None:
+            self.write_journal({**plan, "encoding": {**output.synced_state(), "state": done}})
+
+        n_published, done = output.n_published(), remains["state"] if remains else START
         try:
             for batch in encoded(batches(wanted()), tokenizer.encode_batch, self.workers):
                 for piece, ids in zip(batch.pieces, batch.ids):
@@ -263,15 +268,15 @@ class Preparation:
                     output.append(piece, ids)
                     self.progress.add(piece.starts_document, len(ids) + piece.starts_document, piece.n_bytes)
                 output.flush()
-                stopping = requested() is not None
-                if stopping or output.n_published() > n_published:
+                done = batch.pieces[-1].after
+                if output.n_published() > n_published:
                     n_published = output.n_published()
-                    encoding = {**output.synced_state(), "state": batch.pieces[-1].after}
-                    self.write_journal({**plan, "encoding": encoding})
-                if stopping:
-                    stop_if_requested(f"{output.n_tokens():,} tokens are kept (the same command continues)")
-                if full() and output.taken["val"]:
+                    keep()
+                if requested() is not None or (full() and output.taken["val"]):
                     break
+            if requested() is not None:
+                keep()
+                stop_if_requested(f"{output.n_tokens():,} tokens are kept (the same command continues)")
             for line in report(output.odd):
                 self.progress.say(line)
             return output.finish()

@@ -124,7 +124,7 @@ def test_large_corpora_are_recognised_by_names_and_sizes(mixed: Path, monkeypatc
         ("x.jsonl", b"[1]\n", r"no key 'text': .*line 1 \(it has: list"),
         ("x.parquet", b"PAR1 this is none PAR1", r"damaged parquet file: .*x\.parquet"),
         ("x.parquet", b"", r"damaged parquet file: .*x\.parquet"),
-        ("x.dat", b"", "no .txt, .jsonl, .parquet files: data.path="),
+        ("x.dat", b"", r"no \.txt, \.jsonl, .*\.parquet files \(or packed: .*\): data\.path="),
     ],
 )
 @pytest.mark.faults(36)

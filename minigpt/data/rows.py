@@ -1,0 +1,129 @@
+"""Files with a text a row: JSON lines, CSV and TSV, Parquet. Each reader gives (row number, text) from a row on."""
+
+import csv
+import functools
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from minigpt.data.content import open_regular, open_text, readable
+from minigpt.errors import DataError
+
+LONGEST_ROW = 1 << 28  # bytes of a line of JSON, characters of a field of CSV
+BYTE_ORDER_MARK = "\ufeff".encode()
+
+Rows = Iterator[tuple[int, str | None]]
+
+
+def json_lines(path: Path, column: str, skip: int) -> Rows:
+    """(line number from 0, text) of each line that is not blank, from line `skip` on."""
+    with open_text(path) as file:
+        lines = iter(functools.partial(file.readline, LONGEST_ROW + 1), b"")
+        for number, line in enumerate(lines):
+            if number == 0:
+                line = line.removeprefix(BYTE_ORDER_MARK)
+            if number < skip or not line or line.isspace():
+                continue
+            where = f"{path}, line {number + 1}"
+            if len(line) > LONGEST_ROW:
+                raise DataError(f"line longer than {LONGEST_ROW:,} bytes: {where} (cut it, or use .txt)")
+            try:
+                row = parse(line)
+            except ValueError as error:
+                raise DataError(f"not JSON: {where} ({error})") from None
+            if not isinstance(row, dict) or column not in row:
+                keys = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
+                raise DataError(f"no key {column!r}: {where} (it has: {keys}; set data.column)")
+            value = row[column]
+            yield number, value if isinstance(value, str) else as_text(value, column, where)
+
+
+def parse(line: bytes) -> Any:
+    """A line of JSON. What the fast parser refuses (invalid UTF-8, lone surrogates, NaN) is left to the lenient one."""
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        try:
+            return json.loads(line.decode("utf-8", errors="replace"))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def csv_rows(path: Path, column: str, skip: int, delimiter: str = ",") -> Rows:
+    """(row number from 0, text) of each row below the header. Fields may be quoted and hold line breaks."""
+    csv.field_size_limit(LONGEST_ROW)
+    with open_text(path) as file:
+        text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+        rows = csv.reader(text, delimiter=delimiter, strict=True)
+        try:
+            header = next(rows, [])
+            place = place_of(column, header, path)
+            for number, row in enumerate(filter(None, rows)):  # a blank line is an empty row
+                if len(row) != len(header):
+                    raise DataError(
+                        f"row has {len(row)} fields, the header {len(header)}: {path}, line {rows.line_num} "
+                        f'(put fields with {delimiter!r} or line breaks between ", and double each " inside)'
+                    )
+                if number >= skip:
+                    yield number, row[place]
+        except csv.Error as error:
+            raise DataError(f"not CSV: {path}, line {rows.line_num} ({error})") from None
+
+
+tsv_rows = functools.partial(csv_rows, delimiter="\t")
+
+
+def parquet_rows(path: Path, column: str, skip: int) -> Rows:
+    """(row number, text) of each row from row `skip` on; row groups before it are not read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with readable(path), open_regular(path) as opened, pyarrow.parquet.ParquetFile(opened) as file:
+            place_of(column, file.schema_arrow.names, path)
+            number = 0
+            for group in range(file.num_row_groups):
+                n_rows = file.metadata.row_group(group).num_rows
+                if number + n_rows <= skip:
+                    number += n_rows
+                    continue
+                for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=[column]):
+                    for value in values_of(batch.column(0)):
+                        if number >= skip:
+                            yield number, as_text(value, column, f"{path}, row {number}")
+                        number += 1
+    except pyarrow.ArrowException as error:
+        raise DataError(f"damaged parquet file: {path} ({error})") from None
+
+
+def place_of(column: str, names: list[str], path: Path) -> int:
+    """Where the column stands. DataError unless it is there exactly once."""
+    if names.count(column) != 1:
+        what = f"no column {column!r}" if column not in names else f"{names.count(column)} columns {column!r}"
+        raise DataError(f"{what}: {path} (it has: {short(names)}; set data.column)")
+    return names.index(column)
+
+
+def short(names: Iterable[str]) -> str:
+    text = ", ".join(names)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def values_of(values: Any) -> list[Any]:
+    import pyarrow
+
+    try:
+        return values.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        binary = values.cast(pyarrow.binary() if values.type == pyarrow.string() else pyarrow.large_binary())
+        return [None if value is None else value.decode("utf-8", errors="replace") for value in binary.to_pylist()]
+
+
+def as_text(value: Any, column: str, where: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise DataError(f"{column!r} is no text but {type(value).__name__}: {where} (set data.column)")
