@@ -15,8 +15,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from minigpt.data.aside import Workers, settled
 from minigpt.data.bin import Bin
@@ -72,16 +75,22 @@ def prepare(
     """Tokenize a corpus into `folder`, or open it if that is done; returns the opened, verified tokens.
 
     val_fraction: share of the text held out, by document (splitting.py); unused where the source names its split.
-    max_tokens: stop after about so many training tokens. shard_tokens: tokens a shard. workers: threads that encode.
+    max_tokens: at most so many training tokens; the document that would pass it is cut there, and ends the preparation
+    (documents held out before it are taken whole, and one from behind it where there was none).
+    shard_tokens: tokens a shard. workers: threads that encode.
     wait: wait for another process that prepares the same folder instead of raising BusyError.
 
     Raises DataError (nothing to read, a folder of other tokens, a damaged one), BusyError, StorageError, Stopped.
     """
     if not 0 < val_fraction <= 0.5:
         raise ValueError(f"val_fraction={val_fraction} must be above 0 and at most 0.5")
-    for name, value in (("max_tokens", max_tokens), ("shard_tokens", shard_tokens), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    for name, value, least in (
+        ("max_tokens", max_tokens, 2),
+        ("shard_tokens", shard_tokens, 1),
+        ("workers", workers, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value} must be at least {least}")
     folder = Path(folder)
     request = {
         "source": corpus.describe(),
@@ -251,6 +260,15 @@ class Preparation:
         def full() -> bool:
             return limit is not None and output.taken["train"] >= limit
 
+        def within_limit(piece: Piece, ids: np.ndarray) -> tuple[Piece, np.ndarray]:
+            """A piece and its ids, both cut where the limit is reached."""
+            if piece.split != "train" or limit is None:
+                return piece, ids
+            room = max(0, limit - output.taken["train"] - piece.starts_document)
+            if len(ids) <= room:
+                return piece, ids
+            return replace(piece, n_bytes=len(tokenizer.decode_bytes(ids[:room].tolist()))), ids[:room]
+
         def wanted() -> Iterator[Piece]:
             for piece in walk(source, plan["rule"], remains["state"] if remains else START):
                 if not (full() and piece.split == "train"):
@@ -265,6 +283,7 @@ class Preparation:
                 for piece, ids in zip(batch.pieces, batch.ids):
                     if full() and (piece.split == "train" or output.taken["val"]):
                         continue
+                    piece, ids = within_limit(piece, ids)
                     output.append(piece, ids)
                     self.progress.add(piece.starts_document, len(ids) + piece.starts_document, piece.n_bytes)
                 output.flush()

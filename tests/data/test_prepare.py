@@ -130,7 +130,14 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"val_fraction": 0}, {"val_fraction": 0.6}, {"val_fraction": float("nan")}, {"max_tokens": 0}, {"workers": 0}],
+    [
+        {"val_fraction": 0},
+        {"val_fraction": 0.6},
+        {"val_fraction": float("nan")},
+        {"max_tokens": 0},
+        {"max_tokens": 1},
+        {"workers": 0},
+    ],
 )
 def test_bad_arguments_come_before_any_file(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -160,18 +167,25 @@ def test_odd_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert line in told
 
 
-@pytest.mark.parametrize("max_tokens", [1, 500, 2000])
-def test_max_tokens_stops_after_the_document_that_reaches_it(tmp_path: Path, max_tokens: int) -> None:
+@pytest.mark.parametrize("max_tokens", [2, 500, 2000])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_max_tokens_is_a_bound_that_cuts_the_last_document(tmp_path: Path, max_tokens: int, workers: int) -> None:
     source = Memory(stories(300))
     options = {**OPTIONS, "shard_tokens": 20_000}
     whole = prepare(source, Byte(), tmp_path / "whole", **options)
-    some = prepare(source, Byte(), tmp_path / "some", max_tokens=max_tokens, workers=2, **options)
-    longest = max(len(text) for text in source.texts) + 1
-    assert max_tokens <= some.train.n_tokens < max_tokens + longest
-    assert stream(some, "train") == stream(whole, "train")[: some.train.n_tokens]
+    some = prepare(source, Byte(), tmp_path / "some", max_tokens=max_tokens, workers=workers, **options)
+    assert some.train.n_tokens == max_tokens
+    assert stream(some, "train") == stream(whole, "train")[:max_tokens]
     assert some.val.n_tokens >= 2
     assert stream(some, "val") == stream(whole, "val")[: some.val.n_tokens]
     assert some.train.n_bytes == some.train.n_tokens - some.train.n_documents
+
+
+def test_max_tokens_beyond_the_text_takes_all_of_it(tmp_path: Path) -> None:
+    whole = prepare(Memory(TEXTS), Byte(), tmp_path / "whole", **OPTIONS)
+    for more in (0, 1, 10**9):
+        some = prepare(Memory(TEXTS), Byte(), tmp_path / str(more), max_tokens=whole.train.n_tokens + more, **OPTIONS)
+        assert stream(some, "train") == stream(whole, "train")
 
 
 def test_odd_documents_behind_the_end_are_not_counted(tmp_path: Path) -> None:
@@ -184,11 +198,13 @@ def test_odd_documents_behind_the_end_are_not_counted(tmp_path: Path) -> None:
     assert len(counts) == 1
 
 
-def test_max_tokens_of_a_single_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end is the validation text, however early the training text stops."""
-    monkeypatch.setattr("minigpt.text.LONGEST_PIECE", 50)
+@pytest.mark.parametrize("longest", [50, 1 << 18])
+def test_max_tokens_of_a_single_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
+    """Its end is the validation text, however early the training text stops; longer than a piece or shorter."""
+    monkeypatch.setattr("minigpt.text.LONGEST_PIECE", longest)
     text = "".join(stories(50))
     tokens = prepare(Memory([text]), Byte(), tmp_path, max_tokens=100, **OPTIONS)
+    assert tokens.train.n_tokens == 100
     assert documents_of(tokens, "train") == [text[: tokens.train.n_bytes]]
     assert documents_of(tokens, "val")[0] in text[int(len(text) * 0.9) :]
 
@@ -298,6 +314,57 @@ def test_sigterm_before_anything_is_encoded(tmp_path: Path, at: int) -> None:
     prepare(Signalling(TEXTS), BPE(300), tmp_path / "stopped", **OPTIONS)
     prepare(Memory(TEXTS), BPE(300), tmp_path / "straight", **OPTIONS)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
+class Stuck(ByteTokenizer):
+    """Encodes two batches; a signal comes with the third, which takes until `released` is set."""
+
+    def __init__(self, released: threading.Event) -> None:
+        self.released = released
+        self.batches = 0
+
+    def encode_batch(self, texts: Any) -> list[np.ndarray]:
+        self.batches += 1
+        if self.batches > 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert self.released.wait(60)
+        return super().encode_batch(texts)
+
+
+@pytest.mark.usefixtures("_signals")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.faults(6)
+def test_sigterm_does_not_wait_for_an_encoder(tmp_path: Path, workers: int) -> None:
+    """What was encoded before is kept, and the same command ends with the same bytes."""
+    released = threading.Event()
+    spec = BreakingByte(0)
+    spec.tokenizer = Stuck(released)  # type: ignore[assignment]
+    with pytest.raises(Stopped, match=r"tokens are kept") as caught:
+        prepare(Memory(TEXTS), spec, tmp_path / "stopped", workers=workers, **OPTIONS)
+    assert not released.is_set()
+    assert int(str(caught.value).split(": ")[1].split()[0].replace(",", "")) > 300
+    released.set()
+    interrupt.clear()
+    prepare(Memory(TEXTS), Byte(), tmp_path / "stopped", **OPTIONS)
+    prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
+@pytest.mark.faults(6)
+def test_sigterm_does_not_wait_until_a_tokenizer_has_learnt(tmp_path: Path) -> None:
+    """From a line of 10 MB without a space, which takes a quarter of a minute."""
+    (tmp_path / "x.txt").write_text("a" * 10_000_000)
+    command = [sys.executable, "preprocess.py", "data=files", f"data.path={tmp_path / 'x.txt'}"]
+    command += [f"data.out={tmp_path / 'tokens'}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "training the tokenizer\n"
+        time.sleep(0.5)
+        process.terminate()
+        told = process.stderr.read()
+    assert process.returncode == 143, told
+    assert "Traceback" not in told
+    assert not (tmp_path / "tokens" / "tokenizer").exists()
 
 
 @pytest.mark.parametrize("at", [1, 5, 12])
