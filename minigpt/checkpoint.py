@@ -15,10 +15,11 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from minigpt import durable
 from minigpt.errors import CheckpointError
@@ -26,6 +27,7 @@ from minigpt.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+Found = TypeVar("Found")
 log = logging.getLogger(__name__)
 SCHEMA = 1
 SUPERSEDED = ".superseded"  # a whole checkpoint whose successor, of the same step, is about to be published
@@ -178,10 +180,33 @@ def newest(checkpoints: Path) -> Checkpoint | None:
     A damaged one is named in a warning and skipped. Raises CheckpointError if there are some and none is usable:
     starting again from nothing is never done silently.
     """
+    return _newest(checkpoints, load)
+
+
+def newest_weights(checkpoints: Path) -> str | None:
+    """SHA-256 of the weights file in the checkpoint that `newest` would give. Needs no torch."""
+    return _newest(checkpoints, weights_of)
+
+
+def with_weights(checkpoints: Path, sha256: str) -> Checkpoint | None:
+    """The newest whole checkpoint whose weights file has this hash, or None."""
+    for folder in reversed(steps_on_disk(checkpoints)):
+        with suppress(CheckpointError):
+            if weights_of(folder) == sha256:
+                return load(folder)
+    return None
+
+
+def weights_of(folder: Path) -> str:
+    """SHA-256 of a checkpoint's weights file. Raises CheckpointError if the checkpoint is damaged."""
+    return durable.sha256_bytes(verify(folder)[MODEL])
+
+
+def _newest(checkpoints: Path, read: Callable[[Path], Found]) -> Found | None:
     folders = steps_on_disk(checkpoints)
     for folder in reversed(folders):
         try:
-            return load(folder)
+            return read(folder)
         except CheckpointError as error:
             log.warning("warning: %s", error)
     if folders:

@@ -7,7 +7,6 @@ the constructor signatures of the open groups), values out of range, and combina
 import ast
 import dataclasses
 import difflib
-import json
 import math
 import re
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from minigpt import budget, durable, identity, signature, startup
+from minigpt import budget, checkpoint, durable, identity, signature, startup
 from minigpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 AT_LEAST_ONE = (
     "attempt", "train.tokens", "train.steps", "train.batch_size", "train.micro_batch_size", "train.threads",
-    "train.max_bad_steps", "train.stop_after", "eval.every", "eval.tokens", "checkpoint.every", "checkpoint.keep",
+    "train.max_bad_steps", "eval.every", "eval.tokens", "checkpoint.every", "checkpoint.keep",
     "log.every", "sample.every", "sample.max_new_tokens", "sample.top_k", "probe.every",
 )  # fmt: skip
 LARGEST = 2**48  # larger counts are typing mistakes
@@ -79,9 +78,8 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
     problems += check_together(config)
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
-    who = identity.run_identity(config)
-    if config["init_from"] is not None:
-        who["init_from"] = weights_id(Path(config["init_from"]).expanduser())
+    source = config["init_from"]
+    who = identity.run_identity(config, None if source is None else weights_id(Path(source).expanduser()))
     id = identity.short_hash(who)
     name = identity.run_name(choices, overrides, config["name"])
     output = Path(config["output_dir"]).expanduser()
@@ -114,15 +112,19 @@ def tokens_folder(config: dict[str, Any], choices: dict[str, str]) -> Path:
 
 
 def weights_id(source: Path) -> str:
-    """What `init_from` holds, whatever its path: the id of a run, or the hash of exported weights."""
+    """SHA-256 of the weights file that `init_from` takes: of a run's newest checkpoint, or of an exported folder."""
+    why = "(a run folder, or a folder written by minigpt.export)"
     try:
         if (source / "run.json").is_file():
-            return str(json.loads((source / "run.json").read_bytes())["id"])
-        return durable.sha256_file(source / "model.safetensors")[:16]
-    except (OSError, ValueError, KeyError):
-        raise ConfigError(
-            f"no weights: init_from={source} (a run folder, or a folder written by minigpt.export)"
-        ) from None
+            found = checkpoint.newest_weights(source / "checkpoints")
+            why = "has no checkpoint yet (let it reach checkpoint.every, or finish)"
+        else:
+            found = durable.sha256_file(source / checkpoint.MODEL)
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        raise ConfigError(f"no weights: init_from={source} {why}")
+    return found
 
 
 def suggest(key: str, known: list[str]) -> str:
@@ -209,6 +211,9 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
         value = flat.get(key)
         if value is not None and not 1 <= value <= LARGEST:
             problems.append(f"out of range: {key}={value} (at least 1)")
+    stop_after = config["train"]["stop_after"]
+    if stop_after is not None and not 0 <= stop_after <= LARGEST:
+        problems.append(f"out of range: train.stop_after={stop_after} (at least 0, or null)")
     for key, choices in CHOICES.items():
         if flat[key] not in choices:
             shown = ", ".join(str(choice).lower() for choice in choices)

@@ -12,7 +12,7 @@ from typing import Any
 
 from minigpt import signature
 from minigpt.budget import BUDGET_KEYS, steps_for_tokens
-from minigpt.roles import ROLES
+from minigpt.roles import ROLES, scaled_lr
 
 PREPARE = "minigpt.data.prepare.prepare"
 ONLY_WHERE = {"out", "workers", "wait", "progress"}  # arguments of prepare that decide no byte
@@ -65,13 +65,16 @@ def optim_identity(optim: dict[str, Any]) -> dict[str, Any]:
     roles = {role: dict(optim[role]) for role in ROLES if isinstance(optim.get(role), dict)}
     for block in roles.values():
         if isinstance(block.get("lr"), int | float):
-            block["lr"] = float(f"{block['lr'] * scale:.12g}")
+            block["lr"] = scaled_lr(block["lr"], scale)
     rest = {k: v for k, v in optim.items() if k not in {"lr", "adamw_lr", "lr_scale", *ROLES}}
     return canonical(rest) | {role: canonical(block) for role, block in roles.items()}
 
 
-def run_identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What decides the result of a run, from its resolved configuration."""
+def run_identity(config: dict[str, Any], weights: str | None = None) -> dict[str, Any]:
+    """What decides the result of a run, from its resolved configuration.
+
+    weights: SHA-256 of what `init_from` names. The path decides nothing, and what lies there may change.
+    """
     train = config["train"]
     budget = {key: train[key] for key in BUDGET_KEYS if train[key] is not None}
     if "tokens" in budget:
@@ -89,7 +92,7 @@ def run_identity(config: dict[str, Any]) -> dict[str, Any]:
     }
     optional = {
         "attempt": (config["attempt"], 1),
-        "init_from": (config["init_from"], None),
+        "init_from": (weights if config["init_from"] is not None else None, None),
         "name": (config["name"], None),
     }
     return identity | {key: value for key, (value, default) in optional.items() if value != default}

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from minigpt import checkpoint, config, export
-from minigpt.errors import CheckpointError, ConfigError
+from minigpt.config import weights_id
+from minigpt.errors import CheckpointError, ConfigError, DataError
 from minigpt.model.transformer import Transformer
 from minigpt.run.record import read_record, read_summary
 from minigpt.tokenizer import load as load_tokenizer
@@ -87,18 +88,34 @@ def refuse_foreign_classes(node: Any, where: Path) -> None:
             refuse_foreign_classes(value, where)
 
 
-def init_weights_from(model: Transformer, source: Path) -> None:
+def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
     """Start from the weights of a run or of an exported folder; nothing else of it is used.
 
-    Raises CheckpointError if there are none or they do not fit.
+    sha256: of the weights file that the run was planned with.
+    Raises CheckpointError if there are no such weights (any more), or they do not fit.
     """
+    weights: dict[str, torch.Tensor] | None = None
     if (source / "run.json").is_file():
-        found = checkpoint.newest(source / "checkpoints")
-        if found is None:
-            raise CheckpointError(f"no checkpoint: init_from={source} (give a run with a checkpoint)")
-        weights: dict[str, torch.Tensor] = found.model
+        found = checkpoint.with_weights(source / "checkpoints", sha256)
+        weights = None if found is None else found.model
     elif (source / "config.json").is_file():
         _, weights = export.from_hugging_face(source)
-    else:
-        raise CheckpointError(f"no weights: init_from={source} (a run folder, or a folder written by minigpt.export)")
+        if weights_id(source) != sha256:
+            weights = None
+    if weights is None:
+        raise CheckpointError(
+            f"weights changed: init_from={source}: those planned with ({sha256[:12]}) are not there any more "
+            "(repeat the command)"
+        )
     checkpoint.restore_parameters(model, weights, source)
+
+
+def tokenizer_change(source: Path, tokenizer: Any) -> str | None:
+    """How the tokenizer of `init_from` differs from this run's, as both fingerprints; None if it does not."""
+    folder = source / "tokenizer" if (source / "run.json").is_file() else source
+    try:
+        theirs = load_tokenizer(folder).fingerprint
+    except DataError:
+        theirs = "unknown"
+    ours = tokenizer.fingerprint
+    return None if theirs == ours else f"tokenizer of init_from: {theirs[:12]} -> {ours[:12]}"

@@ -7,6 +7,11 @@ RoleName = Literal["hidden", "embed", "head", "scalar"]
 ROLES: tuple[RoleName, ...] = ("hidden", "embed", "head", "scalar")
 
 
+def scaled_lr(lr: float, scale: float) -> float:
+    """lr * scale to 12 digits, so that 0.02 x 0.35 is the 0.007 that one would type, in a run's id and its steps."""
+    return float(f"{lr * scale:.12g}")
+
+
 @dataclass(frozen=True)
 class Role:
     """The role of one parameter, with what an optimizer needs to split it.

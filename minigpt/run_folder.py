@@ -13,7 +13,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,10 +79,18 @@ class RunFolder:
             shutil.rmtree(self.folder, ignore_errors=True)  # refused before it began: no trace of it
         self.lock.release()
 
-    def begin(self, chosen: dict[str, Any], hardware: dict[str, Any], data: dict[str, Any], steps: int) -> None:
+    def begin(
+        self,
+        chosen: dict[str, Any],
+        hardware: dict[str, Any],
+        data: dict[str, Any],
+        steps: int,
+        accepted: Sequence[str] = (),
+    ) -> None:
         """Write who this run is, or check that it is still what it was.
 
         chosen: device, precision, compile, threads, micro-batch as they will be used. steps: of the whole run.
+        accepted: what marks a new run as mixed from its start.
         Raises CheckpointError if code, tokens or the chosen path changed, unless accept_changes is set.
         """
         record = {
@@ -104,7 +112,7 @@ class RunFolder:
             "data": data,
             "steps": steps,
             "branched_from": None,
-            "mixed": [],
+            "mixed": list(accepted),
         }
         if self.saved is not None:
             changes = [*changes_since(self.saved, record), *path_changes(self.saved, record)]
@@ -126,6 +134,8 @@ class RunFolder:
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
             durable.write_atomic(self.folder / "run.json", durable.json_bytes(record))
         if self.saved is None:
+            for change in accepted:
+                log.warning("warning: accepted change: %s", change)
             log.info("%s", self.folder)
             if near := nearest_run(self.plan):
                 log.info("%s", near)

@@ -20,9 +20,9 @@ from minigpt.corpus import prepare_tokens
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows
 from minigpt.durable import sha256_bytes
-from minigpt.errors import DataError, NumericsError
+from minigpt.errors import CheckpointError, DataError, NumericsError
 from minigpt.evaluate import Evaluation, evaluate
-from minigpt.load import init_weights_from
+from minigpt.load import init_weights_from, tokenizer_change
 from minigpt.loop import Progress, Settings, fit, progress_of
 from minigpt.metrics import read_rows
 from minigpt.model.transformer import Transformer
@@ -58,6 +58,10 @@ def run(plan: Plan) -> dict[str, Any] | None:
             torch.use_deterministic_algorithms(train["deterministic"])
         log.info("%s", chosen.describe())
         budget = plan_budget(train, model.max_seq_len, tokens)
+        model.init_weights(generator(cfg["seed"], "init"))
+        started_from = []
+        if cfg["init_from"] is not None and not checkpoint.steps_on_disk(folder.checkpoints):
+            started_from = start_from_weights(model, plan, tokens)
         folder.begin(
             chosen={
                 "device": chosen.device,
@@ -70,6 +74,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
             hardware=describe_hardware(chosen),
             data=describe_tokens(tokens),
             steps=budget.steps,
+            accepted=started_from,
         )
         with durable.writing(folder.folder):
             tokens.tokenizer.save(folder.folder / "tokenizer")  # so that the folder stands alone
@@ -78,9 +83,6 @@ def run(plan: Plan) -> dict[str, Any] | None:
         folder.keep_at = {*cfg["checkpoint"]["at"], *([] if trunk is None else [trunk])}
         saved = folder.newest_checkpoint() or branch.adopt(folder, schedule, budget.steps)
 
-        model.init_weights(generator(cfg["seed"], "init"))
-        if cfg["init_from"] is not None and saved is None:
-            init_weights_from(model, Path(cfg["init_from"]))
         if saved is not None:
             checkpoint.restore_parameters(model, saved.model, saved.folder)
         model = model.to(chosen.device)
@@ -116,6 +118,22 @@ def run(plan: Plan) -> dict[str, Any] | None:
         finally:
             mirror.finish(summary)
         return summary
+
+
+def start_from_weights(model: Transformer, plan: Plan, tokens: Tokens) -> list[str]:
+    """Load the weights that `init_from` names. Returns what was accepted, for the run's record.
+
+    Raises CheckpointError if they are not those planned with, do not fit, or read other tokens (unless accepted).
+    """
+    source = Path(plan.config["init_from"]).expanduser()
+    change = tokenizer_change(source, tokens.tokenizer)
+    if change is not None and not plan.config["accept_changes"]:
+        raise CheckpointError(
+            f"another tokenizer: init_from={source}: {change} "
+            "(take its data and tokenizer; accept_changes=true goes on and marks the run)"
+        )
+    init_weights_from(model, source, plan.identity["init_from"])
+    return [] if change is None else [change]
 
 
 def optimizer_flops_share(optimizer: ByRole, model: Transformer, budget: Budget) -> float:

@@ -77,10 +77,11 @@ def problems_of(folder: Path) -> Iterator[str]:
 def _identity(folder: Path, record: dict[str, Any]) -> Iterator[str]:
     if identity.short_hash(record["identity"]) != record["id"]:
         yield f"run.json: the id {record['id']} is not the hash of the identity beside it"
+    used = record["identity"].get("init_from")  # the weights it began with, whatever lies there by now
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
         assert isinstance(config, dict)
-        found = identity.short_hash(identity.run_identity(config))  # type: ignore[arg-type]
+        found = identity.short_hash(identity.run_identity(config, used))  # type: ignore[arg-type]
     except OSError:
         yield "config.yaml is missing"
     except Exception as error:  # any text can stand there

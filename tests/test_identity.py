@@ -108,3 +108,23 @@ def test_a_budget_on_the_command_line_replaces_the_files_and_two_are_an_error() 
         plan("train.steps=7", "train.tokens=5")
     with pytest.raises(config.ConfigError, match="exactly one"):
         plan("train.steps=null")
+
+
+@pytest.mark.parametrize("scale", [0.35, 0.1, 1.1, 3.0, 0.7])
+@pytest.mark.parametrize("optim", ["muon", "adamw"])
+def test_lr_scale_and_the_lr_it_makes_train_with_the_same_lr(optim: str, scale: float) -> None:
+    """To the bit: a product taken twice would differ in its last digit."""
+    import torch
+
+    def lrs(found: config.Plan) -> list[float]:
+        with torch.device("meta"):
+            model = config.build(found.config["model"], 300)
+            return [group["lr"] for group in config.build_optimizer(found.config["optim"], model).param_groups]
+
+    node = plan(f"optim={optim}").config["optim"]
+    given = {"optim.lr": node["hidden"]["lr"], "optim.adamw_lr": node["embed"]["lr"]}
+    typed = [f"{key}={float(f'{lr * scale:.12g}')}" for key, lr in given.items()]
+    scaled = plan(f"optim={optim}", f"optim.lr_scale={scale}")
+    written_out = plan(f"optim={optim}", *typed)
+    assert scaled.id == written_out.id
+    assert lrs(scaled) == lrs(written_out)

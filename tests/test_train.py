@@ -170,6 +170,17 @@ def test_a_finished_run_of_changed_code_does_not_answer(shell: Shell) -> None:
     assert shell("train", *SMALL, "accept_changes=true") == 0
 
 
+@pytest.mark.faults(27)
+def test_deterministic_kernels_are_not_switched_in_mid_run(shell: Shell) -> None:
+    """They decide bits on a GPU: no part of the id, but of what a run holds on to once it has begun."""
+    assert shell("train", *SMALL, "train.stop_after=4") == 0, shell.err
+    assert shell("train", *SMALL, "train.deterministic=true") == 4
+    assert "deterministic: False -> True" in shell.err
+    assert shell("train", *SMALL) == 0, shell.err
+    assert shell("train", *SMALL, "train.deterministic=true") == 0, shell.err
+    assert "ignored: train.deterministic" in shell.err
+
+
 @pytest.mark.faults(22)
 def test_only_damaged_checkpoints_never_start_afresh(shell: Shell) -> None:
     assert shell("train", *SMALL, "train.stop_after=6") == 0

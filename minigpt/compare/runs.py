@@ -19,6 +19,7 @@ import yaml
 from minigpt import durable, identity
 from minigpt.errors import ConfigError
 from minigpt.metrics import read_rows
+from minigpt.roles import scaled_lr
 
 SCHEMA = 1  # of run.json
 NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "wandb"}
@@ -151,7 +152,7 @@ class Run:
             return self.flat_identity[key]
         value = self.flat_config.get(key)
         if LEARNING_RATE.fullmatch(key) and isinstance(value, int | float):
-            return float(f"{value * self.flat_config.get('optim.lr_scale', 1.0):.12g}")  # as identity.py rounds it
+            return scaled_lr(value, self.flat_config.get("optim.lr_scale", 1.0))
         return value
 
     def keys(self) -> set[str]:

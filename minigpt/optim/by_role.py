@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.optim.state_tree import bytes_of, from_tree, to_tree
-from minigpt.roles import ROLES, Role
+from minigpt.roles import ROLES, Role, scaled_lr
 
 # From group dicts to an optimizer: a class with its arguments bound, e.g. partial(torch.optim.AdamW, lr=1e-3).
 BuildOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
@@ -236,7 +236,7 @@ def _build(
             if not isinstance(value, float | int) or not 0.0 <= value < math.inf:
                 raise ValueError(f"{role_name}: {key}={value} must be a finite number >= 0")
         factor = role.width**width_exponent
-        group["lr"] = group["initial_lr"] = group["lr"] * lr_scale / factor
+        group["lr"] = group["initial_lr"] = scaled_lr(group["lr"], lr_scale) / factor
         if group.get("weight_decay"):
             group["weight_decay"] *= factor
     return optimizer

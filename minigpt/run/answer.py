@@ -53,6 +53,8 @@ def _only_watched(override: str) -> bool:
         "train.threads",
         "train.micro_batch_size",
         "train.activation_checkpointing",
+        "train.deterministic",
+        "train.stop_after",
         "branch",
     ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe.", "verdict."))
 
