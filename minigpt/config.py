@@ -168,7 +168,7 @@ def _check_node(
 ) -> list[str]:
     target = node["_target_"]
     try:
-        found = signature.read_signature(target)
+        found = signature.choose(target)
     except ModuleNotFoundError as error:
         return [
             f"missing package: {path}._target_={target}: no module {error.name!r} (install it, or check the spelling)"

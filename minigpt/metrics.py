@@ -8,6 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from minigpt import records
+from minigpt.reading import UnreadableError
+
 log = logging.getLogger(__name__)
 
 
@@ -59,11 +62,16 @@ class Metrics:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All complete rows of a metrics file; a torn last line, of a run that was killed, is left out."""
-    rows = []
-    for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            log.warning("warning: unreadable line in %s: left out", path)
+    """All complete rows of a metrics file; a torn last line, of a run that was killed, is left out.
+
+    Raises UnreadableError if it is no file of lines.
+    """
+    try:
+        rows, bad, _ = records.read_rows(path)
+    except UnreadableError as error:
+        if error.missing:
+            return []
+        raise
+    if bad:
+        log.warning("warning: %d unreadable lines in %s: left out", len(bad), path)
     return rows

@@ -10,15 +10,20 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from minigpt.errors import CheckpointError
 
 SMALL_BYTES = 64 * 2**20  # JSON and YAML that people or minigpt write; the largest is a tokenizer
 LARGE_BYTES = 2**40  # weights, metrics: more than any run writes
 MAX_DEPTH = 64
-MAX_YAML_BYTES = 2**22
+MAX_YAML_BYTES = 2**20
+MAX_LINE_BYTES = 2**20
+MAX_INTEGER = 2**64
 
 
 class UnreadableError(CheckpointError):
@@ -41,27 +46,41 @@ def read_bytes(path: Path, limit: int = LARGE_BYTES, inside: Path | None = None)
     inside: a link is followed if it ends below this folder (default: the file's own folder).
     Raises UnreadableError for anything else: no file, a pipe, a device, a link that leads out.
     """
+    with _opened(path, inside) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise UnreadableError(path, f"{size:,} bytes, at most {limit:,}")
+        content = _at_most(file, size or limit + 1)  # the files of /proc say 0
+    if len(content) > limit:
+        raise UnreadableError(path, f"more than {limit:,} bytes")
+    return content
+
+
+def read_lines(path: Path, limit: int = MAX_LINE_BYTES, inside: Path | None = None) -> Iterator[bytes]:
+    """The lines of a regular file of any size, each of at most `limit` bytes. Raises UnreadableError."""
+    with _opened(path, inside) as file:
+        for line in iter(lambda: file.readline(limit + 1), b""):
+            if len(line) > limit:
+                raise UnreadableError(path, f"a line of more than {limit:,} bytes")
+            yield line
+
+
+@contextmanager
+def _opened(path: Path, inside: Path | None) -> Iterator[BinaryIO]:
+    """A regular file, open; whatever is in the way, also while it is read, is an UnreadableError."""
     try:
         descriptor = _open(path, inside or path.parent)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise UnreadableError(path, "not a regular file")
+        with open(descriptor, "rb") as file:
+            yield file
     except OSError as error:
         gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
         why = "no such file" if gone else error.strerror or str(error)
         raise UnreadableError(path, why, missing=gone) from None
     except ValueError as error:  # a NUL in the name
         raise UnreadableError(path, str(error)) from None
-    try:
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableError(path, "not a regular file")
-            if status.st_size > limit:
-                raise UnreadableError(path, f"{status.st_size:,} bytes, at most {limit:,}")
-            content = file.read(limit + 1) if status.st_size == 0 else _exactly(file, status.st_size)
-    except OSError as error:
-        raise UnreadableError(path, error.strerror or str(error)) from None
-    if len(content) > limit:
-        raise UnreadableError(path, f"more than {limit:,} bytes")
-    return content
 
 
 def _open(path: Path, inside: Path) -> int:
@@ -77,10 +96,10 @@ def _open(path: Path, inside: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _exactly(file: Any, size: int) -> bytes:
+def _at_most(file: BinaryIO, size: int) -> bytes:
     """Up to `size` bytes: a file that grows meanwhile is read as it stood."""
     parts, left = [], size
-    while left and (part := file.read(min(left, 2**26))):
+    while left and (part := file.read(min(left, 2**24))):
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
@@ -137,7 +156,7 @@ def yaml_mapping(content: bytes) -> dict[str, Any]:
             for event in yaml.parse(content, loader):
                 if isinstance(event, yaml.AliasEvent):
                     raise ValueError("an alias")
-        value = yaml.load(content, loader)  # noqa: S506 (a safe loader, chosen above)
+        value = yaml.load(content, _without_repeated_keys(loader))  # noqa: S506 (a safe loader)
     except RecursionError:
         raise ValueError(f"deeper than {MAX_DEPTH} levels") from None
     except yaml.YAMLError as error:
@@ -148,8 +167,23 @@ def yaml_mapping(content: bytes) -> dict[str, Any]:
     return value
 
 
+@cache
+def _without_repeated_keys(loader: Any) -> Any:
+    """A YAML loader that refuses a key that comes twice, of which PyYAML takes the last."""
+
+    class Loader(loader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            names = [key.value for key, _ in node.value]
+            if len({*map(str, names)}) < len(names):
+                raise ValueError("a key that comes twice")
+            found: dict[Any, Any] = super().construct_mapping(node, deep)
+            return found
+
+    return Loader
+
+
 def refuse_unbounded(value: Any) -> None:
-    """Raise ValueError for a plain value that is too deep, or holds a number that is not finite."""
+    """Raise ValueError for a value that is too deep or not plain, or a number that is not finite or beyond 64 bits."""
     level, depth = [value], 0
     while level:
         if depth > MAX_DEPTH:
@@ -164,4 +198,8 @@ def refuse_unbounded(value: Any) -> None:
                 below += item
             elif isinstance(item, float) and not math.isfinite(item):
                 raise NotFinite(f"{item} is not a finite number")
+            elif isinstance(item, int) and abs(item) > MAX_INTEGER:
+                raise ValueError("a number beyond 64 bits")
+            elif item is not None and not isinstance(item, str | int | float):
+                raise ValueError(f"a {type(item).__name__}, which is no plain value")
         level, depth = below, depth + 1

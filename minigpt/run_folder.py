@@ -27,9 +27,10 @@ from minigpt import checkpoint, durable, identity
 from minigpt.config import Plan
 from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
 from minigpt.metrics import Metrics
+from minigpt.records import SCHEMA
 from minigpt.run.changes import changed, changes_since, path_changes
 from minigpt.run.log import RunLog
-from minigpt.run.record import FAILED, SCHEMA, failure, read_record
+from minigpt.run.record import FAILED, failure, read_record
 from minigpt.run.versions import git_state, versions
 from minigpt.source_digest import source_digest
 

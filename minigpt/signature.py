@@ -1,4 +1,4 @@
-"""Constructor signatures read from source, without importing anything.
+"""Constructor signatures read from source, without importing anything but what a user's configuration chose.
 
 The schema of an open configuration group is its class's constructor. Importing torch to learn one takes seconds, so
 signatures are read from the syntax tree: a dotted path is followed through packages, modules and re-exports to the
@@ -54,20 +54,36 @@ class Module:
 
 @cache
 def read_signature(target: str) -> Signature:
-    """The signature of the class or function that a dotted path names.
+    """The signature of the class or function that a dotted path names, also if a file says so: nothing is imported.
 
-    Raises ModuleNotFoundError if the package is not installed and AttributeError if the path leads nowhere.
+    Raises ModuleNotFoundError if the package is not installed, AttributeError if no source tells the signature.
     """
     found = _find(target)
-    if found is None:
-        return _imported(target)
-    module, node = found
-    return _of(module, node, target) or _imported(target)
+    signature = _CHOSEN.get(target) or (_of(*found, target) if found is not None else None)
+    if signature is None:
+        raise AttributeError(f"no source tells the arguments of {target}")
+    return signature
+
+
+def choose(target: str) -> Signature:
+    """The signature of what a user's own configuration names: by import where no source tells it.
+
+    From then on `read_signature` knows it too. Raises what importing it raises.
+    """
+    try:
+        return read_signature(target)
+    except AttributeError:
+        return _CHOSEN.setdefault(target, _imported(target))
+
+
+_CHOSEN: dict[str, Signature] = {}
 
 
 def _find(target: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | None:
     """The module and definition that `target` names, following re-exports; None where only an import could tell."""
     parts = target.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise ModuleNotFoundError(f"no module {target!r}", name=target)
     for cut in range(len(parts) - 1, 0, -1):
         module = load_module(".".join(parts[:cut]))
         if module is not None:
@@ -87,7 +103,9 @@ def _find(target: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.Funct
             for alias in statement.names:
                 if (alias.asname or alias.name) == name:
                     return _find(f"{_absolute(module, statement)}.{alias.name}", depth + 1)
-    return None
+    stars = (s for s in module.tree.body if isinstance(s, ast.ImportFrom) and s.names[0].name == "*")
+    found = (_find(f"{_absolute(module, star)}.{name}", depth + 1) for star in stars)
+    return next((one for one in found if one is not None), None)
 
 
 def _resolve(module: Module, name: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | None:

@@ -5,24 +5,24 @@
 Nothing is written, nothing is mended, and no class that a folder names is built.
 """
 
-import json
+import os
 import sys
-from collections.abc import Generator, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Generator, Iterator
+from itertools import count, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from minigpt import checkpoint, identity
+from minigpt import checkpoint, identity, records
 from minigpt.arguments import Parser, exit_code_of, reader_has_gone
 from minigpt.data.tokens import Tokens
-from minigpt.errors import CheckpointError, DataError, MinigptError
-from minigpt.run.record import read_record, read_summary
+from minigpt.errors import CheckpointError, MinigptError
+from minigpt.reading import UnreadableError
+from minigpt.terminal import escape_line
 from minigpt.tokenizer import load as load_tokenizer
 
+T = TypeVar("T")
 EXIT_BAD = CheckpointError.exit_code
 HELP = """\
 Say of each run in one line whether it can be trusted:
@@ -48,125 +48,132 @@ def problems_of(folder: Path) -> Iterator[str]:
     if not folder.is_dir():
         yield "no such folder"
         return
+    record = yield from _read(lambda: records.read_record(folder))
+    if record is None:
+        if not os.path.lexists(folder / "run.json"):
+            yield "not a run (no run.json)"
+        return
+    config = yield from _read(lambda: records.read_config(folder))
+    yield from _identity(record, config)
+    yield from _tokens(record)
+    summary = yield from _read(lambda: records.read_summary(folder))
+    newest = yield from _checkpoints(folder, record)
+    rows, whole = yield from _metrics(folder)
+    if newest is not None and not _long_enough(folder, newest):
+        yield f"metrics.jsonl is shorter than when {newest.folder.name} was saved: rows are missing at its end"
+    if whole:
+        yield from _steps(rows, config or {})
+        yield from _summary(summary, rows, newest)
+
+
+def _read(reader: Callable[[], T]) -> Generator[str, None, T | None]:
+    """What a reader returns; yields why it cannot, and returns None then."""
     try:
-        record = read_record(folder)
+        return reader()
+    except UnreadableError as error:
+        yield f"{error.path.name} is missing" if error.missing else f"{error.path.name}: {error.why}"
     except MinigptError as error:
         yield from error.problems
-        return
-    if record is None:
-        yield "not a run (no run.json)"
-        return
-    try:
-        yield from _identity(folder, record)
-        yield from _tokens(record)
-        summary = read_summary(folder)
-        if summary is None and (folder / "summary.json").exists():
-            yield "summary.json is not readable"
-        newest = yield from _checkpoints(folder, record)
-        rows, whole = yield from _metrics(folder)
-        if newest is not None and not _long_enough(folder, newest):
-            yield f"metrics.jsonl is shorter than when {newest.folder.name} was saved: rows are missing at its end"
-        if whole:
-            if (folder / "config.yaml").is_file():
-                yield from _steps(rows, OmegaConf.load(folder / "config.yaml"))
-            yield from _summary(summary, rows, newest)
-    except (KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
-        yield f"a value is missing or of another kind: {type(error).__name__} {error}"
+    return None
 
 
-def _identity(folder: Path, record: dict[str, Any]) -> Iterator[str]:
+def _identity(record: dict[str, Any], config: dict[str, Any] | None) -> Iterator[str]:
     if identity.short_hash(record["identity"]) != record["id"]:
         yield f"run.json: the id {record['id']} is not the hash of the identity beside it"
-    used = record["identity"].get("init_from")  # the weights it began with, whatever lies there by now
+    if config is None:
+        return
     try:
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
-        assert isinstance(config, dict)
-        found = identity.short_hash(identity.run_identity(config, used))  # type: ignore[arg-type]
-    except OSError:
-        yield "config.yaml is missing"
-    except Exception as error:  # any text can stand there
-        yield f"config.yaml is not that of a run ({type(error).__name__})"
+        weights = record["identity"].get("init_from")  # those it began with, whatever lies there by now
+        found = identity.short_hash(identity.run_identity(config, weights))
+    except (ImportError, AttributeError, SyntaxError):
+        if _targets(config) != _targets(record["identity"]):
+            yield "config.yaml names other classes than run.json"
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        yield f"config.yaml is not that of a run ({type(error).__name__} {error})"
     else:
         if found != record["id"]:
             yield f"config.yaml is of run {found}, run.json of {record['id']}"
+
+
+def _targets(node: dict[str, Any]) -> set[tuple[str, str]]:
+    """The classes that a configuration names in what decides a result, with their keys."""
+    parts = {key: node[key] for key in ("model", "optim", "schedule", "data")}
+    return {(k, v) for k, v in identity.flatten(parts).items() if k.endswith("._target_")}
+
+
+def _unknown_class(folder: Path) -> str | None:
+    """Why config.yaml could not be hashed, where that is no fault of the run: a class whose source is not here."""
+    try:
+        identity.run_identity(records.read_config(folder))
+    except (ImportError, AttributeError, SyntaxError) as error:
+        return f"config.yaml not hashed: {error}"
+    return None
 
 
 def _tokens(record: dict[str, Any]) -> Iterator[str]:
     folder, expected = Path(record["data"]["folder"]), record["data"]["fingerprint"]
     if not (folder / "manifest.json").exists():
         return  # a run stands alone; its tokens may live elsewhere
-    try:
-        found = Tokens.open(folder, load_tokenizer).fingerprint
-    except DataError as error:
-        yield from error.problems
-    else:
-        if found != expected:
-            yield f"tokens in {folder} are not those of the run: {expected[:12]} -> {found[:12]}"
+    found = yield from _read(lambda: Tokens.open(folder, load_tokenizer).fingerprint)
+    if found is not None and found != expected:
+        yield f"tokens in {folder} are not those of the run: {expected[:12]} -> {found[:12]}"
 
 
 def _checkpoints(folder: Path, record: dict[str, Any]) -> Generator[str, None, checkpoint.Checkpoint | None]:
     """Yields problems, returns the newest whole checkpoint or None."""
     newest = None
     for path in checkpoint.steps_on_disk(folder / "checkpoints"):
-        try:
-            found = checkpoint.load(path)
-        except CheckpointError as error:
-            yield from error.problems
+        found = yield from _read(lambda path=path: checkpoint.load(path))  # type: ignore[misc]
+        if found is None:
             continue
         if found.state.get("run") != record["id"]:
             yield f"{path.name} is of run {found.state.get('run')}"
         bad = [name for name, tensor in found.model.items() if not torch.isfinite(tensor).all()]
         if bad:
             yield f"{path.name}: {bad[0]} is not finite{f', nor are {len(bad) - 1} others' if bad[1:] else ''}"
-        if found.state["step"] != checkpoint.step_of(path):
-            yield f"{path.name} holds step {found.state['step']}"
+        if found.state.get("step") != checkpoint.step_of(path):
+            yield f"{path.name} holds step {found.state.get('step')}"
         newest = found
     return newest
 
 
 def _metrics(folder: Path) -> Generator[str, None, tuple[list[dict[str, Any]], bool]]:
     """Yields problems, returns the rows and whether each line is one."""
-    path, rows, whole = folder / "metrics.jsonl", [], True
-    if not path.is_file():
-        yield "metrics.jsonl is missing"
+    found = yield from _read(lambda: records.read_rows(folder / "metrics.jsonl"))
+    if found is None:
         return [], False
-    *lines, last = path.read_bytes().split(b"\n")
-    if last:
-        yield f"metrics.jsonl: the last line is torn ({len(last)} bytes)"
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            assert isinstance(row["step"], int)
-            rows.append(row)
-        except (ValueError, TypeError, KeyError, AssertionError):
-            yield f"metrics.jsonl: line {number} is not a row"
-            whole = False
-    return rows, whole
+    rows, bad, torn = found
+    if torn:
+        yield f"metrics.jsonl: the last line is torn ({torn} bytes)"
+    if bad:
+        others = f", nor are {len(bad) - 1} others" if bad[1:] else ""
+        yield f"metrics.jsonl: line {bad[0]} is not a row{others}"
+    return rows, not bad
 
 
 def _long_enough(folder: Path, newest: checkpoint.Checkpoint) -> bool:
-    path = folder / "metrics.jsonl"
-    return path.is_file() and path.stat().st_size >= newest.state["metrics_bytes"]
+    path, expected = folder / "metrics.jsonl", newest.state.get("metrics_bytes")
+    return path.is_file() and isinstance(expected, int) and path.stat().st_size >= expected
 
 
-def _steps(rows: list[dict[str, Any]], config: Any) -> Iterator[str]:
+def _steps(rows: list[dict[str, Any]], config: dict[str, Any]) -> Iterator[str]:
     """Rows of each kind go forward, none is missing, and each step has the same number of tokens."""
     for kind in ("train/loss", "val/loss"):
         steps = [row["step"] for row in rows if kind in row]
         repeated = next((b for a, b in pairwise(steps) if b <= a), None)
         if repeated is not None:
             yield f"metrics.jsonl: {kind} of step {repeated} comes twice, or too late"
-    steps = [row["step"] for row in rows if "train/loss" in row]
-    last = max(steps, default=0)
-    for kind, every, end in (
-        ("train/loss", config["log"]["every"], last + 1),
-        ("val/loss", config["eval"]["every"], last),
-    ):
-        logged = {row["step"] for row in rows if kind in row}
-        missing = [step for step in range(every, end, every) if step not in logged] if every else []
-        if missing:
-            others = f" and {len(missing) - 1} others" if missing[1:] else ""
-            yield f"metrics.jsonl: no {kind} for step {missing[0]}{others} (one was due every {every})"
+    last = max((row["step"] for row in rows if "train/loss" in row), default=0)
+    for kind, interval, end in (("train/loss", "log", last), ("val/loss", "eval", last - 1)):
+        every = config.get(interval, {}).get("every")
+        if not every:
+            continue
+        logged = {row["step"] for row in rows if kind in row and row["step"] % every == 0 and row["step"] <= end}
+        missing = end // every - len(logged - {0})
+        if missing > 0:
+            first = next(step for step in count(every, every) if step not in logged)
+            others = f" and {missing - 1} others" if missing > 1 else ""
+            yield f"metrics.jsonl: no {kind} for step {first}{others} (one was due every {every})"
     per_step = {row["tokens"] / row["step"] for row in rows if row["step"]}
     if len(per_step) > 1:
         yield f"metrics.jsonl: tokens a step change from {min(per_step):g} to {max(per_step):g}"
@@ -188,9 +195,9 @@ def _summary(
         yield f"summary.json: val_loss {summary['val_loss']}, the last row says {final}"
     if newest is None:
         yield "finished, and no whole checkpoint is left"
-    elif newest.state["step"] != summary["step"]:
+    elif newest.state.get("step") != summary["step"]:
         yield f"summary.json ends at step {summary['step']}, the checkpoints at {newest.state['step']}"
-    elif newest.state["final"] is None:
+    elif newest.state.get("final") is None:
         yield f"{newest.folder.name} is not the final checkpoint"
 
 
@@ -198,13 +205,15 @@ def line_about(folder: Path) -> tuple[bool, str]:
     """Whether the run can be trusted, and the line that says so."""
     if problems := list(problems_of(folder)):
         return False, f"NOT to be trusted: {folder}: {'; '.join(' '.join(problem.split()) for problem in problems)}"
-    record, summary = read_record(folder), read_summary(folder)
+    record, summary = records.read_record(folder), records.read_summary(folder)
     assert record is not None
     steps = checkpoint.steps_on_disk(folder / "checkpoints")
     state = "not finished" if summary is None else f"{summary['status']} at step {summary['step']}"
     parts = [state, f"{len(steps)} checkpoint{'' if len(steps) == 1 else 's'}"]
     if not (Path(record["data"]["folder"]) / "manifest.json").exists():
         parts.append("tokens not here")
+    if why := _unknown_class(folder):
+        parts.append(why)
     if record["mixed"]:
         parts.append(f"mixed, as was accepted: {', '.join(record['mixed'])}")
     return True, f"ok: {folder}: {', '.join(parts)}"
@@ -224,7 +233,7 @@ def verify(folders: list[Path]) -> int:
         trusted, line = line_about(folder.expanduser())
         code = code if trusted else EXIT_BAD
         try:
-            print(line, flush=True)
+            print(escape_line(line), flush=True)
         except BrokenPipeError:
             reader_has_gone()
     return code

@@ -25,6 +25,7 @@ LEAVES = {
     "signature",
     "startup",
     "reading",
+    "records",
 }
 SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
 # Layer by layer, each may import the ones before it.
@@ -40,7 +41,7 @@ ABOVE = [
     {"cli", "compare"},
     {"bench"},
 ]
-DOOR = {"config", "schema", "cli", "run_folder", "generation", "sweep", "verify"}  # these may know Hydra or OmegaConf
+DOOR = {"config", "schema", "cli", "run_folder", "generation", "sweep"}  # these may know Hydra or OmegaConf
 
 
 def imports_of(path: Path) -> set[str]:

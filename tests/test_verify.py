@@ -96,7 +96,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.yaml is of run",
     ),
     "config missing": (lambda run: (run / "config.yaml").unlink(), "config.yaml is missing"),
-    "config is something else": (lambda run: (run / "config.yaml").write_text("- 1\n"), "config.yaml is not that"),
+    "config is something else": (
+        lambda run: (run / "config.yaml").write_text("- 1\n"), "config.yaml: not a YAML mapping"
+    ),
     "torn last line": (lambda run: lines(run, lambda all: [*all, '{"step": 12, "tr']), "the last line is torn"),
     "torn line between": (lambda run: lines(run, lambda all: [all[0][:9] + "\n", *all[1:]]), "line 1 is not a row"),
     "row missing": (lambda run: lines(run, lambda all: all[:2] + all[3:]), "no train/loss for step 3"),
@@ -115,8 +117,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda run: edit_json(run / "summary.json", lambda s: s.update(val_loss=s["val_loss"] - 0.5)), "val_loss"
     ),
     "step edited": (lambda run: edit_json(run / "summary.json", lambda s: s.update(step=11)), "ends at step 11"),
-    "summary torn": (lambda run: (run / "summary.json").write_text("{"), "summary.json is not readable"),
-    "record of another kind": (lambda run: edit_json(run / "run.json", lambda r: r.update(data=[])), "another kind"),
+    "summary torn": (lambda run: (run / "summary.json").write_text("{"), "summary.json: not JSON"),
+    "record of another kind": (
+        lambda run: edit_json(run / "run.json", lambda r: r.update(data=[])), "data is not a mapping"
+    ),
 }  # fmt: skip
 
 

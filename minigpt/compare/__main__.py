@@ -11,6 +11,7 @@ from minigpt.arguments import Parser, exit_code_of
 from minigpt.compare.runs import find, select
 from minigpt.durable import storage_error, write_atomic
 from minigpt.errors import ConfigError
+from minigpt.terminal import escape_line
 
 if TYPE_CHECKING:
     from minigpt.compare.cost import Costs
@@ -90,7 +91,7 @@ def compare(options: argparse.Namespace) -> None:
     runs = select(found.runs, options.study, where)
     question = Question(options.by, tuple(options.axis))
     ordered = sort_runs(question, runs)
-    others = [f"unreadable: {problem}" for problem in found.unreadable]
+    others = [f"left out: {problem}" for problem in found.unreadable]
     judged: list[tuple[Result, Costs, list[Figure]]] = []
     rest = list(ordered.single)
     for group in ordered.groups:
@@ -147,7 +148,7 @@ def write(out: Path, report: "Document", drawn: "list[Figure]", rows: list[dict[
     columns = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for figure in drawn:

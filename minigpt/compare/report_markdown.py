@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from minigpt.compare.document import Bullets, Cell, Document, Figures, Heading, Paragraph, Table, VerdictLine
 from minigpt.compare.runs import Run
+from minigpt.terminal import escape_line
 
 
 def markdown(document: Document, out: Path) -> str:
@@ -38,7 +40,7 @@ def markdown(document: Document, out: Path) -> str:
     lines += ["", "## Runs behind the numbers", ""]
     for runs, number in sets.items():
         lines.append(f'- <a id="runs-{number}"></a>{number}: ' + ", ".join(_folder(run, out) for run in runs))
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(escape_line, lines)) + "\n"
 
 
 def escape(text: str) -> str:
@@ -57,7 +59,7 @@ def _link(cell: Cell, sets: dict[tuple[Run, ...], int]) -> str:
 
 
 def _folder(run: Run, out: Path) -> str:
-    return f"[{escape(run.name)}](<{relative(run, out)}>)"
+    return f"[{escape(run.name)}](<{quote(relative(run, out))}>)"
 
 
 def relative(run: Run, out: Path) -> str:

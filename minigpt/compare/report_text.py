@@ -1,6 +1,7 @@
 """The report on a terminal: verdicts first, tables as wide as they need to be."""
 
 from minigpt.compare.document import Bullets, Document, Figures, Heading, Paragraph, Table, VerdictLine
+from minigpt.terminal import escape_line
 
 SIGNS = {"better": "+", "worse": "-", "equivalent": "=", "no difference": "=", "undecided": "?"}
 
@@ -21,7 +22,7 @@ def text(document: Document) -> str:
             lines += ["", f"{block.title}:", *columns(block)]
         else:
             assert isinstance(block, Table | Figures)
-    return "\n".join(lines).strip() + "\n"
+    return "\n".join(map(escape_line, lines)).strip() + "\n"
 
 
 def columns(table: Table) -> list[str]:

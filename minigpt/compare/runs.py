@@ -3,10 +3,10 @@
 Reads run.json, config.yaml, summary.json, failed.json and metrics.jsonl, and writes nothing.
 """
 
-import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,14 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from minigpt import durable, identity
-from minigpt.errors import ConfigError
-from minigpt.metrics import read_rows
+from minigpt import durable, identity, records
+from minigpt.errors import CheckpointError, ConfigError
+from minigpt.reading import UnreadableError
 from minigpt.roles import scaled_lr
+from minigpt.terminal import escape_line
 
-SCHEMA = 1  # of run.json
 NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "wandb"}
 LEARNING_RATE = re.compile(r"optim\.\w+\.lr")  # each role's
 
@@ -114,16 +112,23 @@ class Run:
     @cached_property
     def interval_s(self) -> tuple[float, float] | None:
         """When it ran, as seconds since 1970: from its first start, for as long as its parts took together."""
-        try:
-            begin = datetime.fromisoformat(self.record["started"]).timestamp()
-        except (KeyError, ValueError):
+        if "started" not in self.record:
             return None
+        begin = datetime.fromisoformat(self.record["started"]).timestamp()
         return begin, begin + self.own_share * sum((self.summary or {}).get("seconds", {}).values())
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """metrics.jsonl."""
-        return read_rows(self.folder / "metrics.jsonl")
+        """metrics.jsonl; what cannot be read of it is left out, with a warning."""
+        try:
+            rows, bad, _ = records.read_rows(self.folder / "metrics.jsonl")
+        except UnreadableError as error:
+            rows, bad = [], []
+            if not error.missing:
+                print(escape_line(f"warning: {error.path}: {error.why}: left out"), file=sys.stderr)
+        if bad:
+            print(escape_line(f"warning: {self.name}: {len(bad)} lines of metrics.jsonl left out"), file=sys.stderr)
+        return rows
 
     def value(self, key: str) -> Any:
         """A group's choice (`optim`, `data/tokenizer`), else what is configured, identified or chosen under this key.
@@ -184,8 +189,8 @@ def find(paths: Iterable[Path]) -> Found:
             seen.add(folder.resolve())
             try:
                 found.runs.append(read(folder))
-            except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-                found.unreadable.append(f"{folder.name}: {type(error).__name__}: {error}")
+            except CheckpointError as error:
+                found.unreadable.append(why_unreadable(error))
     found.runs.sort(key=lambda run: (str(run.record.get("started")), run.name))
     if not found.runs and not found.unreadable:
         shown = ", ".join(str(path) for path in paths)
@@ -205,34 +210,27 @@ def run_folders(path: Path) -> list[Path]:
     return sorted(folders)
 
 
+def why_unreadable(error: CheckpointError) -> str:
+    """`<folder>/<file>: <a few words>`."""
+    if isinstance(error, UnreadableError):
+        return f"{error.path.parent.name}/{error.path.name}: {error.why}"
+    return str(error)
+
+
 def read(folder: Path) -> Run:
-    """One run. Raises OSError, ValueError or KeyError if the folder does not hold a readable run."""
-    record = json.loads((folder / "run.json").read_bytes())
-    if record.get("schema") != SCHEMA:
-        raise ValueError(f"run.json has schema {record.get('schema')}, this minigpt reads {SCHEMA}")
-    if missing := {"identity", "choices", "chosen", "data", "source", "hardware"} - record.keys():
-        raise ValueError(f"run.json lacks {', '.join(sorted(missing))}")
-    # The C loader is ten times as fast, which counts with hundreds of runs; both build plain values only.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)((folder / "config.yaml").read_bytes())
-    config = loader.get_single_data()
-    summary = read_json(folder / "summary.json")
-    return Run(
-        folder,
-        record,
-        config,
-        summary,
-        read_json(folder / "failed.json"),
-        running=summary is None and durable.lock_is_held(folder),
-    )
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is none that can be read."""
+    """One run. Raises CheckpointError if the folder does not hold a whole one."""
+    record = records.read_record(folder)
+    if record is None:
+        raise UnreadableError(folder / "run.json", "no such file", missing=True)
+    summary = records.read_summary(folder)
+    failure, running = records.read_failure(folder), summary is None and durable.lock_is_held(folder)
+    run = Run(folder, record, records.read_config(folder), summary, failure, running)
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+        if run.tokens_per_step < 1:
+            raise ValueError("not positive")
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableError(folder / "config.yaml", f"no max_seq_len: {error}") from None
+    return run
 
 
 def select(runs: list[Run], study: str | None, where: list[str]) -> list[Run]:

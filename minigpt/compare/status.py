@@ -4,17 +4,21 @@ Only reads: the record of a sweep (`<output_dir>/sweeps/*.json`, written when it
 word on their locks. Without a record there is nothing to wait for, and the runs that exist are shown.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from minigpt.compare.runs import Run, read, read_json, run_folders, show
+from minigpt import records
+from minigpt.compare.runs import Run, read, run_folders, show, why_unreadable
 from minigpt.compare.wording import count, duration
-from minigpt.errors import ConfigError
+from minigpt.errors import CheckpointError, ConfigError
+from minigpt.reading import UnreadableError
+from minigpt.terminal import escape_line
 
-STATES = ("done", "diverged", "running", "failed", "interrupted", "waiting")
+STATES = ("done", "diverged", "running", "failed", "unreadable", "interrupted", "waiting")
 STATE_OF = {
     "finished": "done",
     "diverged": "diverged",
@@ -26,16 +30,22 @@ STATE_OF = {
 
 @dataclass
 class Job:
-    """One job of a sweep. name: of its run folder, empty until known.  run: None while it waits."""
+    """One job of a sweep. name: of its run folder, empty until known.  run: None while it waits.
+
+    unreadable: why its folder cannot be read.
+    """
 
     name: str
     overrides: tuple[str, ...]
     run: Run | None
     failure: dict[str, Any] | None
+    unreadable: str = ""
     label: str = ""
 
     @property
     def state(self) -> str:
+        if self.unreadable:
+            return "unreadable"
         if self.run is not None:
             return STATE_OF[self.run.status]
         return "waiting" if self.failure is None else "failed"
@@ -62,9 +72,10 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
         if not path.is_dir():
             raise ConfigError(f"no such folder: {path} (give the folder of runs, e.g. outputs)")
         for file in sorted(path.glob("sweeps/*.json")):
-            content = read_json(file)
-            if content is None or content.get("schema") != 1 or not isinstance(content.get("jobs"), list):
-                found.append(Sweep(f"{file.name}: not a record of a sweep that this minigpt reads"))
+            try:
+                content = records.read_sweep(file)
+            except UnreadableError as error:
+                found.append(Sweep(f"{file.name}: not a record of a sweep that this minigpt reads: {error.why}"))
                 continue
             jobs = [_job(path, job["folder"], tuple(job["overrides"]), job.get("failed")) for job in content["jobs"]]
             recorded |= {(path / job.name).resolve() for job in jobs if job.name}
@@ -85,14 +96,15 @@ def _job(output: Path, name: str | None, overrides: tuple[str, ...], failure: di
     """name: of the run folder, None until the job has been composed.  failure: as the record of the sweep has it."""
     if name is None:
         return Job("", overrides, None, failure)
-    folder = output / name
+    folder, run, unreadable = output / name, None, ""
     try:
-        run = read(folder) if (folder / "run.json").is_file() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        run = None
+        failure = records.read_failure(folder) or failure
+        run = read(folder) if os.path.lexists(folder / "run.json") else None
+    except CheckpointError as error:
+        unreadable = why_unreadable(error)
     if run is not None and not overrides:
-        overrides = tuple(str(override) for override in run.record.get("overrides", ()))
-    return Job(name, overrides, run, read_json(folder / "failed.json") or failure)
+        overrides = tuple(run.record.get("overrides", ()))
+    return Job(name, overrides, run, failure, unreadable)
 
 
 def status_text(found: Sequence[Sweep], by: str) -> str:
@@ -101,7 +113,7 @@ def status_text(found: Sequence[Sweep], by: str) -> str:
     for sweep in found:
         _shorten(sweep.jobs)
         lines += [sweep.title, *_sweep_lines(sweep, by), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(map(escape_line, lines)).rstrip() + "\n"
 
 
 def _shorten(jobs: Sequence[Job]) -> None:
@@ -125,7 +137,7 @@ def _sweep_lines(sweep: Sweep, by: str) -> list[str]:
         )
     for job in counts["running"]:
         lines.append(f"  running      {job.label}  {progress(job.run)}")
-    for job in [*counts["failed"], *counts["diverged"], *counts["interrupted"]]:
+    for job in [*counts["failed"], *counts["unreadable"], *counts["diverged"], *counts["interrupted"]]:
         lines.append(f"  {job.state:<11}  {job.label}  {reason(job)}".rstrip())
     for arm, job, loss in best(counts["done"], by):
         lines.append(f"  best so far  {arm}: {loss:.4f}  {job.label}  ({job.name})")
@@ -145,8 +157,10 @@ def progress(run: Run | None) -> str:
 
 def reason(job: Job) -> str:
     """Why a job is not done."""
+    if job.unreadable:
+        return job.unreadable
     if job.failure is not None and job.state == "failed":
-        return f"{job.failure.get('error', 'unknown error')} (exit code {job.failure.get('exit_code', '?')})"
+        return f"{'; '.join(job.failure['error'].splitlines())} (exit code {job.failure['exit_code']})"
     if job.run is not None and job.state == "diverged" and job.run.summary is not None:
         return f"at step {job.run.summary.get('step')}"
     return progress(job.run) if job.state == "interrupted" else ""

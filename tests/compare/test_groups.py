@@ -165,8 +165,8 @@ def test_unreadable_folders_are_named_and_do_not_stop_the_rest(study: Study, com
     (broken / "run.json").write_text("{")
     newer = study.run("muon", 103, 3.0, record={"schema": 2})
     assert compare("--by", "optim") == 0
-    assert f"unreadable: {broken.name}" in compare.out
-    assert f"unreadable: {newer.name}: ValueError: run.json has schema 2, this minigpt reads 1" in compare.out
+    assert f"left out: {broken.name}" in compare.out
+    assert f"left out: unknown run format: {newer / 'run.json'}: schema 2, this minigpt reads 1" in compare.out
 
 
 def test_a_repeated_run_does_not_replace_the_older_one(study: Study, compare: Compare) -> None:
