@@ -33,6 +33,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         errno.ENOTDIR: "a part of the path is a file; choose another folder with output_dir=",
         errno.EEXIST: "a file stands where a folder is needed; move it away",
         errno.ENAMETOOLONG: "choose a shorter name",
+        errno.EMFILE: "too many files are open; allow more with ulimit -n",
     }.get(error.errno or 0, "check the disk and the path")
     return StorageError(f"cannot write: {path}: {error.strerror or error} ({advice})")
 

@@ -15,7 +15,8 @@ from minigpt import signature
 
 COMPUTES = ("minigpt.loop", "minigpt.evaluate", "minigpt.data.windows", "minigpt.data.tokens")
 # Imported by what computes, without a say in any number.
-SILENT = {"minigpt.errors", "minigpt.durable", "minigpt.interrupt", "minigpt.progress", "minigpt"}
+SILENT = {"minigpt.errors", "minigpt.durable", "minigpt.interrupt", "minigpt.progress", "minigpt.reading", "minigpt"}
+SILENT |= {"minigpt.data.manifest", "minigpt.data.shape", "minigpt.data.aside"}
 
 
 def source_digest(config: dict[str, Any]) -> dict[str, str]:

@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from minigpt.data.content import COMPRESSED, inner_suffix, open_text
 from minigpt.data.rows import Rows, csv_rows, json_lines, parquet_rows, tsv_rows
+from minigpt.data.shape import Shape
 from minigpt.data.source import Document, Source
 from minigpt.durable import sha256_file
 from minigpt.errors import DataError
@@ -33,6 +34,8 @@ class Files(Source):
     column: the key of the text where a row is a document. All but .parquet may be packed: .gz, .bz2, .xz, .zst.
     A single file with another suffix is read as plain text. What is no text by its content is refused.
     """
+
+    position: ClassVar[Shape] = [int]
 
     def __init__(self, path: str, column: str = "text") -> None:
         if not path:
@@ -90,7 +93,7 @@ class Files(Source):
         return sum(path.stat().st_size for path in paths)
 
     def documents(self, start: Any = None) -> Iterator[Document]:
-        first_file, first_item = start or (0, 0)
+        first_file, first_item = [*(start or []), 0, 0][:2]
         for number, (_, path) in enumerate(self.paths()):
             if number < first_file:
                 continue

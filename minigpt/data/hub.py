@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from minigpt.data.shape import Shape
 from minigpt.data.source import Document, Source
 from minigpt.errors import DataError
 from minigpt.interrupt import stop_if_requested
@@ -22,6 +23,8 @@ class Hub(Source):
     name and config: as `datasets.load_dataset` takes them. revision: branch, tag or commit; null takes the newest and
     notes which that was. source: a local folder laid out like the hub's repository, read instead of it.
     """
+
+    position: ClassVar[Shape] = {"state": (dict, type(None)), "skip": int}
 
     def __init__(
         self,

@@ -20,10 +20,15 @@ NOTHING_WRITTEN: dict[str, Any] = {
 class Output:
     """Both splits. `odd` counts odd documents, by the kinds of clean.MEANING.
 
+    max_tokens: training tokens beyond it are not taken.
     remains: an earlier process's `synced_state`, to continue from exactly there.
     """
 
-    def __init__(self, folder: Path, tokenizer: Any, shard_tokens: int, remains: dict[str, Any] | None) -> None:
+    def __init__(
+        self, folder: Path, tokenizer: Any, shard_tokens: int, max_tokens: int | None, remains: dict[str, Any] | None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
         self.vocab_size: int = tokenizer.vocab_size
         self.end_of_text = np.array([tokenizer.end_of_text], np.uint32)
         self.dtype = token_dtype(tokenizer.vocab_size)
@@ -39,15 +44,29 @@ class Output:
             self.totals[name] = dict(known["totals"])
             self.taken[name] = self.writers[name].n_tokens
 
-    def append(self, piece: Piece, ids: np.ndarray) -> None:
-        """Take the ids of a piece, behind end_of_text if a document begins with it; `flush` writes them."""
+    def full(self) -> bool:
+        return self.max_tokens is not None and self.taken["train"] >= self.max_tokens
+
+    def append(self, piece: Piece, ids: np.ndarray) -> int:
+        """Take the ids of a piece, behind end_of_text if a document begins with it; `flush` writes them.
+
+        Returns the number of tokens that this made. A piece of training text is cut where it would pass max_tokens.
+        """
+        n_bytes = piece.n_bytes
+        if piece.split == "train" and self.max_tokens is not None:
+            room = self.max_tokens - self.taken["train"] - piece.starts_document
+            if len(ids) > room:
+                ids = ids[:room]
+                n_bytes = len(self.tokenizer.decode_bytes(ids.tolist()))
         self.odd.update(piece.odd)
         if piece.starts_document:
             self.waiting[piece.split].append(self.end_of_text)
         self.waiting[piece.split].append(ids)
-        self.taken[piece.split] += len(ids) + piece.starts_document
+        n_tokens = len(ids) + piece.starts_document
+        self.taken[piece.split] += n_tokens
         self.totals[piece.split]["n_documents"] += piece.starts_document
-        self.totals[piece.split]["n_bytes"] += piece.n_bytes
+        self.totals[piece.split]["n_bytes"] += n_bytes
+        return n_tokens
 
     def flush(self) -> None:
         """Write what was appended; many small writes would cost more than the encoding of short documents allows."""

@@ -15,22 +15,21 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from minigpt.data.aside import Workers, settled
 from minigpt.data.bin import Bin
 from minigpt.data.clean import report
 from minigpt.data.encoding import batches, encoded
 from minigpt.data.iterator import START, DatasetIterator, Piece, walk
+from minigpt.data.journal import PROGRESS, read_journal, refuse_other_request
+from minigpt.data.manifest import FORMAT, MANIFEST, manifest_fingerprint, read_manifest
 from minigpt.data.output import Output
 from minigpt.data.progress import Progress
 from minigpt.data.source import Source
 from minigpt.data.splitting import plan_split
-from minigpt.data.tokens import FORMAT, MANIFEST, Tokens, manifest_fingerprint, read_manifest
+from minigpt.data.tokens import Tokens
 from minigpt.durable import (
     TEMPORARY,
     FolderLock,
@@ -43,8 +42,6 @@ from minigpt.durable import (
 )
 from minigpt.errors import BusyError, DataError
 from minigpt.interrupt import requested, stop_if_requested
-
-PROGRESS = "progress.json"
 
 
 class TokenizerSpec(Protocol):
@@ -130,28 +127,6 @@ def lock_folder(folder: Path, wait: bool) -> FolderLock:
             time.sleep(0.1)
 
 
-def refuse_other_request(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """DataError with every key that differs, if the folder holds tokens of something else."""
-    differences = []
-    for key in sorted(found.keys() | wanted.keys()):
-        there, here = found.get(key), wanted.get(key)
-        if isinstance(there, dict) and isinstance(here, dict):
-            inner = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-            differences += [f"{key}.{name} {short(there.get(name))} -> {short(here.get(name))}" for name in inner]
-        elif there != here:
-            differences.append(f"{key} {short(there)} -> {short(here)}")
-    if differences:
-        raise DataError(
-            f"folder holds other tokens: {folder}: {'; '.join(differences)} "
-            f"(choose another data.out, or remove the folder to prepare it again)"
-        )
-
-
-def short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 class Preparation:
     """The work on one locked folder. What must survive a kill is in `journal`, written to progress.json."""
 
@@ -204,13 +179,8 @@ class Preparation:
 
     def read_journal(self) -> dict[str, Any] | None:
         """What an earlier process left to continue, or None for an empty folder."""
-        path = self.folder / PROGRESS
-        if path.exists():
-            try:
-                journal: dict[str, Any] = json.loads(path.read_bytes())
-            except ValueError:
-                raise DataError(f"damaged: {path} (remove {self.folder} to start again)") from None
-            refuse_other_request(self.folder, journal["request"], self.request)
+        position = None if isinstance(self.source, Bin) else self.source.position
+        if (journal := read_journal(self.folder, self.request, position)) is not None:
             return journal
         remove_leftovers(self.folder)
         strangers = sorted(entry.name for entry in self.folder.iterdir() if entry.name != "lock")
@@ -250,28 +220,16 @@ class Preparation:
         self, source: Source, tokenizer: Any, plan: dict[str, Any], remains: dict[str, Any] | None
     ) -> dict[str, Any]:
         """Write all shards; returns what the manifest says about them."""
-        output = Output(self.folder, tokenizer, self.request["shard_tokens"], remains)
-        limit = self.request["max_tokens"]
-        self.progress.total_bytes, self.progress.max_tokens = source.n_bytes(), limit
+        shard_tokens, max_tokens = self.request["shard_tokens"], self.request["max_tokens"]
+        output = Output(self.folder, tokenizer, shard_tokens, max_tokens, remains)
+        self.progress.total_bytes, self.progress.max_tokens = source.n_bytes(), max_tokens
         if remains:
             self.progress.say(f"continuing behind {output.n_tokens():,} tokens")
             self.progress.resume(output.n_documents(), output.n_tokens(), output.n_bytes())
 
-        def full() -> bool:
-            return limit is not None and output.taken["train"] >= limit
-
-        def within_limit(piece: Piece, ids: np.ndarray) -> tuple[Piece, np.ndarray]:
-            """A piece and its ids, both cut where the limit is reached."""
-            if piece.split != "train" or limit is None:
-                return piece, ids
-            room = max(0, limit - output.taken["train"] - piece.starts_document)
-            if len(ids) <= room:
-                return piece, ids
-            return replace(piece, n_bytes=len(tokenizer.decode_bytes(ids[:room].tolist()))), ids[:room]
-
         def wanted() -> Iterator[Piece]:
             for piece in walk(source, plan["rule"], remains["state"] if remains else START):
-                if not (full() and piece.split == "train"):
+                if not (output.full() and piece.split == "train"):
                     yield piece
 
         def keep() -> None:
@@ -281,17 +239,15 @@ class Preparation:
         try:
             for batch in encoded(batches(wanted()), tokenizer.encode_batch, self.workers):
                 for piece, ids in zip(batch.pieces, batch.ids):
-                    if full() and (piece.split == "train" or output.taken["val"]):
+                    if output.full() and (piece.split == "train" or output.taken["val"]):
                         continue
-                    piece, ids = within_limit(piece, ids)
-                    output.append(piece, ids)
-                    self.progress.add(piece.starts_document, len(ids) + piece.starts_document, piece.n_bytes)
+                    self.progress.add(piece.starts_document, output.append(piece, ids), piece.n_bytes)
                 output.flush()
                 done = batch.pieces[-1].after
                 if output.n_published() > n_published:
                     n_published = output.n_published()
                     keep()
-                if requested() is not None or (full() and output.taken["val"]):
+                if requested() is not None or (output.full() and output.taken["val"]):
                     break
             if requested() is not None:
                 keep()

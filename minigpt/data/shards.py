@@ -5,6 +5,7 @@ of tokens (uint64), zeros. Every shard of a split but the last holds the same nu
 """
 
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minigpt.data.manifest import AGAIN, way_out
 from minigpt.durable import TEMPORARY, fsync_folder, sha256_file
 from minigpt.errors import DataError
 
@@ -19,7 +21,6 @@ MAGIC = b"minigpt\0"
 VERSION = 1
 HEADER_BYTES = 64
 HEADER = struct.Struct("<8sIIQ")
-AGAIN = "prepare the tokens again"
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -47,12 +48,7 @@ class Layout:
 
 def read_layout(path: Path, shard_format: str = "minigpt") -> Layout:
     """Read and check the header of a shard. DataError, with found and expected, if it is damaged or foreign."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(HEADER_BYTES)
-    except OSError as error:
-        raise DataError(f"cannot read a shard: {path} ({error.strerror}; {AGAIN})") from None
+    size, start = beginning(path, HEADER_BYTES)
     if shard_format == "minigpt":
         layout = own_layout(path, start)
     elif shard_format in ("llm.c", "bare"):
@@ -64,6 +60,35 @@ def read_layout(path: Path, shard_format: str = "minigpt") -> Layout:
     if size != layout.file_bytes:
         raise DataError(f"shard has {size} bytes instead of {layout.file_bytes}: {path} ({AGAIN})")
     return layout
+
+
+def open_shard(path: Path) -> int:
+    """A descriptor of a regular file; nothing waits for a pipe to be written to. DataError names the file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"cannot read a shard: {path} (not a regular file; {AGAIN})")
+    return descriptor
+
+
+def beginning(path: Path, n_bytes: int) -> tuple[int, bytes]:
+    """The size of a file and its first bytes."""
+    descriptor = open_shard(path)
+    try:
+        return os.fstat(descriptor).st_size, os.pread(descriptor, n_bytes, 0)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    finally:
+        os.close(descriptor)
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """What kept a shard from being read, and what helps."""
+    why = error.strerror or str(error)
+    return DataError(f"cannot read a shard: {path} ({why}; {way_out(why)})")
 
 
 def own_layout(path: Path, start: bytes) -> Layout:
@@ -84,8 +109,8 @@ LLMC_MAGIC, LLMC_VERSION, LLMC_HEADER_BYTES = 20240520, 1, 1024
 
 def foreign_layout(path: Path) -> Layout:
     """The layout of a shard of llm.c and modded-nanogpt, or of nanoGPT (uint16 ids and nothing else)."""
-    size = path.stat().st_size
-    start = np.fromfile(path, "<i4", 3) if size >= LLMC_HEADER_BYTES else np.zeros(3, np.int32)
+    size, content = beginning(path, LLMC_HEADER_BYTES)
+    start = np.frombuffer(content[:12], "<i4") if size >= LLMC_HEADER_BYTES else np.zeros(3, np.int32)
     if start[0] == LLMC_MAGIC:
         if start[1] != LLMC_VERSION:
             raise DataError(f"unknown version of an llm.c shard: {path} (found {start[1]}, expected {LLMC_VERSION})")
@@ -143,7 +168,7 @@ class ShardWriter:
             os.replace(published, partial)
         if self.partial_tokens:
             size = HEADER_BYTES + self.partial_tokens * self.dtype.itemsize
-            if not partial.exists() or partial.stat().st_size < size:
+            if partial.is_symlink() or not partial.is_file() or partial.stat().st_size < size:
                 raise DataError(
                     f"half-made shard is gone or too short: {partial} (remove {self.folder} and start again)"
                 )
@@ -164,7 +189,7 @@ class ShardWriter:
 
     def _write(self, content: bytes) -> None:
         if self._descriptor is None:
-            self._descriptor = os.open(self.partial_path(), os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = os.open(self.partial_path(), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             if os.lseek(self._descriptor, 0, os.SEEK_END) == 0:
                 write_all(self._descriptor, bytes(HEADER_BYTES))
         write_all(self._descriptor, content)

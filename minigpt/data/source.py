@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from minigpt.data.shape import Shape
 
 SplitName = Literal["train", "val"]
 
@@ -25,8 +27,10 @@ class Document:
 class Source(ABC):
     """Text to prepare. The same arguments give the same documents in the same order, every time.
 
-    Failures to read are DataError.
+    Failures to read are DataError. position: the shape (shape.py) of the positions of its documents.
     """
+
+    position: ClassVar[Shape] = int
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

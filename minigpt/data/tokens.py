@@ -1,8 +1,6 @@
 """Prepared tokens: a folder of shards with a manifest, verified when it is opened and guarded while it is read."""
 
-import json
 import os
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.data.shards import AGAIN, Layout, read_layout
-from minigpt.durable import json_bytes, sha256_bytes, sha256_file
+from minigpt.data.manifest import AGAIN, inside, read_manifest, refuse_way_out
+from minigpt.data.shards import Layout, open_shard, read_layout, unreadable
+from minigpt.durable import sha256_file
 from minigpt.errors import DataError
+from minigpt.interrupt import requested, stop_if_requested
 
-MANIFEST = "manifest.json"
-FORMAT = 1  # of the manifest and of everything it describes
-MOST_OPEN_FILES = 128  # per split; systems allow 256 to 1024 in all
+MOST_OPEN_FILES = 8  # per split; opening one again takes some ten microseconds
 
 
 @dataclass
@@ -82,10 +80,7 @@ class ShardFile:
 
     def open(self) -> None:
         self.close()
-        try:
-            self.descriptor = os.open(self.shard.path, os.O_RDONLY)
-        except OSError as error:
-            raise DataError(f"cannot read a shard: {self.shard.path} ({error.strerror}; {AGAIN})") from None
+        self.descriptor = open_shard(self.shard.path)
 
     def read(self, start: int, count: int) -> np.ndarray:
         layout = self.shard.layout
@@ -115,7 +110,7 @@ def file_identity(path: Path) -> tuple[int, ...]:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise DataError(f"cannot read a shard: {path} ({error.strerror}; {AGAIN})") from None
+        raise unreadable(path, error) from None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -160,48 +155,24 @@ class Tokens:
         """Hash every shard; DataError names the first whose bytes are not the manifest's."""
         shards = [*self.train.shards, *self.val.shards]
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-            for shard, sha256 in zip(shards, threads.map(sha256_file, [shard.path for shard in shards])):
+            for shard, sha256 in zip(shards, threads.map(sha256_unless_stopped, [shard.path for shard in shards])):
+                stop_if_requested("nothing was changed")
                 if sha256 != shard.sha256:
                     raise DataError(f"damaged shard: {shard.path} (its hash is not the manifest's; {AGAIN})")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked manifest of a folder; touches no shard. DataError if missing, damaged or of another format."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"no tokens here: {folder} (run preprocess.py)") from None
-    except OSError as error:
-        raise DataError(f"cannot read the manifest: {path} ({error.strerror})") from None
-    except ValueError:
-        raise DataError(f"damaged manifest: {path} (not JSON; {AGAIN})") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise DataError(f"unknown format of tokens: {path} (found {found}, expected {FORMAT}; {AGAIN})")
-    if manifest.get("fingerprint") != manifest_fingerprint(manifest):
-        raise DataError(f"damaged manifest: {path} (its fingerprint does not match; {AGAIN})")
-    return manifest
-
-
-def manifest_fingerprint(manifest: dict[str, Any]) -> str:
-    return sha256_bytes(json_bytes({key: value for key, value in manifest.items() if key != "fingerprint"}))
+def sha256_unless_stopped(path: Path) -> str:
+    return sha256_file(path) if requested() is None else ""
 
 
 def check_tokenizer_files(folder: Path, manifest: dict[str, Any]) -> None:
     for name, sha256 in manifest["tokenizer"]["files"].items():
         path = inside(folder / "tokenizer", name)
+        refuse_way_out(folder, path)
         if not path.is_file():
             raise DataError(f"missing tokenizer file: {path} ({AGAIN})")
         if sha256_file(path) != sha256:
             raise DataError(f"damaged tokenizer file: {path} (its hash is not the manifest's; {AGAIN})")
-
-
-def inside(folder: Path, name: str) -> Path:
-    """folder / name for a plain file name; manifests from elsewhere cannot point outside."""
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise DataError(f"bad file name in the manifest: {folder}: {name!r} ({AGAIN})")
-    return folder / name
 
 
 def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
@@ -216,8 +187,11 @@ def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
     first = 0
     for listed in entry["shards"]:
         path = inside(folder, listed["name"])
+        shard_format = listed.get("format", "minigpt")
+        if shard_format == "minigpt":  # the others are links to where they lie
+            refuse_way_out(folder, path)
         identity = file_identity(path)
-        layout = read_layout(path, listed.get("format", "minigpt"))
+        layout = read_layout(path, shard_format)
         if (layout.n_tokens, layout.dtype.name) != (listed["n_tokens"], manifest["dtype"]):
             found, expected = f"{layout.n_tokens} {layout.dtype.name}", f"{listed['n_tokens']} {manifest['dtype']}"
             raise DataError(f"shard holds {found} ids, the manifest says {expected}: {path} ({AGAIN})")

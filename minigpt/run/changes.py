@@ -1,10 +1,10 @@
 """What is not as it was when a run began: code, tokens, the hardware path."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from minigpt.errors import CheckpointError
+from minigpt.reading import UnreadableError, read_json
 
 
 def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -39,8 +39,9 @@ def changed(folder: Path, changes: list[str]) -> CheckpointError:
 
 
 def recorded_fingerprint(tokens_folder: Path) -> str | None:
-    """The fingerprint in a token folder's manifest, without reading the tokens; None if there is no manifest."""
+    """The fingerprint in a token folder's manifest, without reading the tokens; None if there is no sound manifest."""
     try:
-        return json.loads((tokens_folder / "manifest.json").read_bytes())["fingerprint"]
-    except (OSError, ValueError, KeyError):
+        fingerprint = read_json(tokens_folder / "manifest.json").get("fingerprint")
+    except UnreadableError:
         return None
+    return fingerprint if isinstance(fingerprint, str) else None

@@ -424,6 +424,52 @@ def test_resuming_reads_on_from_the_last_shard(tmp_path: Path) -> None:
     assert 10**9 - spec.tokenizer.batches_left < batches_in_all - 5
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ((), [], "not a JSON object"),
+        (("request",), None, "request is None"),
+        (("encoding",), [], r"encoding is \[\]"),
+        (("encoding", "state"), {}, "no encoding.state.position"),
+        (("encoding", "state", "position"), ["a"], r"encoding.state.position is \['a'\]"),
+        (("encoding", "state", "number"), -1, "encoding.state.number is -1"),
+        (("encoding", "splits", "train", "writer", "partial_tokens"), 10**30, "partial_tokens is 1000"),
+        (("encoding", "splits", "train", "writer", "partial_tokens"), 2**60, "half-made shard is gone or too short"),
+        (("encoding", "splits", "val", "totals", "n_bytes"), "x", "n_bytes is 'x'"),
+        (("encoding", "splits", "train", "writer", "finished", 0, "name"), "../../x", "bad file name"),
+        (("rule",), {"rule": "hash"}, "no rule.fraction"),
+    ],
+)
+@pytest.mark.faults(38)
+def test_a_journal_of_other_types_is_one_line(tmp_path: Path, place: tuple, value: Any, message: str) -> None:
+    with pytest.raises(MemoryError):
+        prepare(Memory(TEXTS), BreakingByte(12, MemoryError()), tmp_path, **OPTIONS)
+    journal = json.loads((tmp_path / "progress.json").read_text())
+    node = journal
+    for key in place[:-1]:
+        node = node[key]
+    if place:
+        node[place[-1]] = value
+    (tmp_path / "progress.json").write_text(json.dumps(journal if place else value))
+    with pytest.raises(DataError, match=message) as caught:
+        prepare(Memory(TEXTS), Byte(), tmp_path, **OPTIONS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.faults(38)
+def test_a_half_made_shard_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Continuing would cut the file that it leads to."""
+    with pytest.raises(MemoryError):
+        prepare(Memory(TEXTS), BreakingByte(12, MemoryError()), tmp_path / "tokens", **OPTIONS)
+    (tmp_path / "mine").write_bytes(bytes(10_000))
+    for partial in (tmp_path / "tokens").glob(".*train_*"):
+        partial.unlink()
+        partial.symlink_to(tmp_path / "mine")
+    with pytest.raises(DataError, match="half-made shard is gone or too short"):
+        prepare(Memory(TEXTS), Byte(), tmp_path / "tokens", **OPTIONS)
+    assert (tmp_path / "mine").read_bytes() == bytes(10_000)
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path

@@ -5,15 +5,18 @@ import os
 import random
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from corpora import Memory, stories
 
+from minigpt.data.manifest import manifest_fingerprint, read_manifest
 from minigpt.data.prepare import prepare
 from minigpt.data.shards import HEADER_BYTES, foreign_layout
-from minigpt.data.tokens import Tokens, manifest_fingerprint, read_manifest
+from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows, validation_batches
 from minigpt.durable import json_bytes
 from minigpt.errors import DataError
@@ -139,7 +142,9 @@ def test_another_list_of_shards_is_another_fingerprint(folder: Path, change: str
         (None, r"no tokens here: .* \(run preprocess\.py\)"),
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b"[]", r"unknown format of tokens: .* \(found None, expected 1"),
+        (b"[]", "damaged manifest: .* \\(not a JSON object"),
+        (b'{"format": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "damaged manifest: .*deeper than"),
+        (b'{"format": NaN}', "damaged manifest: .*NaN is not a finite number"),
         (b'{"format": 2}', r"unknown format of tokens: .* \(found 2, expected 1"),
         (b'{"format": 1}', "fingerprint does not match"),
     ],
@@ -160,6 +165,73 @@ def test_a_manifest_cannot_point_outside(folder: Path, name: str) -> None:
     rewrite_manifest(folder, lambda manifest: manifest["splits"]["train"]["shards"][0].update(name=name))
     with pytest.raises(DataError, match="bad file name in the manifest"):
         Tokens.open(folder, load)
+
+
+SPLIT = ("splits", "train")
+SHARD_1 = (*SPLIT, "shards", 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("splits",), [], r"splits is \[\]"),
+        (SPLIT, None, "splits.train is None"),
+        ((*SPLIT, "shards"), {"name": "x"}, "splits.train.shards is "),
+        ((*SPLIT, "shards"), [7], r"splits.train.shards\[0\] is 7"),
+        ((*SHARD_1, "name"), 5, r"splits.train.shards\[1\].name is 5"),
+        ((*SHARD_1, "n_tokens"), 10**30, r"splits.train.shards\[1\].n_tokens is 1000"),
+        ((*SHARD_1, "n_tokens"), -1, r"splits.train.shards\[1\].n_tokens is -1"),
+        ((*SHARD_1, "format"), "pickle", r"splits.train.shards\[1\].format is 'pickle'"),
+        ((*SPLIT, "largest_id"), "9", "splits.train.largest_id is '9'"),
+        ((*SPLIT, "n_bytes"), 0.5, "splits.train.n_bytes is 0.5"),
+        (("tokenizer",), "byte", "tokenizer is 'byte'"),
+        (("tokenizer", "vocab_size"), True, "tokenizer.vocab_size is True"),
+        (("tokenizer", "files"), {"tokenizer.json": None}, "tokenizer.files.tokenizer.json is None"),
+        (("dtype",), "object", "dtype is 'object'"),
+        (("request",), 1, "request is 1"),
+        (("fingerprint",), 1, "fingerprint does not match"),
+    ],
+)
+@pytest.mark.faults(31)
+def test_a_manifest_of_other_types_is_one_line(folder: Path, place: tuple, value: object, message: str) -> None:
+    """Its fingerprint is right: whoever made it did that on purpose."""
+
+    def forge(manifest: dict) -> None:
+        for key in place[:-1]:
+            manifest = manifest[key]
+        manifest[place[-1]] = value
+
+    rewrite_manifest(folder, forge, honest=place != ("fingerprint",))
+    with pytest.raises(DataError, match=message) as caught:
+        Tokens.open(folder, load)
+    assert "\n" not in str(caught.value)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link_out(path: Path) -> None:
+    outside = path.parents[2] / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "tokenizer/tokenizer.json", SHARD])
+@pytest.mark.parametrize("swap", [pipe, link_out])
+@pytest.mark.faults(31)
+def test_pipes_and_links_that_lead_out_are_refused(folder: Path, name: str, swap: Callable[[Path], None]) -> None:
+    """A pipe would be waited for until somebody writes to it."""
+    swap(folder / name)
+    with pytest.raises(DataError, match=Path(name).name):
+        Tokens.open(folder, load)
+
+
+@pytest.mark.faults(31)
+def test_a_folder_of_tokens_may_itself_be_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    assert Tokens.open(tmp_path / "link", load).fingerprint == Tokens.open(folder, load).fingerprint
 
 
 # Fault 33
@@ -254,13 +326,30 @@ def test_reads_are_whole_and_checked(folder: Path) -> None:
             split.read(start, count)
 
 
-def test_few_files_stay_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minigpt.data.tokens.MOST_OPEN_FILES", 2)
-    tokens = Tokens.open(folder, load)
-    before = len(os.listdir("/proc/self/fd"))
-    read_all(tokens)
-    assert len(os.listdir("/proc/self/fd")) <= before + 2 + 1  # two of the training split, one of validation
-    assert len(tokens.train.shards) > 2
+def test_few_files_stay_open(tmp_path: Path) -> None:
+    """A process that may open 32 files reads hundreds of shards, and where it may not, it hears of the limit."""
+    tokens = prepare(Memory(stories(200)), Byte(), tmp_path, val_fraction=0.4, shard_tokens=64, progress=False)
+    assert len(tokens.train.shards) > 128
+    assert len(tokens.val.shards) > 64
+    code = (
+        "import resource, sys\n"
+        "from minigpt.data.tokens import Tokens\n"
+        "from minigpt.errors import DataError\n"
+        "from minigpt.tokenizer import load\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
+        "tokens = Tokens.open(sys.argv[1], load)\n"
+        "for split in (tokens.train, tokens.val):\n"
+        "    for shard in split.shards:\n"
+        "        split.read(shard.first, 1)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))\n"
+        "try:\n"
+        "    Tokens.open(sys.argv[1], load, verify=False).train.read(0, 1)\n"
+        "except DataError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "ulimit -n" in done.stdout, done.stdout
+    assert "again" not in done.stdout
 
 
 # Fault 34

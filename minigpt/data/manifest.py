@@ -1,0 +1,77 @@
+"""The manifest of a folder of tokens: what it must hold, and its fingerprint."""
+
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from minigpt.data.shape import mismatch
+from minigpt.durable import json_bytes, sha256_bytes
+from minigpt.errors import DataError
+from minigpt.reading import UnreadableError, read_json
+
+MANIFEST = "manifest.json"
+FORMAT = 1  # of the manifest and of everything it describes
+AGAIN = "prepare the tokens again"
+
+SHARD = {"name": str, "n_tokens": int, "sha256": str, "format?": {"minigpt", "llm.c", "bare"}}
+TOTALS = {"n_documents": int, "n_bytes": (int, type(None)), "largest_id": int}
+SPLIT = {"n_tokens": int, **TOTALS, "shards": [SHARD]}
+SHAPE = {
+    "fingerprint": str,
+    "request": dict,
+    "dtype": {"uint16", "uint32"},
+    "odd": {str: int},
+    "tokenizer": {
+        "kind": str,
+        "vocab_size": int,
+        "end_of_text": (int, type(None)),
+        "fingerprint": str,
+        "files": {str: str},
+    },
+    "splits": {"train": SPLIT, "val": SPLIT},
+}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked manifest of a folder; touches no shard. DataError if missing, damaged or of another format."""
+    path = folder / MANIFEST
+    try:
+        manifest = read_json(path)
+    except UnreadableError as error:
+        if error.missing:
+            raise DataError(f"no tokens here: {folder} (run preprocess.py)") from None
+        raise DataError(f"damaged manifest: {path} ({error.why}; {way_out(error.why)})") from None
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"unknown format of tokens: {path} (found {str(manifest.get('format'))[:40]}, expected {FORMAT}; {AGAIN})"
+        )
+    if manifest.get("fingerprint") != manifest_fingerprint(manifest):
+        raise DataError(f"damaged manifest: {path} (its fingerprint does not match; {AGAIN})")
+    if wrong := mismatch(manifest, SHAPE):
+        raise DataError(f"damaged manifest: {path} ({wrong}; {AGAIN})")
+    return manifest
+
+
+def way_out(why: str) -> str:
+    """What helps where a file cannot be read for this reason."""
+    full = why in (os.strerror(errno.EMFILE), os.strerror(errno.ENFILE))
+    return "allow more with ulimit -n" if full else AGAIN
+
+
+def manifest_fingerprint(manifest: dict[str, Any]) -> str:
+    return sha256_bytes(json_bytes({key: value for key, value in manifest.items() if key != "fingerprint"}))
+
+
+def inside(folder: Path, name: str) -> Path:
+    """folder / name for a plain file name; manifests from elsewhere cannot point outside."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}", name):
+        raise DataError(f"bad file name in the manifest: {folder}: {name[:80]!r} ({AGAIN})")
+    return folder / name
+
+
+def refuse_way_out(folder: Path, path: Path) -> None:
+    """DataError for a link that leads out of the folder."""
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"a link leads out of the folder of tokens: {path} (put the file itself there)")
