@@ -12,16 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from minigpt import checkpoint, config, durable
+from minigpt import checkpoint, durable, reading, signature
 from minigpt.errors import CheckpointError
+from minigpt.loop import progress_of
 from minigpt.run.changes import changes_since, path_changes
 from minigpt.run.record import read_record
 from minigpt.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from torch import nn
+
 log = logging.getLogger(__name__)
 Schedule = Callable[[int, int], float]
+REFUSED_VALUES = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)  # of another's file
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,10 @@ def trunk_steps(schedule: Schedule, steps: int) -> int | None:
     return None if found is None else found(steps)
 
 
-def adopt(run: RunFolder, schedule: Schedule, steps: int) -> checkpoint.Checkpoint | None:
+def adopt(run: RunFolder, schedule: Schedule, steps: int, model: "nn.Module") -> checkpoint.Checkpoint | None:
     """The furthest checkpoint of another run that this run, which has none, would have come to itself.
 
+    model: of this run; the checkpoint's weights fit it.
     Its logged rows become this run's first ones. None if there is nothing to share, or with branch=off.
     Raises CheckpointError if branch names a run and that run shares no step with this one.
     """
@@ -50,7 +56,7 @@ def adopt(run: RunFolder, schedule: Schedule, steps: int) -> checkpoint.Checkpoi
         named = None if asked == "auto" else Path(asked).expanduser()
         refused: list[str] = []
         for trunk in trunks(run, schedule, steps, [named] if named else None, refused):
-            found = take(run, trunk)
+            found = take(run, trunk, model)
             if found is not None:
                 log.info("going on from step %d of %s, which trained the same steps", trunk.step, trunk.folder.name)
                 break
@@ -68,23 +74,44 @@ def trunks(
     """Checkpoints that this run could begin from, the furthest first. Why a run was left out goes to `refused`."""
     found = []
     for folder in folders or sorted(run.folder.parent.glob("*-????????")):
-        on_disk = [checkpoint.step_of(path) for path in checkpoint.steps_on_disk(folder / "checkpoints")]
-        if folder == run.folder or not on_disk:
+        if folder == run.folder:
             continue
         try:
-            record = read_record(folder)
+            on_disk = [checkpoint.step_of(path) for path in checkpoint.steps_on_disk(folder / "checkpoints")]
+            record = read_record(folder) if on_disk else None
+            if record is None or "steps" not in record:
+                continue
+            if different := differences(record, run.saved or {}):
+                refused += different
+                continue
+            other = schedule_of(record["identity"]["schedule"], schedule, (run.saved or {})["identity"]["schedule"])
+            shared = shared_steps(other, record["steps"], schedule, steps)
         except CheckpointError as error:
             refused.append(str(error))
-            continue
-        if record is None or "steps" not in record:
-            continue
-        if different := differences(record, run.saved or {}):
-            refused += different
-            continue
-        other = config.build(record["identity"]["schedule"])  # a class that this run's configuration names too
-        shared = shared_steps(other, record["steps"], schedule, steps)
-        found += [Trunk(folder, step) for step in on_disk if 0 < step <= shared]
+        except REFUSED_VALUES as error:
+            refused.append(f"damaged run: {folder}: {type(error).__name__} {error}")
+        else:
+            found += [Trunk(folder, step) for step in on_disk if 0 < step <= shared]
     return sorted(found, key=lambda trunk: (trunk.step, trunk.folder), reverse=True)
+
+
+def schedule_of(node: dict[str, Any], own: Schedule, own_node: dict[str, Any]) -> Schedule:
+    """The schedule that another run's identity describes: an object of our own schedule's class.
+
+    Only its numbers may differ from ours. Nothing that the other run names is looked up.
+    Raises ValueError for anything else.
+    """
+    if node == own_node:
+        return own
+    parameters = signature.read_signature(own_node["_target_"]).parameters
+    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    for key, value in arguments.items():
+        number = isinstance(value, int | float) and key in parameters
+        if not (number or (isinstance(value, str | None) and value == own_node.get(key))):
+            raise ValueError(f"schedule.{key} is not a number, and not ours")
+    make: Any = type(own)
+    same_class: Schedule = make(**arguments)
+    return same_class
 
 
 def differences(other: dict[str, Any], own: dict[str, Any]) -> list[str]:
@@ -104,15 +131,18 @@ def shared_steps(one: Schedule, steps_of_one: int, other: Schedule, steps_of_oth
     return sum(1 for _ in takewhile(lambda step: one(step, steps_of_one) == other(step, steps_of_other), both))
 
 
-def take(run: RunFolder, trunk: Trunk) -> checkpoint.Checkpoint | None:
+def take(run: RunFolder, trunk: Trunk, model: "nn.Module") -> checkpoint.Checkpoint | None:
     """Load a trunk's checkpoint and copy the rows logged before it; None if it cannot serve."""
     try:
         found = checkpoint.load(trunk.folder / "checkpoints" / f"step_{trunk.step:08d}")
-        rows = (trunk.folder / "metrics.jsonl").read_bytes()[: found.state["metrics_bytes"]]
-    except (CheckpointError, OSError) as error:  # it may be pruned while we look
+        checkpoint.check_parameters(model, found.model, found.folder)
+        progress, size = progress_of(found.state), found.state["metrics_bytes"]
+        rows = reading.read_bytes(trunk.folder / "metrics.jsonl")[:size]
+        fits = found.optimizer is not None and progress.final is None and progress.step == trunk.step
+    except (CheckpointError, *REFUSED_VALUES) as error:  # it may be pruned while we look
         log.debug("not taken: %s", error)
         return None
-    if found.optimizer is None or found.state.get("final") is not None or len(rows) != found.state["metrics_bytes"]:
+    if not fits or len(rows) != size:
         return None
     run.note_branch({"run": trunk.folder.name, "step": trunk.step})
     try:

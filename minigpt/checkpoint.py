@@ -10,7 +10,6 @@ A folder is published by rename after fsync; the first line of defence is that a
 the second that every byte is verified before any of it is used.
 """
 
-import json
 import logging
 import os
 import re
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from minigpt import durable
+from minigpt import durable, interrupt, reading
 from minigpt.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -33,7 +32,8 @@ SCHEMA = 1
 SUPERSEDED = ".superseded"  # a whole checkpoint whose successor, of the same step, is about to be published
 FOLDER = re.compile(rf"step_(\d{{8,}})({re.escape(SUPERSEDED)})?")
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
-MAX_JSON_BYTES = 256 * 2**20
+MAX_MANIFEST_BYTES = 2**20
+MAX_NAMED = 20  # problems of one checkpoint
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,13 @@ def _manifest(files: Mapping[str, bytes]) -> bytes:
 
 def steps_on_disk(checkpoints: Path) -> list[Path]:
     """Published checkpoint folders, oldest step first. Order is by number; times mean nothing."""
-    if not checkpoints.is_dir():
+    try:
+        found = [Path(entry.path) for entry in os.scandir(checkpoints) if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [path for path in checkpoints.iterdir() if FOLDER.fullmatch(path.name) and path.is_dir()]
+    except OSError as error:
+        raise CheckpointError(f"cannot read: {checkpoints}: {error.strerror} (check its permissions)") from None
+    found = [path for path in found if FOLDER.fullmatch(path.name)]
     return sorted(found, key=lambda path: (step_of(path), not path.name.endswith(SUPERSEDED)))
 
 
@@ -223,11 +227,23 @@ def verify(folder: Path) -> dict[str, bytes]:
     def damaged(name: str, why: str) -> CheckpointError:
         return CheckpointError(f"damaged checkpoint: {folder / name}: {why} (an older one is used if there is one)")
 
-    manifest = read_json(folder / MANIFEST, damaged)
+    def content_of(name: str, limit: int) -> bytes:
+        interrupt.stop_if_requested(f"reading {folder}")
+        try:
+            return reading.read_bytes(folder / name, limit)
+        except reading.UnreadableError as error:
+            raise damaged(name, error.why) from None
+
+    written = content_of(MANIFEST, MAX_MANIFEST_BYTES)
+    try:
+        manifest = reading.json_object(written)
+        as_written = durable.json_bytes(manifest)
+    except ValueError as error:
+        raise damaged(MANIFEST, str(error)) from None
     body = {key: value for key, value in manifest.items() if key != "checksum"}
     if manifest.get("checksum") != durable.sha256_bytes(durable.json_bytes(body)):
         raise damaged(MANIFEST, "checksum differs")
-    if (folder / MANIFEST).read_bytes() != durable.json_bytes(manifest):
+    if written != as_written:
         raise damaged(MANIFEST, "not as it was written")
     if manifest.get("schema") != SCHEMA:
         raise CheckpointError(
@@ -237,15 +253,19 @@ def verify(folder: Path) -> dict[str, bytes]:
     files = manifest.get("files")
     if not (isinstance(files, dict) and all(_is_entry(entry) for entry in files.values())):
         raise damaged(MANIFEST, "no list of files with sizes and hashes")
-    present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
+    try:
+        present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
+    except OSError as error:
+        raise damaged("", error.strerror or "unreadable") from None
     if foreign := sorted(present ^ files.keys()):
         raise damaged(foreign[0], "missing" if foreign[0] not in present else "not in the manifest")
     contents = {}
     for name, entry in files.items():
-        path = folder / name
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise damaged(name, f"size differs from the {entry['bytes']} bytes written")
-        contents[name] = path.read_bytes()
+        if (folder / name).is_symlink():
+            raise damaged(name, "a link")
+        contents[name] = content_of(name, entry["bytes"])
+        if len(contents[name]) != entry["bytes"]:
+            raise damaged(name, f"{len(contents[name]):,} bytes of the {entry['bytes']:,} written")
         if durable.sha256_bytes(contents[name]) != entry["sha256"]:
             raise damaged(name, "hash differs")
     return contents
@@ -253,20 +273,6 @@ def verify(folder: Path) -> dict[str, bytes]:
 
 def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
-
-
-def read_json(path: Path, damaged: Any) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise damaged(path.name, "too large")
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise damaged(path.name, error.strerror or "unreadable") from None
-    except (ValueError, RecursionError):
-        raise damaged(path.name, "not JSON") from None
-    if not isinstance(value, dict):
-        raise damaged(path.name, "not a JSON object")
-    return value
 
 
 def load(folder: Path) -> Checkpoint:
@@ -279,21 +285,19 @@ def load(folder: Path) -> Checkpoint:
 
     contents = verify(folder)
     try:
-        state = json.loads(contents[STATE])
+        state = reading.json_object(contents[STATE])
         tensors = from_bytes(contents[OPTIMIZER]) if OPTIMIZER in contents else {}
         optimizer = decode_tree(state.pop("optimizer"), tensors)
         return Checkpoint(folder, from_bytes(contents[MODEL]), optimizer, state)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"damaged checkpoint: {folder}: not as minigpt writes it: {type(error).__name__} {error} "
             "(an older one is used if there is one)"
         ) from None
 
 
-def restore_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:
-    """Copy saved parameters into a module by name. Raises CheckpointError, with nothing copied, if any does not fit."""
-    import torch
-
+def check_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:
+    """Raise CheckpointError unless `saved` holds every parameter of a module: names, shapes, floating point."""
     parameters = dict(module.named_parameters())
     problems = [
         f"checkpoint does not fit the model: {where}: "
@@ -302,10 +306,23 @@ def restore_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Ten
         for name in sorted(parameters.keys() | saved.keys())
         if name not in parameters or name not in saved or parameters[name].shape != saved[name].shape
     ]
+    problems += [
+        f"not a weight: {where}: {name} is {str(saved[name].dtype).removeprefix('torch.')} (floating point is)"
+        for name in sorted(parameters.keys() & saved.keys())
+        if not saved[name].is_floating_point()
+    ]
     if problems:
-        raise CheckpointError(*problems)
+        more = [f"{len(problems) - MAX_NAMED:,} more that do not fit: {where}"] if problems[MAX_NAMED:] else []
+        raise CheckpointError(*problems[:MAX_NAMED], *more)
+
+
+def restore_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:
+    """Copy saved parameters into a module by name. Raises CheckpointError, with nothing copied, if any does not fit."""
+    import torch
+
+    check_parameters(module, saved, where)
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for name, parameter in module.named_parameters():
             parameter.copy_(saved[name])
 
 

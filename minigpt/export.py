@@ -7,7 +7,6 @@ the same logits bit for bit. Parts without a counterpart in these two architectu
 """
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -21,10 +20,13 @@ from torch import Tensor, nn
 from minigpt.arguments import Parser, exit_code_of
 from minigpt.durable import TEMPORARY, json_bytes, publish_folder, storage_error, write_synced
 from minigpt.errors import CheckpointError, ConfigError, StorageError
+from minigpt.interrupt import stop_if_requested
 from minigpt.model.attention import Attention
 from minigpt.model.swiglu import SwiGLU
 from minigpt.model.transformer import Transformer
+from minigpt.reading import UnreadableError, read_bytes, read_json
 
+MODEL = "minigpt.model.transformer.Transformer"
 TOP = {
     "embed.weight": "model.embed_tokens.weight",
     "final_norm.gain": "model.norm.weight",
@@ -119,21 +121,24 @@ def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     For folders that `to_hugging_face` wrote, and others with one model.safetensors and nothing that our model lacks
     (biases, scaled RoPE, another activation, sliding windows). Raises CheckpointError otherwise.
     """
+    # In a cache of Hugging Face's, the files of a snapshot are links to blobs beside it.
+    inside = folder.absolute().parent.parent if folder.absolute().parent.name == "snapshots" else folder
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_bytes())
-        weights = load((folder / "model.safetensors").read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"not an exported model: {folder} has no {Path(error.filename).name}") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read: {error.filename} ({error.strerror})") from None
-    except (ValueError, RecursionError, SafetensorError) as error:
-        raise CheckpointError(f"damaged export: {folder} ({error}; export it again)") from None
+        config = read_json(path, inside=inside)
+        stop_if_requested(f"reading {folder}")
+        weights = load(read_bytes(folder / "model.safetensors", inside=inside))
+    except UnreadableError as error:
+        if error.missing:
+            raise CheckpointError(f"not an exported model: {folder} has no {error.path.name}") from None
+        raise CheckpointError(f"damaged export: {error.path}: {error.why} (export it again)") from None
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"damaged export: {folder} ({type(error).__name__}: {error}; export it again)") from None
     try:
         arguments = _arguments(config)
         lacking = _differences(config, arguments)
         ours = {b: a for a, b in names(min(arguments["n_layers"], len(weights))).items()}
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"damaged export: {path} ({type(error).__name__}: {error}; export it again)") from None
     if lacking:
         raise CheckpointError(f"cannot import: {path}: {', '.join(lacking)} (our model has no counterpart)")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from minigpt import interrupt, precision
 from minigpt.errors import ConfigError
 from minigpt.load import find_run, load_any
+from minigpt.rebuild import trusted_packages
 from minigpt.sampling import Sampling, TextStream, encode_prompt
 from minigpt.sampling import generate as generate_tokens
 from minigpt.seeding import generator
@@ -21,6 +22,7 @@ def sampling_of(cfg: DictConfig) -> Sampling:
     """The sampling arguments. Raises ConfigError that names every one out of range."""
     if cfg.seed < 0:
         raise ConfigError(f"out of range: seed={cfg.seed} (at least 0)")
+    trusted_packages(cfg.trust)
     return Sampling(
         cfg.max_new_tokens, cfg.temperature, cfg.top_k, cfg.top_p, cfg.ngram_size, cfg.ngram_penalty, cfg.num_samples
     )
@@ -29,7 +31,7 @@ def sampling_of(cfg: DictConfig) -> Sampling:
 def generate(cfg: DictConfig) -> None:
     """Continue the prompt; each sample as it comes, or one after the other, separated by a line of ---."""
     sampling = sampling_of(cfg)
-    loaded = load_any(find_run(cfg.run, cfg.output_dir))
+    loaded = load_any(find_run(cfg.run, cfg.output_dir), trusted_packages(cfg.trust))
     chosen = precision.choose(cfg.device, cfg.precision, False, d_model=loaded.model.embed.weight.shape[1])
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen.precision]
     model = loaded.model.to(chosen.device, dtype)

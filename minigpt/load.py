@@ -1,19 +1,19 @@
 """Read a run, or an exported folder, back as a model: for generation, export and `init_from`."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minigpt import checkpoint, config, export
+from minigpt import checkpoint, export
 from minigpt.config import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
 from minigpt.model.transformer import Transformer
+from minigpt.rebuild import rebuild
 from minigpt.run.record import read_record, read_summary
 from minigpt.tokenizer import load as load_tokenizer
-
-MODEL_PARTS = "minigpt.model."  # a configuration found in a folder may name classes of this package only
 
 
 @dataclass(frozen=True)
@@ -42,50 +42,44 @@ def find_run(path: str | None, output_dir: str) -> Path:
     return max(finished, key=lambda folder: (folder / "summary.json").stat().st_mtime_ns)
 
 
-def load_any(folder: Path) -> Loaded:
-    """A run, or a folder written by minigpt.export."""
-    return load_run(folder) if (folder / "run.json").is_file() else load_exported(folder)
+def load_any(folder: Path, trust: Collection[str] = ()) -> Loaded:
+    """A run, or a folder written by minigpt.export.  trust: see `load_run`."""
+    return load_run(folder, trust) if (folder / "run.json").is_file() else load_exported(folder)
 
 
 def load_exported(folder: Path) -> Loaded:
     """The model of a Hugging Face folder, in evaluation mode on the CPU, with its tokenizer. Raises CheckpointError."""
     arguments, weights = export.from_hugging_face(folder)
-    with torch.device("meta"):
-        model = Transformer(**arguments)
-    model.load_state_dict(weights, assign=True)
-    return Loaded(folder, model.eval(), load_tokenizer(folder), None)
+    vocab_size = arguments.pop("vocab_size")
+    model = rebuild({"_target_": export.MODEL, **arguments}, vocab_size, weights, folder)
+    return Loaded(folder, model, _tokenizer(folder, vocab_size), None)
 
 
-def load_run(folder: Path) -> Loaded:
+def load_run(folder: Path, trust: Collection[str] = ()) -> Loaded:
     """The model of a run's newest valid checkpoint, in evaluation mode on the CPU, with its tokenizer.
 
-    Raises CheckpointError if there is none, or if it names a class that is not a model of minigpt.
+    trust: packages beside minigpt.model whose classes it may name; their code is run.
+    Raises CheckpointError if there is none, or if it names another class.
     """
     if read_record(folder) is None:
         raise CheckpointError(f"not a run: {folder}: no run.json (give the folder of a run)")
     found = checkpoint.newest(folder / "checkpoints")
     if found is None:
         raise CheckpointError(f"no checkpoint yet: {folder} (let the run reach checkpoint.every, or finish)")
-    node = found.state["model"]
-    refuse_foreign_classes(node, found.folder)
-    with torch.device("meta"):  # nothing is allocated by what a file says, only what is in it
-        model = config.build(node, found.state["vocab_size"])
-    checkpoint.restore_parameters(model, found.model, found.folder)
-    model.load_state_dict(found.model, assign=True)
-    return Loaded(folder, model.eval(), load_tokenizer(folder / "tokenizer"), found.state["step"])
+    vocab_size = found.state.get("vocab_size")
+    model = rebuild(found.state.get("model"), vocab_size, found.model, found.folder, trust)
+    return Loaded(folder, model, _tokenizer(folder / "tokenizer", vocab_size), checkpoint.step_of(found.folder))
 
 
-def refuse_foreign_classes(node: Any, where: Path) -> None:
-    """Raise CheckpointError if a configuration from a file names anything but a part of minigpt's model."""
-    if isinstance(node, dict):
-        target = node.get("_target_", MODEL_PARTS)
-        if not (isinstance(target, str) and target.startswith(MODEL_PARTS)):
-            raise CheckpointError(f"foreign class: {where}: {target} (only {MODEL_PARTS}* is built from a checkpoint)")
-        for value in node.values():
-            refuse_foreign_classes(value, where)
-    elif isinstance(node, list):
-        for value in node:
-            refuse_foreign_classes(value, where)
+def _tokenizer(folder: Path, vocab_size: Any) -> Any:
+    """The tokenizer of a model with so many ids. Raises CheckpointError if it is that of another."""
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size != vocab_size:
+        raise CheckpointError(
+            f"the tokenizer is not the model's: {folder}: {tokenizer.vocab_size:,} ids instead of {vocab_size:,} "
+            "(restore the tokenizer's files)"
+        )
+    return tokenizer
 
 
 def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:

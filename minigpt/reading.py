@@ -156,7 +156,7 @@ def yaml_mapping(content: bytes) -> dict[str, Any]:
             for event in yaml.parse(content, loader):
                 if isinstance(event, yaml.AliasEvent):
                     raise ValueError("an alias")
-        value = yaml.load(content, _without_repeated_keys(loader))  # noqa: S506 (a safe loader)
+        value = _without_repeated_keys(loader)(content).get_single_data()
     except RecursionError:
         raise ValueError(f"deeper than {MAX_DEPTH} levels") from None
     except yaml.YAMLError as error:

@@ -218,11 +218,9 @@ def nearest_run(plan: Plan) -> str | None:
             continue
         try:
             record = read_record(folder)
-        except CheckpointError:
+            different = {} if record is None else identity.differences(record["identity"], plan.identity)
+        except (CheckpointError, KeyError):  # a damaged neighbour
             continue
-        if record is None:
-            continue
-        different = identity.differences(record["identity"], plan.identity)
         if len(different) == 1 and next(iter(different)) != "seed":
             ((key, (before, after)),) = different.items()
             key = key.replace("budget.", "train.")

@@ -103,6 +103,7 @@ class GenerateRoot:
     """Everything generate.py reads."""
 
     run: str | None = None
+    trust: str | None = None
     prompt: str = ""
     max_new_tokens: int = 200
     temperature: float = 0.8

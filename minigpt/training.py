@@ -81,7 +81,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
         schedule = config.build(cfg["schedule"])
         trunk = None if cfg["branch"] == "off" else branch.trunk_steps(schedule, budget.steps)
         folder.keep_at = {*cfg["checkpoint"]["at"], *([] if trunk is None else [trunk])}
-        saved = folder.newest_checkpoint() or branch.adopt(folder, schedule, budget.steps)
+        saved = folder.newest_checkpoint() or branch.adopt(folder, schedule, budget.steps, model)
 
         if saved is not None:
             checkpoint.restore_parameters(model, saved.model, saved.folder)

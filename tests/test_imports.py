@@ -33,7 +33,7 @@ ABOVE = [
     {"identity", "metrics", "progress", "source_digest", "schema", "logger"},
     {"config", "checkpoint", "evaluate"},
     {"run"},
-    {"run_folder", "corpus", "sampling"},
+    {"run_folder", "corpus", "sampling", "rebuild"},
     {"loop", "export", "load", "branch"},
     {"training", "generation"},
     {"memory", "sweep", "dashboard", "verify"},

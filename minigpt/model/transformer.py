@@ -253,7 +253,7 @@ def _check_sizes(n_heads: int, n_kv_heads: int, d_model: int, **others: int) -> 
             f"d_model={d_model} / n_heads={n_heads} gives an odd head size of {d_model // n_heads}; RoPE turns pairs"
         )
     if n_heads % n_kv_heads:
-        divisors = ", ".join(str(n) for n in range(1, n_heads + 1) if n_heads % n == 0)
+        divisors = ", ".join(str(n) for n in range(1, min(n_heads, 1024) + 1) if n_heads % n == 0)
         raise ValueError(f"n_heads={n_heads} is not a multiple of n_kv_heads={n_kv_heads} (possible: {divisors})")
 
 

@@ -8,7 +8,6 @@ found in such a folder is ever instantiated by name beyond these modules.
 import hashlib
 import importlib
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from minigpt import reading
 from minigpt.durable import json_bytes, write_synced
 from minigpt.errors import DataError
 
@@ -98,31 +98,27 @@ def load(folder: Path | str) -> Tokenizer:
     folder = Path(folder)
     config = read_json(folder / "tokenizer_config.json")
     kind = config.get("minigpt_kind")
-    if not isinstance(kind, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
+    if not isinstance(kind, str):
         raise DataError(f"not a tokenizer of minigpt: {folder} (use data/tokenizer=hf to read a tokenizer.json)")
+    known = kind in {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
+    read = getattr(importlib.import_module(f"{__package__}.{kind}"), "read", None) if known else None
+    if read is None:
+        raise DataError(f"unknown kind of tokenizer {kind!r:.40}: {folder} (made by a newer minigpt?)")
     try:
-        module = importlib.import_module(f"{__package__}.{kind}")
-    except ModuleNotFoundError:
-        raise DataError(f"unknown kind of tokenizer {kind!r}: {folder} (made by a newer minigpt?)") from None
-    if not hasattr(module, "read"):
-        raise DataError(f"unknown kind of tokenizer {kind!r}: {folder} (made by a newer minigpt?)")
-    try:
-        tokenizer: Tokenizer = module.read(config, read_json(folder / "tokenizer.json"))
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise DataError(f"damaged tokenizer: {folder} ({type(error).__name__}: {error}; prepare it again)") from error
+        tokenizer: Tokenizer = read(config, read_json(folder / "tokenizer.json"))
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise DataError(
+            f"damaged tokenizer: {folder} ({type(error).__name__}: {error!s:.200}; prepare it again)"
+        ) from None
     return tokenizer
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read the tokenizer: {path} ({error.strerror})") from None
-    except ValueError:
-        raise DataError(f"damaged tokenizer: {path} (not JSON; prepare it again)") from None
-    if not isinstance(value, dict):
-        raise DataError(f"damaged tokenizer: {path} (not a JSON object; prepare it again)")
-    return value
+        return reading.read_json(path)
+    except reading.UnreadableError as error:
+        what = "cannot read the tokenizer" if error.missing else "damaged tokenizer"
+        raise DataError(f"{what}: {path} ({error.why}; prepare it again)") from None
 
 
 def added_token(content: str, token_id: int) -> dict[str, Any]:

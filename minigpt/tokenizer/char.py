@@ -85,4 +85,7 @@ class CharTokenizer(Tokenizer):
 def read(config: dict[str, Any], tokenizer_json: dict[str, Any]) -> CharTokenizer:
     """The inverse of `tokenizer_json`."""
     vocabulary = tokenizer_json["model"]["vocab"]
-    return CharTokenizer(sorted(vocabulary, key=vocabulary.__getitem__)[:-1])
+    tokenizer = CharTokenizer(sorted(vocabulary, key=vocabulary.__getitem__)[:-1])
+    if tokenizer.tokenizer_json()["model"]["vocab"] != vocabulary:
+        raise ValueError("ids are not in the order of the characters")
+    return tokenizer

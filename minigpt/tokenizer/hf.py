@@ -1,19 +1,21 @@
 """Any tokenizer.json of Hugging Face's `tokenizers`, as it is."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigpt.durable import sha256_bytes
+from minigpt.durable import sha256_file
 from minigpt.errors import DataError
 from minigpt.text import without_surrogates
 from minigpt.tokenizer.base import Tokenizer, load, read_json
 from minigpt.tokenizer.byte_level import CHARACTER_TO_BYTE, unspell
 
+MOST_IDS_PER_TOKEN, SPARE_IDS = 2, 1024
 ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
 
 
@@ -30,30 +32,61 @@ class HF:
         self.end_of_text = end_of_text
 
     def file(self) -> Path:
+        """Where a link ends, since the user named it: Hugging Face's cache is full of links."""
         path = Path(self.path).expanduser()
-        return path / "tokenizer.json" if path.is_dir() else path
+        return (path / "tokenizer.json" if path.is_dir() else path).resolve()
 
     def describe(self) -> dict[str, Any]:
         read_json(self.file())
-        return {"kind": "hf", "sha256": sha256_bytes(self.file().read_bytes()), "end_of_text": self.end_of_text}
+        return {"kind": "hf", "sha256": sha256_file(self.file()), "end_of_text": self.end_of_text}
 
     def train(self, texts: Iterable[str]) -> "HFTokenizer":
         definition = read_json(self.file())
-        markers = {token["content"] for token in definition.get("added_tokens", [])}
-        vocabulary = definition.get("model", {}).get("vocab", {})
-        marker = self.end_of_text or next((known for known in ENDS_OF_TEXT if known in markers), None)
-        if marker is None or (marker not in markers and marker not in vocabulary):
-            raise DataError(
-                f"no end-of-text marker {marker or ''}: {self.file()} "
-                f"(set data.tokenizer.end_of_text to one of: {', '.join(sorted(markers))})"
-            )
         try:
+            ids, markers = ids_of(definition)
+            marker = self.end_of_text or next((known for known in ENDS_OF_TEXT if known in markers), None)
+            if marker is None or marker not in ids:
+                raise DataError(
+                    f"no end-of-text marker {marker or ''}: {self.file()} "
+                    f"(set data.tokenizer.end_of_text to one of: {', '.join(sorted(markers)):.500})"
+                )
             return HFTokenizer(definition, marker)
-        except ValueError as error:
-            raise DataError(f"not a tokenizer.json: {self.file()} ({error})") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"not a tokenizer.json: {self.file()} ({type(error).__name__}: {error!s:.200}; use another)"
+            ) from None
 
     def load(self, folder: Path) -> Tokenizer:
         return load(folder)
+
+
+def ids_of(definition: dict[str, Any]) -> tuple[dict[str, int], set[str]]:
+    """The id of every token in a tokenizer.json, and those that are markers. ValueError for absurd ids.
+
+    Ids may have gaps, but not many more than there are tokens: whatever has a row for each id is then bounded by the
+    file.
+    """
+    vocabulary = definition["model"]["vocab"]
+    if isinstance(vocabulary, list):  # Unigram: [token, score] in the order of their ids
+        vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
+    added = {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
+    ids: dict[str, int] = {**vocabulary, **added}
+    if not all(type(token_id) is int and token_id >= 0 for token_id in ids.values()):
+        raise ValueError("an id that is no number")
+    if max(ids.values(), default=0) > MOST_IDS_PER_TOKEN * (len(ids) + SPARE_IDS):
+        raise ValueError(f"ids up to {max(ids.values()):,} for {len(ids):,} tokens")
+    return ids, set(added)
+
+
+@contextmanager
+def library_errors(kind: type[Exception], prefix: str) -> Iterator[None]:
+    """What the library refuses as one of our errors: it raises bare Exception, and panics, which are none."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise kind(f"{prefix}{error!s:.200}") from None
 
 
 class HFTokenizer(Tokenizer):
@@ -64,15 +97,14 @@ class HFTokenizer(Tokenizer):
     def __init__(self, definition: dict[str, Any], marker: str) -> None:
         from tokenizers import Tokenizer as Library
 
-        for token in definition.get("added_tokens", []):
+        ids_of(definition)
+        for token in definition.get("added_tokens") or []:
             if token["content"] == marker:
                 token["special"] = True
         self.definition = definition
         self.marker = marker
-        try:
+        with library_errors(ValueError, ""):
             self.library = Library.from_str(json.dumps(definition))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(str(error)) from None
         self.library.encode_special_tokens = True  # means: encode them as any other text
         self.library.no_truncation()
         self.library.no_padding()
@@ -88,14 +120,15 @@ class HFTokenizer(Tokenizer):
 
     @cached_property
     def markers(self) -> set[int]:
-        return {token["id"] for token in self.definition.get("added_tokens", []) if token["special"]}
+        return {token["id"] for token in self.definition.get("added_tokens") or [] if token["special"]}
 
     def encode_array(self, text: str) -> np.ndarray:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         clean = [without_surrogates(text) for text in texts]
-        encodings = self.library.encode_batch_fast(clean, add_special_tokens=False)
+        with library_errors(DataError, "this tokenizer.json cannot encode the text: "):
+            encodings = self.library.encode_batch_fast(clean, add_special_tokens=False)
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -20,11 +21,11 @@ from fault_table import Tries
 from runs import ROOT, SMALL, Shell
 from safetensors.torch import save as to_bytes
 
-from minigpt import checkpoint, durable
+from minigpt import checkpoint, durable, export, interrupt
 from minigpt.cli import overrides
 from minigpt.data.tokens import Tokens, manifest_fingerprint
-from minigpt.errors import CheckpointError, ConfigError, DataError
-from minigpt.load import load_run
+from minigpt.errors import CheckpointError, ConfigError, DataError, Stopped
+from minigpt.load import init_weights_from, load_run
 from minigpt.tokenizer import load as load_tokenizer
 
 CANARY = "c0ffee15badc0ffee15badc0ffee15badc0ffee1"
@@ -176,34 +177,133 @@ def test_a_shard_that_claims_more_than_it_holds_is_refused(trained: Path, tmp_pa
         Tokens.open(copy, load_tokenizer)
 
 
-@pytest.mark.parametrize(("key", "value"), [("vocab_size", 10**12), ("d_model", 2**20)])
-def test_a_run_cannot_make_us_allocate_what_it_does_not_hold(
-    trained: Path, tmp_path: Path, key: str, value: int
-) -> None:
+def forged_run(trained: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], **files: bytes) -> Path:
+    """A copy of a run whose newest checkpoint says something else, with hashes that are right."""
     run = Path(shutil.copytree(run_folder(trained), tmp_path / "run-00000000"))
     (folder,) = checkpoint.steps_on_disk(run / "checkpoints")
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
-    found = json.loads(files["state.json"])
-    (found if key in found else found["model"])[key] = value
+    content = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    found = json.loads(content["state.json"])
+    change(found)
     shutil.rmtree(folder)
-    forge(folder, files | {"state.json": json.dumps(found).encode()})
+    forge(folder, content | {"state.json": json.dumps(found).encode()} | files)
+    return run
+
+
+def one_line(code: int, shell: Shell) -> bool:
+    """A refusal of a run or folder: exit code 4, lines of ours and no traceback."""
+    lines = shell.err.splitlines()
+    return code == 4 and bool(lines) and all(line.startswith(("error: ", "warning: ")) for line in lines)
+
+
+BOMBS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a large vocabulary": lambda state: state.update(vocab_size=10**12),
+    "wide": lambda state: state["model"].update(d_model=2**20),
+    "a billion blocks": lambda state: state["model"].update(n_layers=10**9),
+    "a billion members": lambda state: state["model"].update(_target_="minigpt.model.ensemble.Ensemble", members=10**9),
+    "sizes that overflow": lambda state: state["model"].update(d_model=10**30, n_heads=1),
+    "sizes without an end of divisors": lambda state: state["model"].update(
+        d_model=2 * 10**12, n_heads=10**12, n_kv_heads=7
+    ),
+    "a feed-forward of 2^62": lambda state: state["model"].update(d_ff=2**62),
+    "no numbers": lambda state: state["model"].update(n_layers="two"),
+    "unknown arguments": lambda state: state["model"].update(_args_=[1]),
+    "half a model": lambda state: state["model"].update(_partial_=True),
+    "another kind of module": lambda state: state.update(
+        model={"_target_": "minigpt.model.dropout.Dropout", "probability": 0.1}
+    ),
+    "no model": lambda state: state.pop("model"),
+    "a list": lambda state: state.update(model=[]),
+}
+
+
+@pytest.mark.faults(23, 25)
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_run_cannot_make_us_build_what_it_does_not_hold(
+    trained: Path, tmp_path: Path, shell: Shell, name: str
+) -> None:
+    run = forged_run(trained, tmp_path, BOMBS[name])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointError, match="does not fit the model"):
-        load_run(run)
+    assert one_line(shell("generate", f"run={run}"), shell), shell.err
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
 
 
-def test_a_run_cannot_name_a_class_to_build(trained: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(run_folder(trained), tmp_path / "run-00000000"))
-    (folder,) = checkpoint.steps_on_disk(run / "checkpoints")
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
-    found = json.loads(files["state.json"])
-    found["model"]["attention"] = {"_target_": "os.mkdir", "path": str(tmp_path / "exploded")}
-    shutil.rmtree(folder)
-    forge(folder, files | {"state.json": json.dumps(found).encode()})
-    with pytest.raises(CheckpointError, match=r"foreign class: .*os\.mkdir"):
-        load_run(run)
-    assert not (tmp_path / "exploded").exists()
+@pytest.mark.faults(6)
+def test_a_stop_signal_is_heard_while_a_model_is_loaded(trained: Path) -> None:
+    before = {number: signal.getsignal(number) for number in interrupt.SIGNALS}
+    try:
+        interrupt.install()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped, match="reading"):
+            load_run(run_folder(trained))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+HUB = """
+from pathlib import Path
+def model(): Path({canary!r}).touch()
+"""
+
+
+def code_nodes(folder: Path, canary: Path) -> dict[str, dict[str, Any]]:
+    """Configurations that make a file where whatever they name is called."""
+    hub = {"repo_or_dir": str(folder), "model": "model", "source": "local"}
+    return {
+        "a function elsewhere": {"_target_": "os.mkdir", "path": str(canary)},
+        "an attribute of a module": {"_target_": "minigpt.model.transformer.torch.hub.load", **hub},
+        "an attribute of a class": {"_target_": "minigpt.model.transformer.Transformer.mkdir", "path": str(canary)},
+        "what a module imports": {"_target_": "minigpt.model.transformer.partial", "func": "print"},
+        "a path": {"_target_": "minigpt.model./../evil.Evil"},
+        "a node inside a node": {
+            "_target_": "minigpt.model.swiglu.SwiGLU", "_partial_": True,
+            "d_ff": [{"_target_": "os.mkdir", "path": str(canary)}],
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.faults(24)
+@pytest.mark.parametrize("name", code_nodes(Path("/tmp"), Path("/nowhere")))
+@pytest.mark.parametrize("place", ["model", "mlp"])
+def test_no_code_runs_from_a_checkpoint(
+    trained: Path, tmp_path: Path, shell: Shell, name: str, place: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not where a text is generated, not where it is exported, not where its weights are taken."""
+    canary = tmp_path / "exploded"
+    (tmp_path / "hubconf.py").write_text(HUB.format(canary=str(canary)))
+    node = code_nodes(tmp_path, canary)[name]
+    run = forged_run(
+        trained, tmp_path, lambda s: s.update(model=node) if place == "model" else s["model"].update(mlp=node)
+    )
+    assert one_line(shell("generate", f"run={run}"), shell), shell.err
+    assert export.main([str(run), str(tmp_path / "exported")]) == 4
+    assert capfd.readouterr().err.startswith("error: ")
+    if (place, name) == ("model", "an attribute of a module"):
+        shell("train", *SMALL, f"init_from={run}")
+    assert not canary.exists()
+    assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.faults(24)
+def test_text_of_a_checkpoint_is_text(
+    trained: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY", CANARY)
+    run = forged_run(trained, tmp_path, lambda s: s["model"].update(parametrization="${oc.env:CANARY}"))
+    assert one_line(shell("generate", f"run={run}"), shell), shell.err
+    assert CANARY not in shell.err
+
+
+@pytest.mark.faults(20, 24)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.bool], ids=str)
+def test_weights_are_floating_point(trained: Path, tmp_path: Path, shell: Shell, dtype: torch.dtype) -> None:
+    (folder,) = checkpoint.steps_on_disk(run_folder(trained) / "checkpoints")
+    weights = {name: tensor.to(dtype) for name, tensor in checkpoint.load(folder).model.items()}
+    run = forged_run(trained, tmp_path, lambda state: None, **{"model.safetensors": to_bytes(weights)})
+    assert one_line(shell("generate", f"run={run}"), shell), shell.err
+    assert "not a weight" in shell.err
+    with pytest.raises(CheckpointError, match="not a weight"):
+        init_weights_from(load_run(run_folder(trained)).model, run, durable.sha256_bytes(to_bytes(weights)))
 
 
 @pytest.mark.faults(49)

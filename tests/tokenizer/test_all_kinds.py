@@ -149,7 +149,7 @@ def test_ids_only(tmp_path: Path) -> None:
         ("tokenizer_config.json", None, "cannot read the tokenizer"),
         ("tokenizer_config.json", "{", "not JSON"),
         ("tokenizer_config.json", "{}", "not a tokenizer of minigpt"),
-        ("tokenizer_config.json", '{"minigpt_kind": "os.path"}', "not a tokenizer of minigpt"),
+        ("tokenizer_config.json", '{"minigpt_kind": "os.path"}', "unknown kind of tokenizer 'os.path'"),
         ("tokenizer_config.json", '{"minigpt_kind": "nothing_here"}', "unknown kind of tokenizer 'nothing_here'"),
         ("tokenizer_config.json", '{"minigpt_kind": "base"}', "unknown kind of tokenizer 'base'"),
         ("tokenizer.json", None, "cannot read the tokenizer"),
