@@ -42,7 +42,7 @@ def before(cfg: "DictConfig", sweeping: bool) -> bool:
 
 def main() -> int:
     """The command; returns its exit code."""
-    return cli.main(generate, "generate", check, before)
+    return cli.main(generate, "generate", check, before, answers=True)
 
 
 if __name__ == "__main__":

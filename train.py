@@ -64,8 +64,10 @@ def before(cfg: "DictConfig", sweeping: bool) -> bool:
 
 def print_description(plan: "Plan") -> None:
     """The parameter table and what the run would cost, on stdout."""
+    from minigpt import streams
     from minigpt.describe import describe
 
+    streams.stdout_must_arrive()
     print(describe(plan))
 
 

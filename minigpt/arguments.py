@@ -1,11 +1,11 @@
 """What command lines have in common: one-line errors with their exit codes, also for the tools beside the scripts."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from minigpt import streams
 from minigpt.errors import ConfigError, MinigptError
 from minigpt.terminal import escape_controls
 
@@ -27,25 +27,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code_of(tool: Callable[[], int | None]) -> int:
-    """Run a tool: its exit code (None is 0), or that of the error that ended it, which is printed."""
-    try:
-        return tool() or 0
-    except MinigptError as error:
-        report(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        reader_has_gone()
-        return 0
+    """Run a tool that answers on stdout: its exit code (None is 0), or that of the error that ended it, printed."""
+    with streams.standard(must_arrive=True):
+        try:
+            return tool() or 0
+        except MinigptError as error:
+            report(error)
+            return error.exit_code
+        except KeyboardInterrupt:
+            return 130
 
 
 def report(error: MinigptError) -> None:
     """One line a problem on stderr."""
     for problem in error.problems:
         print(f"error: {escape_controls(' '.join(str(problem).split()))}", file=sys.stderr)
-
-
-def reader_has_gone() -> None:
-    """After a BrokenPipeError: let Python's own flush at the end go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -24,11 +24,15 @@ def _remember(number: int, frame: FrameType | None) -> None:
 
 
 def install() -> None:
-    """Turn TERM, INT, HUP, USR1 and USR2 into the flag (main thread only; repeated calls are harmless)."""
+    """Turn TERM, INT, HUP, USR1 and USR2 into the flag (main thread only; repeated calls are harmless).
+
+    A signal that is ignored stays ignored: that is how nohup protects what it starts.
+    """
     for number in SIGNALS:
-        before = signal.signal(number, _remember)
-        if before is not _remember:
-            _before[number] = before
+        before = signal.getsignal(number)
+        if before not in (_remember, signal.SIG_IGN):
+            _before[number] = before or signal.SIG_DFL  # None: a handler that is not Python's
+            signal.signal(number, _remember)
 
 
 def restore() -> None:

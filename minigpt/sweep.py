@@ -85,6 +85,8 @@ class Sweep:
         """One job. Raises JobFailed; SystemExit for a stop signal, which ends the sweep."""
         from hydra.core.hydra_config import HydraConfig
 
+        if (stop := interrupt.requested()) and not self.in_worker:  # it came when the job before was done
+            raise SystemExit(Stopped(stop).exit_code)
         hydra = HydraConfig.get()
         number, overrides, folder = hydra.job.num, list(hydra.overrides.task), Path(hydra.runtime.output_dir)
         if self.in_worker:

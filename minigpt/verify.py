@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import torch
 
 from minigpt import checkpoint, identity, records
-from minigpt.arguments import Parser, exit_code_of, reader_has_gone
+from minigpt.arguments import Parser, exit_code_of
 from minigpt.data.tokens import Tokens
 from minigpt.errors import CheckpointError, MinigptError
 from minigpt.reading import UnreadableError
+from minigpt.streams import OutputLostError
 from minigpt.terminal import escape_line
 from minigpt.tokenizer import load as load_tokenizer
 
@@ -228,14 +229,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def verify(folders: list[Path]) -> int:
     """A line for each run; EXIT_BAD if any of them cannot be trusted, also where nobody reads the lines any more."""
-    code = 0
+    code, lost = 0, None
     for folder in folders:
         trusted, line = line_about(folder.expanduser())
         code = code if trusted else EXIT_BAD
         try:
-            print(escape_line(line), flush=True)
-        except BrokenPipeError:
-            reader_has_gone()
+            print(escape_line(line))
+        except OutputLostError as error:
+            lost = error
+    if code == 0 and lost is not None and lost.problems:
+        raise lost
     return code
 
 

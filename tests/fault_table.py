@@ -54,6 +54,7 @@ TITLES = {
     48: "loss spike, zero gradients, all targets ignored",
     49: "wandb missing, no key, unreachable, dies, hangs; torn row; memory",
     50: "generate: odd prompts and arguments, closed stdout, control bytes",
+    51: "terminal or reader of the log gone, full or hanging; nohup",
 }
 NOT_COVERED = {
     28: "needs a C++ compiler",

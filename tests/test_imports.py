@@ -26,6 +26,7 @@ LEAVES = {
     "startup",
     "reading",
     "records",
+    "streams",
 }
 SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
 # Layer by layer, each may import the ones before it.

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from minigpt import interrupt, schema
-from minigpt.arguments import reader_has_gone, report
+from minigpt import interrupt, schema, streams
+from minigpt.arguments import report
 from minigpt.cli.composition import compose, parse
 from minigpt.cli.explain import CONF
 from minigpt.cli.overrides import first_value, protect, refuse_secrets, refuse_torchrun
@@ -23,14 +23,27 @@ Job = Callable[[DictConfig], Any]
 
 
 def main(
-    job: Job, config_name: str, check: Callable[[DictConfig], object], before: Callable[[DictConfig, bool], bool]
+    job: Job,
+    config_name: str,
+    check: Callable[[DictConfig], object],
+    before: Callable[[DictConfig, bool], bool],
+    answers: bool = False,
 ) -> int:
     """Run `job` on the configuration that the command line composes; returns the exit code.
 
     check: raises ConfigError with every problem of a composed configuration, in milliseconds.
     before: what can be done before Hydra makes any folder, in a sweep with its first values; for a single run True
     means that nothing is left to do.
+    answers: stdout is what the command is for, so losing it is an error. Else it is only watched, as stderr is.
     """
+    with streams.standard(must_arrive=answers):
+        return run(job, config_name, check, before)
+
+
+def run(
+    job: Job, config_name: str, check: Callable[[DictConfig], object], before: Callable[[DictConfig, bool], bool]
+) -> int:
+    """The same, with the streams in place."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
     set_up_process()
     schema.register()
@@ -45,7 +58,9 @@ def main(
             parsed.overrides = arguments[begin:end] = shortest_first(parsed.overrides)
         refuse_secrets(parsed.overrides)
         asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
-        if not asks:
+        if asks:
+            streams.stdout_must_arrive()
+        else:
             interrupt.install()
             first = [first_value(override) for override in parsed.overrides] if parsed.multirun else parsed.overrides
             cfg = compose(config_name, first, parsed.config_dir, check)
@@ -77,9 +92,6 @@ def main(
     except KeyboardInterrupt:
         print("interrupted: jobs that were submitted go on without this process (scancel ends them)", file=sys.stderr)
         return sweep.finish() or 130
-    except BrokenPipeError:
-        reader_has_gone()
-        return 0
     except SystemExit as stop:
         sweep.finish()
         return stop.code if isinstance(stop.code, int) else 1

@@ -1,4 +1,4 @@
-"""What a process sets up before it composes a configuration: the log on stderr and the resolvers of conf/."""
+"""What a process sets up before it composes: safe streams, the log on stderr, and the resolvers of conf/."""
 
 import logging
 import sys
@@ -6,11 +6,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from minigpt import streams
 from minigpt.errors import MinigptError
 
 
 def set_up_process() -> None:
-    """Configure logging and register resolvers. Also called in the workers of a sweep."""
+    """Make the streams safe, configure logging, register resolvers. Also called in the workers of a sweep."""
+    streams.install()
     show_log()
     register_resolvers()
 

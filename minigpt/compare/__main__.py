@@ -108,10 +108,11 @@ def compare(options: argparse.Namespace) -> None:
         raise nothing_to_compare(question, ordered, others)
     title = f"{options.study or options.by}: {', '.join(judged[0][0].group.arms)}"
     report = compose_report(title, judged, ordered, others)
-    print(report_text.text(report), end="")
-    if options.out is not None:
+    if options.out is not None:  # first, since stdout may be lost
         rows = results.csv_rows([result for result, *_ in judged], rest, found.runs)
         write(options.out, report, [figure for *_, drawn in judged for figure in drawn], rows)
+    print(report_text.text(report), end="")
+    if options.out is not None:
         print(f"\n{options.out / 'report.html'}")
 
 

@@ -41,7 +41,7 @@ class WarmProcess:
     """See warm.py; one request at a time."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "warm.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
@@ -87,11 +87,13 @@ class Pool:
         signals: Iterable[tuple[float, str]] = (),
         root: str = ".",
         environment: dict[str, str] | None = None,
+        watchers: dict[int, str | None] | None = None,
     ) -> Outcome:
         """One run with `folder` as its working folder (made if it is missing).
 
         at, action, lasting: the fault (injector.py), among the operations below folder/root.  signals: (seconds after
-        the start, name), sent from outside.  direct: without Hydra's composition, which is done once for all.
+        the start, name), sent from outside.  watchers: where stdout (1) and stderr (2) lead instead of to the log;
+        None: nowhere, they are closed.  direct: without Hydra's composition, which is done once for all.
         """
         folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
@@ -99,6 +101,7 @@ class Pool:
         request = {
             "script": script, "arguments": arguments, "folder": str(folder), "log": str(log), "direct": direct,
             "fault": fault, "signals": list(signals), "environment": environment or {},
+            "watchers": watchers or {},
         }  # fmt: skip
         process = self.idle.get()
         try:

@@ -9,11 +9,12 @@ import errno
 import io
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
+ERRORS = {name: getattr(errno, name) for name in ("ENOSPC", "EIO", "EPIPE")}
 BY_PATH = ("unlink", "remove", "mkdir", "rmdir", "truncate", "symlink", "rename", "replace")
 BY_DESCRIPTOR = ("write", "pwrite", "fsync", "ftruncate")
 CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -23,7 +24,8 @@ class Injector:
     """Counts the operations below `root`, and does `action` at number `at` (None: only counts).
 
     action: KILL (SIGKILL; half of the bytes of a write are written), ENOSPC or EIO (an OSError, after half of the
-    bytes), TERM (SIGTERM, and the operation goes on), TERM2 (two of them).  lasting: errors from there on, not once.
+    bytes; EPIPE too), HANG (never returns), TERM (SIGTERM, and the operation goes on), TERM2 (two of them).
+    lasting: errors from there on, not once.
     """
 
     def __init__(self, root: Path, at: int | None, action: str, lasting: bool = False) -> None:
@@ -52,6 +54,8 @@ class Injector:
                 os.kill(os.getpid(), signal.SIGTERM)
             return
         half()
+        while self.action == "HANG":
+            time.sleep(1)
         if self.action == "KILL":
             os.kill(os.getpid(), signal.SIGKILL)
         raise OSError(ERRORS[self.action], os.strerror(ERRORS[self.action]), path)

@@ -93,6 +93,6 @@ def test_generation_stops_within_a_token(pool: Pool, tmp_path: Path, tokens: lis
     before = sorted(tmp_path.rglob("*"))
     outcome = pool.run(tmp_path, arguments, script="generate", direct=False, signals=[(1.5, "SIGTERM")])
     assert outcome.code == 143, outcome.said
-    assert "error: stopped by SIGTERM: generation" in outcome.said
+    assert "\nerror: stopped by SIGTERM: generation" in outcome.said, "on a line of its own"
     assert "Traceback" not in outcome.said
     assert sorted(tmp_path.rglob("*")) == before

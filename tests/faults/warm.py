@@ -73,9 +73,17 @@ def child(request: dict[str, Any], report: Path) -> int:
     from injector import Injector
     from runs import ROOT, load_script
 
+    from minigpt import streams
+
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for standard in (1, 2):
         os.dup2(log, standard)
+    for standard, place in request["watchers"].items():
+        os.close(int(standard))
+        if place is None:  # as `2>&-` does
+            setattr(sys, {"1": "stdout", "2": "stderr"}[standard], None)
+        else:
+            assert os.open(place, os.O_WRONLY | os.O_NOCTTY) == int(standard)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
@@ -85,12 +93,17 @@ def child(request: dict[str, Any], report: Path) -> int:
     real_open = open
     injector.install()
     try:
-        code = directly(request["script"], request["arguments"]) if request["direct"] else int(module.main())
+        if request["direct"]:
+            with streams.standard():
+                code = directly(request["script"], request["arguments"])
+        else:
+            code = int(module.main())
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
     with real_open(report, "w") as file:
         json.dump(injector.seen, file)
     return code
