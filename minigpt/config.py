@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from minigpt import budget, checkpoint, durable, identity, signature, startup
+from minigpt import budget, checkpoint, durable, identity, reading, signature, startup
 from minigpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def weights_id(source: Path) -> str:
             found = checkpoint.newest_weights(source / "checkpoints")
             why = "has no checkpoint yet (let it reach checkpoint.every, or finish)"
         else:
-            found = durable.sha256_file(source / checkpoint.MODEL)
-    except (OSError, ValueError):
+            found = durable.sha256_bytes(reading.read_bytes((source / checkpoint.MODEL).resolve()))
+    except (OSError, RuntimeError, reading.UnreadableError):  # before Python 3.13, a link in a circle is a RuntimeError
         found = None
     if found is None:
         raise ConfigError(f"no weights: init_from={source} {why}")

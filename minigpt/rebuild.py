@@ -28,9 +28,11 @@ DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 REFUSED_VALUES = (ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError)
 
 
-def trusted_packages(names: str | None) -> tuple[str, ...]:
-    """The packages of `trust=mylab,other`. Raises ConfigError for what names no package."""
-    packages = tuple(names.split(",")) if names else ()
+def trusted_packages(names: Any) -> tuple[str, ...]:
+    """The packages of `trust=mylab` or `trust=[mylab,other]`. Raises ConfigError for what is none."""
+    if names is None or isinstance(names, str | int | float):
+        names = [] if names is None else [names]
+    packages = tuple(str(name) for name in names)
     if bad := [name for name in packages if not DOTTED.fullmatch(name)]:
         raise ConfigError(f"no name of a package: trust={bad[0]} (as in trust=mylab)")
     return packages
@@ -125,7 +127,7 @@ class Parts:
         if not (DOTTED.fullmatch(str(target)) and self.allows(module)):
             raise CheckpointError(
                 f"foreign class: {self.where}: {key} is {target} "
-                f"(generate.py runs code of that package with trust={module.partition('.')[0]})"
+                f"(where you trust its package: generate.py trust={module.partition('.')[0]})"
             )
         try:
             found = getattr(importlib.import_module(module), name, None)

@@ -103,7 +103,7 @@ class GenerateRoot:
     """Everything generate.py reads."""
 
     run: str | None = None
-    trust: str | None = None
+    trust: Any = None  # a name, or a list of them
     prompt: str = ""
     max_new_tokens: int = 200
     temperature: float = 0.8

@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from runs import ROOT, SMALL, Shell, rows, tensors
 
+from minigpt import checkpoint
 from minigpt.branch import shared_steps
 from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.schedule.wsd import WSD
@@ -125,6 +128,49 @@ def test_a_run_of_changed_code_or_a_damaged_checkpoint_is_not_taken(shell: Shell
     assert json.loads((by_steps(shell)[40] / "failed.json").read_text())["exit_code"] == 4
     assert shell("train", *WSD_RUN, "train.steps=40") == 0
     assert not (by_steps(shell)[40] / "failed.json").exists()
+
+
+def test_nothing_that_a_neighbour_says_is_built_and_none_stops_a_run(shell: Shell, tmp_path: Path) -> None:
+    """Neighbours are found by their names alone: anybody may have put them there."""
+    assert shell("train", *WSD_RUN, "train.steps=10") == 0
+    short, canary = by_steps(shell)[10], tmp_path / "exploded"
+    mkdir = {"_target_": "os.mkdir", "path": str(canary)}
+    schedules: list[Any] = [
+        mkdir, {"decay": mkdir}, {"decay": [mkdir]}, {"also": mkdir}, {"_args_": [mkdir]}, {"decay": "0.2"},
+        {"decay": "${oc.env:HOME}"}, {"decay": None}, {"decay": -1}, {"decay": 1e300}, {"decay": 10**400}, {"floor": 7},
+    ]  # fmt: skip
+
+    def neighbour(number: int, change: Callable[[Any], object]) -> Path:
+        folder = short.parent / f"zzz-{number:08d}"
+        shutil.copytree(short, folder)
+        changed = record(folder)
+        change(changed)
+        (folder / "run.json").write_text(json.dumps(changed))
+        return folder
+
+    for number, schedule in enumerate(schedules):
+        neighbour(number, lambda found: found["identity"]["schedule"].update(schedule))  # noqa: B023
+    neighbour(100, lambda found: found.update(steps=10**15, identity={}))
+    neighbour(101, lambda found: found.pop("chosen"))
+    shutil.rmtree(neighbour(102, lambda found: None) / "checkpoints" / "step_00000008")
+    pipe = neighbour(103, lambda found: None) / "metrics.jsonl"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    state = neighbour(104, lambda found: None) / "checkpoints" / "step_00000008" / "state.json"
+    forged = json.loads(state.read_text())
+    forged["metrics_bytes"] = "many"
+    files = {path.name: path.read_bytes() for path in state.parent.iterdir() if path.name != "manifest.json"}
+    files["state.json"] = json.dumps(forged).encode()
+    state.write_bytes(files["state.json"])
+    (state.parent / "manifest.json").write_bytes(checkpoint._manifest(files))
+
+    assert shell("train", *WSD_RUN, "train.steps=20") == 0, shell.err
+    assert not canary.exists()
+    assert f"going on from step 8 of {short.name}," in shell.err
+    bad = short.parent / "zzz-00000000"
+    assert shell("train", *WSD_RUN, "train.steps=20", "attempt=2", f"branch={bad}") == 4
+    assert "cannot branch" in shell.err
+    assert not canary.exists()
 
 
 def test_a_named_run_must_fit_and_checkpoint_at_keeps_more_branch_points(shell: Shell) -> None:
