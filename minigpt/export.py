@@ -80,7 +80,7 @@ def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
         raise storage_error(folder, error) from None
 
 
-def hugging_face_config(model: Transformer, end_of_text: int) -> dict[str, Any]:
+def hugging_face_config(model: Transformer, end_of_text: int | None) -> dict[str, Any]:
     """config.json. Raises ConfigError for parts that neither Llama nor Qwen3 has."""
     parts: list[tuple[object, type]] = [(model, Transformer), (model.embed, nn.Embedding)]
     parts += [pair for block in model.blocks for pair in ((block.attention, Attention), (block.mlp, SwiGLU))]

@@ -170,8 +170,8 @@ def generate(
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """The ids of a prompt; an empty one is the start of a text."""
-    return tokenizer.encode(prompt) or [tokenizer.end_of_text]
+    """The ids of a prompt; an empty one is the start of a text, or id 0 where a tokenizer has no end of text."""
+    return tokenizer.encode(prompt) or [tokenizer.end_of_text or 0]
 
 
 def sample_text(

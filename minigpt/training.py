@@ -51,6 +51,11 @@ def run(plan: Plan) -> dict[str, Any] | None:
     torch.set_num_threads(train["threads"] or (DEFAULT_THREADS if wide else 1))
     with RunFolder(plan) as folder:
         tokens = prepare_tokens(cfg["data"], plan.tokens_folder)
+        if cfg["train"]["document_mask"] and tokens.tokenizer.end_of_text is None:
+            raise DataError(
+                "no end of text between documents: train.document_mask=true: data.tokenizer.end_of_text=null "
+                "(say which id ends a document, or train.document_mask=false)"
+            )
         model = config.build(cfg["model"], tokens.vocab_size)
         chosen = config.choose_precision(cfg)
         chosen.activate()

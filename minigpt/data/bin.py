@@ -1,17 +1,19 @@
 """Tokens that others made: llm.c and modded-nanogpt shards, and nanoGPT's bare .bin files, used where they lie."""
 
 import glob
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigpt.data.shards import foreign_layout
-from minigpt.durable import sha256_file
+from minigpt.data.content import open_regular
+from minigpt.data.shards import Layout, foreign_layout
 from minigpt.errors import DataError
 from minigpt.interrupt import stop_if_requested
 
-CHUNK_TOKENS = 1 << 24
+CHUNK_BYTES = 1 << 24
 
 
 class Bin:
@@ -27,7 +29,8 @@ class Bin:
 
     def describe(self) -> dict[str, Any]:
         listing = {
-            split: [[path.name, path.stat().st_size] for path in self.paths(split)] for split in ("train", "val")
+            split: [[printable(path.name), path.stat().st_size] for path in self.paths(split)]
+            for split in ("train", "val")
         }
         return {"kind": "bin", **listing}
 
@@ -36,6 +39,9 @@ class Bin:
         found = [Path(path).resolve() for path in sorted(glob.glob(str(Path(pattern).expanduser())))]
         if not found:
             raise DataError(f"no such file: data.{split}={pattern} (give a path or a glob)")
+        for path in found:
+            if not path.is_file():
+                raise DataError(f"not a regular file: data.{split}: {path} (give a path or a glob of files)")
         return found
 
     def adopt(self, folder: Path, tokenizer: Any) -> dict[str, Any]:
@@ -49,15 +55,10 @@ class Bin:
         shards = []
         for number, path in enumerate(self.paths(split)):
             layout = foreign_layout(path)
-            for start in range(0, layout.n_tokens, CHUNK_TOKENS):
-                stop_if_requested("nothing was changed")
-                count = min(CHUNK_TOKENS, layout.n_tokens - start)
-                ids = np.fromfile(path, layout.dtype, count, offset=layout.header_bytes + 2 * start)
-                occurrences += np.bincount(ids, minlength=1 << 16)
             link = folder / f"{split}_{number:05d}.bin"
             link.unlink(missing_ok=True)
             link.symlink_to(path)
-            entry = {"name": link.name, "n_tokens": layout.n_tokens, "sha256": sha256_file(path)}
+            entry = {"name": link.name, "n_tokens": layout.n_tokens, "sha256": count_ids(path, layout, occurrences)}
             shards.append({**entry, "format": layout.format})
         largest_id = int(np.flatnonzero(occurrences)[-1])
         if largest_id >= tokenizer.vocab_size:
@@ -67,8 +68,25 @@ class Bin:
             )
         return {
             "n_tokens": int(occurrences.sum()),
-            "n_documents": int(occurrences[tokenizer.end_of_text]),
+            "n_documents": 1 if tokenizer.end_of_text is None else int(occurrences[tokenizer.end_of_text]),
             "n_bytes": None if lengths is None else int(occurrences[: len(lengths)] @ lengths),
             "largest_id": largest_id,
             "shards": shards,
         }
+
+
+def printable(name: str) -> str:
+    """A file's name as text; bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(name).decode("utf-8", errors="replace")
+
+
+def count_ids(path: Path, layout: Layout, occurrences: np.ndarray) -> str:
+    """Add to `occurrences` how often each id is in a file; returns the SHA-256 of all its bytes."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        digest.update(file.read(layout.header_bytes))
+        while content := file.read(CHUNK_BYTES):
+            stop_if_requested("nothing was changed")
+            digest.update(content)
+            occurrences += np.bincount(np.frombuffer(content, layout.dtype), minlength=1 << 16)
+    return digest.hexdigest()

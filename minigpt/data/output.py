@@ -27,6 +27,8 @@ class Output:
     def __init__(
         self, folder: Path, tokenizer: Any, shard_tokens: int, max_tokens: int | None, remains: dict[str, Any] | None
     ) -> None:
+        if tokenizer.end_of_text is None:
+            raise DataError("no end of text to put between documents: data.tokenizer (text needs another tokenizer)")
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.vocab_size: int = tokenizer.vocab_size

@@ -27,12 +27,13 @@ class Tokenizer(ABC):
     """Ids from text and text from ids.
 
     vocab_size: all ids are below it. end_of_text: the id that precedes every document; no text ever encodes to it,
-    a literal "<|endoftext|>" included. Lone surrogates, which no UTF-8 can hold, are encoded as U+FFFD.
+    a literal "<|endoftext|>" included; None if there is no such id (ids.py).
+    Lone surrogates, which no UTF-8 can hold, are encoded as U+FFFD.
     """
 
     kind: str  # the module of minigpt.tokenizer that can read this tokenizer back
     vocab_size: int
-    end_of_text: int
+    end_of_text: int | None
 
     @abstractmethod
     def encode_array(self, text: str) -> np.ndarray:

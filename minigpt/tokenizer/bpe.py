@@ -90,6 +90,7 @@ class ReferenceBPE(Tokenizer):
     """Encodes and decodes by the definition, slowly."""
 
     kind = "bpe"
+    end_of_text: int
 
     def __init__(self, merges: list[Merge]) -> None:
         self.merges = merges

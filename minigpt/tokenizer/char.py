@@ -34,6 +34,7 @@ class CharTokenizer(Tokenizer):
     """A character outside the vocabulary becomes the id `unknown`, which decodes to U+FFFD."""
 
     kind = "char"
+    end_of_text: int
 
     def __init__(self, characters: list[str]) -> None:
         if sorted(set(characters)) != characters or any(len(character) != 1 for character in characters):

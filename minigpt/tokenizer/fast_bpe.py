@@ -50,6 +50,7 @@ class BPETokenizer(Tokenizer):
     """Encodes with tiktoken over the given merges."""
 
     kind = "fast_bpe"
+    end_of_text: int
 
     def __init__(self, merges: list[Merge]) -> None:
         self.merges = merges

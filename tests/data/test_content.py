@@ -7,8 +7,6 @@ import json
 import lzma
 import os
 import random
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import contents, documents_of, stories
-from runs import ROOT
+from runs import Shell
 from test_sources import check_positions, texts_of, write_parquet
 
 from minigpt.data import rows
@@ -239,16 +237,16 @@ def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults(36)
-def test_the_command_refuses_with_exit_3_and_one_line(tmp_path: Path) -> None:
+def test_the_command_refuses_with_exit_3_and_one_line(tmp_path: Path, shell: Shell) -> None:
     (tmp_path / "x.txt").write_bytes(gzip.compress(TEXT))
     (tmp_path / "t.csv").write_text("id,review\n" + "".join(f"{n},{line}" for n, line in enumerate(stories(40))))
-    base = [*TINY, f"output_dir={tmp_path}", f"data_dir={tmp_path}/tokens"]
-    for path, column, code in (("x.txt", "text", 3), ("t.csv", "text", 3), ("t.csv", "review", 0)):
-        arguments = [*base, f"data.path={tmp_path / path}", f"data.column={column}"]
-        done = subprocess.run(
-            [sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stderr
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for path, column, code in (
+        ("x.txt", "text", 3),
+        ("x.txt", "review", 3),
+        ("t.csv", "text", 3),
+        ("t.csv", "review", 0),
+    ):
+        assert shell("train", *TINY, f"data.path={tmp_path / path}", f"data.column={column}") == code, shell.err
+        errors = [line for line in shell.err.splitlines() if line.startswith("error: ")]
         assert len(errors) == (code != 0)
-        assert "Traceback" not in done.stderr
+        assert "Traceback" not in shell.err
