@@ -72,6 +72,7 @@ class IdsOnly(Tokenizer):
 
 def read(config: dict[str, Any], tokenizer_json: dict[str, Any]) -> IdsOnly:
     vocab_size, end_of_text = config["vocab_size"], config["end_of_text"]
-    if not (type(vocab_size) is type(end_of_text) is int and 0 <= end_of_text < vocab_size <= 2**32):
+    last = 0 if end_of_text is None else end_of_text
+    if not (type(vocab_size) is type(last) is int and 0 <= last < vocab_size <= 2**32):
         raise ValueError(f"vocab_size={vocab_size!r:.40}, end_of_text={end_of_text!r:.40}")
     return IdsOnly(vocab_size, end_of_text)
