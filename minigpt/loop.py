@@ -13,6 +13,7 @@ from minigpt.budget import Budget
 from minigpt.data.windows import TrainWindows
 from minigpt.errors import NumericsError
 from minigpt.evaluate import Evaluation, documents_of
+from minigpt.model.dropout import sequences
 from minigpt.optim.by_role import ByRole
 from minigpt.precision import Precision
 from minigpt.seeding import derive_seed
@@ -156,8 +157,10 @@ def fit(
                 inputs, targets = (
                     to_device(array, precision.device) for array in windows.batch(step, budget.batch_size, rows)
                 )
-            with progress.timed("forward_backward"):
-                torch.manual_seed(derive_seed(settings.seed, "dropout", step, micro))
+            numbers = range(step * budget.batch_size, (step + 1) * budget.batch_size)[rows]
+            seeds = [derive_seed(settings.seed, "dropout", number) for number in numbers]
+            with progress.timed("forward_backward"), sequences(seeds, precision.device):
+                torch.manual_seed(seeds[0])  # for layers that draw from torch's generator themselves
                 with precision.autocast():
                     loss = model(inputs, targets, documents_of(inputs, settings.end_of_text))
                 scaler.scale(loss / budget.tokens_per_step).backward()

@@ -83,18 +83,19 @@ def run(
     return finished, notes
 
 
-def gradients_of(micro_batch_size: int) -> dict[str, torch.Tensor]:
+def gradients_of(micro_batch_size: int, dropout: float = 0.0) -> dict[str, torch.Tensor]:
     """The gradients that the optimizers see in the first step."""
-    model, optimizer = make()
+    model, optimizer = make(dropout)
     seen: dict[str, torch.Tensor] = {}
     optimizer.step = lambda: seen.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})  # type: ignore[method-assign]
     run(model, optimizer, Budget(1, 12, micro_batch_size, 16), grad_clip=None)
     return seen
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 4, 6])
-def test_accumulated_gradients_are_those_of_the_undivided_batch(micro_batch_size: int) -> None:
-    whole, parts = gradients_of(12), gradients_of(micro_batch_size)
+def test_accumulated_gradients_are_those_of_the_undivided_batch(micro_batch_size: int, dropout: float) -> None:
+    whole, parts = gradients_of(12, dropout), gradients_of(micro_batch_size, dropout)
     assert whole.keys() == parts.keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-6)
@@ -205,6 +206,19 @@ def test_the_loop_stays_readable() -> None:
     import inspect
 
     assert len(inspect.getsource(fit).splitlines()) <= 110
+
+
+def test_micro_batches_change_no_loss_under_dropout() -> None:
+    """Beyond rounding: masks belong to sequences. AdamW alone, as Newton-Schulz makes much of little."""
+    losses = []
+    for micro in (1, 2, 4):
+        model, _ = make(dropout=0.3)
+        roles, adamw = model.roles(), partial(torch.optim.AdamW, lr=1e-3, eps=1e-6)
+        optimizer = ByRole([(n, p, roles[n]) for n, p in model.named_parameters()], adamw, adamw, adamw, adamw)
+        _, notes = run(model, optimizer, Budget(12, 4, micro, 16))
+        losses.append([row["train/loss"] for row in notes.rows])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-6)
 
 
 def test_dropout_is_a_function_of_seed_and_step_alone(tmp_path: Path) -> None:

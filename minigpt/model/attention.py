@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from minigpt.model.blocked_attention import blocked_attention
 from minigpt.model.cache import LayerCache
+from minigpt.model.dropout import Dropout
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rotate
 
@@ -33,7 +34,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)  # of the probabilities
         self.q = nn.Linear(d_model, n_heads * self.head_size, bias=False)
         self.k = nn.Linear(d_model, n_kv_heads * self.head_size, bias=False)
         self.v = nn.Linear(d_model, n_kv_heads * self.head_size, bias=False)
@@ -54,16 +55,17 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, rope), rotate(k, rope)  # (B, T, H, K), (B, T, G, K)
-        dropout = self.dropout if self.training else 0.0
-        if cache is None and x.device.type == "cpu" and (v.dtype == torch.bfloat16 or dropout):
-            y = blocked_attention(q.to(v.dtype), k.to(v.dtype), v, mask, dropout)
+        dropout = self.dropout.p if self.training and cache is None else 0.0
+        if dropout or (cache is None and x.device.type == "cpu" and v.dtype == torch.bfloat16):
+            seeds = self.dropout.seeds(x) if dropout else None
+            y = blocked_attention(q.to(v.dtype), k.to(v.dtype), v, mask, dropout, seeds)
         else:
-            y = attention_reference(q, k, v, mask, dropout, cache)
+            y = attention_reference(q, k, v, mask, cache)
         return self.o(y.flatten(2))
 
 
 def attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, cache: LayerCache | None = None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: LayerCache | None = None
 ) -> Tensor:
     """torch's attention for q (B, T, H, K), k and v (B, T, G, K), which the keys of a cache precede; (B, T, H, K)."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -74,7 +76,6 @@ def attention_reference(
         k,
         v,
         attn_mask=mask,
-        dropout_p=dropout,
         is_causal=mask is None and q.shape[2] > 1,  # a single query sees all keys
         enable_gqa=k.shape[1] != q.shape[1],
     )

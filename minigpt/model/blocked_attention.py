@@ -13,18 +13,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minigpt.model.dropout import kept, rounded
+from minigpt.model.dropout import kept, rounded, split
 
 QUERIES, ROWS = 64, 128  # positions in a block, or more if that gives fewer than so many rows (positions times R)
 SCORES = 2**20  # scores of a block, at most, unless one batch item has more: 2 MB in bf16
+SCORES_ELSEWHERE = 2**26  # on a GPU, which wants large blocks (not tuned)
 KEPT = 2**22  # scores of a layer up to which the backward pass gets the probabilities: 8 MB in bf16
 
 
-def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def blocked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    seeds: Tensor | None = None,
+) -> Tensor:
     """softmax(q k' / sqrt(K)) v with causal masking: q (B, T, H, K), k and v (B, T, G, K) -> (B, T, H, K).
 
     mask: (B or 1, 1, T, T) bool, True where a query may look, never beyond the causal triangle; None for all of it.
-    dropout: of the probabilities; draws one seed from torch's global generator. Scores are rounded to the dtype of q.
+    dropout: of the probabilities. Scores are rounded to the dtype of q.
+    seeds: (B,) int64, of the dropout's masks (see Dropout.seeds).
     """
     b, t, h, size = q.shape
     g = k.shape[2]
@@ -33,46 +42,49 @@ def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = Non
     keys, values = (x.transpose(1, 2).reshape(b * g, t, size) for x in (k, v))
     if mask is not None:
         mask = mask[:, 0].expand(b, t, t).repeat_interleave(g, dim=0)  # (N, T, T)
-    out: Tensor = _BlockedAttention.apply(rows, keys, values, mask, dropout)
+    if seeds is not None:
+        seeds = split(seeds, 0, g).flatten()
+    out: Tensor = _BlockedAttention.apply(rows, keys, values, mask, dropout, seeds)
     return out.view(b, g, t, h // g, size).transpose(1, 2).reshape(b, t, h, size)
 
 
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-        """q (N, T R, K), k and v (N, T, K) -> (N, T R, K)."""
-        ctx.seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else None
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, seeds: Tensor | None
+    ) -> Tensor:
+        """q (N, T R, K), k and v (N, T, K), seeds (N,) -> (N, T R, K)."""
         ctx.dropout = dropout
         q = q * q.shape[-1] ** -0.5
         out = torch.empty_like(q)
         saved: list[Tensor] = []
-        for n, rows, seen, p, keep in _blocks(q, k, mask, dropout, ctx.seed):
+        for n, rows, seen, p, keep in _blocks(q, k, mask, dropout, seeds):
             out[n, rows] = torch.bmm(p if keep is None else p * keep, v[n, seen])
             if q.shape[0] * q.shape[1] * k.shape[1] <= KEPT:
                 saved.append(p)
-        ctx.save_for_backward(q, k, v, mask, *saved)
+        ctx.save_for_backward(q, k, v, mask, seeds, *saved)
         return out if keep is None else out.mul_(1.0 / (1.0 - rounded(dropout)))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v, mask, *saved = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        q, k, v, mask, seeds, *saved = ctx.saved_tensors
         if ctx.dropout:
             gradient = gradient * (1.0 / (1.0 - rounded(ctx.dropout)))
         dq = torch.empty_like(q)
         dk, dv = (torch.zeros_like(x, dtype=torch.float32) for x in (k, v))
-        for n, rows, seen, p, keep in _blocks(q, k, mask, ctx.dropout, ctx.seed, saved):
+        for n, rows, seen, p, keep in _blocks(q, k, mask, ctx.dropout, seeds, saved):
             g = gradient[n, rows]
             dv[n, seen] += torch.bmm((p if keep is None else p * keep).transpose(1, 2), g)
             dp = torch.bmm(g, v[n, seen].transpose(1, 2))
             ds = torch._softmax_backward_data(dp if keep is None else dp.mul_(keep), p, -1, p.dtype)
             dq[n, rows] = torch.bmm(ds, k[n, seen])
             dk[n, seen] += torch.bmm(ds.transpose(1, 2), q[n, rows])
-        return dq.mul_(q.shape[-1] ** -0.5), dk.to(k.dtype), dv.to(v.dtype), None, None
+        return dq.mul_(q.shape[-1] ** -0.5), dk.to(k.dtype), dv.to(v.dtype), None, None, None
 
 
 def _blocks(
-    q: Tensor, k: Tensor, mask: Tensor | None, dropout: float, seed: int | None, saved: Sequence[Tensor] = ()
+    q: Tensor, k: Tensor, mask: Tensor | None, dropout: float, seeds: Tensor | None, saved: Sequence[Tensor] = ()
 ) -> Iterator[tuple[slice, slice, slice, Tensor, Tensor | None]]:
     """Slices of N, rows and keys, with the probabilities there and what dropout keeps; the same at every call.
 
@@ -80,10 +92,9 @@ def _blocks(
     """
     batch, t, _ = k.shape
     r = q.shape[1] // t
-    generator = torch.Generator().manual_seed(seed) if seed is not None else None
     remaining = iter(saved)
     queries = min(max(QUERIES, ROWS // r), t)
-    together = max(1, SCORES // (queries * r * t))
+    together = max(1, (SCORES if q.device.type == "cpu" else SCORES_ELSEWHERE) // (queries * r * t))
     for first in range(0, batch, together):
         n = slice(first, min(first + together, batch))
         for start in range(0, t, queries):
@@ -92,7 +103,10 @@ def _blocks(
             p = next(remaining, None)
             if p is None:
                 p = _probabilities(q[n, rows], k[n, seen], None if mask is None else mask[n, start:end, :end], start)
-            yield n, rows, seen, p, kept(p.shape, dropout, generator) if generator is not None else None
+            keep = None
+            if seeds is not None:  # `first`: beyond all numbers of the blocks before
+                keep = kept(seeds[n], p.shape[1] * p.shape[2], dropout, first=start * r * t).view(p.shape)
+            yield n, rows, seen, p, keep
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, start: int) -> Tensor:

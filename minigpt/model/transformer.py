@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minigpt.model.attention import Attention
 from minigpt.model.cache import KVCache, LayerCache
-from minigpt.model.dropout import Dropout
+from minigpt.model.dropout import Dropout, number
 from minigpt.model.loss import cross_entropy
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rope_table
@@ -36,11 +36,11 @@ class TransformerBlock(nn.Module):
         self.attention = attention
         self.mlp_norm = RMSNorm(d_model, norm_eps)
         self.mlp = mlp
-        self.dropout = Dropout(dropout)
+        self.attention_dropout, self.mlp_dropout = Dropout(dropout), Dropout(dropout)
 
     def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rope, mask, cache))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), rope, mask, cache))
+        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
 
 
 class Transformer(nn.Module):
@@ -52,8 +52,7 @@ class Transformer(nn.Module):
     d_ff: width of the feed-forward layer; None is 8/3 d_model rounded up to a multiple of 32, which gives SwiGLU's
         three matrices about the size of a classic MLP's two.
     max_seq_len: longest sequence accepted, and the context that generation keeps.
-    dropout: on attention weights and on what each layer adds to the residual stream. Masks come from torch's global
-        generator, which the caller seeds.
+    dropout: on attention weights and on what each layer adds to the residual stream; masks: see dropout.py.
     tie_embeddings: the head is the embedding matrix.
     qk_norm: RMSNorm on each head of queries and keys.
     parametrization: standard, or mup, under which the best learning rate hardly depends on d_model (muP, arXiv
@@ -114,6 +113,7 @@ class Transformer(nn.Module):
             )
             self.final_norm = RMSNorm(d_model, norm_eps)
             self.head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
+        number(self)
 
     def forward(
         self,

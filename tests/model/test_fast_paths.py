@@ -1,6 +1,7 @@
 """Each fast path for CPUs against the plain operation that it stands for. The loss has a file of its own."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ import torch.nn.functional as F
 from minigpt.model import blocked_attention as blocked
 from minigpt.model.attention import attention_reference
 from minigpt.model.blocked_attention import blocked_attention
-from minigpt.model.dropout import Dropout, kept, rounded
+from minigpt.model.dropout import Dropout, kept, rounded, sequences, split
+from minigpt.model.ensemble import Ensemble
+from minigpt.model.ngram_embedding import NgramEmbedding
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import rope_table, rotate, rotate_reference
 from minigpt.model.swiglu import SwiGLU
 from minigpt.model.transformer import Transformer
-from minigpt.seeding import generator
+from minigpt.seeding import derive_seed, generator
 
 Attention = Callable[..., torch.Tensor]
 
@@ -30,7 +33,7 @@ def attend(function: Attention, shape: tuple[int, ...], dtype: torch.dtype, *arg
 
 
 def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    return attention_reference(q, k, v, mask, dropout=0.0)
+    return attention_reference(q, k, v, mask)
 
 
 SHAPES = {
@@ -77,20 +80,19 @@ def test_blocked_attention_in_bf16_is_as_exact_as_torchs() -> None:
 
 
 def test_dropout_of_blocked_attention() -> None:
-    """Gradients are those of a function with a fixed mask, which comes anew with every call."""
+    """Gradients are those of a function with a fixed mask, that of the seed."""
     shape = (1, 6, 2, 1, 4)
     draw = generator(0, "data")
     q, k, v = (torch.randn(1, 6, n, 4, generator=draw, dtype=torch.float64, requires_grad=True) for n in (2, 1, 1))
 
     def masked(*inputs: torch.Tensor) -> torch.Tensor:
-        torch.manual_seed(3)
-        return blocked_attention(*inputs, None, 0.4)
+        return blocked_attention(*inputs, None, 0.4, torch.tensor([3]))
 
     assert torch.autograd.gradcheck(masked, (q, k, v), check_undefined_grad=False)
-    torch.manual_seed(0)
-    one, two = (attend(blocked_attention, shape, torch.float32, None, 0.4)[0] for _ in range(2))
-    torch.manual_seed(0)
-    assert torch.equal(attend(blocked_attention, shape, torch.float32, None, 0.4)[0], one)
+    one, two, three = (
+        attend(blocked_attention, shape, torch.float32, None, 0.4, torch.tensor([seed]))[0] for seed in (1, 2, 1)
+    )
+    assert torch.equal(one, three)
     assert not torch.equal(one, two)
 
 
@@ -98,8 +100,8 @@ def test_dropout_of_blocked_attention_is_right_on_average() -> None:
     shape = (400, 5, 2, 1, 4)
     draw = generator(0, "data")
     q, k, v = (torch.randn(1, 5, n, 4, generator=draw).expand(400, -1, -1, -1).contiguous() for n in (2, 1, 1))
-    torch.manual_seed(0)
-    dropped, plain = blocked_attention(q, k, v, None, 0.3), blocked_attention(q, k, v)
+    seeds = torch.arange(400)
+    dropped, plain = blocked_attention(q, k, v, None, 0.3, seeds), blocked_attention(q, k, v)
     assert shape[0] == len(dropped)
     assert not torch.equal(dropped[0], dropped[1])
     torch.testing.assert_close(dropped.mean(0), plain.mean(0), rtol=0, atol=0.15)  # 4 standard deviations
@@ -116,8 +118,8 @@ def test_probabilities_kept_or_computed_again_are_the_same(dropout: float, monke
     results = []
     for kept_up_to in (0, 2**22):
         monkeypatch.setattr(blocked, "KEPT", kept_up_to)
-        torch.manual_seed(0)
-        results.append(attend(blocked_attention, (2, 130, 4, 1, 8), torch.bfloat16, None, dropout))
+        seeds = torch.tensor([1, 2]) if dropout else None
+        results.append(attend(blocked_attention, (2, 130, 4, 1, 8), torch.bfloat16, None, dropout, seeds))
     assert all(map(torch.equal, *results))
 
 
@@ -154,15 +156,65 @@ def test_dropout(p: float) -> None:
 
 
 def test_dropout_masks_are_independent_and_repeat() -> None:
-    """Four places share a random number: neighbours must not be alike."""
-    mask = kept((100_003,), 0.5, generator(0, "dropout"))
-    assert mask.shape == (100_003,)
-    assert torch.equal(mask, kept((100_003,), 0.5, generator(0, "dropout")))
-    signs = mask.float() * 2 - 1
+    """Four values share a number, so neighbours must not be alike; nor sequences, nor places of a model."""
+    seeds, n = torch.tensor([derive_seed(0, "dropout", i) for i in range(3)]), 100_003
+    mask = kept(seeds, n, 0.5)
+    assert mask.shape == (3, n)
+    assert torch.equal(mask, kept(seeds, n, 0.5))
+    assert torch.equal(mask[1:2, :1001], kept(seeds[1:2], 1001, 0.5))
+    assert torch.equal(mask[:, 4 * 77 :], kept(seeds, n - 4 * 77, 0.5, first=77))
+    signs = torch.cat([mask, kept(split(seeds, 1, 1)[:, 0], n, 0.5)]).float() * 2 - 1
     for lag in range(1, 9):
-        correlation = (signs[lag:] * signs[:-lag]).mean().item()
-        assert abs(correlation) < 4 / 100_003**0.5
-    assert kept((7,), 0.0).all()
+        for row in signs:
+            assert abs((row[lag:] * row[:-lag]).mean().item()) < 4.5 / n**0.5
+    for i in range(6):
+        for j in range(i):
+            assert abs((signs[i] * signs[j]).mean().item()) < 4.5 / n**0.5
+    assert kept(seeds, 7, 0.0).all()
+    assert kept(seeds, 10**5, 0.9999999).any(), "rounded down to what 16 bits can say"
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+def test_every_position_of_a_mask_is_kept_as_often(p: float) -> None:
+    """Over consecutive seeds, as a chi-squared test of 64 positions; and of what one of two neighbours tells."""
+    mask = kept(torch.arange(20_000), 64, p).double()
+    deviations = (mask.mean(0) - (1 - rounded(p))) / (p * (1 - p) / len(mask)) ** 0.5
+    assert deviations.square().sum().item() < 64 + 4.5 * 128**0.5
+    pairs = torch.corrcoef(mask.T).triu(1)
+    assert pairs.abs().max().item() < 5.5 / len(mask) ** 0.5
+
+
+def test_dropout_of_a_sequence_does_not_depend_on_its_batch() -> None:
+    """Masks of residuals, probabilities and n-grams, of every member of an ensemble, to the bit."""
+    embedding = partial(NgramEmbedding, longest=2, rows=97, dropout=0.3)
+    model = Ensemble(64, members=2, n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, dropout=0.3, embedding=embedding)
+    model.init_weights(generator(0, "init"))
+    drops = [module for module in model.modules() if isinstance(module, Dropout)]
+    assert len(drops) == 2 * (1 + 2 * 3)
+    assert len({module.place for module in drops}) == len(drops)
+    tokens, seeds = torch.randint(64, (4, 150), generator=generator(0, "data")), [5, 6, 7, 8]
+    with sequences(seeds, "cpu"):
+        together = model.hidden(tokens)
+    with sequences(seeds[:1], "cpu"):
+        same_text_and_seed = model.hidden(tokens[:1])
+    for i, seed in enumerate(seeds):
+        with sequences([seed], "cpu"):
+            alone = model.hidden(tokens[i : i + 1])
+        assert torch.equal(alone[:, 0] == 0, together[:, i] == 0)
+        torch.testing.assert_close(alone[:, 0], together[:, i], rtol=1e-5, atol=1e-5)
+    assert torch.equal(same_text_and_seed, model_hidden_again(model, tokens[:1], seeds[0]))
+    with sequences([9], "cpu"):
+        assert not torch.allclose(model.hidden(tokens[:1])[:, 0], together[:, 0], atol=1e-2)
+    with sequences([1, 2, 3], "cpu"), pytest.raises(ValueError, match="4 rows that are not 3 sequences"):
+        model.hidden(tokens)
+    with sequences([1], "cpu"), pytest.raises(ValueError, match="without a place"):
+        Dropout(0.5)(torch.ones(1, 2))
+
+
+def model_hidden_again(model: Transformer, tokens: torch.Tensor, seed: int) -> torch.Tensor:
+    torch.rand(3)  # whatever somebody else draws
+    with sequences([seed], "cpu"):
+        return model.hidden(tokens)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -189,9 +189,9 @@ def test_dropout_acts_in_both_places(make_model: Make, tokens: torch.Tensor, pla
     model = make_model(dropout=0.3)
     for block in model.blocks:
         if place == "attention":
-            block.dropout.p = 0.0
+            block.attention_dropout.p = block.mlp_dropout.p = 0.0
         else:
-            block.attention.dropout = 0.0
+            block.attention.dropout.p = 0.0
     torch.manual_seed(0)
     assert not torch.equal(model(tokens), model(tokens))
 
