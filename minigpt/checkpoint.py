@@ -251,7 +251,9 @@ def verify(folder: Path) -> dict[str, bytes]:
             "(use the version of minigpt that wrote it)"
         )
     files = manifest.get("files")
-    if not (isinstance(files, dict) and all(_is_entry(entry) for entry in files.values())):
+    if not (
+        isinstance(files, dict) and {MODEL, STATE} <= files.keys() and all(_is_entry(entry) for entry in files.values())
+    ):
         raise damaged(MANIFEST, "no list of files with sizes and hashes")
     try:
         present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
@@ -272,7 +274,7 @@ def verify(folder: Path) -> dict[str, bytes]:
 
 
 def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+    return isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
 
 
 def load(folder: Path) -> Checkpoint:

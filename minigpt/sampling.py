@@ -139,10 +139,11 @@ def generate(
     training, device = model.training, model.embed.weight.device
     model.eval()
     try:
-        cache = model.new_cache()
+        room = min(window, len(prompt) + sampling.max_new_tokens)  # a window may be far longer than a text
+        cache = model.new_cache(length=room)
         logits = model.next_logits(torch.tensor([prompt[-window:]], device=device), cache).expand(n, -1)
         cache = cache.repeat(n)
-        decode = decoder(model, n)
+        decode = decoder(model, n, room)
         for step in range(sampling.max_new_tokens):
             if step:
                 new = 1

@@ -1,6 +1,10 @@
 import json
+import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -82,6 +86,72 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path: Path, caplog: pytest.
     assert found.state["step"] == 1
     assert "damaged" in caplog.text
     assert "step_00000002" in caplog.text
+
+
+@contextmanager
+def as_nobody(folder: Path) -> Iterator[None]:
+    """As somebody to whom permissions apply; root may read everything."""
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.faults(20)
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "state.json", "."])
+def test_an_unreadable_newest_falls_back_and_says_so(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save(folder, 1)
+        (save(folder, 2) / name).chmod(0)
+        with caplog.at_level("WARNING"), as_nobody(folder):
+            found = checkpoint.newest(folder)
+        assert found is not None
+        assert found.state["step"] == 1
+        assert "step_00000002" in caplog.text
+        assert "Permission denied" in caplog.text
+        (folder / "step_00000001" / "state.json").chmod(0)
+        with as_nobody(folder), pytest.raises(CheckpointError, match="all 2 are damaged"):
+            checkpoint.newest(folder)
+        checkpoints = folder / "checkpoints"
+        save(checkpoints, 1)
+        checkpoints.chmod(0)
+        with as_nobody(folder), pytest.raises(CheckpointError, match=r"cannot read: .*Permission denied"):
+            checkpoint.newest(checkpoints)
+
+
+@pytest.mark.faults(20)
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "state.json"])
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a device"])
+def test_what_is_no_file_is_damage(tmp_path: Path, name: str, kind: str) -> None:
+    save(tmp_path, 1)
+    path = save(tmp_path, 2) / name
+    path.unlink()
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.state["step"] == 1
+
+
+@pytest.mark.parametrize("left_out", ["model.safetensors", "state.json"])
+def test_a_manifest_without_weights_or_state_is_refused(tmp_path: Path, left_out: str) -> None:
+    folder = save(tmp_path, 1)
+    (folder / left_out).unlink()
+    content = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    (folder / "manifest.json").write_bytes(checkpoint._manifest(content))
+    for read in (checkpoint.load, checkpoint.weights_of):
+        with pytest.raises(CheckpointError, match="no list of files"):
+            read(folder)
 
 
 @pytest.mark.faults(21)

@@ -200,6 +200,18 @@ def test_a_file_of_an_exported_folder_that_is_none_is_one_line(
         assert all(line.startswith("error: ") for line in shell.err.splitlines()[-1:])
 
 
+@pytest.mark.faults(50)
+def test_a_context_of_any_length_takes_the_memory_of_the_text(shell: Shell, exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "long"))
+    short = [f"run={exported}", "prompt=MAC", "temperature=0", "max_new_tokens=8"]
+    assert shell("generate", *short) == 0, shell.err
+    text = shell.out
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**15}))
+    assert shell("generate", *short, f"run={folder}") == 0, shell.err
+    assert shell.out == text
+
+
 MYLAB = """
 import torch
 from minigpt.model.attention import Attention

@@ -25,9 +25,10 @@ from minigpt.model.transformer import Transformer, TransformerBlock
 Product = Callable[[Tensor], Tensor]  # (B, in) -> (B, out)
 
 
-def decoder(model: Transformer, batch_size: int) -> Callable[[Tensor, KVCache], Tensor]:
+def decoder(model: Transformer, batch_size: int, length: int | None = None) -> Callable[[Tensor, KVCache], Tensor]:
     """What continues B texts by one token each: tokens (B, 1) and their cache -> logits (B, V), as `model.next_logits`.
 
+    length: how long a text may become, at most and by default max_seq_len.
     That method itself where nothing is faster: on other devices, and for other classes of model, attention and mlp.
     The weights must not change while it is in use. Call it without gradients.
     """
@@ -37,7 +38,7 @@ def decoder(model: Transformer, batch_size: int) -> Callable[[Tensor, KVCache], 
     known &= all(type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in model.blocks)
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not layouts.get(weight.dtype):
         return model.next_logits
-    return Decoder(model, batch_size) if known else model.next_logits
+    return Decoder(model, batch_size, length or model.max_seq_len) if known else model.next_logits
 
 
 def blocked(rows: int, *weights: Tensor) -> Product:
@@ -56,10 +57,10 @@ def norm(part: RMSNorm, x: Tensor) -> Tensor:
 class Decoder:
     """The fast one; see `decoder`."""
 
-    def __init__(self, model: Transformer, batch_size: int) -> None:
+    def __init__(self, model: Transformer, batch_size: int, length: int) -> None:
         self.model = model
         weight = model.embed.weight
-        self.rope = rope_table(0, model.max_seq_len, model.head_size, model.rope_theta, weight.device)
+        self.rope = rope_table(0, length, model.head_size, model.rope_theta, weight.device)
         self.blocks = [DecoderBlock(cast(TransformerBlock, block), batch_size) for block in model.blocks]
         self.head = blocked(batch_size, model.head_weight)
 

@@ -75,9 +75,10 @@ class Ensemble(Transformer):
         ]
         return torch.stack(nats).sum()
 
-    def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None) -> KVCache:
+    def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None, length: int | None = None) -> KVCache:
         """The members' layers one after the other."""
-        return KVCache([layer for m in self.members for layer in Transformer.new_cache(m, batch_size, dtype).layers])
+        caches = [Transformer.new_cache(member, batch_size, dtype, length) for member in self.members]
+        return KVCache([layer for cache in caches for layer in cache.layers])
 
     def roles(self) -> dict[str, Role]:
         roles = super().roles()  # wrong for the others' parameters, whose names it does not understand

@@ -170,9 +170,9 @@ class Transformer(nn.Module):
         """(V, D); the embedding matrix itself where tied."""
         return self.embed.weight if self.head is None else self.head.weight
 
-    def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for max_seq_len tokens; dtype defaults to that of the weights."""
-        shape = (batch_size, self.n_kv_heads, self.max_seq_len, self.head_size)
+    def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None, length: int | None = None) -> KVCache:
+        """An empty cache for `length` tokens (default max_seq_len); dtype defaults to that of the weights."""
+        shape = (batch_size, self.n_kv_heads, length or self.max_seq_len, self.head_size)
         weight = self.embed.weight
         return KVCache.empty(len(self.blocks), shape, dtype or weight.dtype, weight.device)
 

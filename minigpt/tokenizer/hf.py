@@ -43,9 +43,9 @@ class HF:
     def train(self, texts: Iterable[str]) -> "HFTokenizer":
         definition = read_json(self.file())
         try:
-            ids, markers = ids_of(definition)
+            tokens, markers = tokens_of(definition)
             marker = self.end_of_text or next((known for known in ENDS_OF_TEXT if known in markers), None)
-            if marker is None or marker not in ids:
+            if marker is None or marker not in tokens:
                 raise DataError(
                     f"no end-of-text marker {marker or ''}: {self.file()} "
                     f"(set data.tokenizer.end_of_text to one of: {', '.join(sorted(markers)):.500})"
@@ -60,8 +60,8 @@ class HF:
         return load(folder)
 
 
-def ids_of(definition: dict[str, Any]) -> tuple[dict[str, int], set[str]]:
-    """The id of every token in a tokenizer.json, and those that are markers. ValueError for absurd ids.
+def tokens_of(definition: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """All tokens of a tokenizer.json, and those that are markers. ValueError for absurd ids.
 
     Ids may have gaps, but not many more than there are tokens: whatever has a row for each id is then bounded by the
     file.
@@ -70,12 +70,12 @@ def ids_of(definition: dict[str, Any]) -> tuple[dict[str, int], set[str]]:
     if isinstance(vocabulary, list):  # Unigram: [token, score] in the order of their ids
         vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
     added = {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
-    ids: dict[str, int] = {**vocabulary, **added}
-    if not all(type(token_id) is int and token_id >= 0 for token_id in ids.values()):
+    ids = [*vocabulary.values(), *added.values()]
+    if not all(type(token_id) is int and token_id >= 0 for token_id in ids):
         raise ValueError("an id that is no number")
-    if max(ids.values(), default=0) > MOST_IDS_PER_TOKEN * (len(ids) + SPARE_IDS):
-        raise ValueError(f"ids up to {max(ids.values()):,} for {len(ids):,} tokens")
-    return ids, set(added)
+    if max(ids, default=0) > MOST_IDS_PER_TOKEN * (len(ids) + SPARE_IDS):
+        raise ValueError(f"ids up to {max(ids):,} for {len(ids):,} tokens")
+    return {*vocabulary, *added}, set(added)
 
 
 @contextmanager
@@ -97,7 +97,7 @@ class HFTokenizer(Tokenizer):
     def __init__(self, definition: dict[str, Any], marker: str) -> None:
         from tokenizers import Tokenizer as Library
 
-        ids_of(definition)
+        tokens_of(definition)
         for token in definition.get("added_tokens") or []:
             if token["content"] == marker:
                 token["special"] = True

@@ -1,7 +1,9 @@
 """What holds for every tokenizer: round trips through text, folders and Hugging Face; markers stay text."""
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,11 @@ from minigpt.errors import DataError
 from minigpt.tokenizer import Tokenizer, load
 from minigpt.tokenizer.base import END_OF_TEXT
 from minigpt.tokenizer.bpe import ReferenceBPE
-from minigpt.tokenizer.byte import Byte
-from minigpt.tokenizer.char import Char
+from minigpt.tokenizer.byte import Byte, ByteTokenizer
+from minigpt.tokenizer.char import UNKNOWN, Char, CharTokenizer
 from minigpt.tokenizer.fast_bpe import BPE
 from minigpt.tokenizer.hf import HF, HFTokenizer
-from minigpt.tokenizer.ids import Ids
+from minigpt.tokenizer.ids import Ids, IdsOnly
 
 TEXT = play(20_000) + "schöne Grüße, 漢字 🙂 \x00 <|endoftext|>"
 
@@ -176,4 +178,110 @@ def test_nothing_in_a_folder_is_instantiated(tmp_path: Path) -> None:
     config["minigpt_kind"] = "../../evil"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(DataError):
+        load(tmp_path)
+
+
+def word_level(**changes: Any) -> dict[str, Any]:
+    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "</s>": 2}, "unk_token": "a"}
+    parts = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    marker = {"id": 2, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    whole = {"version": "1.0", **dict.fromkeys(parts), "added_tokens": [{**marker, "special": True}], "model": model}
+    return {**whole, **changes}
+
+
+def vocabulary(**changes: Any) -> dict[str, Any]:
+    return word_level(model={**word_level()["model"], **changes})
+
+
+ODD_DEFINITIONS: dict[str, Any] = {
+    "an id of a billion": vocabulary(vocab={"a": 0, "</s>": 10**9}),
+    "an added id of a billion": word_level(added_tokens=[{**word_level()["added_tokens"][0], "id": 10**9}]),
+    "an id below zero": vocabulary(vocab={"a": -1, "</s>": 2}),
+    "an id beyond 64 bits": vocabulary(vocab={"a": 2**70, "</s>": 2}),
+    "an id that is no number": vocabulary(vocab={"a": "0", "</s>": 2}),
+    "an id that is half a number": vocabulary(vocab={"a": 0.5, "</s>": 2}),
+    "no vocabulary": vocabulary(vocab=None),
+    "a vocabulary of numbers": vocabulary(vocab=[1, 2]),
+    "no model": word_level(model=None),
+    "an unknown model": vocabulary(type="Telepathy"),
+    "merges of nothing": vocabulary(type="BPE", merges=[["x", "y"]]),
+    "added tokens without names": word_level(added_tokens=[{"id": 1}]),
+    "added tokens that are none": word_level(added_tokens=[3]),
+    "added tokens of half a kind": word_level(added_tokens=[{"id": 2, "content": "</s>"}]),
+    "an unknown decoder": word_level(decoder={"type": "Telepathy"}),
+    "another version": word_level(version="9.9"),
+}
+
+
+@pytest.mark.faults(33)
+@pytest.mark.parametrize("name", ODD_DEFINITIONS)
+def test_a_definition_that_is_none_is_one_line_and_bounded(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(ODD_DEFINITIONS[name]))
+    with pytest.raises(DataError, match=r"tokenizer"):
+        HF(str(path), "</s>").train([])
+    (tmp_path / "tokenizer_config.json").write_text('{"minigpt_kind": "hf", "eos_token": "</s>"}')
+    with pytest.raises(DataError, match="damaged tokenizer"):
+        load(tmp_path)
+
+
+@pytest.mark.faults(33)
+def test_a_definition_may_have_gaps_and_lie_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "3f").write_text(json.dumps(vocabulary(vocab={"a": 0, "b": 7, "</s>": 1000})))
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "tokenizer.json").symlink_to("../blobs/3f")
+    tokenizer = HF(str(tmp_path / "snapshot"), "</s>").train([])
+    assert tokenizer.vocab_size == 1001
+    assert tokenizer.encode("b") == [7]
+
+
+@pytest.mark.faults(33)
+def test_a_text_that_the_library_cannot_encode_is_one_line() -> None:
+    wordpiece = vocabulary(
+        type="WordPiece", unk_token="[UNK]", continuing_subword_prefix="##", max_input_chars_per_word=9
+    )
+    with pytest.raises(DataError, match=r"cannot encode the text: .*UNK"):
+        HFTokenizer(wordpiece, "</s>").encode("nothing of this")
+
+
+@pytest.mark.faults(33)
+@pytest.mark.parametrize(
+    "kind", ["base", "byte_level", "__init__", "os", "../byte", "byte.read", "BYTE", "", 7, None, []]
+)
+def test_only_the_names_of_tokenizers_are_kinds(tmp_path: Path, kind: Any) -> None:
+    ByteTokenizer().save(tmp_path)
+    load(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"minigpt_kind": kind}))
+    before = set(sys.modules)
+    with pytest.raises(DataError, match=r"kind of tokenizer|not a tokenizer of minigpt"):
+        load(tmp_path)
+    assert {name for name in set(sys.modules) - before if not name.startswith("minigpt.tokenizer")} == set()
+
+
+@pytest.mark.faults(33)
+@pytest.mark.parametrize(
+    ("vocab_size", "end_of_text"), [(10**12, 1), ("9", 1), (9, 9), (9, -1), (True, 0), (9.0, 1), (None, None)]
+)
+def test_ids_that_cannot_be(tmp_path: Path, vocab_size: Any, end_of_text: Any) -> None:
+    IdsOnly(9, 1).save(tmp_path)
+    assert load(tmp_path).vocab_size == 9
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config |= {"vocab_size": vocab_size, "end_of_text": end_of_text}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="damaged tokenizer"):
+        load(tmp_path)
+
+
+@pytest.mark.faults(33)
+@pytest.mark.parametrize(
+    "vocab", [{"b": 0, "a": 1, UNKNOWN: 2}, {"a": 0, UNKNOWN: 10**9}, {"a": 1, UNKNOWN: 2}, {"a": 0, "b": 1}, {"ab": 0}]
+)
+def test_characters_with_other_ids(tmp_path: Path, vocab: dict[str, int]) -> None:
+    CharTokenizer(["a", "b"]).save(tmp_path)
+    definition = json.loads((tmp_path / "tokenizer.json").read_text())
+    definition["model"]["vocab"] = vocab
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(DataError, match="damaged tokenizer"):
         load(tmp_path)
