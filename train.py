@@ -51,6 +51,7 @@ def before(cfg: "DictConfig", sweeping: bool) -> bool:
 
     plan = config.plan_of(cfg) if not sweeping else None
     if plan is not None and (summary := answer(plan)) is not None:
+        join_study(plan)
         report(plan.folder, summary)
         return True
     if plan is not None:
@@ -58,8 +59,19 @@ def before(cfg: "DictConfig", sweeping: bool) -> bool:
         if plan.config["dry_run"]:
             print_description(plan)
             return True
+        join_study(plan)
     run_folder.ensure_writable(Path(cfg.output_dir) if plan is None else plan.folder.parent)
     return False
+
+
+def join_study(plan: "Plan") -> None:
+    """Let a run that has begun under another study belong to the one that it is asked for now."""
+    from minigpt.study import record
+
+    try:
+        record.join(plan.folder, plan.study, plan.overrides)
+    except OSError as error:
+        print(f"warning: not noted in study={plan.study}: {error}", file=sys.stderr)
 
 
 def print_description(plan: "Plan") -> None:

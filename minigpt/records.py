@@ -116,7 +116,7 @@ SUMMARY = {
 SWEEP = {
     "study?": (str, None),
     "command": [str],
-    "jobs": [{"overrides": [str], "folder": (file_name, None), "failed?": FAILURE, "done?": bool}],
+    "jobs": [{"overrides": [str], "folder": (file_name, None), "study?": (str, None), "failed?": (FAILURE, None)}],
 }
 ROW = {"step": natural, "tokens": natural, "time_s?": amount, str: SCALAR}
 

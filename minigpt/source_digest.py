@@ -7,6 +7,7 @@ that the run does not use, so adding an optimizer leaves old runs as they are.
 
 import ast
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,18 @@ def source_digest(config: dict[str, Any]) -> dict[str, str]:
     return dict(sorted(digests.items()))
 
 
+def changed_modules(record: dict[str, Any]) -> list[str]:
+    """Modules that are not what they were, by the `source` of a run.json. What is not found here tells nothing."""
+    return [name for name, digest in record["source"].items() if (now := _digest_of(name)) and now != digest]
+
+
+def _digest_of(name: str) -> str | None:
+    """The digest of a module that a file names; None for what is not ours, which is not even read."""
+    top = name.partition(".")[0]
+    found = signature.load_module(top) if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) else None
+    return None if found is None or _is_installed(found.path) else (_digest_and_imports(name) or (None,))[0]
+
+
 def targets(node: Any) -> list[str]:
     """Every `_target_` in a configuration that computes: loggers and probes left out."""
     if isinstance(node, list):
@@ -48,7 +61,7 @@ def targets(node: Any) -> list[str]:
 def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
     """Digest and imported minigpt modules of one module; None for installed packages, whose versions are recorded."""
     module = signature.load_module(name)
-    if module is None or "site-packages" in module.path.parts or _is_standard_library(module.path):
+    if module is None or _is_installed(module.path):
         return None
     tree = _without_docstrings(module.tree)  # in place: nothing reads a docstring from it
     imports = []
@@ -62,8 +75,8 @@ def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
     return digest, [name for name in imports if name.startswith("minigpt.")]
 
 
-def _is_standard_library(path: Path) -> bool:
-    return path.is_relative_to(Path(ast.__file__).parent)
+def _is_installed(path: Path) -> bool:
+    return "site-packages" in path.parts or path.is_relative_to(Path(ast.__file__).parent)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

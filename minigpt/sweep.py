@@ -1,41 +1,42 @@
-"""The jobs of a multirun: a record of them before the first starts, what became of each, a table at the end.
+"""The jobs of a multirun: checked and recorded before the first starts, what became of each, a table at the end.
 
-<output_dir>/sweeps/<study or "sweep">-<hash of the command>.json
-    {"schema": 1, "study": null, "command": ["-m", ...], "jobs": [{"overrides": ["seed=0"], "folder": null}, ...]}
-
-`folder` is the name of the job's run folder. It is null until the job has been composed for the first time, since
-composing all of them up front would cost a tenth of a second each; the record of an earlier start of the same command
-is taken over. What became of a job stands in its run folder, so that the table is the same whatever process ran the
-job; a job that failed and has no unfinished run to tell it has `failed` here, as failed.json would hold it.
+What became of a job stands in its run folder, so that the table is the same whatever process ran the job. Finished
+jobs answer without Hydra, which takes two tenths of a second for each; the others are left to it.
 """
 
-import json
 import multiprocessing
 import os
-import re
 import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from minigpt import checkpoint, durable, identity, interrupt
-from minigpt.budget import BUDGET_KEYS
-from minigpt.errors import ConfigError, MinigptError, NumericsError, Stopped
+from minigpt import checkpoint, durable, interrupt, records
+from minigpt.config import Plan
+from minigpt.errors import BusyError, CheckpointError, ConfigError, MinigptError, NumericsError, Stopped
 from minigpt.progress import duration
+from minigpt.reading import UnreadableError
 from minigpt.run.record import FAILED, failure, read_summary
+from minigpt.source_digest import changed_modules
+from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
+from minigpt.study.record import changing, folder_of, path_of, read_sweep
 
-SCHEMA = 1
 Job = Callable[[DictConfig], Any]
 Report = Callable[[MinigptError], None]
 
 
 class JobFailed(MinigptError):
-    """A job of a sweep failed; its process has reported why."""
+    """A job of a sweep failed; its process has reported why. Its exit code is that of the failure."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Sweep:
@@ -50,6 +51,7 @@ class Sweep:
         self.record: Path | None = None
         self.jobs: list[dict[str, Any]] = []
         self.output = Path()
+        self.left: list[list[str]] | None = None  # overrides of the jobs that Hydra has to launch; None: all
         self.in_worker = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -58,28 +60,44 @@ class Sweep:
         self.in_worker = True
         self.arrive()
 
-    def begin(self, cfg: DictConfig, arguments: list[str], overrides: list[str]) -> None:
-        """Write the record. cfg: the first job's configuration. Raises StorageError; ConfigError without a Slurm."""
+    def begin(self, cfg: DictConfig, arguments: list[str], overrides: list[str], compose: Compose) -> bool:
+        """Check every job, write the record and let the finished jobs answer. True if nothing is left to do.
+
+        cfg: the first job's configuration. Raises CheckpointError if code or tokens changed since a job began,
+        StorageError, and ConfigError without a Slurm.
+        """
         if "Slurm" in cfg.hydra.launcher._target_ and shutil.which("sbatch") is None:
             raise ConfigError("no Slurm here: hydra/launcher=slurm: no sbatch on PATH (start it on a login node)")
-        self.jobs = [{"overrides": job, "folder": None} for job in jobs_of(cfg, overrides)]
+        jobs = jobs_of(cfg, overrides)
+        self.jobs = [{"overrides": job, "folder": None} for job in jobs]
         if "train" not in cfg or cfg.dry_run:
-            return  # generate.py, preprocess.py, or a run that leaves no trace
+            return False  # generate.py, preprocess.py, or a run that leaves no trace
         self.output = Path(cfg.output_dir).expanduser()
-        study = cfg.get("study") or cfg.hydra.runtime.choices.get("experiment")
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", str(study or "sweep"))
-        record = self.output / "sweeps" / f"{name}-{identity.short_hash({'command': arguments})}.json"
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            known = {tuple(job["overrides"]): job["folder"] for job in json.loads(record.read_bytes())["jobs"]}
-            for job in self.jobs:
-                job["folder"] = known.get(tuple(job["overrides"]))
-        content = {"schema": SCHEMA, "study": study, "command": arguments, "jobs": self.jobs}
-        try:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            durable.write_atomic(record, durable.json_bytes(content))
-        except OSError as error:
-            raise durable.storage_error(record, error) from None
+        planned = list(plans(cfg, jobs, compose))
+        for job, found in zip(self.jobs, planned, strict=True):
+            if found is not None:
+                job |= {"folder": found[1].folder.name, "study": found[1].study}
+        refuse_changes([found[1] for found in planned if found is not None])
+        self._write_record(cfg.get("study") or cfg.hydra.runtime.choices.get("experiment"), arguments)
+        if jobs:
+            self.left = [job for job, found in zip(jobs, planned, strict=True) if not self._answers(found)]
+        return self.left == []
+
+    def _write_record(self, study: str | None, arguments: list[str]) -> None:
+        record = path_of(self.output, study, arguments)
+        with durable.writing(record), changing(record, study, arguments) as jobs:
+            jobs[:] = self.jobs
         self.record = record
+
+    def _answers(self, found: tuple[DictConfig, Plan] | None) -> bool:
+        """Whether a job has finished already and has said so."""
+        if found is None or interrupt.requested():
+            return False
+        cfg, plan = found
+        if (read_summary(plan.folder) or {}).get("status") != "finished":
+            return False
+        self.job(cfg)
+        return True
 
     def __call__(self, cfg: DictConfig) -> Any:
         """One job. Raises JobFailed; SystemExit for a stop signal, which ends the sweep."""
@@ -88,13 +106,15 @@ class Sweep:
         if (stop := interrupt.requested()) and not self.in_worker:  # it came when the job before was done
             raise SystemExit(Stopped(stop).exit_code)
         hydra = HydraConfig.get()
-        number, overrides, folder = hydra.job.num, list(hydra.overrides.task), Path(hydra.runtime.output_dir)
+        overrides, folder = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
+        known = [job["overrides"] for job in self.jobs]
+        number = known.index(overrides) if overrides in known else hydra.job.num
         if self.in_worker:
             interrupt.install()
             if interrupt.requested():
                 return None  # the sweep ends; this worker takes what is left in the queue and lets it be
-        known = self.record is not None and folder.name != ".invalid"
-        self._note(number, {"overrides": overrides, "folder": folder.name if known else None})
+        has_folder = self.record is not None and folder.name != ".invalid"
+        self._note(number, {"overrides": overrides, "folder": folder.name if has_folder else None})
         try:
             with _quiet() if self.in_worker and multiprocessing.parent_process() else nullcontext():
                 result = self.job(cfg)
@@ -107,6 +127,9 @@ class Sweep:
                 raise SystemExit(stop.exit_code) from None
             interrupt.hand_on()  # under Slurm to submitit, which requeues the job and exits
             return None
+        except BusyError as error:
+            print(f"running elsewhere: {error}", file=sys.stderr)
+            self._note(number, {"failed": failure(error)})
         except MinigptError as error:
             self.report(error)
             self._failed(number, folder, error)
@@ -120,26 +143,27 @@ class Sweep:
     def _failed(self, number: int, folder: Path, error: Exception) -> None:
         if not (folder / FAILED).is_file() and not isinstance(error, NumericsError):  # that one has a summary
             self._note(number, {"failed": failure(error)})
-        raise JobFailed(str(error)) from None
+        raise JobFailed(str(error), failure(error)["exit_code"]) from None
 
     def _note(self, number: int, facts: dict[str, Any]) -> None:
         """Add what is known of a job to the record, which other processes may be doing too."""
+        _add(self.jobs, number, facts)
         if self.record is None:
-            _add(self.jobs, number, facts)
             return
         try:
-            with durable.FolderLock(self.record.parent, "the record of sweeps").acquire(wait=True):
-                content = json.loads(self.record.read_bytes())
-                _add(content["jobs"], number, facts)
-                durable.write_atomic(self.record, durable.json_bytes(content))
-        except (OSError, ValueError) as error:
+            known = read_sweep(self.record)
+            with changing(self.record, known.study, list(known.command)) as jobs:
+                _add(jobs, number, facts)
+        except (OSError, UnreadableError) as error:
             print(f"warning: cannot write the record of the sweep: {self.record}: {error}", file=sys.stderr)
 
     def finish(self) -> int:
         """Print the table of a sweep; returns its exit code: that of the first job that failed, else 0."""
-        if self.record is not None:
-            with suppress(OSError, ValueError):
-                self.jobs = json.loads(self.record.read_bytes())["jobs"]
+        if self.record is not None:  # other processes may know more
+            with suppress(UnreadableError):
+                jobs = [asdict(job) for job in read_sweep(self.record).jobs]
+                own = [*self.jobs, *({} for _ in jobs)]
+                self.jobs = [{**job, "failed": job["failed"] or mine.get("failed")} for job, mine in zip(jobs, own)]
         if not self.jobs:
             return 0
         outcomes = [outcome(job, self.output) for job in self.jobs]
@@ -169,30 +193,40 @@ def _add(jobs: list[dict[str, Any]], number: int, facts: dict[str, Any]) -> None
 
 
 def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str, str]]:
-    """What became of a job: its exit code, and state, validation loss, time of training and folder for the table."""
-    folder = job["folder"] or ""
+    """What became of a job: its exit code, and state, validation loss, time of training and folder for the table.
+
+    What its run folder says counts before what this sweep noted: another process may have gone on.
+    """
     if job.get("done"):  # a job without a run folder
         return 0, ("done", "", "", "")
-    begun = bool(folder) and (output / folder / "run.json").is_file()
-    if failed := job.get("failed"):
-        where = folder if begun else failed["error"].partition("\n")[0]
-        return failed["exit_code"], (f"failed ({failed['exit_code']})", "", "", where)
-    if not begun:
-        return 0, ("not started", "", "", folder)
-    summary = read_summary(output / folder)
-    if summary is not None:
+    failed, folder = job.get("failed"), folder_of(output, job["folder"] or ".invalid")
+    name, record, summary = folder.name, _read(records.read_record, folder), read_summary(folder)
+    if record is not None and summary is not None:
         loss = "" if summary["val_loss"] is None else f"{summary['val_loss']:.4f}"
         seconds = summary["train_time_s"]
-        columns = (loss, f"{seconds:.1f} s" if seconds < 60 else duration(seconds), folder)
+        columns = (loss, f"{seconds:.1f} s" if seconds < 60 else duration(seconds), name)
         if summary["status"] == "finished":
-            return 0, ("done", *columns)
+            return 0, ("finished, code changed" if changed_modules(record) else "done", *columns)
         return NumericsError.exit_code, (summary["status"], *columns)
-    with suppress(OSError, ValueError):
-        code = json.loads((output / folder / FAILED).read_bytes())["exit_code"]
-        return code, (f"failed ({code})", "", "", folder)
-    steps = checkpoint.steps_on_disk(output / folder / "checkpoints")
+    if durable.lock_is_held(folder):
+        return BusyError.exit_code, ("running elsewhere", "", "", name)
+    failed = _read(records.read_failure, folder) or failed
+    code = failed["exit_code"] if failed else 0
+    if failed and code != BusyError.exit_code:  # busy: whoever ran it has left it since
+        return code, (f"failed ({code})", "", "", name if record else failed["error"].partition("\n")[0])
+    if record is None:
+        return code, ("not started", "", "", job["folder"] or "")
+    steps = checkpoint.steps_on_disk(folder / "checkpoints")
     step = checkpoint.step_of(steps[-1]) if steps else 0
-    return 0, (f"unfinished, saved at step {step}", "", "", folder)
+    return code, (f"unfinished, saved at step {step}", "", "", name)
+
+
+def _read(what: Callable[[Path], dict[str, Any] | None], folder: Path) -> dict[str, Any] | None:
+    """A file of a run; None where it is missing or damaged, which the job itself has said."""
+    try:
+        return what(folder)
+    except CheckpointError:
+        return None
 
 
 def _distinguishing(jobs: list[dict[str, Any]]) -> Iterator[list[str]]:
@@ -200,41 +234,6 @@ def _distinguishing(jobs: list[dict[str, Any]]) -> Iterator[list[str]]:
     common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
         yield [override for override in job["overrides"] if override not in common] or ["(no overrides)"]
-
-
-def jobs_of(cfg: DictConfig, overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job, in Hydra's order, without composing any; [] where only the sweeper knows them."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    if not cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
-        return []
-    params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.get("params") or {}).items()]
-    try:
-        parsed = OverridesParser.create().parse_overrides([*params, *overrides])
-        (jobs,) = BasicSweeper.split_arguments([o for o in parsed if not o.is_hydra_override()], None)
-    except HydraException:  # glob() needs the configuration to be listed
-        return []
-    return jobs
-
-
-def shortest_first(overrides: list[str]) -> list[str]:
-    """The same sweep with its budgets in ascending order, as its slowest axis: all jobs of the shortest budget come
-    first. Results come early, and a longer run finds what a shorter one has trained already (see branch.py)."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    result = list(overrides)
-    for name in BUDGET_KEYS:
-        same = [override for override in overrides if override.partition("=")[0] == f"train.{name}"]
-        with suppress(HydraException, ValueError):
-            parsed = OverridesParser.create().parse_override(same[-1] if same else "")  # the last one counts
-            if parsed.is_sweep_override() and parsed.is_discrete_sweep():
-                values = sorted(parsed.sweep_string_iterator(), key=float)
-                rest = [override for override in result if override not in same]
-                result = [f"train.{name}={','.join(values)}", *rest]
-    return result
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
             log.info("resuming at step %d of %d", progress.step, budget.steps)
 
         share = optimizer_flops_share(optimizer, model, budget)
-        if share > NOTABLE_SHARE:
+        if share is not None and share > NOTABLE_SHARE:
             log.info(
                 "Newton-Schulz adds %.0f %% to the FLOPs of a step of %s tokens; larger batches make it cheaper",
                 100 * share,
@@ -141,9 +141,11 @@ def start_from_weights(model: Transformer, plan: Plan, tokens: Tokens) -> list[s
     return [] if change is None else [change]
 
 
-def optimizer_flops_share(optimizer: ByRole, model: Transformer, budget: Budget) -> float:
-    """FLOPs of Newton-Schulz in a step over those of forward and backward; about 4.2 d_model / tokens."""
-    return optimizer.flops_per_step() / (model.flops_per_token(budget.seq_len) * budget.tokens_per_step)
+def optimizer_flops_share(optimizer: ByRole, model: Transformer, budget: Budget) -> float | None:
+    """FLOPs of the optimizer's matrix products in a step over those of forward and backward: about
+    4.2 d_model / tokens for Newton-Schulz. None if an optimizer does not tell."""
+    flops = optimizer.flops_per_step()
+    return flops if flops is None else flops / (model.flops_per_token(budget.seq_len) * budget.tokens_per_step)
 
 
 def describe_tokens(tokens: Tokens) -> dict[str, Any]:

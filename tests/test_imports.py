@@ -34,7 +34,7 @@ ABOVE = [
     {"identity", "metrics", "progress", "source_digest", "schema", "logger"},
     {"config", "checkpoint", "evaluate"},
     {"run"},
-    {"run_folder", "corpus", "sampling", "rebuild"},
+    {"run_folder", "corpus", "sampling", "rebuild", "study"},
     {"loop", "export", "load", "branch"},
     {"training", "generation"},
     {"memory", "sweep", "dashboard", "verify"},
@@ -42,7 +42,8 @@ ABOVE = [
     {"cli", "compare"},
     {"bench"},
 ]
-DOOR = {"config", "schema", "cli", "run_folder", "generation", "sweep"}  # these may know Hydra or OmegaConf
+# These may know Hydra or OmegaConf.
+DOOR = {"config", "schema", "cli", "run_folder", "generation", "study", "sweep"}
 
 
 def imports_of(path: Path) -> set[str]:

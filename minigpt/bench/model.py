@@ -99,8 +99,9 @@ class Model:
         return choose(self.chosen.device, precision, compile, d_model=self.model.embed.weight.shape[1])
 
     def step_flops(self, micro_batch: int, micro_batches: int = 1) -> float:
-        """FLOPs of a step: forward, backward, and Newton-Schulz where there is one."""
-        return micro_batch * micro_batches * self.seq_len * self.flops_per_token + self.optimizer.flops_per_step()
+        """FLOPs of a step: forward, backward, and the optimizer's as far as it tells."""
+        own = self.optimizer.flops_per_step() or 0
+        return micro_batch * micro_batches * self.seq_len * self.flops_per_token + own
 
     def steps(
         self,

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +18,8 @@ from minigpt.cli.explain import CONF
 from minigpt.cli.overrides import first_value, protect, refuse_secrets, refuse_torchrun
 from minigpt.cli.process import set_up_process
 from minigpt.errors import ConfigError, MinigptError, Stopped
-from minigpt.sweep import JobFailed, Sweep, shortest_first
+from minigpt.study.jobs import only, shortest_first
+from minigpt.sweep import JobFailed, Sweep
 
 Job = Callable[[DictConfig], Any]
 
@@ -63,13 +65,15 @@ def run(
         else:
             interrupt.install()
             first = [first_value(override) for override in parsed.overrides] if parsed.multirun else parsed.overrides
-            cfg = compose(config_name, first, parsed.config_dir, check)
+            composed = partial(compose, config_name, config_dir=parsed.config_dir, check=check)
+            cfg = composed(first)
             if not parsed.multirun and cfg.hydra.sweeper.get("params") and cfg.hydra.mode is None:
                 raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
             if before(cfg, parsed.multirun):
                 return 0
             if parsed.multirun:
-                sweep.begin(cfg, arguments, parsed.overrides)
+                if sweep.begin(cfg, arguments, parsed.overrides, composed):
+                    return sweep.finish()
                 if "submitit" in cfg.hydra.launcher._target_:
                     interrupt.restore()  # this process only waits: Ctrl-C leaves the jobs in the queue
             elif not needs_hydra(parsed, cfg):
@@ -79,19 +83,21 @@ def run(
 
         sys.argv[1:] = arguments
         task = sweep if parsed.multirun else job
-        with plain_failures():
+        with plain_failures(), only(sweep.left):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
     except JobFailed as error:
         return sweep.finish() or error.exit_code
     except MinigptError as error:
         report(error)
-        return sweep.finish() or error.exit_code
+        sweep.finish()
+        return error.exit_code
     except BrokenExecutor:
         print("error: a worker process was killed, and the others with it (the same command goes on)", file=sys.stderr)
         return sweep.finish() or 1
     except KeyboardInterrupt:
         print("interrupted: jobs that were submitted go on without this process (scancel ends them)", file=sys.stderr)
-        return sweep.finish() or 130
+        sweep.finish()
+        return 130
     except SystemExit as stop:
         sweep.finish()
         return stop.code if isinstance(stop.code, int) else 1

@@ -51,7 +51,7 @@ def parser() -> Parser:
     p.add_argument("--by", metavar="KEY", help="what sets the arms apart: a group (optim) or a key (optim.hidden.lr)")
     p.add_argument("--study", help="only runs of this study")
     p.add_argument("--where", metavar="KEY=VALUE", action="append", default=[], nargs="+", help="only such runs")
-    p.add_argument("--baseline", metavar="ARM", help="the arm that the others are held against (default: the first)")
+    p.add_argument("--baseline", metavar="ARM", help="the arm to hold the others against (default: the first typed)")
     p.add_argument("--margin", type=float, help="smallest difference that matters, in the unit of the loss (default 0)")
     p.add_argument("--axis", metavar="KEY", action="append", default=[], help="a further key that each arm tunes")
     p.add_argument("--out", metavar="DIR", type=Path, help="write report.html, report.md, figures and results.csv here")

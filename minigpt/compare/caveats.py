@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from minigpt.compare.cost import PATH, Costs
+from minigpt.compare.cost import PATH, Costs, flops_per_token
 from minigpt.compare.groups import Arm
 from minigpt.compare.runs import Run, show
 from minigpt.compare.selection import Choice, curvatures
@@ -25,6 +25,7 @@ def caveats(result: Result, times: Costs) -> list[str]:
         *_mixed(result),
         *_changed_code(result),
         *_paths(result),
+        *_unknown_flops(result),
         *_restless_machine(times),
         *result.group.duplicates,
     ]
@@ -162,6 +163,13 @@ def _paths(result: Result) -> Iterable[str]:
     hosts = {str(run.record["hardware"].get("host")) for run in judged}
     if len(hosts) > 1:
         yield f"different hosts ({', '.join(sorted(hosts))}): times do not compare across them"
+
+
+def _unknown_flops(result: Result) -> Iterable[str]:
+    for name, found in result.at_headline.evidence.items():
+        ended = [run for run in found.runs.values() if run.status == "finished"]
+        if ended and all(flops_per_token(run) is None for run in ended):
+            yield f"{name}: its FLOPs are unknown, since an optimizer does not tell its own (flops_per_step)"
 
 
 def _restless_machine(times: Costs) -> Iterable[str]:

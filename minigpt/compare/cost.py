@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from minigpt.compare import statistics
@@ -24,9 +24,13 @@ class StepTime:
     log: interval of the natural log of the step time over the runs.
     """
 
-    seconds: float
     log: Interval
     runs: tuple[Run, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The geometric mean over the runs, which the interval is around."""
+        return math.exp(self.log.mean)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def costs(result: Result, everything: Sequence[Run]) -> Costs:
     for name, members in paths[best].items():
         seconds = [run.step_time_s or math.nan for run in members]
         log = statistics.t_interval([math.log(s) for s in seconds])
-        times[name] = StepTime(median(seconds), log, tuple(members))
+        times[name] = StepTime(log, tuple(members))
     path = ", ".join(f"{key} {value}" for key, value in best if key in ("host", "device", "precision", "threads"))
     lacking = [name for name in result.choices if name not in times]
     why = ""
@@ -113,11 +117,12 @@ def costs(result: Result, everything: Sequence[Run]) -> Costs:
 
 
 def flops_per_token(run: Run) -> float | None:
-    """Training FLOPs of a token, those of the optimizer included."""
+    """FLOPs of the matrix products that train on a token, those of the optimizer included; None where one of the two
+    is unknown."""
     summary = run.summary or {}
-    if summary.get("flops_per_token") is None:
+    if summary.get("flops_per_token") is None or summary.get("optimizer_flops_share") is None:
         return None
-    return float(summary["flops_per_token"]) * (1 + float(summary.get("optimizer_flops_share") or 0.0))
+    return float(summary["flops_per_token"]) * (1 + float(summary["optimizer_flops_share"]))
 
 
 def ratios(found: EqualLoss, result: Result, times: Costs) -> Ratios:

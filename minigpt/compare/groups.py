@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from minigpt.compare.runs import LEARNING_RATE, Run, hint, show
@@ -161,6 +162,23 @@ class Group:
     @property
     def runs(self) -> list[Run]:
         return [run for arm in self.arms.values() for run in (*arm.runs, *arm.unended)]
+
+    @property
+    def first_typed(self) -> str:
+        """The arm that was typed first: Muon of `optim=muon,adamw`. Told by the oldest of the sweeps
+        that hold most arms; without one, the arm of the oldest run."""
+        typed: dict[Path, dict[str, int]] = {}
+        for name, arm in self.arms.items():
+            for place in (place for run in (*arm.runs, *arm.unended) for place in run.places):
+                order = typed.setdefault(place.record, {})
+                order[name] = min(place.number, order.get(name, place.number))
+        by_age = sorted(self.runs, key=lambda run: (str(run.record.get("started")), run.name))
+        ages = {place.record: age for age, run in reversed(list(enumerate(by_age))) for place in run.places}
+        if typed:
+            sweep = min(typed, key=lambda record: (-len(typed[record]), ages[record]))
+            if len(typed[sweep]) > 1:
+                return min(typed[sweep], key=lambda name: typed[sweep][name])
+        return arm_name(self.question, by_age[0])
 
     @property
     def title(self) -> str:

@@ -59,7 +59,7 @@ def _csv_row(run: Run, group: str, arm: str, setting: str, role: str, chosen: bo
         "host": record["hardware"].get("host"),
         "commit": (record.get("git") or {}).get("commit"),
         "mixed": "; ".join(record.get("mixed", [])),
-        "study": run.study,
+        "study": "; ".join(run.studies),
         "started": record.get("started"),
         **learning_rates,
         "folder": str(run.folder),

@@ -7,17 +7,20 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from minigpt import durable, identity, records
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.reading import UnreadableError
 from minigpt.roles import scaled_lr
+from minigpt.source_digest import changed_modules
+from minigpt.study.record import Place, id_in, places_in
 from minigpt.terminal import escape_line
 
 NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "wandb"}
@@ -29,7 +32,7 @@ class Run:
     """One run folder.
 
     record: run.json.  config: config.yaml.  summary: summary.json, None before the end.  failure: failed.json.
-    running: another process holds the folder's lock.
+    running: another process holds the folder's lock.  places: where it stands in the records of sweeps.
     """
 
     folder: Path
@@ -38,6 +41,7 @@ class Run:
     summary: dict[str, Any] | None = None
     failure: dict[str, Any] | None = None
     running: bool = False
+    places: tuple[Place, ...] = ()
 
     @property
     def name(self) -> str:
@@ -66,8 +70,15 @@ class Run:
         return int(self.record["identity"]["seed"])
 
     @property
-    def study(self) -> str | None:
-        return self.record.get("study")
+    def studies(self) -> list[str]:
+        """The studies that it belongs to: the one that it was begun for comes first."""
+        all_of_them = (self.record.get("study"), *(place.study for place in self.places))
+        return list(dict.fromkeys(study for study in all_of_them if study is not None))
+
+    @cached_property
+    def changed_code(self) -> list[str]:
+        """Modules that computed it and have changed since."""
+        return changed_modules(self.record)
 
     @cached_property
     def tokens_per_step(self) -> int:
@@ -179,6 +190,7 @@ def find(paths: Iterable[Path]) -> Found:
     Raises ConfigError for a path that does not exist, or if there is no run at all.
     """
     found, seen = Found(), set()
+    places: dict[Path, dict[str, list[Place]]] = {}
     paths = list(paths)
     for path in paths:
         if not path.is_dir():
@@ -188,7 +200,9 @@ def find(paths: Iterable[Path]) -> Found:
                 continue
             seen.add(folder.resolve())
             try:
-                found.runs.append(read(folder))
+                if folder.parent not in places:
+                    places[folder.parent] = places_in(folder.parent)
+                found.runs.append(read(folder, places[folder.parent]))
             except CheckpointError as error:
                 found.unreadable.append(why_unreadable(error))
     found.runs.sort(key=lambda run: (str(run.record.get("started")), run.name))
@@ -217,14 +231,16 @@ def why_unreadable(error: CheckpointError) -> str:
     return str(error)
 
 
-def read(folder: Path) -> Run:
-    """One run. Raises CheckpointError if the folder does not hold a whole one."""
+def read(folder: Path, places: Mapping[str, Sequence[Place]] = MappingProxyType({})) -> Run:
+    """One run. places: of the runs beside it, by id. Raises CheckpointError if the folder does not
+    hold a whole run."""
     record = records.read_record(folder)
     if record is None:
         raise UnreadableError(folder / "run.json", "no such file", missing=True)
     summary = records.read_summary(folder)
     failure, running = records.read_failure(folder), summary is None and durable.lock_is_held(folder)
-    run = Run(folder, record, records.read_config(folder), summary, failure, running)
+    own = tuple(places.get(id_in(folder.name), ()))
+    run = Run(folder, record, records.read_config(folder), summary, failure, running, own)
     try:
         if run.tokens_per_step < 1:
             raise ValueError("not positive")
@@ -234,19 +250,27 @@ def read(folder: Path) -> Run:
 
 
 def select(runs: list[Run], study: str | None, where: list[str]) -> list[Run]:
-    """The runs of a study for which every `key=value` holds. Raises ConfigError for a key that no run knows."""
+    """The runs of a study for which every `key=value` holds. Raises ConfigError for a key that no run knows, and if
+    no run is left."""
+    if study is not None:
+        known = sorted({name for run in runs for name in run.studies})
+        runs = [run for run in runs if study in run.studies]
+        if not runs:
+            raise ConfigError(f"no runs of this study: --study {study} (there are: {', '.join(known) or 'none'})")
     for condition in where:
         key, equals, value = condition.partition("=")
         if not equals:
             raise ConfigError(f"unreadable condition: --where {condition} (write key=value)")
+        if key == "study":  # a run may belong to several
+            runs = select(runs, value, [])
+            continue
         if not any(_has(run, key) for run in runs):
             raise ConfigError(f"unknown key: --where {condition} {hint(key, runs)}")
+        values = sorted({show(run.value(key)) for run in runs if _has(run, key)})
         runs = [run for run in runs if _has(run, key) and same(run.value(key), value)]
-    if study is not None:
-        studies = sorted({run.study for run in runs if run.study is not None})
-        runs = [run for run in runs if run.study == study]
         if not runs:
-            raise ConfigError(f"no runs of this study: --study {study} (there are: {', '.join(studies) or 'none'})")
+            shown = ", ".join(values[:10]) + (", ..." if len(values) > 10 else "")
+            raise ConfigError(f"no run matches: --where {condition} (there are: {shown})")
     return runs
 
 

@@ -16,9 +16,11 @@ from minigpt.compare.runs import Run, read, run_folders, show, why_unreadable
 from minigpt.compare.wording import count, duration
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.reading import UnreadableError
+from minigpt.study.record import folder_of, read_sweep, sweeps_in
 from minigpt.terminal import escape_line
 
-STATES = ("done", "diverged", "running", "failed", "unreadable", "interrupted", "waiting")
+CHANGED = "finished (code changed)"
+STATES = ("done", CHANGED, "diverged", "running", "failed", "unreadable", "interrupted", "waiting")
 STATE_OF = {
     "finished": "done",
     "diverged": "diverged",
@@ -47,7 +49,8 @@ class Job:
         if self.unreadable:
             return "unreadable"
         if self.run is not None:
-            return STATE_OF[self.run.status]
+            changed = self.run.status == "finished" and self.run.changed_code
+            return CHANGED if changed else STATE_OF[self.run.status]
         return "waiting" if self.failure is None else "failed"
 
     @property
@@ -71,19 +74,20 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
     for path in paths:
         if not path.is_dir():
             raise ConfigError(f"no such folder: {path} (give the folder of runs, e.g. outputs)")
-        for file in sorted(path.glob("sweeps/*.json")):
+        for file in sweeps_in(path):
             try:
-                content = records.read_sweep(file)
+                record = read_sweep(file)
             except UnreadableError as error:
                 found.append(Sweep(f"{file.name}: not a record of a sweep that this minigpt reads: {error.why}"))
                 continue
-            jobs = [_job(path, job["folder"], tuple(job["overrides"]), job.get("failed")) for job in content["jobs"]]
+            jobs = [_job(path, job.folder, job.overrides, job.failed) for job in record.jobs]
             recorded |= {(path / job.name).resolve() for job in jobs if job.name}
-            if study is None or content.get("study") == study:
-                found.append(Sweep(f"{content.get('study') or file.stem}  ({' '.join(content['command'])})", jobs))
+            jobs = [job for job, typed in zip(jobs, record.jobs, strict=True) if study in (None, typed.study)]
+            if jobs or study in (None, record.study):
+                found.append(Sweep(f"{record.study or file.stem}  ({' '.join(record.command)})", jobs))
     rest = [folder for path in paths for folder in run_folders(path) if folder.resolve() not in recorded]
     jobs = [_job(folder.parent, folder.name, (), None) for folder in rest]
-    jobs = [job for job in jobs if study is None or (job.run is not None and job.run.study == study)]
+    jobs = [job for job in jobs if study is None or (job.run is not None and study in job.run.studies)]
     if jobs:
         found.append(Sweep("runs outside recorded sweeps" if found else "runs", jobs))
     if not found:
@@ -96,7 +100,7 @@ def _job(output: Path, name: str | None, overrides: tuple[str, ...], failure: di
     """name: of the run folder, None until the job has been composed.  failure: as the record of the sweep has it."""
     if name is None:
         return Job("", overrides, None, failure)
-    folder, run, unreadable = output / name, None, ""
+    folder, run, unreadable = folder_of(output, name), None, ""
     try:
         failure = records.read_failure(folder) or failure
         run = read(folder) if os.path.lexists(folder / "run.json") else None
@@ -104,7 +108,7 @@ def _job(output: Path, name: str | None, overrides: tuple[str, ...], failure: di
         unreadable = why_unreadable(error)
     if run is not None and not overrides:
         overrides = tuple(run.record.get("overrides", ()))
-    return Job(name, overrides, run, failure, unreadable)
+    return Job(folder.name, overrides, run, failure, unreadable)
 
 
 def status_text(found: Sequence[Sweep], by: str) -> str:
@@ -139,7 +143,11 @@ def _sweep_lines(sweep: Sweep, by: str) -> list[str]:
         lines.append(f"  running      {job.label}  {progress(job.run)}")
     for job in [*counts["failed"], *counts["unreadable"], *counts["diverged"], *counts["interrupted"]]:
         lines.append(f"  {job.state:<11}  {job.label}  {reason(job)}".rstrip())
-    for arm, job, loss in best(counts["done"], by):
+    for job in counts[CHANGED]:
+        assert job.run is not None
+        modules = ", ".join(name.replace(".", "/") + ".py" for name in job.run.changed_code)
+        lines.append(f"  {CHANGED}  {job.label}  loss {job.run.loss('val_loss'):.4f}  ({modules})")
+    for arm, job, loss in best([*counts["done"], *counts[CHANGED]], by):
         lines.append(f"  best so far  {arm}: {loss:.4f}  {job.label}  ({job.name})")
     return lines
 
@@ -188,7 +196,7 @@ def seconds_left(jobs: Sequence[Job]) -> float | None:
     """
     took: dict[tuple[str, ...], list[float]] = {}
     for job in jobs:
-        if job.run is not None and job.run.summary is not None and job.state == "done":
+        if job.run is not None and job.run.summary is not None and job.run.status == "finished":
             took.setdefault(job.kind, []).append(job.run.own_share * sum(job.run.summary["seconds"].values()))
     if not took:
         return None

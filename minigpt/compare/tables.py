@@ -125,13 +125,14 @@ def cost_table(result: Result, times: Costs) -> Table:
         if run is None or run.summary is None:
             continue
         time, parts = times.step_times.get(name), cost.breakdown(_runs(found))
+        share = run.summary.get("optimizer_flops_share")
         rate = f"{run.tokens_per_step / time.seconds:,.0f}" if time else "not alone"
         rows.append(
             [
                 Cell(name),
                 Cell(f"{run.summary['parameters']:,}", (run,)),
                 Cell(f"{run.summary['flops_per_token']:,}", (run,)),
-                Cell(f"{100 * (run.summary.get('optimizer_flops_share') or 0):.1f} %", (run,)),
+                Cell("unknown" if share is None else f"{100 * share:.1f} %", (run,)),
                 Cell(f"{(run.summary.get('optimizer_state_bytes') or 0) / 2**20:.1f}", (run,)),
                 Cell(step_time_text(time), time.runs if time else ()),
                 Cell(rate, time.runs if time else ()),
@@ -146,7 +147,7 @@ def cost_table(result: Result, times: Costs) -> Table:
 
 
 def step_time_text(time: cost.StepTime | None) -> str:
-    """Milliseconds: the median, and the 95 % interval of the geometric mean over runs."""
+    """Milliseconds: the geometric mean over runs and its 95 % interval."""
     if time is None:
         return "not alone"
     text = f"{1000 * time.seconds:.2f}"

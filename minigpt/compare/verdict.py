@@ -69,7 +69,7 @@ def judge(group: Group, rules: Rules, notes: Sequence[str] = ()) -> Result | Non
 
     Raises ConfigError if the baseline is not among the arms.
     """
-    baseline = rules.baseline if rules.baseline is not None else next(iter(group.arms))
+    baseline = rules.baseline if rules.baseline is not None else group.first_typed
     if baseline not in group.arms:
         raise ConfigError(f"no such arm: --baseline {baseline} (arms of {group.question.by}: {', '.join(group.arms)})")
     metric = group.question.metric

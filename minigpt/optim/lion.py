@@ -30,6 +30,10 @@ class Lion(torch.optim.Optimizer):
             raise ValueError(f"betas={betas} must be two numbers in [0, 1)")
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
+    def flops_per_step(self) -> int:
+        """FLOPs of matrix products: there are none."""
+        return 0
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""

@@ -6,9 +6,8 @@ from typing import Any
 
 from minigpt.config import Plan
 from minigpt.errors import NumericsError
-from minigpt.run.changes import changed, changes_since, recorded_fingerprint
+from minigpt.run.changes import changed, changes_of
 from minigpt.run.record import read_record, read_summary
-from minigpt.source_digest import source_digest
 from minigpt.terminal import on_stdout
 
 log = logging.getLogger(__name__)
@@ -22,10 +21,7 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     summary, record = read_summary(plan.folder), read_record(plan.folder)
     if summary is None or record is None:
         return None
-    fingerprint = recorded_fingerprint(plan.tokens_folder)
-    now = {"source": source_digest(plan.config), "data": {"fingerprint": fingerprint or record["data"]["fingerprint"]}}
-    changes = changes_since(record, now)
-    if changes and not plan.config["accept_changes"]:
+    if (changes := changes_of(plan)) and not plan.config["accept_changes"]:
         raise changed(plan.folder, changes)
     if summary["status"] == "diverged":
         raise NumericsError(

@@ -3,8 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from minigpt.config import Plan
 from minigpt.errors import CheckpointError
 from minigpt.reading import UnreadableError, read_json
+from minigpt.run.record import read_record
+from minigpt.source_digest import source_digest
+
+
+def changes_of(plan: Plan) -> list[str]:
+    """Code and tokens that are not what they were when this run began, one line each; [] for a new
+    run. Needs no torch. Raises CheckpointError if the run cannot be read."""
+    record = read_record(plan.folder)
+    if record is None:
+        return []
+    fingerprint = recorded_fingerprint(plan.tokens_folder) or record["data"]["fingerprint"]
+    now = {"source": source_digest(plan.config), "data": {"fingerprint": fingerprint}}
+    return changes_since(record, now)
 
 
 def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -12,10 +12,12 @@ import yaml
 
 from minigpt import identity
 from minigpt.compare.__main__ import main
+from minigpt.source_digest import source_digest
 
 BATCH, SEQ = 8, 64
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 LN2 = math.log(2)
+DIGESTS = source_digest({"_target_": "minigpt.optim.muon.Muon"})  # of the code as it is
 
 
 def adamw(lr: float, weight_decay: float = 0.05) -> dict[str, Any]:
@@ -119,7 +121,7 @@ class Study:
             "command": ["train.py"],
             "started": self.clock.isoformat(timespec="seconds"),
             "git": {"commit": "c" * 40, "dirty": False, "diff": ""},
-            "source": {"minigpt.loop": "1" * 16, f"minigpt.optim.{arm}": "2" * 16},
+            "source": {name: DIGESTS[name] for name in ("minigpt.loop", "minigpt.optim.muon")},
             "versions": {"torch": "2.13.0", "python": "3.11"},
             "chosen": {"device": "cpu", "precision": "fp32", "compile": False, "deterministic": False, "threads": 1,
                        "micro_batch_size": BATCH},

@@ -106,7 +106,7 @@ def test_tokenizers_are_compared_in_bits_per_byte_and_never_in_nats(study: Study
     assert compare("--by", "data/tokenizer") == 0, compare.err
     assert "bits per byte" in compare.out
     assert "nats" not in compare.out
-    assert "byte against bpe" in compare.out
+    assert "bpe against byte" in compare.out
 
 
 def test_another_validation_split_is_refused(study: Study, compare: Compare) -> None:

@@ -1,0 +1,130 @@
+"""The jobs of a sweep before any of them runs: their overrides, their plans, and which are launched at all."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from minigpt import config
+from minigpt.budget import BUDGET_KEYS
+from minigpt.config import Plan
+from minigpt.errors import CheckpointError, MinigptError
+from minigpt.run.changes import changes_of
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+Compose = Callable[[list[str]], DictConfig]
+
+
+def jobs_of(cfg: DictConfig, overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job, in Hydra's order, without composing any; [] where only the sweeper knows them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if not cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return []
+    params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.get("params") or {}).items()]
+    try:
+        parsed = OverridesParser.create().parse_overrides([*params, *overrides])
+        (jobs,) = BasicSweeper.split_arguments([o for o in parsed if not o.is_hydra_override()], None)
+    except HydraException:  # glob() needs the configuration to be listed
+        return []
+    return jobs
+
+
+def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterator[tuple[DictConfig, Plan] | None]:
+    """Configuration and plan of each job, in their order; None for a job that cannot work, which
+    will say why. first: the configuration of the first one.
+
+    Hydra takes a tenth of a second to compose a job. Jobs that differ only in single values are
+    composed once, and get their values set, which takes a tenth of that.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, groups = OverridesParser.create(), set(first.hydra.runtime.choices)
+    everywhere = set.intersection(*map(set, jobs)) if jobs else set()
+    parsed = {text: parser.parse_override(text) for job in jobs for text in {*job} - everywhere}
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    for job in jobs:
+        values = [parsed[text] for text in job if text in parsed and _is_value(parsed[text], groups)]
+        apart = {value.input_line for value in values}
+        shared = tuple(text for text in job if text not in apart)
+        try:
+            if shared not in bases:
+                bases[shared] = compose([*shared, *first.hydra.overrides.hydra])
+            cfg = copy.deepcopy(bases[shared])
+            for value in values:
+                OmegaConf.update(cfg, value.key_or_group, value.value(), merge=True)
+            OmegaConf.set_readonly(cfg.hydra, False)
+            cfg.hydra.overrides.task = job
+            yield cfg, config.plan_of(cfg)
+        except (MinigptError, HydraException, OmegaConfBaseException):
+            yield None
+
+
+def refuse_changes(planned: list[Plan]) -> None:
+    """Raise CheckpointError if a job began with other code or tokens, before any job goes on with those of now."""
+    changes: dict[str, None] = {}
+    changed = 0
+    for plan in planned:
+        found = [] if plan.config["accept_changes"] else changes_of(plan)
+        changed += bool(found)
+        changes |= dict.fromkeys(found)
+    if changes:
+        raise CheckpointError(
+            f"changed since {changed} of {len(planned)} jobs began: {'; '.join(changes)}: nothing was trained "
+            "(accept_changes=true keeps what is finished and marks what goes on; attempt=2 trains all anew, "
+            "best under another study=)"
+        )
+
+
+def _is_value(override: "Override", groups: set[str]) -> bool:
+    """Whether an override sets one plain value, and chooses, adds or deletes nothing."""
+    key = override.key_or_group
+    if override.is_add() or override.is_force_add() or override.is_delete() or override.package:
+        return False
+    single = isinstance(override.value(), str | int | float | None)
+    return single and key not in groups and "/" not in key
+
+
+@contextmanager
+def only(jobs: list[list[str]] | None) -> Iterator[None]:
+    """Hydra's sweeper launches these jobs and no others; None: all that it finds."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    every = BasicSweeper.split_arguments
+
+    def split(overrides: "list[Override]", max_batch_size: int | None) -> list[list[list[str]]]:
+        (found,) = every(overrides, None)
+        left = [job for job in found if jobs is None or job in jobs]
+        return [list(chunk) for chunk in BasicSweeper.split_overrides_to_chunks(left, max_batch_size)]
+
+    BasicSweeper.split_arguments = staticmethod(split)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        BasicSweeper.split_arguments = staticmethod(every)  # type: ignore[method-assign, assignment]
+
+
+def shortest_first(overrides: list[str]) -> list[str]:
+    """The same sweep with its budgets in ascending order, as its slowest axis: all jobs of the shortest budget come
+    first. Results come early, and a longer run finds what a shorter one has trained already (see branch.py)."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    result = list(overrides)
+    for name in BUDGET_KEYS:
+        same = [override for override in overrides if override.partition("=")[0] == f"train.{name}"]
+        with suppress(HydraException, ValueError):
+            parsed = OverridesParser.create().parse_override(same[-1] if same else "")  # the last one counts
+            if parsed.is_sweep_override() and parsed.is_discrete_sweep():
+                values = sorted(parsed.sweep_string_iterator(), key=float)
+                rest = [override for override in result if override not in same]
+                result = [f"train.{name}={','.join(values)}", *rest]
+    return result

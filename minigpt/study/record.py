@@ -1,0 +1,135 @@
+"""Records of sweeps: which runs were asked for under which study. They decide what a study holds.
+
+<output_dir>/sweeps/<study or "sweep">-<hash of the command>.json
+    {"schema": 1, "study": null, "command": ["-m", ...], "jobs": [
+        {"overrides": ["seed=0"], "folder": "tiny-muon-s0-0123abcd", "study": null}, ...]}
+
+`folder` is the name of the job's run folder and ends in the run's id; null while the job has not been composed.
+`failed` in a job is why it left no run, as failed.json would hold it. A run that was begun under one study and asked
+for again under another, without a sweep, is a job of the record whose command is that study alone.
+A study's runs are those of its records, and those whose run.json names it. So a run may belong to several.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpt import durable, identity, records
+from minigpt.errors import CheckpointError
+from minigpt.reading import UnreadableError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a record, with the study that it belongs to."""
+
+    overrides: tuple[str, ...]
+    folder: str | None
+    study: str | None
+    failed: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    path: Path
+    study: str | None
+    command: tuple[str, ...]
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands in a record: the number of its job, in the order in which they were typed."""
+
+    record: Path
+    number: int
+    study: str | None
+
+
+def id_in(folder: str) -> str:
+    """The id of a run, from the name of its folder."""
+    return folder.rpartition("-")[2]
+
+
+def folder_of(output: Path, name: str) -> Path:
+    """The folder of the run that a record names. The id identifies it: the words before it may have been typed
+    in another order."""
+    if not (output / name / "run.json").is_file():
+        for other in sorted(output.glob(f"*-{id_in(name)}/run.json")):
+            return other.parent
+    return output / name
+
+
+def read_sweep(path: Path) -> Sweep:
+    """One record. Raises UnreadableError."""
+    content = records.read_sweep(path)
+    study = content.get("study")
+    jobs = [
+        Job(tuple(job["overrides"]), job["folder"], job.get("study", study), job.get("failed"))
+        for job in content["jobs"]
+    ]
+    return Sweep(path, study, tuple(content["command"]), tuple(jobs))
+
+
+def sweeps_in(output: Path) -> list[Path]:
+    """The files of all records of a folder of runs."""
+    return sorted(output.glob("sweeps/*.json"))
+
+
+def places_in(output: Path) -> dict[str, list[Place]]:
+    """Run id -> where the run stands in the records of its folder. A record that cannot be read holds nothing."""
+    found: dict[str, list[Place]] = {}
+    for path in sweeps_in(output):
+        try:
+            sweep = read_sweep(path)
+        except UnreadableError:
+            continue
+        for number, job in enumerate(sweep.jobs):
+            if job.folder is not None:
+                found.setdefault(id_in(job.folder), []).append(Place(path, number, job.study))
+    return found
+
+
+def path_of(output: Path, study: str | None, command: list[str]) -> Path:
+    """Where the record of a command lives."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", study or "sweep")
+    return output / "sweeps" / f"{name}-{identity.short_hash({'command': command})}.json"
+
+
+@contextmanager
+def changing(path: Path, study: str | None, command: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The jobs of a record, to be changed in place; written afterwards. Other processes wait.
+
+    Raises OSError if that cannot be done; on a file system without locks no run could be trained either.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with durable.FolderLock(path.parent, "the records of sweeps").acquire(wait=True):
+        try:
+            jobs = records.read_sweep(path)["jobs"]
+        except UnreadableError:
+            jobs = []
+        yield jobs
+        content = {"schema": records.SCHEMA, "study": study, "command": command, "jobs": jobs}
+        durable.write_atomic(path, durable.json_bytes(content))
+
+
+def join(folder: Path, study: str | None, overrides: list[str]) -> None:
+    """Let a run that has begun under another study, or none, belong to this one too; its own files stay as they are.
+
+    Raises OSError if that cannot be noted.
+    """
+    try:
+        begun = records.read_record(folder)
+    except CheckpointError:
+        return
+    if begun is None:
+        return  # a new run will have its study in run.json
+    known = places_in(folder.parent).get(id_in(folder.name), [])
+    if study is None or study == begun.get("study") or any(place.study == study for place in known):
+        return
+    command = [f"study={study}"]
+    with changing(path_of(folder.parent, study, command), study, command) as jobs:
+        jobs.append({"overrides": overrides, "folder": folder.name, "study": study})
