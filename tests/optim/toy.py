@@ -67,10 +67,15 @@ def backward(model: nn.Module, seed: int, vocab_size: int = 11) -> float:
 
 
 def train(model: nn.Module, optimizer: Any, seeds: range) -> list[float]:
+    before = torch.get_rng_state()
     losses = []
     for seed in seeds:
         losses.append(backward(model, seed))
         optimizer.step()
+    assert torch.equal(before, torch.get_rng_state()), (
+        f"{type(optimizer).__name__} draws from torch's global generator, so neither a resumed run nor one that "
+        "evaluates in between is the same run: draw from a torch.Generator of the optimizer's own, kept in its state"
+    )
     return losses
 
 
