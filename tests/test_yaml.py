@@ -61,6 +61,18 @@ def test_discovery_finds_the_groups_there_are() -> None:
     assert len(CHOICES) > 20
 
 
+def test_values_left_to_the_user_are_made_up_by_their_type(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text(
+        "defaults: [_base, tokenizer: byte, _self_]\n"
+        "_target_: minigpt.data.copy_task.CopyTask\nn_documents: ???\nlength: 8\nn_letters: 16\nseed: 0\n"
+    )
+    made_up = stand_ins(compose("data=mine", f"hydra.searchpath=[file://{tmp_path}]"))
+    assert made_up == ["data.n_documents=1"]
+    assert stand_ins(compose("data=bin")) == ["data.train=x", "data.val=x"]
+    assert stand_ins(compose("data=one_play")) == []
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_checks_and_builds(choice: str) -> None:
     import importlib.util

@@ -80,6 +80,18 @@ def test_all_presets_start_from_the_same_weights_and_see_the_same_first_loss():
     assert len(set(first.values())) == 1
 
 
+def test_an_optimizer_that_draws_from_the_global_generator_is_told_so():
+    class Noisy(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad += torch.randn_like(p)
+            return super().step(closure)
+
+    with pytest.raises(AssertionError, match=r"draws from torch's global generator.*torch\.Generator of"):
+        train(model := Toy(), Noisy(model.parameters(), lr=0.1), range(1))
+
+
 @pytest.mark.parametrize("name", presets())
 def test_preset_builds_on_meta(name):
     assert isinstance(build(name, Toy(device="meta")).param_groups[0]["params"][0], nn.Parameter)

@@ -73,7 +73,7 @@ def train(model: nn.Module, optimizer: Any, seeds: range) -> list[float]:
         losses.append(backward(model, seed))
         optimizer.step()
     assert torch.equal(before, torch.get_rng_state()), (
-        f"{type(optimizer).__name__} draws from torch's global generator, so neither a resumed run nor one that "
+        "the optimizer draws from torch's global generator, so neither a resumed run nor one that "
         "evaluates in between is the same run: draw from a torch.Generator of the optimizer's own, kept in its state"
     )
     return losses
