@@ -5,20 +5,19 @@ the constructor signatures of the open groups), values out of range, and combina
 """
 
 import ast
-import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from minigpt import budget, checkpoint, durable, identity, reading, signature, startup
 from minigpt.errors import ConfigError
+from minigpt.schema import PreprocessRoot, TrainRoot
+from minigpt.typed import nearest, resolved, root_problems
 
 if TYPE_CHECKING:
     from minigpt.precision import Precision
@@ -67,11 +66,14 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
     if cfg.get("stand_in") is not None:
         cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
     config = resolved(cfg)
-    problems = unknown_root_keys(config)
     config.setdefault("data", config.pop("stand_in", None))
+    problems = root_problems(config | {"stand_in": None}, TrainRoot)
     config["train"].update(_one_budget(config["train"], choices, overrides, sources, problems))
     for group in (*GROUPS, *(["probe"] if config["probe"] is not None else [])):
-        problems += check_group(group, config[group])
+        if group in choices or group == "probe":
+            problems += check_group(group, config[group])
+        else:  # null, deleted, or a list of options
+            problems.append(f"no choice: {group} (choose one: {group}=... ; see --help)")
     problems += check_ranges(config)
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
@@ -86,19 +88,6 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
     with durable.writing(output):  # a path that no disk can have
         folder = next(iter(sorted(output.glob(f"*-{id}"))), output / f"{name}-{id}")
     return Plan(config, choices, overrides, who, id, folder, tokens_folder(config, choices))
-
-
-def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """Plain values, interpolations resolved. Raises ConfigError that names every missing or unresolvable key."""
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise ConfigError(*(f"missing value: {key} (give it: {key}=...)" for key in missing))
-    try:
-        config = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"unresolvable value: {error.full_key}: {str(error).splitlines()[0]} (mend the reference)"
-        ) from None
-    return cast(dict[str, Any], config)
 
 
 def tokens_folder(config: dict[str, Any], choices: dict[str, str]) -> Path:
@@ -125,27 +114,6 @@ def weights_id(source: Path) -> str:
     if found is None:
         raise ConfigError(f"no weights: init_from={source} {why}")
     return found
-
-
-def suggest(key: str, known: list[str]) -> str:
-    """`(did you mean x?)` for a misspelt key, or what there is."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"(did you mean {near[0]}?)" if near else f"(known: {', '.join(sorted(known))})"
-
-
-def unknown_root_keys(config: dict[str, Any]) -> list[str]:
-    """Keys that nothing reads, at the root and in its typed nodes (`+train.foo=1` passes Hydra)."""
-    from minigpt.schema import TrainRoot
-
-    problems = []
-    root = {field.name: field for field in dataclasses.fields(TrainRoot)}
-    for key, value in config.items():
-        if key not in root:
-            problems.append(f"unknown key: {key} {suggest(key, list(root))}")
-        elif dataclasses.is_dataclass(root[key].type) and isinstance(value, dict):
-            known = [field.name for field in dataclasses.fields(cast(type, root[key].type))]
-            problems += [f"unknown key: {key}.{k} {suggest(k, known)}" for k in value if k not in known]
-    return problems
 
 
 def check_group(group: str, node: Any) -> list[str]:
@@ -186,7 +154,7 @@ def _check_node(
             continue
         if key not in known:
             if not found.open:
-                problems.append(f"unknown key: {path}.{key} {suggest(key, known)}")
+                problems.append(f"unknown key: {path}.{key} {nearest(key, known)}")
         elif isinstance(value, dict) and "_target_" in value:
             problems += _check_node(f"{path}.{key}", value, set(), {})
         elif (expected := signature.type_problem(value, parameters[key].annotation)) is not None:
@@ -209,7 +177,7 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
     ]
     for key in AT_LEAST_ONE:
         value = flat.get(key)
-        if value is not None and not 1 <= value <= LARGEST:
+        if isinstance(value, int | float) and not 1 <= value <= LARGEST:
             problems.append(f"out of range: {key}={value} (at least 1)")
     stop_after = config["train"]["stop_after"]
     if stop_after is not None and not 0 <= stop_after <= LARGEST:
@@ -378,11 +346,10 @@ def plan_of(cfg: DictConfig) -> Plan:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
-    choices = {str(key): str(value) for key, value in hydra.runtime.choices.items() if value is not None}
-    choices = {key: value for key, value in choices.items() if not key.startswith("hydra/") and value != "null"}
+    choices = choices_of(cfg, hydra)
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    return check(own, choices, list(hydra.overrides.task), sources)
+    overrides = [o for o in hydra.overrides.task if not (o.endswith("=none") and o.partition("=")[0] not in choices)]
+    return check(own_keys(cfg), choices, overrides, sources)
 
 
 def data_of(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
@@ -390,8 +357,27 @@ def data_of(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
-    data = resolved(OmegaConf.masked_copy(cfg, ["data"]))["data"]
-    if problems := check_group("data", data):
-        raise ConfigError(*problems)
-    choices = {str(key): str(value) for key, value in hydra.runtime.choices.items()}
-    return data, tokens_folder({"data": data, "data_dir": cfg["data_dir"]}, choices)
+    config = resolved(own_keys(cfg))
+    problems = root_problems(config, PreprocessRoot) + check_group("data", config["data"])
+    choices = choices_of(cfg, hydra)
+    if "data" not in choices:
+        problems.append("no choice: data (choose one: data=... ; see --help)")
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return config["data"], tokens_folder(config, choices)
+
+
+def own_keys(cfg: DictConfig) -> DictConfig:
+    """The configuration without its `hydra` node."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def choices_of(cfg: DictConfig, hydra: Any) -> dict[str, str]:
+    """Group -> option. An option `none` that leaves its node empty is no choice, as if it had not been typed."""
+    choices = {}
+    for group, option in hydra.runtime.choices.items():
+        node = str(group).replace("/", ".").partition("@")[0]
+        absent = option == "none" and OmegaConf.select(cfg, node) is None
+        if option not in (None, "null") and not absent and not str(group).startswith("hydra/"):
+            choices[str(group)] = str(option)
+    return choices

@@ -7,7 +7,11 @@ of their class (see config.py). Types are only half a check: ranges are in confi
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
+# Keys whose value is a path. On the command line they need no quoting; an empty one is refused.
+PATH_KEYS = (
+    "data.path", "data.source", "data.train", "data.val", "data.out", "data.tokenizer.path", "data_dir", "output_dir",
+    "run", "init_from", "branch",
+)  # fmt: skip
 
 
 @dataclass
@@ -129,6 +133,8 @@ class PreprocessRoot:
 
 def register() -> None:
     """Make the schemas known to Hydra, as the first entries of the defaults lists in conf/."""
+    from hydra.core.config_store import ConfigStore
+
     store = ConfigStore.instance()
     # Hydra copies the store for each group that --help lists and each time it composes; entries leave it as copies.
     setattr(ConfigStore, "__deepcopy__", lambda self, memo: self)  # noqa: B010

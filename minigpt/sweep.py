@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from minigpt import checkpoint, durable, interrupt, records
-from minigpt.config import Plan
+from minigpt.config import Plan, choices_of
 from minigpt.errors import BusyError, CheckpointError, ConfigError, MinigptError, NumericsError, Stopped
 from minigpt.progress import duration
 from minigpt.reading import UnreadableError
@@ -78,7 +78,7 @@ class Sweep:
             if found is not None:
                 job |= {"folder": found[1].folder.name, "study": found[1].study}
         refuse_changes([found[1] for found in planned if found is not None])
-        self._write_record(cfg.get("study") or cfg.hydra.runtime.choices.get("experiment"), arguments)
+        self._write_record(cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment"), arguments)
         if jobs:
             self.left = [job for job, found in zip(jobs, planned, strict=True) if not self._answers(found)]
         return self.left == []

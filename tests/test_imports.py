@@ -31,7 +31,7 @@ LEAVES = {
 SIBLINGS = {"model", "optim", "schedule", "data", "tokenizer"}
 # Layer by layer, each may import the ones before it.
 ABOVE = [
-    {"identity", "metrics", "progress", "source_digest", "schema", "logger"},
+    {"identity", "metrics", "progress", "source_digest", "schema", "logger", "typed"},
     {"config", "checkpoint", "evaluate"},
     {"run"},
     {"run_folder", "corpus", "sampling", "rebuild", "study"},
@@ -43,7 +43,7 @@ ABOVE = [
     {"bench"},
 ]
 # These may know Hydra or OmegaConf.
-DOOR = {"config", "schema", "cli", "run_folder", "generation", "study", "sweep"}
+DOOR = {"config", "schema", "typed", "cli", "run_folder", "generation", "study", "sweep"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -2,7 +2,7 @@
 
 from minigpt.cli.composition import compose
 from minigpt.cli.entry import main
-from minigpt.cli.explain import CONF
+from minigpt.cli.overrides import CONF
 from minigpt.cli.process import register_resolvers
 
 __all__ = ["CONF", "compose", "main", "register_resolvers"]

@@ -1,11 +1,12 @@
 """The entry of the scripts: arguments in, one line per problem and an exit code out. Starts Hydra."""
 
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt import interrupt, schema, streams
 from minigpt.arguments import report
-from minigpt.cli.composition import compose, parse
-from minigpt.cli.explain import CONF
-from minigpt.cli.overrides import first_value, protect, refuse_secrets, refuse_torchrun
+from minigpt.cli.boundary import is_composition_error, words
+from minigpt.cli.composition import compose
+from minigpt.cli.flags import canonical, parse
+from minigpt.cli.overrides import CONF, first_value, protect, refuse_secrets, refuse_torchrun
 from minigpt.cli.process import set_up_process
 from minigpt.errors import ConfigError, MinigptError, Stopped
 from minigpt.study.jobs import only, shortest_first
@@ -51,14 +53,13 @@ def run(
     schema.register()
     sweep = Sweep(job, set_up_process, report)
     try:
-        arguments = protect(sys.argv[1:])
-        parsed = parse(arguments)
+        parsed = parse(sys.argv[1:])
+        parsed.overrides = [protect(override, parsed.multirun) for override in parsed.overrides]
         if parsed.multirun:
             refuse_torchrun()
-            begin = arguments.index(parsed.overrides[0]) if parsed.overrides else 0  # they stand in one stretch
-            end = begin + len(parsed.overrides)
-            parsed.overrides = arguments[begin:end] = shortest_first(parsed.overrides)
+            parsed.overrides = shortest_first(parsed.overrides)
         refuse_secrets(parsed.overrides)
+        arguments = canonical(parsed)
         asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
         if asks:
             streams.stdout_must_arrive()
@@ -69,6 +70,8 @@ def run(
             cfg = composed(first)
             if not parsed.multirun and cfg.hydra.sweeper.get("params") and cfg.hydra.mode is None:
                 raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
+            if not parsed.multirun and cfg.hydra.mode is not None and cfg.hydra.mode.name == "MULTIRUN":
+                raise ConfigError("a sweep without -m: hydra.mode=MULTIRUN (type -m instead)")
             if before(cfg, parsed.multirun):
                 return 0
             if parsed.multirun:
@@ -76,14 +79,15 @@ def run(
                     return sweep.finish()
                 if "submitit" in cfg.hydra.launcher._target_:
                     interrupt.restore()  # this process only waits: Ctrl-C leaves the jobs in the queue
-            elif not needs_hydra(parsed, cfg):
+            elif not needs_hydra(cfg):
                 job(cfg)
                 return 0
         import hydra
 
         sys.argv[1:] = arguments
         task = sweep if parsed.multirun else job
-        with plain_failures(), only(sweep.left):
+        explained = partial(compose, config_name, parsed.overrides, parsed.config_dir, check)
+        with one_line_failures(asks, explained), only(sweep.left):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
     except JobFailed as error:
         return sweep.finish() or error.exit_code
@@ -112,12 +116,34 @@ def run(
     return Stopped(signal_number).exit_code if signal_number and parsed.multirun else code
 
 
-def needs_hydra(parsed: Any, cfg: DictConfig) -> bool:
+def needs_hydra(cfg: DictConfig) -> bool:
     """Whether a single run asks for what Hydra does around a job; else Hydra need not compose it twice more (0.3 s)."""
-    options = (parsed.config_name, parsed.config_path, parsed.experimental_rerun, parsed.package)
     hydra = cfg.hydra
     wishes = (hydra.mode, hydra.callbacks, hydra.output_subdir, hydra.verbose, hydra.job.env_set, hydra.job.chdir)
-    return any(options) or any(wishes) or OmegaConf.to_container(hydra.run) != {"dir": "${run_folder:}"}
+    return any(wishes) or OmegaConf.to_container(hydra.run) != {"dir": "${run_folder:}"}
+
+
+@contextmanager
+def one_line_failures(asks: bool, explain: Callable[[], object]) -> Iterator[None]:
+    """Hydra's failures as a ConfigError, those of a job as they are.
+
+    asks: Hydra only shows something, and says on stderr why it cannot.  explain: raises a ConfigError that tells which
+    override is at fault, if any is.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said) if asks else nullcontext(), plain_failures():
+            yield
+    except SystemExit as stop:
+        if asks and stop.code:
+            raise ConfigError(f"arguments: {' '.join(said.getvalue().split())} (see --help)") from None
+        raise
+    except Exception as error:
+        if not is_composition_error(error):
+            raise
+        if asks:
+            explain()
+        raise ConfigError(f"configuration: {words(error)} (see --help)") from None
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """Why a command line does not compose: each override tried alone, its nearest valid name, what was expected."""
 
-import difflib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-CONF = Path(__file__).parent.parent.parent / "conf"
+from minigpt.cli.boundary import is_composition_error, words
+from minigpt.typed import nearest
 
 LAUNCHERS = {  # launcher -> the plugin it comes with
     "joblib": "hydra_joblib_launcher",
@@ -19,41 +19,71 @@ _EXPECTED = {
     "Float": "a number",
     "bool": "true or false",
     "not None": "a value; null is none here",
+    "not Optional": "a value; null is none here",
 }
+_UNREADABLE = ("no viable alternative", "mismatched input", "token recognition", "extraneous input", "Error parsing")
+Attempt = Callable[[list[str]], DictConfig | Exception]
 
 
-def explain(compose: Callable[[list[str]], DictConfig], overrides: list[str]) -> tuple[list[str], DictConfig]:
-    """What is wrong with each override, tried alone on top of the choices that work; and what is left, composed."""
-    groups = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir()}
-    choices: list[str] = []
-    values: list[str] = []
+def explain(attempt: Attempt, overrides: list[str], folders: list[Path]) -> tuple[list[str], DictConfig | None]:
+    """What is wrong with each override, tried alone on top of the choices that work; and what is left, composed.
+
+    attempt: the configuration that overrides compose to, or why they do not.  folders: where groups are.
+    """
+    if isinstance(attempt([]), Exception):
+        return [], None  # no override is to blame
+    groups = {path.parent.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*/*.yaml")}
+    choices = [override for override in overrides if override.lstrip("+~").partition("=")[0] in groups]
+    values = [override for override in overrides if override not in choices]
     problems: list[str] = []
-    for override in overrides:
-        (choices if override.lstrip("+~").partition("=")[0] in groups else values).append(override)
     for choice in list(choices):
-        try:
-            compose([choice])
-        except Exception as error:
+        found = attempt([choice])
+        if isinstance(found, Exception):
             choices.remove(choice)
-            group, _, option = choice.partition("=")
-            if group == "hydra/launcher":
-                problems.append(_explain_launcher(option))
+            problems.append(_explain_choice(choice, found, folders))
+            if choice.startswith("hydra/launcher="):
                 values = [value for value in values if not value.startswith("hydra.launcher.")]
-                continue
-            options = [path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_")]
-            if option in options:
-                problems.append(f"configuration: {choice}: {' '.join(str(error).split())} (mend the file)")
-            else:
-                problems.append(f"unknown choice: {choice} {nearest(option, options)}")
-    base = compose(choices)
+    base = attempt(choices)
+    if isinstance(base, Exception):
+        return problems or [f"configuration: {' '.join(choices)}: {words(base)} (see --help)"], None
     good = []
     for value in values:
-        try:
-            compose([*choices, value])
+        found = attempt([*choices, value])
+        if isinstance(found, Exception):
+            problems.append(_explain_value(base, value, groups, found))
+        else:
             good.append(value)
+    rest = attempt([*choices, *good])
+    return problems, None if isinstance(rest, Exception) else rest
+
+
+def broken_files(folders: list[Path]) -> list[str]:
+    """A line for each YAML file that cannot be read at all."""
+    problems = []
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.yaml"))):
+        try:
+            content = OmegaConf.load(path)
+            why = None if isinstance(content, DictConfig) else "no mapping"
         except Exception as error:
-            problems.append(_explain_value(base, value, groups, error))
-    return problems, compose([*choices, *good])
+            if not is_composition_error(error) and not isinstance(error, OSError):
+                raise
+            why = words(error)
+        if why is not None:
+            problems.append(f"configuration: {path}: {why} (mend the file)")
+    return problems
+
+
+def _explain_choice(choice: str, error: Exception, folders: list[Path]) -> str:
+    group, _, option = choice.lstrip("+~").partition("=")
+    if group == "hydra/launcher":
+        return _explain_launcher(option)
+    files = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
+    options = [name for name in files if not name.startswith("_")]
+    if option in files:
+        return f"configuration: {choice}: {words(error)} (mend {files[option]})"
+    if option.startswith(("[", "{")):
+        return f"one choice: {choice} (choose one of {', '.join(sorted(options))})"
+    return f"unknown choice: {choice} {nearest(option, options)}"
 
 
 def _explain_launcher(option: str) -> str:
@@ -71,14 +101,10 @@ def _is_installed(module: str) -> bool:
 
 
 def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exception) -> str:
-    key, _, value = override.lstrip("+~").partition("=")
-    text = " ".join(str(error.__cause__ or error).split())
-    if (
-        "no viable alternative" in text
-        or "mismatched input" in text
-        or "token recognition" in text
-        or "=" not in override
-    ):
+    key, equals, value = override.lstrip("+~").partition("=")
+    text = words(error)
+    deleting = override.startswith("~")
+    if any(sign in text for sign in _UNREADABLE) or not (equals or deleting):
         return (
             f"unreadable argument: {override} (write key=value; quote a value with special characters: 'key=\"a,b\"')"
         )
@@ -93,12 +119,9 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
         if parent and shown.startswith("(did you mean "):
             shown = shown.replace("(did you mean ", f"(did you mean {parent}.")
         return f"unknown key: {key} {shown}"
-    expected = next((words for name, words in _EXPECTED.items() if name in text), None)
+    if deleting:
+        return f"not to be deleted: {override} (give it a value: {key}=...)"
+    expected = next((expected for name, expected in _EXPECTED.items() if name in text), None)
     if expected:
         return f"wrong type: {key}={value} (expects {expected})"
     return f"configuration: {override}: {text} (see --help)"
-
-
-def nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"(did you mean {near[0]}?)" if near else f"(known: {', '.join(sorted(known))})"

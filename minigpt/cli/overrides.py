@@ -2,41 +2,37 @@
 
 import os
 import re
+from pathlib import Path
 
 from minigpt.errors import ConfigError
+from minigpt.schema import PATH_KEYS
 
-PATH_KEYS = (
-    "data.path", "data.source", "data.train", "data.val", "data.out", "data.tokenizer.path", "data_dir", "output_dir",
-    "run", "init_from", "branch",
-)  # fmt: skip
+CONF = Path(__file__).parent.parent.parent / "conf"
 TEXT_KEYS = ("prompt", "sample.prompt")
 SECRET = re.compile(r"(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 # The same inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}
 SECRET_INSIDE = re.compile(r"(key|token|secret|password|passwd|credentials?)['\"]?\s*[:}]", re.IGNORECASE)
 
 
-def protect(arguments: list[str]) -> list[str]:
-    """Quote prompts and paths so that Hydra's grammar leaves them alone: `prompt=To be, or not: that's it!` just works.
+def protect(override: str, sweeping: bool) -> str:
+    """An override so that Hydra's grammar leaves prompts and paths alone, and null is an option of optional groups.
 
-    A value that is quoted already, or null, keeps Hydra's meaning; in a sweep the commas of a path still separate.
+    `prompt=To be, or not: that's it!` just works. A value that is quoted already, or null, keeps Hydra's meaning;
+    in a sweep the commas of a path still separate. Raises ConfigError for an empty path.
     """
-    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    sweeping = bool(flags)
-    result = flags[:1]  # first, since Hydra's parser wants the key=value arguments in one stretch
-    for argument in arguments:
-        if argument in flags:
-            continue
-        key, equals, value = argument.partition("=")
-        is_path = key in PATH_KEYS
-        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        if not equals or quoted or not (is_path or key in TEXT_KEYS) or (is_path and value == "null"):
-            result.append(argument)
-        elif is_path:
-            pieces = value.split(",") if sweeping else [value]
-            result.append(f"{key}=" + ",".join(quote(os.path.expanduser(piece)) for piece in pieces))
-        else:
-            result.append(f"{key}={quote(value)}")
-    return result
+    key, equals, value = override.partition("=")
+    if (CONF / key.lstrip("+") / "none.yaml").is_file():
+        return key + equals + ",".join("none" if option == "null" else option for option in value.split(","))
+    is_path = key in PATH_KEYS
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if not equals or quoted or not (is_path or key in TEXT_KEYS) or (is_path and value == "null"):
+        return override
+    if not is_path:
+        return f"{key}={quote(value)}"
+    pieces = value.split(",") if sweeping else [value]
+    if not all(piece.strip() for piece in pieces):
+        raise ConfigError(f"empty path: {override} (an unset variable? name a folder or file, or leave it out)")
+    return f"{key}=" + ",".join(quote(os.path.expanduser(piece)) for piece in pieces)
 
 
 def quote(value: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from minigpt import streams
+from minigpt import streams, typed
 from minigpt.errors import MinigptError
 
 
@@ -42,7 +42,11 @@ def show_log() -> None:
 
 
 def register_resolvers() -> None:
-    """${run_folder:} and ${run_folder_name:}: where the composed run lives, for hydra.run and hydra.sweep."""
+    """${run_folder:} and ${run_folder_name:}, where the composed run lives, for hydra.run and hydra.sweep.
+
+    ${oc.env:...} refuses names that look like a secret's.
+    """
+    OmegaConf.register_new_resolver("oc.env", typed.environment_value, replace=True)
     OmegaConf.register_new_resolver("run_folder", lambda _root_: str(_run_folder(_root_)), replace=True)
     OmegaConf.register_new_resolver("run_folder_name", lambda _root_: _run_folder(_root_).name, replace=True)
 
