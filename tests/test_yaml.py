@@ -22,6 +22,7 @@ TRAIN_GROUPS = [
     "debug",
     "data/tokenizer",
     "model/mlp",
+    "model/attention",
     "model/embedding",
     "hydra/launcher",
 ]
