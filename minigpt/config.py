@@ -291,6 +291,7 @@ def check_built(plan: Plan) -> None:
         model = _collect(problems, "model", lambda: build(cfg["model"], vocab_size))
         if model is not None:
             _collect(problems, "optim", lambda: build_optimizer(cfg["optim"], model))
+    _collect(problems, "logger", lambda: build(cfg["logger"]))
     _collect(problems, "train", lambda: choose_precision(cfg))
     schedule = _collect(problems, "schedule", lambda: build(cfg["schedule"]))
     steps = plan.identity["budget"].get("steps")

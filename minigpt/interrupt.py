@@ -53,6 +53,11 @@ def requested() -> int | None:
     return _received[0] if _received else None
 
 
+def count() -> int:
+    """How many stop signals came so far: a second one means that nothing is to be waited for."""
+    return len(_received)
+
+
 def clear() -> None:
     """Forget a received signal; for tests, and for a process that handled it and goes on."""
     _received.clear()

@@ -1,17 +1,27 @@
 """wandb missing, without a key, out of reach, killed, hanging: the run is the one without it, and not much later."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from driver import SIX, Straight, result, run_folder
-from runs import ROOT
+from runs import ROOT, SMALL
 
 # What happens to wandb, as code that runs before train.py.
-MISSING = "sys.modules['wandb'] = None"
+MISSING = """
+import os, pathlib
+pathlib.Path("broken").mkdir()
+pathlib.Path("broken/wandb.py").write_text("raise ImportError('no wandb here')")
+os.environ["PYTHONPATH"] = os.path.abspath("broken")
+"""
 SIGNALLED = """
 import os, signal
 from minigpt.logger.wandb import WandbLogger
@@ -19,8 +29,9 @@ log, rows = WandbLogger.log, []
 def disturbed(self, row):
     rows.append(row)
     if len(rows) == 3:
-        from wandb.sdk import wandb_setup
-        os.kill(wandb_setup.singleton()._connection._proc._process.pid, signal.{name})
+        self._sending.wait()
+        for number in (self._process.process.pid, *self._process._service):
+            os.kill(number, signal.{name})
     log(self, row)
 WandbLogger.log = disturbed
 """
@@ -43,6 +54,64 @@ def command(
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stderr, time.monotonic() - begin
+
+
+@pytest.fixture
+def drips() -> Iterator[dict[str, str]]:
+    """A server whose answer never ends, a byte at a time; as variables of the environment."""
+
+    def serve(connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
+            while not ended.wait(0.5):
+                connection.sendall(b" ")
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=[listening.accept()[0]], daemon=True).start()
+
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        port = listening.getsockname()[1]
+        yield {"WANDB_MODE": "", "WANDB_API_KEY": FAKE_KEY, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+        ended.set()
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.mark.faults(49)
+def test_a_server_that_drips_costs_what_is_promised(
+    tmp_path: Path, tokens: list[str], straight: Straight, drips: dict[str, str]
+) -> None:
+    """Two seconds and then offline; what wandb's own hooks would wait for at the end costs nothing."""
+    mirrored = ["logger=wandb", f"logger.folder={tmp_path}/wandb", "logger.timeout_s=2"]
+    err, lasted = command(tmp_path, tokens, "", *mirrored, **drips)
+    assert result(run_folder(tmp_path)) == straight[0]
+    assert "warning: wandb (online) did not start: no answer for 2 s" in err
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert lasted < 60, "it was 108 s"
+
+
+@pytest.mark.faults(6, 49)
+def test_a_stop_signal_does_not_wait_for_a_server(tmp_path: Path, drips: dict[str, str]) -> None:
+    arguments = [*SMALL, "train.steps=100_000", "eval.every=null", "data=one_play", "output_dir=outputs"]
+    arguments += ["logger=wandb", "logger.timeout_s=600", "logger.finish_timeout_s=600"]
+    environment = {**os.environ, **drips, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *arguments],
+            cwd=tmp_path, stdout=said, stderr=said, env={key: value for key, value in environment.items() if value},
+        )  # fmt: skip
+        while "step " not in (tmp_path / "said").read_text():
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=100) == 143
+    assert "warning: wandb stopped: no answer for 5 s" in (tmp_path / "said").read_text()
 
 
 @pytest.fixture(scope="session")
