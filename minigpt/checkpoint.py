@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from minigpt import durable, interrupt, reading, records
+from minigpt import durable, interrupt, reading
 from minigpt.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -296,14 +296,6 @@ def load(folder: Path) -> Checkpoint:
             f"damaged checkpoint: {folder}: not as minigpt writes it: {type(error).__name__} {error} "
             "(an older one is used if there is one)"
         ) from None
-
-
-def check_state(found: Checkpoint) -> None:
-    """Raise CheckpointError unless training can go on from the state of a checkpoint."""
-    if why := records.fault(found.state, records.STATE):
-        raise CheckpointError(
-            f"damaged checkpoint: {found.folder / STATE}: {why} (delete it: an older one is used if there is one)"
-        )
 
 
 def check_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:

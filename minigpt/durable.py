@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Iterator
@@ -105,8 +106,17 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    with open(path, "rb") as file:
+    """Raises OSError, also for what is no regular file: a pipe would be waited for."""
+    with open(path, "rb", opener=_only_regular) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _only_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
 
 
 def json_bytes(value: Any) -> bytes:

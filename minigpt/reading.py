@@ -9,6 +9,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ MAX_DEPTH = 64
 MAX_YAML_BYTES = 2**20
 MAX_LINE_BYTES = 2**20
 MAX_INTEGER = 2**64
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class UnreadableError(CheckpointError):
@@ -41,11 +43,12 @@ class UnreadableError(CheckpointError):
 
 
 def read_bytes(path: Path, limit: int = LARGE_BYTES, inside: Path | None = None) -> bytes:
-    """The content of a regular file of at most `limit` bytes.
+    """The content of a regular file of at most `limit` bytes, and of fewer than the machine has of memory.
 
     inside: a link is followed if it ends below this folder (default: the file's own folder).
     Raises UnreadableError for anything else: no file, a pipe, a device, a link that leads out.
     """
+    limit = min(limit, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with _opened(path, inside) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
@@ -193,13 +196,17 @@ def refuse_unbounded(value: Any) -> None:
             if isinstance(item, dict):
                 if not all(isinstance(key, str) for key in item):
                     raise ValueError("a key that is no text")
+                below += item
                 below += item.values()
             elif isinstance(item, list):
                 below += item
+            elif isinstance(item, str):
+                if not item.isascii() and SURROGATES.search(item):
+                    raise ValueError("half of a surrogate pair, which no UTF-8 holds")
             elif isinstance(item, float) and not math.isfinite(item):
                 raise NotFinite(f"{item} is not a finite number")
             elif isinstance(item, int) and abs(item) > MAX_INTEGER:
                 raise ValueError("a number beyond 64 bits")
-            elif item is not None and not isinstance(item, str | int | float):
+            elif item is not None and not isinstance(item, int | float):
                 raise ValueError(f"a {type(item).__name__}, which is no plain value")
         level, depth = below, depth + 1

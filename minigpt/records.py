@@ -65,7 +65,7 @@ RUN = {
     "started?": instant,
     "git?": (None, {"commit?": str}),
     "source": {str: str},
-    "versions?": {str: str},
+    "versions": {"torch": str, str: str},
     "chosen": {str: SCALAR},
     "hardware": {str: SCALAR},
     "data": {
@@ -117,20 +117,6 @@ SWEEP = {
     "study?": (str, None),
     "command": [str],
     "jobs": [{"overrides": [str], "folder": (file_name, None), "study?": (str, None), "failed?": (FAILURE, None)}],
-}
-STATE = {  # of a checkpoint that training goes on from
-    "run": str,
-    "step": natural,
-    "tokens": natural,
-    "skipped": natural,
-    "bad_in_a_row": natural,
-    "norms?": [float],
-    "evaluated": natural,
-    "sampled": natural,
-    "seconds": {str: amount},
-    "final": (None, {"loss": float, "bits_per_byte": (float, None), "tokens": natural}),
-    "scaler": {str: float},
-    "metrics_bytes": natural,
 }
 ROW = {"step": natural, "tokens": natural, "time_s?": amount, str: SCALAR}
 

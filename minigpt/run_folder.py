@@ -161,8 +161,6 @@ class RunFolder:
                 f"foreign checkpoint: {found.folder}: of run {found.state.get('run')}, "
                 f"expected {self.plan.id} (remove it)"
             )
-        if found is not None:
-            checkpoint.check_state(found)
         with durable.writing(self.metrics.path):
             self.metrics.rewind(0 if found is None else found.state["metrics_bytes"])
         return found

@@ -73,5 +73,6 @@ def inside(folder: Path, name: str) -> Path:
 
 def refuse_way_out(folder: Path, path: Path) -> None:
     """DataError for a link that leads out of the folder."""
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+    target = Path(os.path.realpath(path))  # which stops where a link leads in a circle
+    if path.is_symlink() and not target.is_relative_to(folder.resolve()):
         raise DataError(f"a link leads out of the folder of tokens: {path} (put the file itself there)")

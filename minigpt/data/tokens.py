@@ -11,9 +11,10 @@ import numpy as np
 
 from minigpt.data.manifest import AGAIN, inside, read_manifest, refuse_way_out
 from minigpt.data.shards import Layout, open_shard, read_layout, unreadable
-from minigpt.durable import sha256_file
+from minigpt.durable import sha256_bytes, sha256_file
 from minigpt.errors import DataError
 from minigpt.interrupt import requested, stop_if_requested
+from minigpt.reading import SMALL_BYTES, UnreadableError, read_bytes
 
 MOST_OPEN_FILES = 8  # per split; opening one again takes some ten microseconds
 
@@ -169,9 +170,12 @@ def check_tokenizer_files(folder: Path, manifest: dict[str, Any]) -> None:
     for name, sha256 in manifest["tokenizer"]["files"].items():
         path = inside(folder / "tokenizer", name)
         refuse_way_out(folder, path)
-        if not path.is_file():
-            raise DataError(f"missing tokenizer file: {path} ({AGAIN})")
-        if sha256_file(path) != sha256:
+        try:
+            found = sha256_bytes(read_bytes(path, SMALL_BYTES, inside=folder))
+        except UnreadableError as error:
+            what = "missing tokenizer file" if error.missing else "cannot read a tokenizer file"
+            raise DataError(f"{what}: {path}: {error.why} ({AGAIN})") from None
+        if found != sha256:
             raise DataError(f"damaged tokenizer file: {path} (its hash is not the manifest's; {AGAIN})")
 
 
