@@ -22,12 +22,14 @@ CPU_BATCH_ELEMENTS = 1 << 20
 CPU_SYMMETRIC = 512
 # From this length on a CPU sums a batched product in another order than a single one: no batch, to stay bit-identical.
 CPU_LONG = 1024
+# Up to this many rows it also rounds some bf16 products of a batch differently: 1 in 200 to 1,500 matrices (oneDNN 3).
+CPU_SHORT = 16
 # Elsewhere a batch is bounded for its memory: 128 MiB in bf16, about three times that at work (not tuned on a GPU).
 BATCH_ELEMENTS = 1 << 26
 
 
-def batches(matrices: Sequence[Tensor]) -> list[list[int]]:
-    """Which matrices to orthogonalise together: lists of indices, each index once."""
+def batches(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[list[int]]:
+    """Which matrices to orthogonalise together in `dtype`: lists of indices, each index once."""
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, matrix in enumerate(matrices):
         m, n = sorted(matrix.shape)
@@ -36,7 +38,8 @@ def batches(matrices: Sequence[Tensor]) -> list[list[int]]:
     for (m, n), members in buckets.items():
         size = max(1, BATCH_ELEMENTS // (m * n))
         if matrices[members[0]].device.type == "cpu":
-            size = 1 if m >= CPU_SYMMETRIC or n >= CPU_LONG else max(1, CPU_BATCH_ELEMENTS // (m * n))
+            alone = m >= CPU_SYMMETRIC or n >= CPU_LONG or (m <= CPU_SHORT and dtype == torch.bfloat16)
+            size = 1 if alone else max(1, CPU_BATCH_ELEMENTS // (m * n))
         result += [members[start : start + size] for start in range(0, len(members), size)]
     return result
 

@@ -139,7 +139,10 @@ class Muon(torch.optim.Optimizer):
 
         matrices = [matrix for group in self.param_groups for matrix in self._accumulate(group)]
         dtype = dtype_of(self.ns_dtype, gradients[0].device.type)
-        work, shapes = batches([matrix.weight for matrix in matrices]), [matrix.weight.shape for matrix in matrices]
+        work, shapes = (
+            batches([matrix.weight for matrix in matrices], dtype),
+            [matrix.weight.shape for matrix in matrices],
+        )
 
         def orthogonalised(batch: Sequence[int]) -> list[Tensor]:
             directions = (direction(matrices[i]) for i in batch)
