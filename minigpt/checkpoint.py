@@ -10,6 +10,7 @@ A folder is published by rename after fsync; the first line of defence is that a
 the second that every byte is verified before any of it is used.
 """
 
+import errno
 import logging
 import os
 import re
@@ -30,7 +31,8 @@ Found = TypeVar("Found")
 log = logging.getLogger(__name__)
 SCHEMA = 1
 SUPERSEDED = ".superseded"  # a whole checkpoint whose successor, of the same step, is about to be published
-FOLDER = re.compile(rf"step_(\d{{8,}})({re.escape(SUPERSEDED)})?")
+NAMES = rf"step_(\d{{8,}})({re.escape(SUPERSEDED)})?"
+FOLDER = re.compile(NAMES)
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 MAX_MANIFEST_BYTES = 2**20
 MAX_NAMED = 20  # problems of one checkpoint
@@ -99,24 +101,26 @@ def save(
     replace: whether a checkpoint of the same step gives way; otherwise it stays, since it is the same but for clocks.
 
     Raises OSError (disk full, ...) with nothing published and nothing pruned; older checkpoints stay as they are.
+    What has the name of this checkpoint and is none of this run is never replaced: FileExistsError.
     """
     from safetensors.torch import save as to_bytes
 
     final = checkpoints / f"step_{step:08d}"
+    if os.path.lexists(final) and not is_of(final, state.get("run")):
+        raise FileExistsError(errno.EEXIST, "in the way, and no checkpoint of this run", str(final))
     if final.exists() and not replace:
         try:
             verify(final)
             return final  # the same run at the same step: it is there already
         except CheckpointError:
             durable.remove_folder(final)  # the step was computed again, from behind a damaged checkpoint
-    temporary = checkpoints / f"{durable.TEMPORARY}{final.name}"
+    temporary = durable.temporary_name(final)
     tensors: dict[str, torch.Tensor] = {}
     state = {**state, "schema": SCHEMA, "step": step, "optimizer": encode_tree(optimizer, tensors)}
     files: dict[str, bytes] = {MODEL: to_bytes(_independent(model))}
     if optimizer is not None:
         files[OPTIMIZER] = to_bytes(_independent(tensors))
     files[STATE] = durable.json_bytes(state)
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         for name, content in files.items():
@@ -128,7 +132,7 @@ def save(
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    prune(checkpoints, keep, keep_at)
+    prune(checkpoints, keep, state.get("run"), keep_at)
     return final
 
 
@@ -164,12 +168,31 @@ def step_of(folder: Path) -> int:
     return int(match[1])
 
 
-def prune(checkpoints: Path, keep: int, keep_at: Collection[int] = ()) -> None:
-    """Remove all but the newest `keep` and those at the steps of `keep_at`.
+def is_of(folder: Path, run: str | None) -> bool:
+    """Whether a folder is a checkpoint of this run: it holds our files alone, and its state says this run's id.
 
-    One that cannot be removed only takes space: a warning.
+    A state that is damaged says nothing; then the files must do.
     """
-    for folder in steps_on_disk(checkpoints)[:-keep]:
+    try:
+        if folder.is_symlink():
+            return False
+        for path in folder.iterdir():
+            if path.name not in (MODEL, OPTIMIZER, STATE, MANIFEST) or path.is_symlink() or not path.is_file():
+                return False
+    except OSError:
+        return False
+    try:
+        return bool(reading.read_json(folder / STATE).get("run") == run)
+    except reading.UnreadableError:
+        return True
+
+
+def prune(checkpoints: Path, keep: int, run: str | None, keep_at: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` of this run's checkpoints and those at the steps of `keep_at`.
+
+    One that cannot be removed only takes space: a warning. What is not of this run is neither counted nor removed.
+    """
+    for folder in [folder for folder in steps_on_disk(checkpoints) if is_of(folder, run)][:-keep]:
         if step_of(folder) in keep_at and not folder.name.endswith(SUPERSEDED):
             continue
         try:

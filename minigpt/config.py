@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt import budget, checkpoint, durable, identity, reading, signature, startup
 from minigpt.errors import ConfigError
+from minigpt.reading import UnreadableError, read_json
 from minigpt.schema import PreprocessRoot, TrainRoot
 from minigpt.typed import nearest, resolved, root_problems
 
@@ -86,8 +87,20 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
     name = identity.run_name(choices, overrides, config["name"])
     output = Path(config["output_dir"]).expanduser()
     with durable.writing(output):  # a path that no disk can have
-        folder = next(iter(sorted(output.glob(f"*-{id}"))), output / f"{name}-{id}")
+        folder = folder_of(output, id) or output / f"{name}-{id}"
     return Plan(config, choices, overrides, who, id, folder, tokens_folder(config, choices))
+
+
+def folder_of(output: Path, id: str) -> Path | None:
+    """The folder whose run.json has this id, whatever it is called before that; or one whose run.json is damaged."""
+    damaged = None
+    for folder in sorted(output.glob(f"*-{id}")):
+        try:
+            if read_json(folder / "run.json").get("id") == id:
+                return folder
+        except UnreadableError as error:
+            damaged = damaged or (None if error.missing else folder)
+    return damaged
 
 
 def tokens_folder(config: dict[str, Any], choices: dict[str, str]) -> Path:

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from minigpt.arguments import Parser, exit_code_of
-from minigpt.durable import TEMPORARY, json_bytes, publish_folder, storage_error, write_synced
+from minigpt.durable import json_bytes, publish_folder, temporary_name, write_synced, writing
 from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.interrupt import stop_if_requested
 from minigpt.model.attention import Attention
@@ -65,19 +65,19 @@ def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
     generation = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
     theirs = names(len(model.blocks))
     weights = {theirs[name]: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
-    temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
-    try:
+    temporary = temporary_name(folder)
+    with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        tokenizer.save(temporary)
-        write_synced(temporary / "config.json", json_bytes(config))
-        write_synced(temporary / "generation_config.json", json_bytes(generation))
-        write_synced(temporary / "model.safetensors", save(weights, metadata={"format": "pt"}))
-        publish_folder(temporary, folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise storage_error(folder, error) from None
+        try:
+            tokenizer.save(temporary)
+            write_synced(temporary / "config.json", json_bytes(config))
+            write_synced(temporary / "generation_config.json", json_bytes(generation))
+            write_synced(temporary / "model.safetensors", save(weights, metadata={"format": "pt"}))
+            publish_folder(temporary, folder)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 def hugging_face_config(model: Transformer, end_of_text: int | None) -> dict[str, Any]:

@@ -136,15 +136,17 @@ def fit(
             run.sample()
             progress.sampled = step
         kept = step in settings.checkpoint_at and saved < step
-        if (kept or due(settings.checkpoint_every, step, saved)) and not finished:
+        sound = progress.bad_in_a_row == 0  # else the weights may be the fault: the last good checkpoint stays
+        if sound and (kept or due(settings.checkpoint_every, step, saved)) and not finished:
             with progress.timed("saving"):
                 run.save(final=False)
             saved = step
         if finished:
             return True
         if run.stop_requested() or (settings.stop_after is not None and step >= settings.stop_after):
-            run.save(final=False)
-            return False
+            if sound:
+                run.save(final=False)
+            return False  # unsound steps are taken again from the last checkpoint, with the same result
 
         multiplier = schedule(step, budget.steps)
         for group in optimizer.param_groups:

@@ -4,35 +4,41 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from minigpt import records
+from minigpt.durable import regular_file
 from minigpt.reading import UnreadableError
 
 log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """An append-only file of rows. A full disk costs rows, with one warning, and never the run."""
+    """An append-only file of rows. A full disk costs rows, with one warning, and never the run.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
+    check: called before anything is written; raises if the file is no longer ours.
+    """
+
+    def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
+        self.path, self.check = path, check
+        self._file = open(path, "ab", buffering=0, opener=regular_file)  # noqa: SIM115 (lives as long as the run)
         self._failed = False
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row. Non-finite numbers become null, since JSON has none."""
+        self.check()
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        before = os.fstat(self._file.fileno()).st_size
+        before = self.n_bytes
         rest = memoryview(json.dumps(finite).encode() + b"\n")
         try:
             while rest:  # a disk that is nearly full takes a part
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             with suppress(OSError):  # no torn row between whole ones
-                os.truncate(self.path, before)
+                os.ftruncate(self._file.fileno(), before)
             if not self._failed:
                 log.warning(
                     "warning: cannot write metrics: %s: %s (training goes on without)", self.path, error.strerror
@@ -45,12 +51,22 @@ class Metrics:
             os.fsync(self._file.fileno())
         except OSError as error:
             log.warning("warning: cannot sync metrics: %s: %s", self.path, error.strerror)
-        return os.fstat(self._file.fileno()).st_size
+        return self.n_bytes
 
     def rewind(self, length: int) -> None:
         """Drop the rows after a checkpoint: they will be written again, and a torn last line goes with them."""
-        if os.fstat(self._file.fileno()).st_size > length:
-            os.truncate(self.path, length)
+        if self.n_bytes > length:
+            self.check()
+            os.ftruncate(self._file.fileno(), length)
+
+    def drop_torn_row(self) -> None:
+        """Drop what stands behind the last whole row."""
+        self.rewind(self.path.read_bytes().rfind(b"\n") + 1)
+
+    @property
+    def n_bytes(self) -> int:
+        """The length of the file."""
+        return os.fstat(self._file.fileno()).st_size
 
     def begin_with(self, rows: bytes) -> None:
         """Start with the rows of another run, in place of whatever is there. Raises OSError."""

@@ -10,6 +10,7 @@ train.log, sample.txt
 """
 
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -25,10 +26,11 @@ from omegaconf import OmegaConf
 import minigpt
 from minigpt import checkpoint, durable, identity
 from minigpt.config import Plan
-from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
+from minigpt.errors import BusyError, CheckpointError, MinigptError, Stopped, StorageError
 from minigpt.metrics import Metrics
 from minigpt.records import SCHEMA
 from minigpt.run.changes import changed, changes_since, path_changes
+from minigpt.run.claim import FILES, claim
 from minigpt.run.log import RunLog
 from minigpt.run.record import FAILED, failure, read_record
 from minigpt.run.versions import git_state, versions
@@ -41,7 +43,7 @@ class RunFolder:
     """Exclusive use of one run's folder, from `with RunFolder(plan) as run:` to its end.
 
     Raises BusyError if another process trains in it, StorageError if it cannot be written, CheckpointError if what
-    is there is not this run.
+    is there is not this run. A refusal takes away what this start made, and nothing else.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -49,20 +51,51 @@ class RunFolder:
         self.folder = plan.folder
         self.checkpoints = self.folder / "checkpoints"
         self.keep_at: Collection[int] = ()  # steps whose checkpoints stay
+        self.saved: dict[str, Any] | None = None  # run.json
+        self._made: list[Path] = []  # by this start
 
     def __enter__(self) -> "RunFolder":
         with durable.writing(self.folder):
+            claim(self.folder, self.plan.id)  # before anything is written there
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = durable.FolderLock(self.folder, "run folder").acquire()
-            durable.remove_leftovers(self.folder)
-            (self.folder / FAILED).unlink(missing_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
-            durable.remove_leftovers(self.checkpoints)
-            self.metrics = Metrics(self.folder / "metrics.jsonl")
-            self._handler = RunLog(self.folder / "train.log")
+            try:
+                self.saved = claim(self.folder, self.plan.id)
+                self._open()
+            except BaseException:
+                self._leave_no_trace()
+                raise
         logging.getLogger("minigpt").addHandler(self._handler)
-        self.saved = read_record(self.folder)
         return self
+
+    def _open(self) -> None:
+        """Remove what a killed process left; open the files that grow."""
+        metrics, train_log = self.folder / "metrics.jsonl", self.folder / "train.log"
+        self._made = [path for path in (self.checkpoints, metrics, train_log) if not os.path.lexists(path)]
+        durable.make_folder(self.checkpoints)
+        if self.saved is not None:
+            (self.folder / FAILED).unlink(missing_ok=True)
+            durable.remove_leftovers(self.checkpoints, checkpoint.NAMES)
+            if (self.folder / "tokenizer").is_dir():
+                durable.remove_leftovers(self.folder / "tokenizer", r"[a-z_]+\.json")
+        durable.remove_leftovers(self.folder, FILES)
+        self._handler = RunLog(train_log)
+        try:
+            self.metrics = Metrics(metrics, self.lock.check)
+        except BaseException:
+            self._handler.close()
+            raise
+
+    def _leave_no_trace(self) -> None:
+        """Give up a folder in which nothing began: remove what this start made, and folders that are empty then."""
+        if self.saved is None:
+            for path in self._made:
+                with suppress(OSError):
+                    path.rmdir() if path == self.checkpoints else path.unlink()
+            self.lock.abandon()
+            with suppress(OSError):
+                self.folder.rmdir()
+        self.lock.release()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -72,12 +105,13 @@ class RunFolder:
         logging.getLogger("minigpt").removeHandler(self._handler)
         self._handler.close()
         self.metrics.close()
-        begun, ended = ((self.folder / name).exists() for name in ("run.json", "summary.json"))
+        begun, ended = self.saved is not None, (self.folder / "summary.json").exists()
         if isinstance(error, Exception) and not isinstance(error, Stopped) and begun and not ended:
-            with suppress(OSError):
+            with suppress(OSError, StorageError, BusyError):  # what is no longer ours stays as it is
+                self.lock.check()
                 durable.write_atomic(self.folder / FAILED, durable.json_bytes(failure(error)))
         if isinstance(error, MinigptError) and not begun:
-            shutil.rmtree(self.folder, ignore_errors=True)  # refused before it began: no trace of it
+            self._leave_no_trace()
         self.lock.release()
 
     def begin(
@@ -119,7 +153,7 @@ class RunFolder:
             changes = [*changes_since(self.saved, record), *path_changes(self.saved, record)]
             if changes and not self.plan.config["accept_changes"]:
                 raise changed(self.folder, changes)
-            if not changes:
+            if not changes and (self.folder / "config.yaml").exists():  # a kill between the two leaves one
                 return
             for change in changes:
                 log.warning("warning: accepted change: %s", change)
@@ -132,15 +166,16 @@ class RunFolder:
             record["data"] = data
         with durable.writing(self.folder):
             config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
+            self.lock.check()
+            durable.write_atomic(self.folder / "run.json", durable.json_bytes(record))  # first: now the folder is ours
+            first, self.saved = self.saved is None, record
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
-            durable.write_atomic(self.folder / "run.json", durable.json_bytes(record))
-        if self.saved is None:
+        if first:
             for change in accepted:
                 log.warning("warning: accepted change: %s", change)
             log.info("%s", self.folder)
             if near := nearest_run(self.plan):
                 log.info("%s", near)
-        self.saved = record
 
     def note_branch(self, origin: dict[str, Any] | None) -> None:
         """Keep in run.json from which step of which run this one goes on; None: it trains every step itself."""
@@ -148,22 +183,50 @@ class RunFolder:
         if self.saved.get("branched_from") == origin:
             return
         self.saved["branched_from"] = origin
-        try:
+        self._write_record()
+
+    def _write_record(self) -> None:
+        with durable.writing(self.folder):
+            self.lock.check()
             durable.write_atomic(self.folder / "run.json", durable.json_bytes(self.saved))
-        except OSError as error:
-            raise durable.storage_error(self.folder, error) from None
+
+    def keep_tokenizer(self, files: dict[str, bytes]) -> None:
+        """Put the tokenizer's files into the folder, so that it stands alone."""
+        folder = self.folder / "tokenizer"
+        with durable.writing(folder):
+            durable.make_folder(folder)
+            for name, content in files.items():
+                if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+                    durable.write_atomic(folder / name, content)
 
     def newest_checkpoint(self) -> checkpoint.Checkpoint | None:
-        """Where to go on, or None for a new run. Rows logged after it are dropped; they will come again."""
+        """Where to go on, or None for a new run. Rows logged after it are dropped; they will come again.
+
+        Raises CheckpointError if rows logged before it are gone, unless accept_changes is set. Rows that a full disk
+        refused are no such case: the checkpoint knows the length that the file had.
+        """
         found = checkpoint.newest(self.checkpoints)
         if found is not None and found.state.get("run") != self.plan.id:
             raise CheckpointError(
                 f"foreign checkpoint: {found.folder}: of run {found.state.get('run')}, "
                 f"expected {self.plan.id} (remove it)"
             )
+        logged = 0 if found is None else found.state["metrics_bytes"]
         with durable.writing(self.metrics.path):
-            self.metrics.rewind(0 if found is None else found.state["metrics_bytes"])
+            if found is not None and self.metrics.n_bytes < logged:
+                self._accept_lost_rows(found.folder, logged)
+            self.metrics.rewind(logged)
         return found
+
+    def _accept_lost_rows(self, found: Path, logged: int) -> None:
+        lost = f"rows are gone: {self.metrics.path}: {self.metrics.n_bytes} bytes, {found.name} has {logged}"
+        if not self.plan.config["accept_changes"]:
+            raise CheckpointError(f"{lost} (restore the file; accept_changes=true goes on without and marks the run)")
+        log.warning("warning: accepted change: %s", lost)
+        self.metrics.drop_torn_row()
+        assert self.saved is not None
+        self.saved["mixed"] = [*self.saved["mixed"], lost]
+        self._write_record()
 
     def save(
         self,
@@ -175,8 +238,10 @@ class RunFolder:
     ) -> None:
         """A checkpoint now; those at the steps of self.keep_at are never pruned.
 
-        A full disk on the way is a warning and is tried again later; at the end an error.
+        A full disk on the way is a warning and is tried again later; at the end an error. Raises StorageError or
+        BusyError if the folder is no longer this process's own.
         """
+        self.lock.check()
         state = {**state, "run": self.plan.id, "metrics_bytes": self.metrics.sync(), "minigpt": minigpt.__version__}
         keep = 1 if final else self.plan.config["checkpoint"]["keep"]
         try:
@@ -184,7 +249,8 @@ class RunFolder:
             checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep, self.keep_at, replace=final)
         except OSError as error:
             need = sum(tensor.nbytes for tensor in model.values()) / 2**20
-            message = f"cannot save a checkpoint: {self.checkpoints}: {error.strerror}, {need:.1f} MiB of weights"
+            where = error.filename if isinstance(error, FileExistsError) else self.checkpoints
+            message = f"cannot save a checkpoint: {where}: {error.strerror}, {need:.1f} MiB of weights"
             with suppress(OSError):
                 message += f", {shutil.disk_usage(self.checkpoints).free / 2**20:.1f} MiB free"
             if final:
@@ -193,10 +259,12 @@ class RunFolder:
 
     def finish(self, summary: dict[str, Any], sample: str | None = None) -> None:
         """Publish sample and summary: from now on the run is finished and answers by it."""
+        self.lock.check()
         with durable.writing(self.folder):
             if sample is not None:
-                durable.remove_leftovers(self.checkpoints)  # of a disk that refused to delete
-                checkpoint.prune(self.checkpoints, 1, self.keep_at)  # a kill right after the last save left more
+                durable.remove_leftovers(self.checkpoints, checkpoint.NAMES)  # of a disk that refused to delete
+                # A kill right after the last save left more.
+                checkpoint.prune(self.checkpoints, 1, self.plan.id, self.keep_at)
                 durable.write_atomic(self.folder / "sample.txt", sample.encode())
             durable.write_atomic(self.folder / "summary.json", durable.json_bytes(summary))
 

@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from minigpt import branch, checkpoint, config, durable, identity, interrupt, sampling
+from minigpt import branch, checkpoint, config, identity, interrupt, sampling
 from minigpt.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
 from minigpt.config import Plan
 from minigpt.corpus import prepare_tokens
@@ -81,8 +81,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
             steps=budget.steps,
             accepted=started_from,
         )
-        with durable.writing(folder.folder):
-            tokens.tokenizer.save(folder.folder / "tokenizer")  # so that the folder stands alone
+        folder.keep_tokenizer(tokens.tokenizer.files)
         schedule = config.build(cfg["schedule"])
         trunk = None if cfg["branch"] == "off" else branch.trunk_steps(schedule, budget.steps)
         folder.keep_at = {*cfg["checkpoint"]["at"], *([] if trunk is None else [trunk])}
@@ -146,6 +145,12 @@ def optimizer_flops_share(optimizer: ByRole, model: Transformer, budget: Budget)
     4.2 d_model / tokens for Newton-Schulz. None if an optimizer does not tell."""
     flops = optimizer.flops_per_step()
     return flops if flops is None else flops / (model.flops_per_token(budget.seq_len) * budget.tokens_per_step)
+
+
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether no value of any tensor is infinite or not a number; the device is waited for once."""
+    with torch.no_grad():
+        return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
 
 def describe_tokens(tokens: Tokens) -> dict[str, Any]:
@@ -252,24 +257,24 @@ class LiveRun:
                 self,
                 cfg["probe"] and config.build(cfg["probe"], self.optimizer, drop=config.SHARED_SCALARS["probe"]),
             )
+            if not finished:
+                return False
+            with self.progress.timed("evaluation"):
+                evaluation = self.evaluate(final=True)
+            if evaluation is None:
+                if self.progress.bad_in_a_row == 0:
+                    self.save(final=False)
+                return False
+            if not math.isfinite(evaluation.loss):
+                raise NumericsError(
+                    f"diverged: validation loss is {evaluation.loss} after step {self.progress.step} (lower the lr)"
+                )
+            self.progress.final = asdict(evaluation)
+            self.save(final=True)
+            return True
         except NumericsError:
             self.folder.finish(self.summary("diverged", None))
             raise
-        if not finished:
-            return False
-        with self.progress.timed("evaluation"):
-            evaluation = self.evaluate(final=True)
-        if evaluation is None:
-            self.save(final=False)
-            return False
-        if not math.isfinite(evaluation.loss):
-            self.folder.finish(self.summary("diverged", None))
-            raise NumericsError(
-                f"diverged: validation loss is {evaluation.loss} after step {self.progress.step} (lower the lr)"
-            )
-        self.progress.final = asdict(evaluation)
-        self.save(final=True)
-        return True
 
     def finish(self) -> dict[str, Any]:
         """Sample and summary; from then on the run is finished."""
@@ -325,7 +330,10 @@ class LiveRun:
         return tokens_per_s * self.model.flops_per_token(self.budget.seq_len) / peak.flops
 
     def save(self, final: bool) -> None:
-        """A checkpoint. On the way it holds what training goes on with; the final one the weights to be used."""
+        """A checkpoint. On the way it holds what training goes on with; the final one the weights to be used.
+
+        Raises NumericsError, with nothing saved, if a weight is not finite.
+        """
         state = {
             **asdict(self.progress),
             "scaler": self.scaler.state_dict(),
@@ -336,7 +344,13 @@ class LiveRun:
         optimizer = None if final and not self.config["checkpoint"]["keep_optimizer"] else self.optimizer.state_tree()
         if final:
             self.optimizer.eval()
-        self.folder.save(dict(self.model.named_parameters()), optimizer, state, final=final)
+        weights = dict(self.model.named_parameters())
+        if not all_finite(weights.values()):
+            raise NumericsError(
+                f"diverged: weights are not finite after step {self.progress.step} "
+                "(lower the lr; the last good checkpoint is kept)"
+            )
+        self.folder.save(weights, optimizer, state, final=final)
         self.optimizer.train()
 
     def evaluate(self, final: bool) -> Evaluation | None:

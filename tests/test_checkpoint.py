@@ -54,9 +54,9 @@ def test_newest_is_by_number_and_only_so_many_are_kept(tmp_path: Path) -> None:
 
 def test_a_checkpoint_gives_way_to_one_of_its_step_only_where_asked(tmp_path: Path) -> None:
     save(tmp_path, 7)
-    checkpoint.save(tmp_path, 7, MODEL, None, {"note": "other"}, keep=1)
+    checkpoint.save(tmp_path, 7, MODEL, None, {"run": "id", "note": "other"}, keep=1)
     assert checkpoint.load(tmp_path / "step_00000007").state["note"] == "é"
-    checkpoint.save(tmp_path, 7, MODEL, None, {"note": "final"}, keep=1, replace=True)
+    checkpoint.save(tmp_path, 7, MODEL, None, {"run": "id", "note": "final"}, keep=1, replace=True)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000007"]
     assert checkpoint.load(tmp_path / "step_00000007").state["note"] == "final"
     (tmp_path / "step_00000007").rename(tmp_path / "step_00000007.superseded")  # killed before the new one was there

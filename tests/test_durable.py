@@ -60,9 +60,12 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_nothing_else(
 
 @pytest.mark.faults(18)
 def test_leftovers_go_and_everything_else_stays(tmp_path: Path) -> None:
-    (tmp_path / ".tmp-folder").mkdir()
-    (tmp_path / ".tmp-folder" / "x").write_text("x")
-    (tmp_path / ".tmp-file").write_text("x")
-    (tmp_path / "kept").write_text("x")
-    durable.remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    (tmp_path / ".tmp-folder-01234567").mkdir()
+    (tmp_path / ".tmp-folder-01234567" / "x").write_text("x")
+    (tmp_path / ".tmp-removed-folder-89abcdef").mkdir()
+    durable.temporary_name(tmp_path / "file").write_text("x")
+    foreign = {".tmp-notes", ".tmp-file", ".tmp-other-01234567", ".tmp-file-01234567.txt"}
+    for name in {"kept", *foreign}:
+        (tmp_path / name).write_text("x")
+    durable.remove_leftovers(tmp_path, "file|folder")
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", *foreign}

@@ -74,6 +74,7 @@ def of_another_run(run: Path) -> None:
     state = json.loads((newest(run) / "state.json").read_text()) | {"run": "0badc0de"}
     del state["optimizer"]
     model = load_file(newest(run) / "model.safetensors")
+    shutil.rmtree(newest(run))
     checkpoint.save(run / "checkpoints", state["step"], model, None, state, keep=1, replace=True)
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from minigpt import cli, schema
 from minigpt.arguments import Parser, exit_code_of
-from minigpt.durable import storage_error
-from minigpt.errors import ConfigError
+from minigpt.durable import storage_error, write_atomic
+from minigpt.errors import ConfigError, StorageError
+from minigpt.reading import UnreadableError, read_json
 
 DESCRIPTION = """\
 Measure this machine and end in advice to copy: number format, threads, micro-batch, compile or not.
@@ -85,6 +86,8 @@ def bench(options: argparse.Namespace) -> None:
         raise ConfigError(f"out of range: --tokens {options.tokens} (at least 1)")
     if options.json is not None and not options.json.expanduser().absolute().parent.is_dir():
         raise ConfigError(f"no such folder: --json {options.json} (make it first)")
+    if options.json is not None:
+        refuse_foreign(options.json.expanduser())
     if bad := [o for o in options.overrides if "=" not in o]:
         raise ConfigError(*(f"unreadable argument: {o} (write key=value; models are chosen with --only)" for o in bad))
     schema.register()
@@ -120,9 +123,20 @@ def bench(options: argparse.Namespace) -> None:
     if options.json is not None:
         figures = {"machine": machine, "product_flops": rates, "models": results}
         try:
-            options.json.expanduser().write_text(json.dumps(figures, indent=1) + "\n")
+            refuse_foreign(options.json.expanduser())
+            write_atomic(options.json.expanduser(), (json.dumps(figures, indent=1) + "\n").encode())
         except OSError as error:
             raise storage_error(options.json, error) from None
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise StorageError if a file stands there that this command did not write."""
+    try:
+        ours = read_json(path).keys() == {"machine", "product_flops", "models"}
+    except UnreadableError as error:
+        ours = error.missing and not os.path.lexists(path)
+    if not ours or path.is_symlink():
+        raise StorageError(f"not written: {path}: no figures of minigpt.bench (move it away, or another --json)")
 
 
 def usable_cores() -> int:

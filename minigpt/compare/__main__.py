@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from minigpt.arguments import Parser, exit_code_of
 from minigpt.compare.runs import find, select
-from minigpt.durable import storage_error, write_atomic
 from minigpt.errors import ConfigError
 from minigpt.terminal import escape_line
 
@@ -144,21 +143,20 @@ def write(out: Path, report: "Document", drawn: "list[Figure]", rows: list[dict[
     """The files of a report. Raises StorageError."""
     from minigpt.compare.report_html import html
     from minigpt.compare.report_markdown import markdown
+    from minigpt.compare.written import write_files
 
     table = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for figure in drawn:
-            write_atomic(out / f"{figure.name}.png", figure.png)
-        write_atomic(out / "results.csv", table.getvalue().encode())
-        write_atomic(out / "report.md", markdown(report, out).encode())
-        write_atomic(out / "report.html", html(report, out).encode())
-    except OSError as error:
-        raise storage_error(out, error) from None
+    files = {f"{figure.name}.png": figure.png for figure in drawn}
+    files |= {
+        "results.csv": table.getvalue().encode(),
+        "report.md": markdown(report, out).encode(),
+        "report.html": html(report, out).encode(),
+    }
+    write_files(out, files)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ class Bin:
         for number, path in enumerate(self.paths(split)):
             layout = foreign_layout(path)
             link = folder / f"{split}_{number:05d}.bin"
-            link.unlink(missing_ok=True)
+            if link.is_symlink():
+                link.unlink()
             link.symlink_to(path)
             entry = {"name": link.name, "n_tokens": layout.n_tokens, "sha256": count_ids(path, layout, occurrences)}
             shards.append({**entry, "format": layout.format})

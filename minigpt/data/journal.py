@@ -47,6 +47,14 @@ def read_journal(folder: Path, request: dict[str, Any], position: Shape) -> dict
     return journal
 
 
+def is_noted(folder: Path, request: dict[str, Any]) -> bool:
+    """Whether a folder's journal is of this request."""
+    try:
+        return read_json(folder / PROGRESS).get("request") == request
+    except UnreadableError:
+        return False
+
+
 def refuse_other_request(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """DataError with every key that differs, if the folder holds tokens of something else."""
     differences = []

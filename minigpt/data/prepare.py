@@ -11,7 +11,6 @@ encoded one by one and written in order, whatever the number of workers.
 """
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,7 @@ from minigpt.data.bin import Bin
 from minigpt.data.clean import report
 from minigpt.data.encoding import batches, encoded
 from minigpt.data.iterator import START, DatasetIterator, Piece, walk
-from minigpt.data.journal import PROGRESS, read_journal, refuse_other_request
+from minigpt.data.journal import PROGRESS, is_noted, read_journal, refuse_other_request
 from minigpt.data.manifest import FORMAT, MANIFEST, manifest_fingerprint, read_manifest
 from minigpt.data.output import Output
 from minigpt.data.progress import Progress
@@ -31,13 +30,13 @@ from minigpt.data.source import Source
 from minigpt.data.splitting import plan_split
 from minigpt.data.tokens import Tokens
 from minigpt.durable import (
-    TEMPORARY,
     FolderLock,
     json_bytes,
     publish_folder,
     remove_leftovers,
     sha256_file,
     storage_error,
+    temporary_name,
     write_atomic,
 )
 from minigpt.errors import BusyError, DataError
@@ -100,10 +99,17 @@ def prepare(
     try:
         if not (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with lock_folder(folder, wait):
+            with lock_folder(folder, wait) as lock:
                 if not (folder / MANIFEST).exists():
-                    Preparation(corpus, tokenizer, folder, request, workers, Progress(None, None, progress)).run()
-                (folder / PROGRESS).unlink(missing_ok=True)
+                    work = Preparation(corpus, tokenizer, folder, request, workers, Progress(None, None, progress))
+                    try:
+                        work.run()
+                    except DataError:
+                        if not (folder / PROGRESS).exists():
+                            lock.abandon()  # refused before anything was written
+                        raise
+                if is_noted(folder, request):
+                    (folder / PROGRESS).unlink()
     except OSError as error:
         raise storage_error(folder, error) from error
     refuse_other_request(folder, read_manifest(folder)["request"], request)
@@ -181,8 +187,9 @@ class Preparation:
         """What an earlier process left to continue, or None for an empty folder."""
         position = None if isinstance(self.source, Bin) else self.source.position
         if (journal := read_journal(self.folder, self.request, position)) is not None:
+            remove_leftovers(self.folder, r"(progress|manifest)\.json|tokenizer")
             return journal
-        remove_leftovers(self.folder)
+        remove_leftovers(self.folder, r"progress\.json")
         strangers = sorted(entry.name for entry in self.folder.iterdir() if entry.name != "lock")
         if strangers:
             raise DataError(
@@ -209,9 +216,7 @@ class Preparation:
             tokenizer = training.result()
         finally:
             threads.close()
-        temporary = self.folder / f"{TEMPORARY}tokenizer"
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        temporary = temporary_name(published)
         tokenizer.save(temporary)
         publish_folder(temporary, published)
         return tokenizer

@@ -5,6 +5,7 @@ of tokens (uint64), zeros. Every shard of a split but the last holds the same nu
 """
 
 import os
+import re
 import stat
 import struct
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minigpt.data.manifest import AGAIN, way_out
-from minigpt.durable import TEMPORARY, fsync_folder, sha256_file
+from minigpt.durable import TEMPORARY, fsync_folder, regular_file, sha256_file
 from minigpt.errors import DataError
 
 MAGIC = b"minigpt\0"
@@ -157,24 +158,35 @@ class ShardWriter:
 
     def restore(self) -> None:
         """Bring the files to the state that this writer was made with, whatever happened after it was noted."""
-        for path in self.folder.glob(f"{self.split}_*.bin"):
-            if path.name not in {shard["name"] for shard in self.finished} and path != self.path(len(self.finished)):
-                path.unlink()
         published, partial = self.path(len(self.finished)), self.partial_path()
-        for path in self.folder.glob(f"{TEMPORARY}{self.split}_*.bin"):
-            if path != partial:
+        kept = {partial.name, *(shard["name"] for shard in self.finished)}
+        later = [
+            path
+            for path in self.folder.iterdir()
+            if re.fullmatch(rf"({re.escape(TEMPORARY)})?{self.split}_\d{{5,}}\.bin", path.name)
+            and path.name not in kept
+        ]
+        for path in later:
+            refuse_foreign(path)
+        for path in later:
+            if path == published:  # it was filled and published after the state was noted
+                os.replace(published, partial)
+            else:
                 path.unlink()
-        if published.exists():  # it was filled and published after the state was noted
-            os.replace(published, partial)
         if self.partial_tokens:
             size = HEADER_BYTES + self.partial_tokens * self.dtype.itemsize
             if partial.is_symlink() or not partial.is_file() or partial.stat().st_size < size:
                 raise DataError(
                     f"half-made shard is gone or too short: {partial} (remove {self.folder} and start again)"
                 )
-            os.truncate(partial, size)
-        else:
-            partial.unlink(missing_ok=True)
+            descriptor = regular_file(str(partial), os.O_RDWR)
+            try:
+                os.ftruncate(descriptor, size)
+            finally:
+                os.close(descriptor)
+        elif os.path.lexists(partial):
+            refuse_foreign(partial)
+            partial.unlink()
 
     def append(self, ids: np.ndarray) -> None:
         """Write ids of any integer type; the caller has checked their range."""
@@ -189,7 +201,7 @@ class ShardWriter:
 
     def _write(self, content: bytes) -> None:
         if self._descriptor is None:
-            self._descriptor = os.open(self.partial_path(), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            self._descriptor = regular_file(str(self.partial_path()), os.O_RDWR | os.O_CREAT)
             if os.lseek(self._descriptor, 0, os.SEEK_END) == 0:
                 write_all(self._descriptor, bytes(HEADER_BYTES))
         write_all(self._descriptor, content)
@@ -218,6 +230,15 @@ class ShardWriter:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def refuse_foreign(path: Path) -> None:
+    """DataError for a file that has the name of a shard and is none of ours, finished or half-made."""
+    with open(path, "rb", opener=regular_file) as file:
+        start = file.read(HEADER_BYTES)
+    unfinished = bytes(HEADER_BYTES).startswith(start)
+    if not (start.startswith(MAGIC) or (unfinished and path.name.startswith(TEMPORARY))):
+        raise DataError(f"not a shard of minigpt: {path} (move it away)")
 
 
 def write_all(descriptor: int, content: bytes) -> None:

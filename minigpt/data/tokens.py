@@ -157,7 +157,7 @@ class Tokens:
         shards = [*self.train.shards, *self.val.shards]
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
             for shard, sha256 in zip(shards, threads.map(sha256_unless_stopped, [shard.path for shard in shards])):
-                stop_if_requested("nothing was changed")
+                stop_if_requested("nothing was changed (the same command goes on)")
                 if sha256 != shard.sha256:
                     raise DataError(f"damaged shard: {shard.path} (its hash is not the manifest's; {AGAIN})")
 

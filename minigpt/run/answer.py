@@ -7,7 +7,8 @@ from typing import Any
 from minigpt.config import Plan
 from minigpt.errors import NumericsError
 from minigpt.run.changes import changed, changes_of
-from minigpt.run.record import read_record, read_summary
+from minigpt.run.claim import own_record
+from minigpt.run.record import read_summary
 from minigpt.terminal import on_stdout
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ def answer(plan: Plan) -> dict[str, Any] | None:
 
     Raises CheckpointError if code or tokens changed since (unless accepted), NumericsError if the run had diverged.
     """
-    summary, record = read_summary(plan.folder), read_record(plan.folder)
+    summary, record = read_summary(plan.folder), own_record(plan.folder, plan.id)
     if summary is None or record is None:
         return None
     if (changes := changes_of(plan)) and not plan.config["accept_changes"]:

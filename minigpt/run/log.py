@@ -4,6 +4,9 @@ import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from minigpt.durable import regular_file
 
 
 class RunLog(logging.FileHandler):
@@ -15,6 +18,9 @@ class RunLog(logging.FileHandler):
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self.setLevel(logging.DEBUG)
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=regular_file)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._failed:

@@ -10,6 +10,7 @@ for again under another, without a sweep, is a job of the record whose command i
 A study's runs are those of its records, and those whose run.json names it. So a run may belong to several.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt import durable, identity, records
-from minigpt.errors import CheckpointError
+from minigpt.errors import CheckpointError, StorageError
 from minigpt.reading import UnreadableError
 
 
@@ -107,13 +108,24 @@ def changing(path: Path, study: str | None, command: list[str]) -> Iterator[list
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with durable.FolderLock(path.parent, "the records of sweeps").acquire(wait=True):
-        try:
-            jobs = records.read_sweep(path)["jobs"]
-        except UnreadableError:
-            jobs = []
+        jobs = _own_jobs(path, command)
         yield jobs
         content = {"schema": records.SCHEMA, "study": study, "command": command, "jobs": jobs}
         durable.write_atomic(path, durable.json_bytes(content))
+
+
+def _own_jobs(path: Path, command: list[str]) -> list[dict[str, Any]]:
+    """The jobs noted so far. Raises StorageError if what has the record's name is not of this very command."""
+    try:
+        record = records.read_sweep(path)
+    except UnreadableError as error:
+        if error.missing and not os.path.lexists(path):
+            return []
+        raise StorageError(f"not a record of sweeps: {path}: {error.why} (move it away)") from None
+    if record["command"] != command:
+        raise StorageError(f"another record: {path}: of {record['command']}, expected {command} (move it away)")
+    jobs: list[dict[str, Any]] = record["jobs"]
+    return jobs
 
 
 def join(folder: Path, study: str | None, overrides: list[str]) -> None:

@@ -59,12 +59,20 @@ def test_bad_steps_in_a_row_end_the_run_and_no_bad_weight_is_written(
 
 
 @pytest.mark.faults(46)
-def test_a_resumed_run_counts_bad_steps_on(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
-    """Two before the stop and one after are three in a row."""
+def test_a_run_stopped_among_bad_steps_takes_them_again_from_the_last_good_checkpoint(
+    pool: Pool, tmp_path: Path, tokens: list[str]
+) -> None:
+    """Steps 3 and 4 are bad: nothing is saved there, and going on from step 2 ends as if never stopped."""
     command = [*POISONED, *tokens, "train.max_bad_steps=3"]
-    stopped = pool.run(tmp_path, [*command, "train.stop_after=4"], environment={"POISON": "nan:3:4"})
-    assert stopped.code == 0, stopped.said
-    assert pool.run(tmp_path, command, environment={"POISON": "nan:1:1"}).code == 5
+    assert pool.run(tmp_path / "straight", command, environment={"POISON": "nan:3:4"}).code == 0
+    expected = result(run_folder(tmp_path / "straight"))
+    for again, code in (("nan:1:2", 0), ("nan:1:3", 5)):
+        folder = tmp_path / again
+        stopped = pool.run(folder, [*command, "train.stop_after=4"], environment={"POISON": "nan:3:4"})
+        assert stopped.code == 0, stopped.said
+        assert [path.name for path in (run_folder(folder) / "checkpoints").iterdir()] == ["step_00000002"]
+        assert pool.run(folder, command, environment={"POISON": again}).code == code
+        assert code or result(run_folder(folder)) == expected
 
 
 @pytest.mark.faults(47)
@@ -222,10 +230,10 @@ def test_times_of_files_and_leftovers_mean_nothing(pool: Pool, tmp_path: Path, t
     run = run_folder(folder)
     for number, path in enumerate(sorted((run / "checkpoints").iterdir(), reverse=True)):
         os.utime(path, (number * 10**9, number * 10**9))
-    (run / "checkpoints" / ".tmp-step_00000099").mkdir()
+    (run / "checkpoints" / ".tmp-step_00000099-01234567").mkdir()
     (run / "checkpoints" / "step_00000099.bak").mkdir()
     (run / "checkpoints" / "step_99").mkdir()
-    (run / ".tmp-summary.json").write_text("{")
+    (run / ".tmp-summary.json-01234567").write_text("{")
     again = pool.run(folder, command)
     assert again.code == 0, again.said
     assert "resuming at step 5" in again.said

@@ -1,0 +1,65 @@
+"""The files of a report in a folder that other files may share."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from minigpt.durable import json_bytes, sha256_bytes, storage_error, write_atomic
+from minigpt.errors import StorageError
+from minigpt.reading import UnreadableError, read_bytes, read_json
+
+RECORD = "report.json"  # which files a report wrote here, with the SHA-256 of what it wrote
+
+
+def write_files(out: Path, files: dict[str, bytes]) -> None:
+    """Write the files of a report, in place of those that an earlier one left.
+
+    Raises StorageError, with nothing written, if a file of the same name is not as a report left it: somebody wrote
+    or changed it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written = _written(out)
+        new = {name: sha256_bytes(content) for name, content in files.items()}
+        foreign = [name for name in files if os.path.lexists(out / name) and not _known(out / name, written, new[name])]
+        if foreign:
+            raise StorageError(
+                *(
+                    f"not written: {out / name}: another file, or changed by hand (move it away, or another --out)"
+                    for name in foreign
+                )
+            )
+        both = {name: [*written.get(name, []), digest] for name, digest in new.items()}
+        _note(out, written | both)  # before them, so that a report that is killed can be written again
+        for name, content in files.items():
+            write_atomic(out / name, content)
+        _note(out, written | {name: [digest] for name, digest in new.items()})
+    except OSError as error:
+        raise storage_error(out, error) from None
+
+
+def _written(out: Path) -> dict[str, list[str]]:
+    """What reports wrote here: name -> hashes. Raises StorageError if the list is not one of ours."""
+    path = out / RECORD
+    try:
+        found: Any = read_json(path).get("files")
+    except UnreadableError as error:
+        if error.missing and not os.path.lexists(path):
+            return {}
+        found = None
+    if not (isinstance(found, dict) and all(isinstance(hashes, list) for hashes in found.values())):
+        raise StorageError(f"not written: {path}: no list of a report's files (move it away, or another --out)")
+    return found
+
+
+def _known(path: Path, written: dict[str, list[str]], new: str) -> bool:
+    """Whether a file is one that a report wrote, or equals the one to be written."""
+    try:
+        digest = sha256_bytes(read_bytes(path))
+    except UnreadableError:
+        return False
+    return not path.is_symlink() and digest in [*written.get(path.name, []), new]
+
+
+def _note(out: Path, written: dict[str, list[str]]) -> None:
+    write_atomic(out / RECORD, json_bytes({"schema": 1, "files": written}))
