@@ -64,6 +64,7 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
 
     choices: group -> option.  overrides: as typed.  sources: folders that YAML files come from, for `budget` layers.
     """
+    overrides = [o for o in overrides if not (o.endswith("=none") and o.partition("=")[0] not in choices)]
     if cfg.get("stand_in") is not None:
         cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
     config = resolved(cfg)
@@ -357,13 +358,16 @@ def build(node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **s
 
 def plan_of(cfg: DictConfig) -> Plan:
     """The plan of a composed configuration, with or without its `hydra` node (inside a job Hydra knows the rest)."""
+    return check(*parts_of(cfg))
+
+
+def parts_of(cfg: DictConfig) -> tuple[DictConfig, dict[str, str], list[str], list[str]]:
+    """What `check` takes: our part of a composed configuration, and choices, overrides and sources from Hydra's."""
     from hydra.core.hydra_config import HydraConfig
 
     hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
-    choices = choices_of(cfg, hydra)
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
-    overrides = [o for o in hydra.overrides.task if not (o.endswith("=none") and o.partition("=")[0] not in choices)]
-    return check(own_keys(cfg), choices, overrides, sources)
+    return own_keys(cfg), choices_of(cfg, hydra), list(hydra.overrides.task), sources
 
 
 def data_of(cfg: DictConfig) -> tuple[dict[str, Any], Path]:

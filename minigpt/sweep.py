@@ -22,6 +22,7 @@ from minigpt.config import Plan, choices_of
 from minigpt.errors import BusyError, CheckpointError, ConfigError, MinigptError, NumericsError, Stopped
 from minigpt.progress import duration
 from minigpt.reading import UnreadableError
+from minigpt.run.answer import answer, report
 from minigpt.run.record import FAILED, failure, read_summary
 from minigpt.source_digest import changed_modules
 from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
@@ -74,13 +75,13 @@ class Sweep:
             return False  # generate.py, preprocess.py, or a run that leaves no trace
         self.output = Path(cfg.output_dir).expanduser()
         planned = list(plans(cfg, jobs, compose))
-        for job, found in zip(self.jobs, planned, strict=True):
-            if found is not None:
-                job |= {"folder": found[1].folder.name, "study": found[1].study}
-        refuse_changes([found[1] for found in planned if found is not None])
+        for job, plan in zip(self.jobs, planned, strict=True):
+            if plan is not None:
+                job |= {"folder": plan.folder.name, "study": plan.study}
+        refuse_changes([plan for plan in planned if plan is not None])
         self._write_record(cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment"), arguments)
         if jobs:
-            self.left = [job for job, found in zip(jobs, planned, strict=True) if not self._answers(found)]
+            self.left = [job for job, plan in zip(jobs, planned, strict=True) if not _answers(plan)]
         return self.left == []
 
     def _write_record(self, study: str | None, arguments: list[str]) -> None:
@@ -88,16 +89,6 @@ class Sweep:
         with durable.writing(record), changing(record, study, arguments) as jobs:
             jobs[:] = self.jobs
         self.record = record
-
-    def _answers(self, found: tuple[DictConfig, Plan] | None) -> bool:
-        """Whether a job has finished already and has said so."""
-        if found is None or interrupt.requested():
-            return False
-        cfg, plan = found
-        if (read_summary(plan.folder) or {}).get("status") != "finished":
-            return False
-        self.job(cfg)
-        return True
 
     def __call__(self, cfg: DictConfig) -> Any:
         """One job. Raises JobFailed; SystemExit for a stop signal, which ends the sweep."""
@@ -181,6 +172,16 @@ class Sweep:
         if self.record is not None:
             print(f"record: {self.record}", file=sys.stderr)
         return next((code for code, _ in outcomes if code), 0)
+
+
+def _answers(plan: Plan | None) -> bool:
+    """Whether a job has finished already and has said so."""
+    if plan is None or interrupt.requested() or (read_summary(plan.folder) or {}).get("status") != "finished":
+        return False
+    summary = answer(plan)
+    if summary is not None:
+        report(plan.folder, summary)
+    return summary is not None
 
 
 def _add(jobs: list[dict[str, Any]], number: int, facts: dict[str, Any]) -> None:

@@ -96,11 +96,7 @@ def test_the_plans_of_jobs_are_those_that_hydra_composes(shell: Shell) -> None:
     assert len(jobs) == 64
     found = list(plans(first, jobs, lambda some: cli.compose("train", some, None, lambda cfg: None)))
     for job, planned in list(zip(jobs, found, strict=True))[::7]:
-        assert planned is not None
-        cfg, plan = planned
-        alone = config.plan_of(cli.compose("train", job, None, lambda cfg: None))
-        assert plan == alone
-        assert config.plan_of(cfg) == alone
+        assert planned == config.plan_of(cli.compose("train", job, None, lambda cfg: None))
 
 
 def test_one_preparation_of_tokens_serves_all_jobs(shell: Shell) -> None:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,9 +37,9 @@ def jobs_of(cfg: DictConfig, overrides: list[str]) -> list[list[str]]:
     return jobs
 
 
-def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterator[tuple[DictConfig, Plan] | None]:
-    """Configuration and plan of each job, in their order; None for a job that cannot work, which
-    will say why. first: the configuration of the first one.
+def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterator[Plan | None]:
+    """The plan of each job, in their order; None for a job that cannot work, which will say why.
+    first: the configuration of the first one.
 
     Hydra takes a tenth of a second to compose a job. Jobs that differ only in single values are
     composed once, and get their values set, which takes a tenth of that.
@@ -50,20 +50,19 @@ def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterato
     parser, groups = OverridesParser.create(), set(first.hydra.runtime.choices)
     everywhere = set.intersection(*map(set, jobs)) if jobs else set()
     parsed = {text: parser.parse_override(text) for job in jobs for text in {*job} - everywhere}
-    bases: dict[tuple[str, ...], DictConfig] = {}
+    bases: dict[tuple[str, ...], Any] = {}
     for job in jobs:
         values = [parsed[text] for text in job if text in parsed and _is_value(parsed[text], groups)]
         apart = {value.input_line for value in values}
         shared = tuple(text for text in job if text not in apart)
         try:
             if shared not in bases:
-                bases[shared] = compose([*shared, *first.hydra.overrides.hydra])
-            cfg = copy.deepcopy(bases[shared])
+                bases[shared] = config.parts_of(compose([*shared, *first.hydra.overrides.hydra]))
+            base, choices, _, sources = bases[shared]
+            own = copy.deepcopy(base)
             for value in values:
-                OmegaConf.update(cfg, value.key_or_group, value.value(), merge=True)
-            OmegaConf.set_readonly(cfg.hydra, False)
-            cfg.hydra.overrides.task = job
-            yield cfg, config.plan_of(cfg)
+                OmegaConf.update(own, value.key_or_group, value.value(), merge=True)
+            yield config.check(own, choices, job, sources)
         except (MinigptError, HydraException, OmegaConfBaseException):
             yield None
 

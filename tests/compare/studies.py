@@ -98,7 +98,7 @@ class Study:
             for part in path:
                 node = node[part]
             node[last] = value
-        who = identity.run_identity(resolved)
+        who = identity.run_identity(resolved, weights=resolved["init_from"])
         id = identity.short_hash(who)
         folder = self.folder / f"tiny-{arm}-s{seed}-{id}"
         folder.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Doubts that a reader must be told, and times that are not comparable."""
 
 import math
+import re
 
 import pytest
 from studies import Compare, Study
@@ -154,3 +155,28 @@ def test_a_restless_machine_is_named(study: Study, compare: Compare) -> None:
     assert compare("--by", "optim") == 0
     assert "muon: its step times differ by 40 % from run to run" in compare.out
     assert "adamw: its step times" not in compare.out
+
+
+def test_flops_of_an_optimizer_that_does_not_tell_are_no_number(study: Study, compare: Compare) -> None:
+    pairs(study, summary={"optimizer_flops_share": None})
+    assert compare("--by", "optim") == 0, compare.err
+    tokens, steps, flops, _ = ratios(compare)
+    assert tokens.startswith(steps.partition("x")[0])
+    assert flops == "unknown"
+    assert "muon: its FLOPs are unknown" in compare.out
+    assert "adamw: its FLOPs" not in compare.out
+
+
+def test_a_step_time_lies_in_its_own_interval(study: Study, compare: Compare) -> None:
+    """Two fast runs and one slow one: their median is far from the mean that the interval is around."""
+    for seed, ms in zip(range(100, 109), (18, 18, 18, 18, 18, 24, 24, 24, 24), strict=True):
+        for arm in ("muon", "adamw"):
+            study.run(arm, seed, 3.0 + wobble(seed), step_time_s=ms / 1000, steps=100)
+    report = study.folder / "report"
+    assert compare("--by", "optim", "--out", str(report)) == 0, compare.err
+    table = (report / "report.md").read_text().partition("What a run costs")[2]
+    row = next(line for line in table.splitlines() if line.startswith("| muon"))
+    cells = re.findall(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", row)
+    assert cells
+    for value, low, high in cells:
+        assert float(low) <= float(value) <= float(high)

@@ -11,6 +11,7 @@ from torch import nn
 
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.optim.by_role import ByRole
+from minigpt.optim.lion import Lion
 from minigpt.optim.muon import Muon
 from minigpt.roles import Role
 from tests.optim.toy import ADAMW, Toy, assert_equal_trees, backward, by_role, saved, train
@@ -340,3 +341,31 @@ def test_a_wider_model_gets_the_lr_of_its_optimizer_and_the_same_lr_times_decay(
     factors = {group["role"]: 1e-2 / group["initial_lr"] for group in groups}
     assert factors == pytest.approx({"hidden": 4.0**expected, "embed": 1.0, "head": 4.0, "scalar": 1.0})
     assert all(group["initial_lr"] * group["weight_decay"] == pytest.approx(1e-3) for group in groups)
+
+
+class Silent(torch.optim.AdamW):
+    """An optimizer of someone else's: what it adds to its base may be a matrix product."""
+
+
+class Telling(Silent):
+    def flops_per_step(self):
+        return 123
+
+
+@pytest.mark.parametrize(
+    ("hidden", "flops"),
+    [
+        (ADAMW, 0),
+        (partial(torch.optim.SGD, lr=0.1), 0),
+        (partial(Lion, lr=0.1), 0),
+        (partial(Silent, lr=0.1), None),
+        (partial(torch.optim.Muon, lr=0.1), None),
+        (partial(Telling, lr=0.1), 123),
+    ],
+)
+def test_the_flops_of_an_optimizer_are_known_where_it_tells_or_is_elementwise(hidden, flops):
+    assert by_role(Toy(device="meta"), hidden).flops_per_step() == flops
+
+
+def test_muon_tells_more_than_nothing():
+    assert by_role(Toy(device="meta"), MUON).flops_per_step() > 0
