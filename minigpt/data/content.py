@@ -47,7 +47,7 @@ SIGNATURES = (
     (0, b"\xff\xfe", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
     (0, b"\xfe\xff", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
 )
-CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r\x1b"}) + b"\x7f"
+CONTROL = bytes({*range(32)} - {*b"\b\t\n\v\f\r\x1b"}) + b"\x7f"
 
 
 def inner_suffix(path: Path) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from minigpt.data.aside import Workers, settled
 from minigpt.data.iterator import Piece
+from minigpt.interrupt import requested
 
 BATCH_CHARACTERS = 1 << 19  # text handed to a thread at once: enough to make handing over cheap
 
@@ -20,13 +21,13 @@ class Batch:
 
 
 def batches(pieces: Iterable[Piece]) -> Iterator[Batch]:
-    """Pieces in lists of about BATCH_CHARACTERS of text."""
+    """Pieces in lists of about BATCH_CHARACTERS of text, shorter ones once a stop signal came."""
     batch: list[Piece] = []
     size = 0
     for piece in pieces:
         batch.append(piece)
         size += len(piece.text)
-        if size >= BATCH_CHARACTERS:
+        if size >= BATCH_CHARACTERS or requested() is not None:
             yield Batch(batch)
             batch, size = [], 0
     if batch:

@@ -7,6 +7,7 @@ from typing import Any
 from minigpt.data.clean import clean
 from minigpt.data.source import Source, SplitName
 from minigpt.data.splitting import split_document
+from minigpt.interrupt import requested
 
 # Where a walk stands, as JSON: position (of the document, in the source's own terms), number (of the document), pieces
 # (of it that are done).
@@ -27,7 +28,10 @@ class Piece:
 
 
 def walk(source: Source, rule: dict[str, Any], start: State = START) -> Iterator[Piece]:
-    """The pieces behind `start`. If the source ends with skipped documents, an empty last piece tells of them."""
+    """The pieces behind `start`.
+
+    If the source ends with skipped documents, or a stop signal comes among them, an empty piece tells of them.
+    """
     skipped: list[str] = []
     after = start
     for number, document in enumerate(source.documents(start["position"]), start["number"]):
@@ -42,6 +46,9 @@ def walk(source: Source, rule: dict[str, Any], start: State = START) -> Iterator
         if met == 0 and not done:
             skipped.append("null" if document.text is None else "blank")
             after = {"position": document.position, "number": number, "pieces": 1}  # 1: it is counted
+            if requested() is not None:
+                yield Piece("", 0, "train", False, after, skipped)
+                skipped = []
     if skipped:
         yield Piece("", 0, "train", False, after, skipped)
 

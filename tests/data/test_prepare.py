@@ -350,6 +350,32 @@ def test_sigterm_does_not_wait_for_an_encoder(tmp_path: Path, workers: int) -> N
     assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
 
 
+@pytest.mark.usefixtures("_signals")
+@pytest.mark.faults(6)
+def test_sigterm_is_heard_among_documents_without_text(tmp_path: Path) -> None:
+    """The skipped ones are counted once, and the same command ends with the same bytes."""
+
+    class Signalling(Memory):
+        read = 0
+
+        def documents(self, start: Any = None) -> Iterator[Document]:
+            for document in super().documents(start):
+                Signalling.read += 1
+                if document.position == 5000:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield document
+
+    texts = [*TEXTS, *[None] * 300_000, *TEXTS]
+    splits: list[Any] = ["train", *["val"] * 3, *["train"] * (len(texts) - 4)]
+    with pytest.raises(Stopped, match="tokens are kept"):
+        prepare(Signalling(texts, splits), Byte(), tmp_path / "stopped", **OPTIONS)
+    assert Signalling.read < 6000
+    interrupt.clear()
+    prepare(Memory(texts, splits), Byte(), tmp_path / "stopped", **OPTIONS)
+    prepare(Memory(texts, splits), Byte(), tmp_path / "straight", **OPTIONS)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
 @pytest.mark.faults(6)
 def test_sigterm_does_not_wait_until_a_tokenizer_has_learnt(tmp_path: Path) -> None:
     """From a line of 10 MB without a space, which takes a quarter of a minute."""
