@@ -1,5 +1,6 @@
 """Read a run, or an exported folder, back as a model: for generation, export and `init_from`."""
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ def find_run(path: str | None, output_dir: str) -> Path:
     """The run folder that was asked for, or the newest finished one. Raises ConfigError if there is none."""
     if path is not None:
         folder = Path(path).expanduser()
-        if not any((folder / name).is_file() for name in ("run.json", "config.json")):
+        if not any(os.path.isfile(folder / name) for name in ("run.json", "config.json")):
             raise ConfigError(f"no run there: run={path} (a run such as outputs/<name>-<id>, or an exported folder)")
         return folder
     finished = [
@@ -44,7 +45,7 @@ def find_run(path: str | None, output_dir: str) -> Path:
 
 def load_any(folder: Path, trust: Collection[str] = ()) -> Loaded:
     """A run, or a folder written by minigpt.export.  trust: see `load_run`."""
-    return load_run(folder, trust) if (folder / "run.json").is_file() else load_exported(folder)
+    return load_run(folder, trust) if os.path.isfile(folder / "run.json") else load_exported(folder)
 
 
 def load_exported(folder: Path) -> Loaded:
@@ -89,10 +90,10 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
     Raises CheckpointError if there are no such weights (any more), or they do not fit.
     """
     weights: dict[str, torch.Tensor] | None = None
-    if (source / "run.json").is_file():
+    if os.path.isfile(source / "run.json"):
         found = checkpoint.with_weights(source / "checkpoints", sha256)
         weights = None if found is None else found.model
-    elif (source / "config.json").is_file():
+    elif os.path.isfile(source / "config.json"):
         _, weights = export.from_hugging_face(source)
         if weights_id(source) != sha256:
             weights = None
@@ -106,7 +107,7 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
 
 def tokenizer_change(source: Path, tokenizer: Any) -> str | None:
     """How the tokenizer of `init_from` differs from this run's, as both fingerprints; None if it does not."""
-    folder = source / "tokenizer" if (source / "run.json").is_file() else source
+    folder = source / "tokenizer" if os.path.isfile(source / "run.json") else source
     try:
         theirs = load_tokenizer(folder).fingerprint
     except DataError:

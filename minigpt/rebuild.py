@@ -24,6 +24,7 @@ from minigpt.interrupt import stop_if_requested
 from minigpt.model.transformer import Transformer
 
 OWN = "minigpt.model"
+SPECIAL = ("_target_", "_partial_", "_convert_")  # keys of a node that are no arguments
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 REFUSED_VALUES = (ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError)
 
@@ -104,7 +105,7 @@ class Parts:
             return {name: self.build(item, f"{key}.{name}") for name, item in value.items()}
         found = self.find(value["_target_"], key)
         known = signature.read_signature(value["_target_"])
-        arguments = {k: v for k, v in value.items() if k not in ("_target_", "_partial_")} | supplied
+        arguments = {k: v for k, v in value.items() if k not in SPECIAL} | supplied
         for name, item in arguments.items():
             if name not in known.parameters and not known.open:
                 raise self.error("unknown argument", f"{key}.{name} of {found.__name__}")

@@ -162,6 +162,21 @@ def test_damaged_and_foreign_folders_are_refused(tokenizer: Tokenizer, tmp_path:
         from_hugging_face(folder)
 
 
+def test_a_snapshot_in_the_cache_of_hugging_face_is_read(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Its files are links to blobs beside it; no other link leads out of a folder."""
+    to_hugging_face(draw(tokenizer), tokenizer, tmp_path / "exported")
+    for name in ("models--a--b/snapshots/0f", "models--a--b/other/0f"):
+        (tmp_path / name).mkdir(parents=True)
+        for file in (tmp_path / "exported").iterdir():
+            blob = tmp_path / "models--a--b" / "blobs" / f"{len(file.name)}{file.stem}"
+            blob.parent.mkdir(exist_ok=True)
+            blob.write_bytes(file.read_bytes())
+            (tmp_path / name / file.name).symlink_to(f"../../blobs/{blob.name}")
+    assert len(from_hugging_face(tmp_path / "models--a--b/snapshots/0f")[1]) == 21
+    with pytest.raises(CheckpointError, match="a link that leads out"):
+        from_hugging_face(tmp_path / "models--a--b/other/0f")
+
+
 def test_the_command_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), str(tmp_path / "exported")]) == 4
     assert capsys.readouterr().err.startswith("error: ")
