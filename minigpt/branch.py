@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from minigpt import checkpoint, durable, reading, signature
 from minigpt.errors import CheckpointError
 from minigpt.loop import progress_of
+from minigpt.parameters import check_parameters
 from minigpt.run.changes import changes_since, path_changes
 from minigpt.run.record import read_record
 from minigpt.run_folder import RunFolder
@@ -135,7 +136,7 @@ def take(run: RunFolder, trunk: Trunk, model: "nn.Module") -> checkpoint.Checkpo
     """Load a trunk's checkpoint and copy the rows logged before it; None if it cannot serve."""
     try:
         found = checkpoint.load(trunk.folder / "checkpoints" / f"step_{trunk.step:08d}")
-        checkpoint.check_parameters(model, found.model, found.folder)
+        check_parameters(model, found.model, found.folder)
         progress, size = progress_of(found.state), found.state["metrics_bytes"]
         rows = reading.read_bytes(trunk.folder / "metrics.jsonl")[:size]
         fits = found.optimizer is not None and progress.final is None and progress.step == trunk.step

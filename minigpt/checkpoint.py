@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from minigpt import durable, interrupt, reading
 from minigpt.errors import CheckpointError
+from minigpt.tensor_tree import decode_tree, encode_tree
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,6 @@ NAMES = rf"step_(\d{{8,}})({re.escape(SUPERSEDED)})?"
 FOLDER = re.compile(NAMES)
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 MAX_MANIFEST_BYTES = 2**20
-MAX_NAMED = 20  # problems of one checkpoint
 
 
 @dataclass(frozen=True)
@@ -46,42 +46,6 @@ class Checkpoint:
     model: dict[str, "torch.Tensor"]
     optimizer: dict[str, Any] | None
     state: dict[str, Any]
-
-
-def encode_tree(tree: Any, tensors: dict[str, "torch.Tensor"], path: str = "") -> Any:
-    """A tree of tensors, numbers, text, None, lists and dicts as JSON; tensors move to `tensors` by path."""
-    import torch
-
-    if isinstance(tree, torch.Tensor):
-        tensors[path] = tree.detach().cpu().contiguous()
-        return {"@tensor": path}
-    if isinstance(tree, Mapping):
-        # Pairs, since state may have keys that JSON would turn into text.
-        return {"@dict": [[key, encode_tree(value, tensors, f"{path}/{key}")] for key, value in tree.items()]}
-    if isinstance(tree, list | tuple):
-        items = [encode_tree(value, tensors, f"{path}/{index}") for index, value in enumerate(tree)]
-        return {"@tuple": items} if isinstance(tree, tuple) else items
-    if isinstance(tree, float) and tree in (float("inf"), float("-inf")):
-        return {"@float": str(tree)}
-    if tree is None or isinstance(tree, bool | int | float | str):
-        return tree
-    raise TypeError(f"optimizer state at {path} holds a {type(tree).__name__}, which checkpoints cannot express")
-
-
-def decode_tree(node: Any, tensors: Mapping[str, "torch.Tensor"]) -> Any:
-    """The inverse of `encode_tree`."""
-    if isinstance(node, list):
-        return [decode_tree(item, tensors) for item in node]
-    if not isinstance(node, dict):
-        return node
-    ((kind, value),) = node.items()
-    if kind == "@tensor":
-        return tensors[value]
-    if kind == "@dict":
-        return {key: decode_tree(item, tensors) for key, item in value}
-    if kind == "@tuple":
-        return tuple(decode_tree(item, tensors) for item in value)
-    return float(value)
 
 
 def save(
@@ -319,37 +283,3 @@ def load(folder: Path) -> Checkpoint:
             f"damaged checkpoint: {folder}: not as minigpt writes it: {type(error).__name__} {error} "
             "(an older one is used if there is one)"
         ) from None
-
-
-def check_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:
-    """Raise CheckpointError unless `saved` holds every parameter of a module: names, shapes, floating point."""
-    parameters = dict(module.named_parameters())
-    problems = [
-        f"checkpoint does not fit the model: {where}: "
-        f"{name} {_shape(saved.get(name))} -> {_shape(parameters.get(name))} "
-        "(saved -> given; use the configuration of the run)"
-        for name in sorted(parameters.keys() | saved.keys())
-        if name not in parameters or name not in saved or parameters[name].shape != saved[name].shape
-    ]
-    problems += [
-        f"not a weight: {where}: {name} is {str(saved[name].dtype).removeprefix('torch.')} (floating point is)"
-        for name in sorted(parameters.keys() & saved.keys())
-        if not saved[name].is_floating_point()
-    ]
-    if problems:
-        more = [f"{len(problems) - MAX_NAMED:,} more that do not fit: {where}"] if problems[MAX_NAMED:] else []
-        raise CheckpointError(*problems[:MAX_NAMED], *more)
-
-
-def restore_parameters(module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path) -> None:
-    """Copy saved parameters into a module by name. Raises CheckpointError, with nothing copied, if any does not fit."""
-    import torch
-
-    check_parameters(module, saved, where)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            parameter.copy_(saved[name])
-
-
-def _shape(tensor: "torch.Tensor | None") -> str:
-    return "missing" if tensor is None else str(tuple(tensor.shape))

@@ -12,6 +12,7 @@ from minigpt import checkpoint, export
 from minigpt.config import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
 from minigpt.model.transformer import Transformer
+from minigpt.parameters import restore_parameters
 from minigpt.rebuild import rebuild
 from minigpt.run.record import read_record, read_summary
 from minigpt.tokenizer import load as load_tokenizer
@@ -102,7 +103,7 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
             f"weights changed: init_from={source}: those planned with ({sha256[:12]}) are not there any more "
             "(repeat the command)"
         )
-    checkpoint.restore_parameters(model, weights, source)
+    restore_parameters(model, weights, source)
 
 
 def tokenizer_change(source: Path, tokenizer: Any) -> str | None:

@@ -27,6 +27,7 @@ from minigpt.loop import Progress, Settings, fit, progress_of
 from minigpt.metrics import read_rows
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
+from minigpt.parameters import restore_parameters
 from minigpt.peak import peak_of
 from minigpt.precision import Precision
 from minigpt.progress import ProgressBar
@@ -88,7 +89,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
         saved = folder.newest_checkpoint() or branch.adopt(folder, schedule, budget.steps, model)
 
         if saved is not None:
-            checkpoint.restore_parameters(model, saved.model, saved.folder)
+            restore_parameters(model, saved.model, saved.folder)
         model = model.to(chosen.device)
         model.activation_checkpointing = train["activation_checkpointing"]
         optimizer = config.build_optimizer(cfg["optim"], model)

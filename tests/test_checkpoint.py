@@ -13,6 +13,8 @@ from fault_table import Tries
 
 from minigpt import checkpoint
 from minigpt.errors import CheckpointError
+from minigpt.parameters import restore_parameters
+from minigpt.tensor_tree import encode_tree
 
 MODEL = {"embed.weight": torch.arange(12.0).reshape(3, 4), "head.weight": torch.ones(2, 2, dtype=torch.bfloat16)}
 OPTIMIZER: dict[str, Any] = {
@@ -225,7 +227,7 @@ def test_parameters_that_do_not_fit_are_all_named_and_nothing_is_copied() -> Non
     before = module.weight.detach().clone()
     saved = {"weight": torch.zeros(3, 3), "other": torch.zeros(1)}
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.restore_parameters(module, saved, Path("here"))
+        restore_parameters(module, saved, Path("here"))
     text = str(caught.value)
     assert "weight (3, 3) -> (3, 2)" in text
     assert "other (1,) -> missing" in text
@@ -235,7 +237,7 @@ def test_parameters_that_do_not_fit_are_all_named_and_nothing_is_copied() -> Non
 
 def test_state_that_cannot_be_expressed_is_refused_by_its_path() -> None:
     with pytest.raises(TypeError, match="/a/b"):
-        checkpoint.encode_tree({"a": {"b": object()}}, {})
+        encode_tree({"a": {"b": object()}}, {})
 
 
 def test_checkpoints_hold_plain_json(tmp_path: Path) -> None:

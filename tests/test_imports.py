@@ -25,6 +25,8 @@ LEAVES = {
     "signature",
     "startup",
     "reading",
+    "tensor_tree",
+    "parameters",
     "records",
     "streams",
 }

@@ -23,7 +23,8 @@ from safetensors.torch import save as to_bytes
 
 from minigpt import checkpoint, durable, export, interrupt
 from minigpt.cli import overrides
-from minigpt.data.tokens import Tokens, manifest_fingerprint
+from minigpt.data.manifest import manifest_fingerprint
+from minigpt.data.tokens import Tokens
 from minigpt.errors import CheckpointError, ConfigError, DataError, Stopped
 from minigpt.load import init_weights_from, load_run
 from minigpt.tokenizer import load as load_tokenizer
