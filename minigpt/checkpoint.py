@@ -74,7 +74,7 @@ def save(
         raise FileExistsError(errno.EEXIST, "in the way, and no checkpoint of this run", str(final))
     if final.exists() and not replace:
         try:
-            verify(final)
+            verify(final, stoppable=False)  # a run that stops saves
             return final  # the same run at the same step: it is there already
         except CheckpointError:
             durable.remove_folder(final)  # the step was computed again, from behind a damaged checkpoint
@@ -208,14 +208,18 @@ def _newest(checkpoints: Path, read: Callable[[Path], Found]) -> Found | None:
     return None
 
 
-def verify(folder: Path) -> dict[str, bytes]:
-    """The content of every file of a checkpoint, checked against its manifest. Raises CheckpointError if damaged."""
+def verify(folder: Path, stoppable: bool = True) -> dict[str, bytes]:
+    """The content of every file of a checkpoint, checked against its manifest.
+
+    Raises CheckpointError if damaged; Stopped after a stop signal, if `stoppable`.
+    """
 
     def damaged(name: str, why: str) -> CheckpointError:
         return CheckpointError(f"damaged checkpoint: {folder / name}: {why} (an older one is used if there is one)")
 
     def content_of(name: str, limit: int) -> bytes:
-        interrupt.stop_if_requested(f"reading {folder}")
+        if stoppable:
+            interrupt.stop_if_requested(f"reading {folder} (the same command goes on)")
         try:
             return reading.read_bytes(folder / name, limit)
         except reading.UnreadableError as error:
