@@ -72,7 +72,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def refuse_way_out(folder: Path, path: Path) -> None:
-    """DataError for a link that leads out of the folder."""
+    """DataError for a path that a link leads out of the folder."""
     target = Path(os.path.realpath(path))  # which stops where a link leads in a circle
-    if path.is_symlink() and not target.is_relative_to(folder.resolve()):
+    if not target.is_relative_to(folder.resolve()):
         raise DataError(f"a link leads out of the folder of tokens: {path} (put the file itself there)")

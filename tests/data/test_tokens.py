@@ -207,24 +207,32 @@ def test_a_manifest_of_other_types_is_one_line(folder: Path, place: tuple, value
     assert "\n" not in str(caught.value)
 
 
-def pipe(path: Path) -> None:
+def pipe(path: Path, elsewhere: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
 
-def link_out(path: Path) -> None:
-    outside = path.parents[2] / "outside"
-    path.rename(outside)
-    path.symlink_to(outside)
+def link_out(path: Path, elsewhere: Path) -> None:
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "tokenizer/tokenizer.json", SHARD])
 @pytest.mark.parametrize("swap", [pipe, link_out])
 @pytest.mark.faults(31)
-def test_pipes_and_links_that_lead_out_are_refused(folder: Path, name: str, swap: Callable[[Path], None]) -> None:
+def test_pipes_and_links_that_lead_out_are_refused(
+    folder: Path, tmp_path: Path, name: str, swap: Callable[[Path, Path], None]
+) -> None:
     """A pipe would be waited for until somebody writes to it."""
-    swap(folder / name)
+    swap(folder / name, tmp_path / "elsewhere")
     with pytest.raises(DataError, match=Path(name).name):
+        Tokens.open(folder, load)
+
+
+@pytest.mark.faults(31)
+def test_a_tokenizer_that_lies_elsewhere_is_refused(folder: Path, tmp_path: Path) -> None:
+    link_out(folder / "tokenizer", tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"a link leads out of the folder of tokens: .*tokenizer"):
         Tokens.open(folder, load)
 
 
@@ -254,6 +262,7 @@ def test_another_tokenizer(folder: Path) -> None:
             path.name: sha256_file(path) for path in sorted((folder / "tokenizer").iterdir())
         }
 
+    shutil.rmtree(folder / "tokenizer")
     Byte().train([]).save(folder / "tokenizer")
     with pytest.raises(DataError, match=r"damaged tokenizer file: .*tokenizer"):
         Tokens.open(folder, load)
