@@ -6,6 +6,7 @@ jobs answer without Hydra, which takes two tenths of a second for each; the othe
 
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -19,9 +20,9 @@ from omegaconf import DictConfig
 
 from minigpt import checkpoint, durable, interrupt, records
 from minigpt.config import Plan, choices_of
-from minigpt.errors import BusyError, CheckpointError, ConfigError, MinigptError, NumericsError, Stopped
+from minigpt.errors import BusyError, CheckpointError, ConfigError, MinigptError, NumericsError, Stopped, StorageError
 from minigpt.progress import duration
-from minigpt.reading import UnreadableError
+from minigpt.reading import UnreadableError, read_bytes
 from minigpt.run.answer import answer, report
 from minigpt.run.record import FAILED, failure, read_summary
 from minigpt.source_digest import changed_modules
@@ -69,6 +70,7 @@ class Sweep:
         """
         if "Slurm" in cfg.hydra.launcher._target_ and shutil.which("sbatch") is None:
             raise ConfigError("no Slurm here: hydra/launcher=slurm: no sbatch on PATH (start it on a login node)")
+        refuse_foreign(Path(cfg.hydra.sweep.dir) / "multirun.yaml")
         jobs = jobs_of(cfg, overrides)
         self.jobs = [{"overrides": job, "folder": None} for job in jobs]
         if "train" not in cfg or cfg.dry_run:
@@ -182,6 +184,18 @@ def _answers(plan: Plan | None) -> bool:
     if summary is not None:
         report(plan.folder, summary)
     return summary is not None
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise StorageError if Hydra, which writes this file for every sweep, would replace one that it did not write."""
+    try:
+        content = read_bytes(path)
+    except UnreadableError as error:
+        if error.missing and not os.path.lexists(path):
+            return
+        content = b""
+    if path.is_symlink() or not re.search(rb"(?m)^hydra:$", content):
+        raise StorageError(f"cannot write: {path}: not a file of Hydra's (move it away)")
 
 
 def _add(jobs: list[dict[str, Any]], number: int, facts: dict[str, Any]) -> None:

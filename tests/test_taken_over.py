@@ -51,7 +51,7 @@ def started(tmp_path: Path) -> Iterator[list[Started]]:
 
 
 @pytest.mark.faults(15)
-@pytest.mark.parametrize("how", ["removed", "moved", "lock removed"])
+@pytest.mark.parametrize("how", [pytest.param("removed", marks=pytest.mark.slow), "moved", "lock removed"])
 def test_a_folder_that_goes_away_ends_the_run(how: str, started: list[Started], tmp_path: Path) -> None:
     (first,) = started
     folder = first.trains()
@@ -73,9 +73,7 @@ def test_a_folder_that_goes_away_ends_the_run(how: str, started: list[Started], 
 
 
 @pytest.mark.faults(15)
-def test_a_run_whose_lock_was_removed_gives_way_to_the_one_that_took_it(
-    started: list[Started], tmp_path: Path
-) -> None:
+def test_a_run_whose_lock_was_removed_gives_way_to_the_one_that_took_it(started: list[Started], tmp_path: Path) -> None:
     """The first one is held while the second begins; then both want to write."""
     (first,) = started
     folder = first.trains()

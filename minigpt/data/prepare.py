@@ -105,7 +105,7 @@ def prepare(
                     try:
                         work.run()
                     except DataError:
-                        if not (folder / PROGRESS).exists():
+                        if not is_noted(folder, request):
                             lock.abandon()  # refused before anything was written
                         raise
                 if is_noted(folder, request):

@@ -220,3 +220,16 @@ def test_seeds_that_tune_must_not_confirm(
     shell = Shell(tmp_path, monkeypatch, capfd)
     assert shell("train", *SMALL, "verdict.tuning_seeds=[0,1]", "verdict.confirmation_seeds=[1,2]") == 2
     assert "seeds that tune must not confirm: [1] in both lists" in shell.err
+
+
+@pytest.mark.parametrize("foreign", ["report.md", "report.html", "results.csv", "report.json", "loss_tokens.png"])
+def test_a_folder_with_files_of_its_names_is_refused_and_left_as_it_is(
+    foreign: str, study: Study, compare: Compare, tmp_path: Path
+) -> None:
+    study.run("muon", 100, 3.0)
+    study.run("adamw", 100, 3.1)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / foreign).write_text("mine")
+    assert compare("--by", "optim", "--out", str(tmp_path / "r")) == 6
+    assert f"not written: {tmp_path / 'r' / foreign}" in compare.err
+    assert [(path.name, path.read_text()) for path in (tmp_path / "r").iterdir()] == [(foreign, "mine")]
