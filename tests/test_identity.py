@@ -1,8 +1,12 @@
 """The same command is the same run, and nothing else is."""
 
-import pytest
+from pathlib import Path
 
-from minigpt import cli, config, schema
+import pytest
+from omegaconf import OmegaConf
+from runs import ROOT
+
+from minigpt import cli, config, identity, records, schema
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -128,3 +132,22 @@ def test_lr_scale_and_the_lr_it_makes_train_with_the_same_lr(optim: str, scale: 
     written_out = plan(f"optim={optim}", *typed)
     assert scaled.id == written_out.id
     assert lrs(scaled) == lrs(written_out)
+
+
+PRESETS = [
+    f"{group}={path.stem}"
+    for group in ("model", "model/attention", "model/mlp", "optim", "schedule", "probe", "experiment", "debug")
+    for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
+    if not path.stem.startswith("_")
+]
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, "data=copy_task", "data=one_play", "data=fineweb_edu", "name='1e3'"])
+def test_config_yaml_tells_the_identity_without_hydra(preset: str, tmp_path: Path) -> None:
+    """What verify does for every run: config.yaml, as plain values, hashes to the id that the run was given."""
+    found = plan(preset)
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(found.config)))
+    read = records.read_config(tmp_path)
+    assert read == found.config
+    assert identity.differences(identity.run_identity(read), found.identity) == {}
+    assert identity.short_hash(identity.run_identity(read)) == found.id

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt.reading import UnreadableError, read_bytes, read_json, read_yaml
+from minigpt.reading import UnreadableError, read_bytes, read_json, read_lines, read_yaml
 
 JSON = {
     "no bytes": b"",
@@ -16,6 +16,8 @@ JSON = {
     "infinity": b'{"a": [1e999]}',
     "deep": b"[" * 100_000,
     "deep objects": b'{"a":' * 65 + b"1" + b"}" * 65,
+    "half of a surrogate pair": b'{"a": "\\ud800"}',
+    "a number beyond 64 bits": b'{"a": [100000000000000000000]}',
     "a number of 5,000 digits": b'{"a": ' + b"9" * 5000 + b"}",
 }
 YAML = {
@@ -30,6 +32,10 @@ YAML = {
     "deep blocks": b"".join(b" " * depth + b"a:\n" for depth in range(70)),
     "a key that is no text": b"1: 2",
     "infinity": b"a: .inf",
+    "a key that comes twice": b"a: 1\na: 2\n",
+    "a date": b"a: 2001-01-01",
+    "a set": b"a: !!set {x}",
+    "bytes": b"a: !!binary aGk=",
 }
 
 
@@ -85,3 +91,12 @@ def test_the_size_is_bounded(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "file", limit=10) == b"x" * 10
     with pytest.raises(UnreadableError, match="10 bytes, at most 9"):
         read_bytes(tmp_path / "file", limit=9)
+
+
+def test_a_file_larger_than_memory_is_refused_unread(tmp_path: Path) -> None:
+    with open(tmp_path / "endless", "wb") as file:
+        os.truncate(file.fileno(), 2**40)
+    with pytest.raises(UnreadableError, match=r"1,099,511,627,776 bytes, at most"):
+        read_bytes(tmp_path / "endless")
+    with pytest.raises(UnreadableError, match=r"a line of more than 1,048,576 bytes"):
+        list(read_lines(tmp_path / "endless"))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from runs import ROOT, SMALL, Shell
 from safetensors.torch import load_file
 
-from minigpt import checkpoint, verify
+from minigpt import checkpoint, identity, verify
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,19 @@ def of_another_run(run: Path) -> None:
     checkpoint.save(run / "checkpoints", state["step"], model, None, state, keep=1, replace=True)
 
 
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnopqrstuvwxyz"))
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def linked(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of the weights": (lambda run: flip_a_bit(newest(run) / "model.safetensors"), "hash differs"),
     "a bit of the state": (lambda run: flip_a_bit(newest(run) / "state.json"), "hash differs"),
@@ -119,6 +133,35 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "step edited": (lambda run: edit_json(run / "summary.json", lambda s: s.update(step=11)), "ends at step 11"),
     "summary torn": (lambda run: (run / "summary.json").write_text("{"), "summary.json: not JSON"),
+    "a pipe for a summary": (lambda run: a_pipe(run / "summary.json"), "summary.json: not a regular file"),
+    "an endless summary": (lambda run: linked(run / "summary.json", "/dev/zero"), "a link that leads out"),
+    "NaN in a summary": (
+        lambda run: edit_json(run / "summary.json", lambda s: s.update(val_loss=float("nan"))),
+        "summary.json: NaN is not a finite number",
+    ),
+    "a summary of another kind": (
+        lambda run: edit_json(run / "summary.json", lambda s: s.update(seconds=[1])), "seconds is not a mapping"
+    ),
+    "a bomb of aliases": (
+        lambda run: (run / "config.yaml").write_text(BOMB), "config.yaml: an alias"
+    ),
+    "interpolation": (
+        lambda run: (run / "config.yaml").write_text(
+            (run / "config.yaml").read_text().replace("seed: 0", "seed: ${oc.env:HOME}")
+        ),
+        "config.yaml is of run",
+    ),
+    "a deep record": (
+        lambda run: (run / "run.json").write_text('{"a": ' * 100_000), "run.json: deeper than 64 levels"
+    ),
+    "a pipe for rows": (lambda run: a_pipe(run / "metrics.jsonl"), "metrics.jsonl: not a regular file"),
+    "a step of 2^60": (
+        lambda run: lines(run, lambda all: [*all, f'{{"step": {2**60}, "tokens": {2**67}, "train/loss": 1}}\n']),
+        "no train/loss for step 13 and 1152921504606846962 others",
+    ),
+    "a row of another kind": (
+        lambda run: lines(run, lambda all: [*all[:-1], '{"step": 12, "tokens": [1]}\n']), "is not a row"
+    ),
     "record of another kind": (
         lambda run: edit_json(run / "run.json", lambda r: r.update(data=[])), "data is not a mapping"
     ),
@@ -206,3 +249,49 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_torch_reads_what_this_test_damages(run: Path) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in load_file(newest(run) / "model.safetensors").values())
+
+
+def test_an_unknown_class_is_no_fault_of_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A package that is not installed here: the rest is verified, and the line says what was not."""
+    content = (run / "config.yaml").read_text().replace("minigpt.schedule.warmup_cosine", "no_such_lab.schedule")
+    (run / "config.yaml").write_text(content)
+    assert verify.main([str(run)]) == 4
+    assert "config.yaml names other classes than run.json" in capsys.readouterr().out
+    record = json.loads(
+        (run / "run.json").read_text().replace("minigpt.schedule.warmup_cosine", "no_such_lab.schedule")
+    )
+    record["id"] = identity.short_hash(record["identity"])
+    (run / "run.json").write_text(json.dumps(record))
+    for folder in checkpoint.steps_on_disk(run / "checkpoints"):
+        shutil.rmtree(folder)  # they are of the run as it was
+    (run / "summary.json").unlink()
+    assert verify.main([str(run)]) == 0
+    assert "config.yaml not hashed: no module 'no_such_lab'" in capsys.readouterr().out
+
+
+def test_every_way_to_a_finished_run_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    short = [*SMALL, "train.steps=4", "eval.every=2"]
+    assert shell("train", *short, "train.stop_after=2", "schedule=wsd") == 0
+    assert shell("train", *short, "schedule=wsd") == 0
+    source = shell.run_folder()
+    for more in (
+        [f"init_from={source}"], ["schedule=wsd", "train.steps=8"], ["model=tiny_ensemble", "optim=adamw"],
+        ["data@stand_in=copy_task", "probe=optimizer"], ["train.precision=bf16", "optim=lion"],
+    ):  # fmt: skip
+        assert shell("train", *short, *more) == 0, shell.err
+    runs = [path.parent for path in (tmp_path / "outputs").glob("*/run.json")]
+    assert len(runs) == 6
+    assert verify.main([str(run) for run in runs]) == 0, capfd.readouterr().out
+
+
+@pytest.mark.faults(50)
+def test_control_sequences_of_a_folder_are_escaped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = run.rename(run.parent / "\x1b]0;owned\x07\x1b[2J\n\udcff")
+    assert verify.main([str(odd)]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert r"\x1b[2J\n\udcff" in said
+    assert said.count("\n") == 1

@@ -1,5 +1,6 @@
 """The report as one HTML file that needs nothing else: no script, no style sheet, no font and no image from outside."""
 
+import os
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -7,6 +8,7 @@ from urllib.parse import quote
 from minigpt.compare.document import Bullets, Cell, Document, Figures, Heading, Paragraph, Table, VerdictLine
 from minigpt.compare.report_markdown import relative
 from minigpt.compare.runs import Run
+from minigpt.terminal import escape_controls
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --soft: #59636e; --line: #d0d4d9; --panel: #f6f8fa;
@@ -70,10 +72,10 @@ def html(document: Document, out: Path) -> str:
             body.append(f'<p class="note">Drawn from {_link(Cell(f"{len(block.runs)} runs", block.runs), sets)}.</p>')
     body.append("<h2>Runs behind the numbers</h2><ol class='runs'>")
     for runs, number in sets.items():
-        links = ", ".join(f'<a href="{quote(relative(run, out))}/">{escape(run.name)}</a>' for run in runs)
+        links = ", ".join(f'<a href="{quote(os.fsencode(relative(run, out)))}/">{escape(run.name)}</a>' for run in runs)
         body.append(f'<li id="runs-{number}">{links}</li>')
     body.append("</ol>")
-    return (
+    return escape_controls(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(document.title)}</title><style>{STYLE}</style></head>\n<body>\n"

@@ -59,7 +59,7 @@ def _link(cell: Cell, sets: dict[tuple[Run, ...], int]) -> str:
 
 
 def _folder(run: Run, out: Path) -> str:
-    return f"[{escape(run.name)}](<{quote(relative(run, out))}>)"
+    return f"[{escape(run.name)}](<{quote(os.fsencode(relative(run, out)))}>)"
 
 
 def relative(run: Run, out: Path) -> str:

@@ -216,7 +216,7 @@ def run_folders(path: Path) -> list[Path]:
     """The run folders at or below a path, sorted."""
     folders = []
     for root, inside, files in os.walk(path):
-        if "run.json" in files:
+        if "run.json" in (*files, *inside):
             folders.append(Path(root))
             inside.clear()
         else:
@@ -300,9 +300,9 @@ def same(value: Any, text: str) -> bool:
 
 
 def show(value: Any) -> str:
-    """A value as it would be typed."""
+    """A value as it would be typed, in a line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else escape_line(str(value))

@@ -1,5 +1,8 @@
 """What may stand side by side, what is refused, and that the keys that split runs are named."""
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,6 +170,55 @@ def test_unreadable_folders_are_named_and_do_not_stop_the_rest(study: Study, com
     assert compare("--by", "optim") == 0
     assert f"left out: {broken.name}" in compare.out
     assert f"left out: unknown run format: {newer / 'run.json'}: schema 2, this minigpt reads 1" in compare.out
+
+
+@pytest.mark.faults(20)
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\xff", b"[]", b"[" * 99_999, b"null", b'{"schema": 1, "id": 3}', "a pipe", "a folder"]
+)
+@pytest.mark.parametrize("name", ["run.json", "summary.json", "failed.json", "config.yaml"])
+def test_one_bad_folder_is_left_out_and_named(study: Study, compare: Compare, name: str, content: bytes | str) -> None:
+    pair(study)
+    broken = study.run("muon", 102, 3.0) / name
+    broken.unlink(missing_ok=True)
+    if content == "a folder":
+        broken.mkdir()
+    elif isinstance(content, bytes):
+        broken.write_bytes(content)
+    else:
+        os.mkfifo(broken)
+    assert compare("--by", "optim") == 0
+    assert f"left out: {broken.parent.name}/{name}: " in compare.out
+    assert compare("--status") == 0
+    assert "1 unreadable" in compare.out
+    assert f"{broken.parent.name}/{name}: " in compare.out
+    assert "best so far  adamw" in compare.out, "the others are shown"
+
+
+@pytest.mark.faults(50)
+def test_control_sequences_in_runs_reach_neither_terminal_nor_files(
+    study: Study, compare: Compare, tmp_path: Path
+) -> None:
+    odd = "mu\x1b[2J\x1b]0;owned\x07\non"
+    for seed in (0, 1):
+        study.run("muon", seed, 3.0, record={"choices": {"optim": odd}, "git": {"commit": "\x1b[31m"}})
+        study.run("adamw", seed, 3.1, record={"overrides": ["\x1b[2J"]})
+    failed = study.run("adamw", 2, None)
+    ended = study.run("muon", 3, 3.0)
+    ended.rename(ended.parent / "\x1b[2J\udcff")  # a name that is no UTF-8
+    (failed / "failed.json").write_text(json.dumps({"error": "\x1b[2Jno\nspace", "exit_code": 6}))
+    assert compare("--by", "optim", "--out", str(tmp_path / "report")) == 0
+    said = compare.out
+    assert compare("--status") == 0
+    assert r"\x1b[2Jno; space (exit code 6)" in compare.out
+    for text in (
+        said,
+        compare.out,
+        *((tmp_path / "report" / n).read_text() for n in ("report.md", "report.html", "results.csv")),
+    ):
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        assert r"x1b[2J" in text.replace("\\[", "[")
 
 
 def test_a_repeated_run_does_not_replace_the_older_one(study: Study, compare: Compare) -> None:

@@ -51,13 +51,7 @@ def fuzz(example: Callable[[Any], None], examples: int) -> None:
 
 def examples(number: int) -> pytest.MarkDecorator:
     """So many examples, and many more in the slow selection."""
-    return pytest.mark.parametrize(
-        "examples",
-        [
-            int(number * float(__import__("os").environ.get("FZ", "1"))),
-            pytest.param(number * MANY, marks=pytest.mark.slow),
-        ],
-    )
+    return pytest.mark.parametrize("examples", [number, pytest.param(number * MANY, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")

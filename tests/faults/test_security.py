@@ -1,6 +1,7 @@
 """What comes from elsewhere is data: nothing in it is executed or leads out of its folder, and no size is believed."""
 
 import ast
+import functools
 import json
 import os
 import pickle
@@ -16,13 +17,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from driver import SIX, Pool, run_folder
 from fault_table import Tries
 from runs import ROOT, SMALL, Shell
 from safetensors.torch import save as to_bytes
 
-from minigpt import checkpoint, durable, export, interrupt
+from minigpt import checkpoint, durable, export, interrupt, verify
 from minigpt.cli import overrides
+from minigpt.compare.__main__ import main as compare_main
 from minigpt.data.manifest import manifest_fingerprint
 from minigpt.data.tokens import Tokens
 from minigpt.errors import CheckpointError, ConfigError, DataError, Stopped
@@ -305,6 +308,36 @@ def test_weights_are_floating_point(trained: Path, tmp_path: Path, shell: Shell,
     assert "not a weight" in shell.err
     with pytest.raises(CheckpointError, match="not a weight"):
         init_weights_from(load_run(run_folder(trained)).model, run, durable.sha256_bytes(to_bytes(weights)))
+
+
+@pytest.mark.faults(23)
+@pytest.mark.parametrize("part", ["model", "schedule", "optim.hidden"])
+def test_what_reads_a_run_imports_nothing_that_the_run_names(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class whose arguments only an import could tell, in a module that is there."""
+    name = f"strange_{part.partition('.')[0]}"
+    (tmp_path / f"{name}.py").write_text(
+        f"open({str(tmp_path / 'exploded')!r}, 'w').close()\nThing = type('Thing', (), {{}})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = Path(shutil.copytree(run_folder(trained), tmp_path / "outputs" / "run-00000000"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    record = json.loads((run / "run.json").read_text())
+    for tree in (config, record["identity"]):
+        node = functools.reduce(lambda node, key: node[key], part.split("."), tree)
+        node["_target_"] = f"{name}.Thing"
+        node.pop("max_seq_len", None)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "run.json").write_text(json.dumps(record))
+    assert verify.main([str(run)]) == 4
+    compare_main([str(tmp_path / "outputs"), "--status"])
+    compare_main([str(tmp_path / "outputs"), "--by", "optim"])
+    assert capsys.readouterr().out.startswith("NOT to be trusted")
+    assert not (tmp_path / "exploded").exists()
+    assert name not in sys.modules
+    __import__(name)
+    assert (tmp_path / "exploded").exists(), "the module itself works"
 
 
 @pytest.mark.faults(49)
