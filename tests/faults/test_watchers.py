@@ -246,3 +246,16 @@ def test_a_hangup_between_two_jobs_starts_no_other(shell: Shell, monkeypatch: py
     assert shell("train", "-m", *SMALL, "seed=0,1,2") == 143
     assert len(list((shell.folder / "outputs").glob("*/run.json"))) == 1
     assert shell.err.count("not started") == 2
+
+
+@pytest.mark.faults(6, 51)
+def test_a_command_that_waits_for_a_reader_hears_signals(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+    assert pool.run(tmp_path / "run", [*SIX, *tokens]).code == 0
+    arguments = [f"run={run_folder(tmp_path / 'run')}", "max_new_tokens=10"]
+    with pipe_that_nobody_reads(tmp_path) as place:
+        outcome = pool.run(
+            tmp_path / "generate", arguments, script="generate", direct=False,
+            watchers={1: place}, signals=[(1.5, "SIGTERM")],
+        )  # fmt: skip
+    assert outcome.code == 143, outcome.said
+    assert "Traceback" not in outcome.said
