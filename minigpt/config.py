@@ -6,6 +6,7 @@ the constructor signatures of the open groups), values out of range, and combina
 
 import ast
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,7 +139,10 @@ def check_group(group: str, node: Any) -> list[str]:
     if group == "data":
         prepare = signature.read_signature(identity.PREPARE).parameters
         extra = {name: p for name, p in list(prepare.items())[3:] if name not in ("wait", "progress")}
-        extra["tokenizer"] = signature.Parameter("tokenizer", None, signature.REQUIRED)
+        part = ast.parse("Callable", mode="eval").body
+        extra["tokenizer"] = signature.Parameter("tokenizer", part, signature.REQUIRED)
+        if node.get("tokenizer", "") is None:
+            return ["no choice: data.tokenizer=None (choose one: data/tokenizer=... ; see --help)"]
         extra["out"] = signature.Parameter("out", ast.parse("str | None", mode="eval").body, None)
     for name in SHARED_SCALARS.get(group, ()):
         extra[name] = signature.Parameter(name, None, None)
@@ -149,6 +153,8 @@ def _check_node(
     path: str, node: dict[str, Any], supplied: set[str], extra: dict[str, signature.Parameter]
 ) -> list[str]:
     target = node["_target_"]
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
+        return [f"no such class: {path}._target_={target!r} (the dotted path of a class)"]
     try:
         found = signature.choose(target)
     except ModuleNotFoundError as error:
@@ -164,6 +170,8 @@ def _check_node(
     known = [name for name in parameters if name not in supplied]
     problems = []
     for key, value in node.items():
+        if key in ("_partial_", "_recursive_") and not isinstance(value, bool):
+            problems.append(f"wrong type: {path}.{key}={value!r} (expects true or false)")
         if key in ("_target_", "_partial_", "_convert_", "_recursive_", "_args_"):
             continue
         if key not in known:
@@ -196,10 +204,16 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
     stop_after = config["train"]["stop_after"]
     if stop_after is not None and not 0 <= stop_after <= LARGEST:
         problems.append(f"out of range: train.stop_after={stop_after} (at least 0, or null)")
+    problems += [
+        f"out of range: {key} has {value.bit_length()} bits (at most 63)"
+        for key, value in flat.items()
+        if isinstance(value, int) and value.bit_length() > 63
+    ]
     for key, choices in CHOICES.items():
-        if flat[key] not in choices:
+        value = config["train"][key.removeprefix("train.")]
+        if value not in choices:
             shown = ", ".join(str(choice).lower() for choice in choices)
-            problems.append(f"unknown value: {key}={flat[key]} (one of {shown})")
+            problems.append(f"unknown value: {key}={value} (one of {shown})")
     if not 0 <= config["seed"] <= LARGEST:
         problems.append(f"out of range: seed={config['seed']} (from 0 to {LARGEST})")
     for key in ("train.grad_clip", "train.epochs"):
@@ -307,6 +321,9 @@ def check_built(plan: Plan) -> None:
             _collect(problems, "optim", lambda: build_optimizer(cfg["optim"], model))
     _collect(problems, "logger", lambda: build(cfg["logger"]))
     _collect(problems, "train", lambda: choose_precision(cfg))
+    threads, cores = cfg["train"]["threads"], os.cpu_count() or 1
+    if threads is not None and threads > cores:
+        problems.append(f"too many threads: train.threads={threads} on {cores} cores (at most {cores})")
     schedule = _collect(problems, "schedule", lambda: build(cfg["schedule"]))
     steps = plan.identity["budget"].get("steps")
     if schedule is not None and steps is not None:
@@ -367,7 +384,15 @@ def parts_of(cfg: DictConfig) -> tuple[DictConfig, dict[str, str], list[str], li
 
     hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
-    return own_keys(cfg), choices_of(cfg, hydra), list(hydra.overrides.task), sources
+    choices = choices_of(cfg, hydra)
+    overrides = [o for o in typed_of(hydra) if not (o.endswith("=none") and o.partition("=")[0] not in choices)]
+    return own_keys(cfg), choices, overrides, sources
+
+
+def typed_of(hydra: Any) -> list[str]:
+    """The overrides of a job as typed. Hydra follows references in them, which may lead nowhere."""
+    typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return list(typed)
 
 
 def data_of(cfg: DictConfig) -> tuple[dict[str, Any], Path]:

@@ -26,13 +26,13 @@ from minigpt.errors import BusyError, StorageError
 TEMPORARY = ".tmp-"  # begins the name of anything unpublished
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """An OSError as one line for people: path, cause and what to do."""
+def storage_error(path: Path, error: OSError, chosen_by: str = "output_dir=") -> StorageError:
+    """An OSError as one line for people: path, cause and what to do. chosen_by: the key or argument of the path."""
     advice = {
-        errno.ENOSPC: "free some space or choose another folder with output_dir=",
-        errno.EACCES: "check its permissions or choose another folder with output_dir=",
-        errno.EROFS: "the file system is read-only; choose another folder with output_dir=",
-        errno.ENOTDIR: "a part of the path is a file; choose another folder with output_dir=",
+        errno.ENOSPC: f"free some space or choose another place with {chosen_by}",
+        errno.EACCES: f"check its permissions or choose another place with {chosen_by}",
+        errno.EROFS: f"the file system is read-only; choose another place with {chosen_by}",
+        errno.ENOTDIR: f"a part of the path is a file; choose another place with {chosen_by}",
         errno.EEXIST: "a file stands where a folder is needed; move it away",
         errno.ENAMETOOLONG: "choose a shorter name",
         errno.EMFILE: "too many files are open; allow more with ulimit -n",
@@ -41,12 +41,12 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Work that writes to `path`; an OSError becomes a StorageError that names it."""
+def writing(path: Path, chosen_by: str = "output_dir=") -> Iterator[None]:
+    """Work that writes to `path`; an OSError becomes a StorageError that names it, and what chose it."""
     try:
         yield
     except OSError as error:
-        raise storage_error(path, error) from None
+        raise storage_error(path, error, chosen_by) from None
 
 
 def fsync_folder(folder: Path) -> None:

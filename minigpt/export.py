@@ -66,7 +66,7 @@ def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
     theirs = names(len(model.blocks))
     weights = {theirs[name]: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
     temporary = temporary_name(folder)
-    with writing(folder):
+    with writing(folder, "the argument DIR"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         try:

@@ -240,10 +240,30 @@ def _imported(target: str) -> Signature:
 
 def type_problem(value: Any, annotation: ast.expr | None) -> str | None:
     """What the annotation expects ("an integer"), if the value does not fit it; None if it does or nothing is known."""
+    if annotation is not None and _is_part(annotation):
+        fits = value is None or (isinstance(value, dict) and "_target_" in value)
+        return None if fits else "a choice of its own, or a mapping with _target_"
     expected = _alternatives(annotation)
     if expected is None or any(_fits(value, name) for name in expected):
-        return None
+        return _item_problem(value, annotation) if expected and isinstance(value, list) else None
     return " or ".join(dict.fromkeys(_WORDS.get(name, name) for name in expected))
+
+
+def _is_part(annotation: ast.expr) -> bool:
+    """Whether an argument is something that a configuration builds: a part of a model, the optimizer of a role."""
+    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+    return bool(names & {"Callable", "BuildOptimizer"})
+
+
+def _item_problem(value: list[Any], annotation: ast.expr | None) -> str | None:
+    """What the items of a list should be, if one of them is not; None if nothing is known of them."""
+    for part in ast.walk(annotation) if annotation is not None else ():
+        if isinstance(part, ast.Subscript) and ast.unparse(part.value) in ("list", "tuple", "Sequence"):
+            kinds = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
+            expected = _union([kind for kind in kinds if not isinstance(kind, ast.Constant)])
+            if expected and not all(any(_fits(item, name) for name in expected) for item in value):
+                return f"a list, each item {' or '.join(dict.fromkeys(_WORDS.get(n, n) for n in expected))}"
+    return None
 
 
 def canonical_number(value: Any, annotation: ast.expr | None) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from minigpt import checkpoint, durable, interrupt, records
-from minigpt.config import Plan, choices_of
+from minigpt.config import Plan, choices_of, typed_of
 from minigpt.errors import BusyError, CheckpointError, ConfigError, MinigptError, NumericsError, Stopped, StorageError
 from minigpt.progress import duration
 from minigpt.reading import UnreadableError, read_bytes
@@ -99,7 +99,7 @@ class Sweep:
         if (stop := interrupt.requested()) and not self.in_worker:  # it came when the job before was done
             raise SystemExit(Stopped(stop).exit_code)
         hydra = HydraConfig.get()
-        overrides, folder = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
+        overrides, folder = typed_of(hydra), Path(hydra.runtime.output_dir)
         known = [job["overrides"] for job in self.jobs]
         number = known.index(overrides) if overrides in known else hydra.job.num
         if self.in_worker:

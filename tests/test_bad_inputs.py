@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from fault_table import Tries
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from runs import Shell
 
 # script arguments -> words that the message must have
@@ -71,6 +73,50 @@ TABLE = [
     ("train model.n_layers=0", ["n_layers=0"]),
     ("train init_from=/no/such/run", ["init_from=/no/such/run"]),
     ("train data=files", ["data.path"]),
+    ("train model=null", ["model=null", "tiny"]),
+    ("train model=[tiny,small]", ["no choice: model"]),
+    ("train ~optim", ["no choice: optim"]),
+    ("train ~train", ["~train"]),
+    ("train ~train.steps", ["~train.steps", "train.steps=..."]),
+    ("train ~seed", ["~seed"]),
+    ("train hydra=null", ["hydra=null"]),
+    ("train ~hydra", ["~hydra"]),
+    ("train hydra.sweeper=null", ["hydra/sweeper"]),
+    ("train hydra.mode=MULTIRUN", ["-m"]),
+    ("train train=3", ["train=3"]),
+    ("train train.compile={a:1}", ["train.compile"]),
+    ("train study=???", ["study"]),
+    ("train study=${study}", ["study", "ecursive"]),
+    ("train study=${oc.env:NO_SUCH_NAME}", ["NO_SUCH_NAME"]),
+    ("train seed=${model}", ["seed"]),
+    ("train optim.hidden=3", ["optim.hidden=3", "_target_"]),
+    ("train optim.hidden.betas=[a,b]", ["betas"]),
+    ("train data.tokenizer=x", ["data.tokenizer='x'"]),
+    ("train data.tokenizer=null", ["data.tokenizer"]),
+    ("train model._target_=3", ["model._target_"]),
+    ("train +model._recursive_=x", ["_recursive_"]),
+    ("train optim.lr=" + 400 * "9", ["optim.lr", "bits"]),
+    ("train study=" + 400 * "[" + 400 * "]", ["study=", "deep"]),
+    ("train train.threads=10000", ["train.threads=10000", "cores"]),
+    ("train data_dir=", ["data_dir=", "empty path"]),
+    ("train init_from=''", ["init_from=", "empty path"]),
+    ("train study=\udcff", ["not UTF-8"]),
+    ("train --config-name=x", ["--config-name", "experiment"]),
+    ("train --config-path=/tmp", ["--config-path"]),
+    ("train --config-dir=/no/such/folder", ["--config-dir=/no/such/folder"]),
+    ("train --experimental-rerun=x", ["--experimental-rerun", "pickle"]),
+    ("train --hydra-help model=tiny", ["--hydra-help"]),
+    ("train --cfg=x", ["--cfg", "'x'"]),
+    ("train --cfg=job --package=nope", ["nope"]),
+    ("train --cfg=job model=tinny", ["model=tinny", "tiny"]),
+    ("train --info=x", ["--info", "'x'"]),
+    ("train --resolve", ["--resolve", "--cfg"]),
+    ("train --nope", ["--nope"]),
+    ("train --run -m", ["--run", "--multirun"]),
+    ("train -sc install=nosh", ["install=nosh"]),
+    ("generate output_dir=", ["output_dir=", "empty path"]),
+    ("preprocess ~data", ["data"]),
+    ("preprocess data_dir=???", ["data_dir"]),
     ("train logger.api_key=123", ["api_key"]),
     ("train +optim.hidden._target_=os.system", ["optim.hidden"]),
     ("train optim.hidden._target_=no_such_package.Thing", ["no_such_package"]),
@@ -137,3 +183,170 @@ def test_all_problems_come_at_once(
     shell = Shell(tmp_path, monkeypatch, capfd)
     assert shell("train", "modle=x", "train.steps=x", "optim=moun", "seed=-1", "optim.hidden.lr=x") == 2
     assert len([line for line in shell.err.splitlines() if line.startswith("error: ")]) == 5
+
+
+def typed(folder: Path, shell: Shell, *arguments: str) -> int:
+    """Type a dry run of a small model."""
+    code = shell("train", "debug=smoke", "dry_run=true", *arguments)
+    assert "Traceback" not in shell.err
+    return code
+
+
+@pytest.mark.faults(41)
+@pytest.mark.parametrize("name", ["BENCH_API_KEY", "HF_TOKEN", "MY_SECRET", "DB_PASSWORD"])
+def test_a_secret_of_the_environment_reaches_no_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("INDIRECT", name)
+    monkeypatch.setenv("MAX_TOKENS_HERE", "harmless")
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    folder = tmp_path / "conf"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\nstudy: ${{oc.env:${{oc.env:INDIRECT}},x}}\nlogger:\n  _target_: {name}\n"
+    )
+    assert typed(tmp_path, shell, f"--config-dir={folder}", "experiment=mine") == 2
+    assert f"secret in the configuration: ${{oc.env:{name}}}" in shell.err
+    assert "canary" not in shell.err + shell.out
+    assert typed(tmp_path, shell, "study=${oc.env:MAX_TOKENS_HERE}") == 0
+    assert not (tmp_path / "outputs").exists()
+
+
+BAD_FILES = {
+    "a tab": b"study:\n\t- x\n",
+    "a key twice": b"study: a\nstudy: b\n",
+    "a cycle": b"study: &x [*x]\n",
+    "no UTF-8": b"study: \xff\n",
+    "control bytes": bytes(range(32)),
+    "a list": b"- 1\n",
+    "text": b"text\n",
+    "deep": b"study: " + b"[" * 2000 + b"]" * 2000,
+    "unclosed": b"study: [1\n",
+    "itself": b"defaults:\n  - /experiment: mine\n",
+    "a surrogate": b'study: "\\ud800"\n',
+    "a reference to nothing": b"study: ${nothing.here}\n",
+}
+
+
+@pytest.mark.faults(41)
+@pytest.mark.parametrize("content", BAD_FILES.values(), ids=list(BAD_FILES))
+def test_a_yaml_file_that_cannot_be_read_is_named(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    path = tmp_path / "conf" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"# @package _global_\n" + content)
+    assert typed(tmp_path, shell, f"--config-dir={tmp_path / 'conf'}", "experiment=mine") == 2
+    assert all(line.startswith("error: ") and line.endswith(")") for line in shell.err.splitlines())
+    assert "mine" in shell.err or "study" in shell.err
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("word", ["null", "none"])
+@pytest.mark.parametrize("group", ["probe", "experiment", "model/embedding", "model/mlp"])
+def test_without_can_be_typed_and_is_the_run_of_not_naming_it(group: str, word: str) -> None:
+    from minigpt import cli, config, schema
+    from minigpt.cli.overrides import protect
+
+    schema.register()
+    cli.register_resolvers()
+    bare, plan = (
+        config.plan_of(cli.compose("train", [protect(o, False) for o in overrides], None, config.plan_of))
+        for overrides in (["seed=3"], ["seed=3", f"{group}={word}"])
+    )
+    assert (plan.id, plan.folder, plan.choices, plan.study) == (bare.id, bare.folder, bare.choices, bare.study)
+
+
+def test_without_can_be_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert typed(tmp_path, shell, "-m", "model/embedding=null,ngram") == 0
+    assert "model/embedding=none   done" in shell.err
+    assert "model/embedding=ngram  done" in shell.err
+
+
+def test_flags_may_stand_between_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("train", "seed=7", "--cfg", "job", "attempt=2", "-p", "train") == 0
+    assert "batch_size: 16" in shell.out
+
+
+def test_a_fault_of_our_own_code_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from minigpt import config
+
+    def broken(cfg: object) -> None:
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(config, "plan_of", broken)
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("train", "dry_run=true") == 1
+    assert "Traceback" in shell.err
+    assert "a bug" in shell.err
+
+
+KEYS = [
+    "model", "optim", "data", "schedule", "logger", "probe", "train", "train.steps", "train.compile", "train.device",
+    "sample.prompt", "seed", "study", "name", "output_dir", "init_from", "branch", "checkpoint.at", "eval",
+    "verdict.looks",
+    "model.d_model", "model.attention", "model._target_", "optim.hidden", "optim.lr", "optim.hidden.betas",
+    "data.tokenizer", "data.workers", "data.out", "schedule.warmup", "hydra", "hydra.run.dir", "hydra.sweeper",
+    "stand_in",
+    "model/embedding", "data/tokenizer", "experiment", "hydra/launcher", "x", "", ".", "a..b", "model@x",
+]  # fmt: skip
+VALUES = [
+    "", "null", "none", "???", "x", "0", "-1", "1e400", "nan", "true", "[]", "{}", "[1,a]", "{a: 1}", "9" * 30,
+    "9" * 5000,
+    "${seed}", "${train}", "${x}", "${", "${oc.env:NO_SUCH}", "'", "\"", "a,b", "choice(1,2)", "glob(*)", "range(3)",
+    "../x", "/dev/null/x", "\x1b[31m", "a\nb", "\udcff", "[" * 300, "=", "@", "~", "tiny", "adamw",
+]  # fmt: skip
+ODD = st.builds(
+    "{}{}{}{}".format, st.sampled_from(["", "", "", "+", "~", "++"]), st.sampled_from(KEYS), st.just("="),
+    st.sampled_from(VALUES),
+)  # fmt: skip
+
+
+def only_lines(shell: Shell, override: str) -> None:
+    code = typed(shell.folder, shell, override)
+    assert code in (0, 2, 3, 4, 6), shell.err
+    assert code == 0 or shell.err.splitlines()
+    assert code == 0 or all(line.startswith("error: ") and line.endswith(")") for line in shell.err.splitlines())
+    assert list(shell.folder.iterdir()) == []
+
+
+FIXTURES = [HealthCheck.function_scoped_fixture]
+
+
+@pytest.mark.faults(41)
+@settings(max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=FIXTURES)
+@given(override=ODD)
+def test_any_override_is_a_dry_run_or_a_line(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    only_lines(Shell(tmp_path, monkeypatch, capfd), override)
+
+
+@pytest.mark.slow
+@pytest.mark.faults(41)
+@settings(max_examples=1000, derandomize=True, deadline=None, database=None, suppress_health_check=FIXTURES)
+@given(override=ODD)
+def test_a_thousand_overrides_are_dry_runs_or_lines(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    only_lines(Shell(tmp_path, monkeypatch, capfd), override)
+
+
+def test_advice_on_storage_names_the_key_that_chose_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("preprocess", "data=one_play", f"data.out={tmp_path / 'file' / 'tokens'}") == 6
+    assert "data_dir= or data.out=" in shell.err
+    assert "output_dir" not in shell.err

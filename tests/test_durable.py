@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -69,3 +70,11 @@ def test_leftovers_go_and_everything_else_stays(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     durable.remove_leftovers(tmp_path, "file|folder")
     assert {path.name for path in tmp_path.iterdir()} == {"kept", *foreign}
+
+
+@pytest.mark.parametrize("chosen_by", ["--out", "data_dir= or data.out=", "the argument DIR", "output_dir="])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR])
+def test_the_advice_names_what_chose_the_path(number: int, chosen_by: str, tmp_path: Path) -> None:
+    said = str(durable.storage_error(tmp_path, OSError(number, "why"), chosen_by))
+    assert said.endswith(f"with {chosen_by})")
+    assert chosen_by == "output_dir=" or "output_dir" not in said

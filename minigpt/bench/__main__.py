@@ -126,7 +126,7 @@ def bench(options: argparse.Namespace) -> None:
             refuse_foreign(options.json.expanduser())
             write_atomic(options.json.expanduser(), (json.dumps(figures, indent=1) + "\n").encode())
         except OSError as error:
-            raise storage_error(options.json, error) from None
+            raise storage_error(options.json, error, "--json") from None
 
 
 def refuse_foreign(path: Path) -> None:

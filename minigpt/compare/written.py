@@ -35,7 +35,7 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
             write_atomic(out / name, content)
         _note(out, written | {name: [digest] for name, digest in new.items()})
     except OSError as error:
-        raise storage_error(out, error) from None
+        raise storage_error(out, error, "--out") from None
 
 
 def _written(out: Path) -> dict[str, list[str]]:

@@ -111,7 +111,7 @@ def prepare(
                 if is_noted(folder, request):
                     (folder / PROGRESS).unlink()
     except OSError as error:
-        raise storage_error(folder, error) from error
+        raise storage_error(folder, error, "data_dir= or data.out=") from error
     refuse_other_request(folder, read_manifest(folder)["request"], request)
     return Tokens.open(folder, tokenizer.load)
 
