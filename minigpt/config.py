@@ -207,7 +207,7 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
     problems += [
         f"out of range: {key} has {value.bit_length()} bits (at most 63)"
         for key, value in flat.items()
-        if isinstance(value, int) and value.bit_length() > 63
+        if isinstance(value, int) and value.bit_length() > 63 and key not in (*AT_LEAST_ONE, "seed", "train.stop_after")
     ]
     for key, choices in CHOICES.items():
         value = config["train"][key.removeprefix("train.")]
@@ -401,9 +401,11 @@ def data_of(cfg: DictConfig) -> tuple[dict[str, Any], Path]:
 
     hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
     config = resolved(own_keys(cfg))
-    problems = root_problems(config, PreprocessRoot) + check_group("data", config["data"])
+    problems = root_problems(config, PreprocessRoot)
     choices = choices_of(cfg, hydra)
-    if "data" not in choices:
+    if "data" in choices:
+        problems += check_group("data", config["data"])
+    else:
         problems.append("no choice: data (choose one: data=... ; see --help)")
     if problems:
         raise ConfigError(*dict.fromkeys(problems))

@@ -69,6 +69,8 @@ def _node_problems(node: dict[str, Any], kind: type, prefix: str) -> tuple[list[
                 broken += below[1]
             else:
                 broken.append(f"wrong type: {prefix}{name}={value!r} (expects a mapping: {prefix}{name}.<key>=...)")
+        elif field.type is not Any and isinstance(node[name], dict if "list" in str(field.type) else dict | list):
+            broken.append(f"wrong type: {prefix}{name} refers to a whole node (expects a value)")
     return unknown, broken
 
 

@@ -12,7 +12,9 @@ def is_composition_error(error: BaseException) -> bool:
     True if, from the first frame of Hydra or its parsers on, every frame is theirs or the standard library's. What
     they wrap counts as well: a resolver of ours that fails is a bug, whoever reports it.
     """
-    below = [*_modules(error.__traceback__)]
+    below = _modules(error.__traceback__)
+    if isinstance(error, RecursionError):  # strikes wherever it happens to: whose calls are they?
+        return max(below, key=below.count) in COMPOSERS
     while below and below[0] not in COMPOSERS:
         below.pop(0)
     inside = all(module in COMPOSERS or module in sys.stdlib_module_names for module in below)
@@ -31,7 +33,7 @@ def _modules(trace: TracebackType | None) -> list[str]:
 
 def words(error: BaseException) -> str:
     """The message on one line: the cause's where there is one, which Hydra's own wording often hides."""
-    if isinstance(error, RecursionError):
-        return "nested too deeply, or a cycle"
     text = " ".join(str(error.__cause__ or error).partition("\n    full_key:")[0].split())
+    if isinstance(error, RecursionError) or "recursion depth" in text:
+        return "nested too deeply, or a cycle"
     return text or type(error).__name__

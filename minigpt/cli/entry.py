@@ -131,6 +131,7 @@ def one_line_failures(asks: bool, explain: Callable[[], object]) -> Iterator[Non
     override is at fault, if any is.
     """
     said = io.StringIO()
+    failed: Exception | None = None
     try:
         with redirect_stderr(said) if asks else nullcontext(), plain_failures():
             yield
@@ -141,9 +142,11 @@ def one_line_failures(asks: bool, explain: Callable[[], object]) -> Iterator[Non
     except Exception as error:
         if not is_composition_error(error):
             raise
+        failed = error
+    if failed is not None:  # out of the handler, since OmegaConf adds the frames of the exception that is handled
         if asks:
             explain()
-        raise ConfigError(f"configuration: {words(error)} (see --help)") from None
+        raise ConfigError(f"configuration: {words(failed)} (see --help)")
 
 
 @contextmanager
