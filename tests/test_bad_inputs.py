@@ -96,7 +96,7 @@ TABLE = [
     ("train model._target_=3", ["model._target_"]),
     ("train +model._recursive_=x", ["_recursive_"]),
     ("train optim.lr=" + 400 * "9", ["optim.lr", "bits"]),
-    ("train study=" + 400 * "[" + 400 * "]", ["study=", "deep"]),
+    ("train study=" + 400 * "[" + 400 * "]", ["study="]),
     ("train train.threads=10000", ["train.threads=10000", "cores"]),
     ("train data_dir=", ["data_dir=", "empty path"]),
     ("train init_from=''", ["init_from=", "empty path"]),

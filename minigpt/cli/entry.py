@@ -86,9 +86,12 @@ def run(
 
         sys.argv[1:] = arguments
         task = sweep if parsed.multirun else job
-        explained = partial(compose, config_name, parsed.overrides, parsed.config_dir, check)
-        with one_line_failures(asks, explained), only(sweep.left):
+        with hydra_failures(asks) as failed, only(sweep.left):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+        if failed:  # told here, since OmegaConf adds the frames of an exception that is being handled
+            if asks:
+                compose(config_name, parsed.overrides, parsed.config_dir, check)  # says which override it is
+            raise ConfigError(f"configuration: {words(failed[0])} (see --help)")
     except JobFailed as error:
         return sweep.finish() or error.exit_code
     except MinigptError as error:
@@ -124,17 +127,16 @@ def needs_hydra(cfg: DictConfig) -> bool:
 
 
 @contextmanager
-def one_line_failures(asks: bool, explain: Callable[[], object]) -> Iterator[None]:
-    """Hydra's failures as a ConfigError, those of a job as they are.
+def hydra_failures(asks: bool) -> Iterator[list[Exception]]:
+    """Where an exception of Hydra's own goes; that of a job is raised as it is.
 
-    asks: Hydra only shows something, and says on stderr why it cannot.  explain: raises a ConfigError that tells which
-    override is at fault, if any is.
+    asks: Hydra only shows something, and says on stderr why it cannot: a ConfigError.
     """
     said = io.StringIO()
-    failed: Exception | None = None
+    failed: list[Exception] = []
     try:
         with redirect_stderr(said) if asks else nullcontext(), plain_failures():
-            yield
+            yield failed
     except SystemExit as stop:
         if asks and stop.code:
             raise ConfigError(f"arguments: {' '.join(said.getvalue().split())} (see --help)") from None
@@ -142,11 +144,7 @@ def one_line_failures(asks: bool, explain: Callable[[], object]) -> Iterator[Non
     except Exception as error:
         if not is_composition_error(error):
             raise
-        failed = error
-    if failed is not None:  # out of the handler, since OmegaConf adds the frames of the exception that is handled
-        if asks:
-            explain()
-        raise ConfigError(f"configuration: {words(failed)} (see --help)")
+        failed.append(error)
 
 
 @contextmanager
