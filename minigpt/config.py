@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt import budget, checkpoint, durable, identity, reading, signature, startup
-from minigpt.errors import ConfigError
+from minigpt.errors import ConfigError, DataError
 from minigpt.reading import UnreadableError, read_json
 from minigpt.schema import PreprocessRoot, TrainRoot
 from minigpt.typed import nearest, resolved, root_problems
@@ -314,7 +315,7 @@ def check_built(plan: Plan) -> None:
 
     cfg = plan.config
     problems: list[str] = []
-    vocab_size = cfg["data"]["tokenizer"].get("vocab_size") or 256
+    vocab_size, _ = vocabulary(plan)
     with torch.device("meta"):
         model = _collect(problems, "model", lambda: build(cfg["model"], vocab_size))
         if model is not None:
@@ -330,6 +331,24 @@ def check_built(plan: Plan) -> None:
         _collect(problems, "schedule", lambda: schedule(0, steps))
     if problems:
         raise ConfigError(*problems)
+
+
+def vocabulary(plan: Plan) -> tuple[int, str]:
+    """The size of the vocabulary as far as it is known before the text is read, and how it is known.
+
+    Raises ConfigError or DataError for a tokenizer that cannot be.
+    """
+    from minigpt.data.manifest import read_manifest
+
+    with suppress(DataError):  # no tokens yet
+        return read_manifest(plan.tokens_folder)["tokenizer"]["vocab_size"], "of the prepared tokens"
+    tokenizer = build(plan.config["data"]["tokenizer"])
+    if tokenizer.train_bytes == 0:  # it reads no text to learn from
+        return tokenizer.train(()).vocab_size, "of the tokenizer"
+    asked = getattr(tokenizer, "vocab_size", None)
+    if asked is not None:
+        return asked, "as asked, fewer if the text is too small"
+    return 256, "assumed, until the tokens are prepared"
 
 
 def choose_precision(cfg: dict[str, Any]) -> "Precision":

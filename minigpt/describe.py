@@ -1,19 +1,21 @@
 """`dry_run=true`: what a run would train and cost, without training it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from minigpt import config, memory
-from minigpt.budget import steps_for_tokens
+from minigpt.budget import steps_for_epochs, steps_for_tokens
 from minigpt.config import Plan
+from minigpt.data.manifest import read_manifest
+from minigpt.data.windows import windows_in
+from minigpt.errors import DataError
 
 
 def describe(plan: Plan) -> str:
     """Parameters by role, shape, count, optimizer, lr and decay; memory, FLOPs and where the run would live."""
     cfg = plan.config
-    vocab_size = cfg["data"]["tokenizer"].get("vocab_size") or 256
+    vocab_size, known = config.vocabulary(plan)
     with torch.device("meta"):
         model = config.build(cfg["model"], vocab_size)
         optimizer = config.build_optimizer(cfg["optim"], model)
@@ -47,24 +49,32 @@ def describe(plan: Plan) -> str:
         table(rows),
         "",
         f"parameters          {count:,} ({', '.join(f'{role} {n:,}' for role, n in by_role.items())})",
-        f"vocabulary          {vocab_size:,} as asked",
+        f"vocabulary          {vocab_size:,} {known}",
         f"device              {chosen.describe()}",
         f"memory, estimated   {gib(needed.total)} with train.micro_batch_size={micro} "
         f"(weights {gib(needed.weights)}, optimizer state {gib(needed.state)}, gradients {gib(needed.gradients)}, "
         f"activations {gib(needed.activations)}, logits {gib(needed.logits)}; the rest is PyTorch and the heap)",
         f"FLOPs per token     {flops:,} (forward and backward)",
         f"tokens per step     {tokens_per_step:,} = {train['batch_size']} sequences x {seq_len}",
-        *budget_lines(train, tokens_per_step, flops),
+        *budget_lines(plan, seq_len, flops),
         f"tokens in           {plan.tokens_folder}",
         f"run folder          {plan.folder}",
     ]
     return "\n".join(lines)
 
 
-def budget_lines(train: dict[str, Any], tokens_per_step: int, flops: int) -> list[str]:
-    if train["epochs"] is not None:
-        return [f"budget              {train['epochs']:g} epochs (steps follow from the size of the corpus)"]
-    steps = train["steps"] or steps_for_tokens(train["tokens"], tokens_per_step, 1)
+def budget_lines(plan: Plan, seq_len: int, flops: int) -> list[str]:
+    """How long the run is; epochs are steps once the tokens are there to be counted."""
+    train = plan.config["train"]
+    tokens_per_step = train["batch_size"] * seq_len
+    if train["epochs"] is None:
+        steps = train["steps"] or steps_for_tokens(train["tokens"], train["batch_size"], seq_len)
+    else:
+        try:
+            n_tokens = read_manifest(plan.tokens_folder)["splits"]["train"]["n_tokens"]
+        except DataError:
+            return [f"budget              {train['epochs']:g} epochs (steps follow from the size of the corpus)"]
+        steps = steps_for_epochs(train["epochs"], train["batch_size"], windows_in(n_tokens, seq_len))
     tokens = steps * tokens_per_step
     return [f"budget              {steps:,} steps = {tokens:,} tokens = {flops * tokens:.3g} FLOPs"]
 

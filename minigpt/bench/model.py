@@ -82,7 +82,7 @@ class Model:
         self.plan = config.plan_of(cli.compose("train", overrides, None, config.plan_of))
         config.check_built(self.plan)
         cfg = self.config = self.plan.config
-        self.vocab_size: int = cfg["data"]["tokenizer"].get("vocab_size") or 256
+        self.vocab_size, _ = config.vocabulary(self.plan)
         self.chosen = config.choose_precision(cfg)
         self.chosen.activate()
         model: Transformer = config.build(cfg["model"], self.vocab_size)

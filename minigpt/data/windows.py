@@ -37,7 +37,7 @@ class TrainWindows:
         self.split = split
         self.seq_len = seq_len
         self.seed = seed
-        self.n_windows = max(1, (split.n_tokens - seq_len) // seq_len)
+        self.n_windows = windows_in(split.n_tokens, seq_len)
         self._block: tuple[int, int] | None = None  # epoch and number of the block of starts in memory
         self._starts = np.empty(0, np.int64)
 
@@ -71,6 +71,11 @@ class TrainWindows:
         for row, number in enumerate(numbers):
             tokens[row] = self.split.read(self.start(number), self.seq_len + 1)
         return tokens[:, :-1], tokens[:, 1:]
+
+
+def windows_in(n_tokens: int, seq_len: int) -> int:
+    """Windows of an epoch."""
+    return max(1, (n_tokens - seq_len) // seq_len)
 
 
 def validation_batches(
