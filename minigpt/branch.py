@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from minigpt import checkpoint, durable, reading, signature
 from minigpt.errors import CheckpointError
-from minigpt.loop import progress_of
 from minigpt.parameters import check_parameters
 from minigpt.run.changes import changes_since, path_changes
 from minigpt.run.record import read_record
@@ -136,11 +135,12 @@ def take(run: RunFolder, trunk: Trunk, model: "nn.Module") -> checkpoint.Checkpo
     """Load a trunk's checkpoint and copy the rows logged before it; None if it cannot serve."""
     try:
         found = checkpoint.load(trunk.folder / "checkpoints" / f"step_{trunk.step:08d}")
+        checkpoint.check_state(found)
         check_parameters(model, found.model, found.folder)
-        progress, size = progress_of(found.state), found.state["metrics_bytes"]
+        size = found.state["metrics_bytes"]
         rows = reading.read_bytes(trunk.folder / "metrics.jsonl")[:size]
-        fits = found.optimizer is not None and progress.final is None and progress.step == trunk.step
-    except (CheckpointError, *REFUSED_VALUES) as error:  # it may be pruned while we look
+        fits = found.optimizer is not None and found.state["final"] is None and found.state["step"] == trunk.step
+    except CheckpointError as error:  # it may be pruned while we look
         log.debug("not taken: %s", error)
         return None
     if not fits or len(rows) != size:

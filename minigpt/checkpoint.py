@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from minigpt import durable, interrupt, reading
+from minigpt import durable, interrupt, reading, records
 from minigpt.errors import CheckpointError
 from minigpt.tensor_tree import decode_tree, encode_tree
 
@@ -287,3 +287,11 @@ def load(folder: Path) -> Checkpoint:
             f"damaged checkpoint: {folder}: not as minigpt writes it: {type(error).__name__} {error} "
             "(an older one is used if there is one)"
         ) from None
+
+
+def check_state(found: Checkpoint) -> None:
+    """Raise CheckpointError unless training can go on from the state of a checkpoint."""
+    if why := records.fault(found.state, records.STATE):
+        raise CheckpointError(
+            f"damaged checkpoint: {found.folder / STATE}: {why} (delete it: an older one is used if there is one)"
+        )

@@ -118,6 +118,20 @@ SWEEP = {
     "command": [str],
     "jobs": [{"overrides": [str], "folder": (file_name, None), "study?": (str, None), "failed?": (FAILURE, None)}],
 }
+STATE = {  # of a checkpoint that training goes on from
+    "run": str,
+    "step": natural,
+    "tokens": natural,
+    "skipped": natural,
+    "bad_in_a_row": natural,
+    "norms?": [float],
+    "evaluated": natural,
+    "sampled": natural,
+    "seconds": {str: amount},
+    "final": (None, {"loss": float, "bits_per_byte": (float, None), "tokens": natural}),
+    "scaler": {str: float},
+    "metrics_bytes": natural,
+}
 ROW = {"step": natural, "tokens": natural, "time_s?": amount, str: SCALAR}
 
 

@@ -211,6 +211,8 @@ class RunFolder:
                 f"foreign checkpoint: {found.folder}: of run {found.state.get('run')}, "
                 f"expected {self.plan.id} (remove it)"
             )
+        if found is not None:
+            checkpoint.check_state(found)
         logged = 0 if found is None else found.state["metrics_bytes"]
         with durable.writing(self.metrics.path):
             if found is not None and self.metrics.n_bytes < logged:

@@ -195,3 +195,24 @@ def test_shared_steps_are_those_with_equal_multipliers() -> None:
     assert shared_steps(WarmupCosine(warmup=3), 100, WarmupCosine(warmup=3), 200) == 4
     assert WSD(warmup=3).trunk_steps(100) == 80
     assert WSD(warmup=0.1).trunk_steps(100) is None
+
+
+@pytest.mark.faults(23)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": "many"}, {"metrics_bytes": None}, {"seconds": [1]}, {"scaler": 3}, {"norms": "x"}, {"final": {}},
+        {"optimizer": {"@dict": []}}, {"optimizer": {"@dict": [["optimizers", 1], ["like", 2], ["groups", []]]}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_that_cannot_be_gone_on_from_is_one_line(shell: Shell, change: dict[str, Any]) -> None:
+    assert shell("train", *WSD_RUN, "train.steps=10", "train.stop_after=5") == 0
+    (folder,) = checkpoint.steps_on_disk(by_steps(shell)[10] / "checkpoints")
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    files["state.json"] = json.dumps(json.loads(files["state.json"]) | change).encode()
+    (folder / "state.json").write_bytes(files["state.json"])
+    (folder / "manifest.json").write_bytes(checkpoint._manifest(files))
+    assert shell("train", *WSD_RUN, "train.steps=10") == 4, shell.err
+    assert "Traceback" not in shell.err
+    assert shell.err.splitlines()[-1].startswith("error: ")

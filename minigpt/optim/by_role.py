@@ -171,6 +171,14 @@ class ByRole:
 
         Raises CheckpointError, and changes nothing, if names, shapes, dtypes, roles or optimizers differ.
         """
+        try:
+            self._load_state_tree(tree)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"optimizer state does not fit: {type(error).__name__} {error} (it is not as minigpt writes it)"
+            ) from None
+
+    def _load_state_tree(self, tree: dict[str, Any]) -> None:
         for what, saved, ours in (
             ("optimizers", tree["optimizers"], self._classes()),
             ("parameters", tree["like"], self._like()),
