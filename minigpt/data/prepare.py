@@ -87,6 +87,8 @@ def prepare(
     ):
         if value is not None and value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
+    if isinstance(corpus, Bin) and max_tokens is not None:
+        raise ValueError(f"max_tokens={max_tokens} is not used: token files that exist are taken whole (leave it out)")
     folder = Path(folder)
     request = {
         "source": corpus.describe(),

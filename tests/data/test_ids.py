@@ -69,6 +69,13 @@ def test_a_stream_without_ends_is_one_document(characters: Path) -> None:
     assert tokens.train.n_tokens + tokens.val.n_tokens == len(TEXT)
 
 
+def test_max_tokens_cuts_no_token_files(characters: Path) -> None:
+    source = Bin(str(characters / "train.bin"), str(characters / "val.bin"))
+    with pytest.raises(ValueError, match="max_tokens=100 is not used: token files that exist are taken whole"):
+        prepare(source, Ids(65), characters / "t", max_tokens=100, progress=False)
+    assert not (characters / "t").exists()
+
+
 def test_text_needs_an_end_of_text(characters: Path) -> None:
     (characters / "x.txt").write_text(TEXT)
     with pytest.raises(DataError, match="no end of text to put between documents"):
