@@ -11,7 +11,7 @@ from typing import Any
 
 from minigpt import records
 from minigpt.durable import regular_file
-from minigpt.reading import UnreadableError
+from minigpt.reading import UnreadableError, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Metrics:
 
     def drop_torn_row(self) -> None:
         """Drop what stands behind the last whole row."""
-        self.rewind(self.path.read_bytes().rfind(b"\n") + 1)
+        self.rewind(read_bytes(self.path).rfind(b"\n") + 1)
 
     @property
     def n_bytes(self) -> int:

@@ -28,6 +28,7 @@ from minigpt import checkpoint, durable, identity
 from minigpt.config import Plan
 from minigpt.errors import BusyError, CheckpointError, MinigptError, Stopped, StorageError
 from minigpt.metrics import Metrics
+from minigpt.reading import UnreadableError, read_bytes
 from minigpt.records import SCHEMA
 from minigpt.run.changes import changed, changes_since, path_changes
 from minigpt.run.claim import FILES, claim
@@ -196,8 +197,10 @@ class RunFolder:
         with durable.writing(folder):
             durable.make_folder(folder)
             for name, content in files.items():
-                if not (folder / name).is_file() or (folder / name).read_bytes() != content:
-                    durable.write_atomic(folder / name, content)
+                with suppress(UnreadableError):
+                    if read_bytes(folder / name) == content:
+                        continue
+                durable.write_atomic(folder / name, content)
 
     def newest_checkpoint(self) -> checkpoint.Checkpoint | None:
         """Where to go on, or None for a new run. Rows logged after it are dropped; they will come again.

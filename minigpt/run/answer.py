@@ -6,6 +6,7 @@ from typing import Any
 
 from minigpt.config import Plan
 from minigpt.errors import NumericsError
+from minigpt.reading import MAX_LINE_BYTES, UnreadableError, read_bytes
 from minigpt.run.changes import changed, changes_of
 from minigpt.run.claim import own_record
 from minigpt.run.record import read_summary
@@ -58,7 +59,10 @@ def _only_watched(override: str) -> bool:
 
 def report(folder: Path, summary: dict[str, Any]) -> None:
     """What a finished run came to, on stdout: loss, a sample, and where everything is."""
-    sample = (folder / "sample.txt").read_text(encoding="utf-8") if (folder / "sample.txt").is_file() else ""
+    try:
+        sample = read_bytes(folder / "sample.txt", MAX_LINE_BYTES).decode(errors="replace")
+    except UnreadableError:
+        sample = ""
     bits = summary["val_bits_per_byte"]
     if sample:
         print(f"{on_stdout(sample.rstrip())}\n")

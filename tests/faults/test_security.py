@@ -434,6 +434,90 @@ def test_no_unsafe_loader_in_the_tree(tmp_path: Path) -> None:
         assert "trust_remote_code" not in path.read_text(), path
 
 
+READERS = {"load", "loads", "load_all", "safe_load", "fromfile", "memmap", "read_text", "read_bytes", "load_file"}
+READERS |= {"safe_open", "unsafe_load", "full_load", "read_table", "open"}
+# What else opens a file or parses its text, and why that is no way in for the data of a run.
+OTHER_WAYS_IN = {
+    "durable.py": "locks, folders and hashes: nothing is parsed, and only regular files are opened",
+    "metrics.py": "the run's own file, to append to",
+    "run/log.py": "the run's own log, to append to",
+    "streams.py": "/dev/null",
+    "precision.py": "/proc/cpuinfo",
+    "bench/model.py": "/proc/self/status and /proc/meminfo",
+    "bench/worker.py": "the job in its own command line",
+    "bench/__main__.py": "lines from its own worker",
+    "logger/wandb_process.py": "lines from the run that started it, and /dev/null",
+    "dashboard.py": "the text that a model of wandb's just wrote",
+    "signature.py": "Python source of installed packages, parsed and never run",
+    "config.py": "YAML of the user's own configuration folders",
+    "cli/explain.py": "YAML of the user's own configuration folders",
+    "records.py": "one line of metrics.jsonl, whose file reading.py has opened",
+    "compare/groups.py": "JSON that this module itself made",
+    "data/content.py": "the user's texts, regular files only",
+    "data/rows.py": "a line of the user's texts",
+    "data/shakespeare.py": "plays out of an installed package",
+    "data/prepare.py": "JSON that this module itself made",
+    "data/shards.py": "shards: regular files of a checked size, read by pread",
+    "tokenizer/fast_bpe.py": "JSON that the trainer of tokenizers just made",
+    "export.py": "tensors out of bytes that reading.py has read",
+    "checkpoint.py": "tensors out of bytes that reading.py has read",
+}
+
+
+def ways_in(path: Path) -> list[str]:
+    """Calls that open a file or parse what stands in one, but for those of minigpt.reading; `Class.open` is none."""
+    tree = ast.parse(path.read_text())
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minigpt.")
+        for alias in node.names
+    }
+    from_safetensors = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("safetensors")
+        for alias in node.names
+        if alias.name.startswith(("load", "safe_open"))
+    }
+    found = []
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        head, _, last = name.rpartition(".")
+        if name in ours or head in ("reading", "checkpoint", "self", "Tokens", "load", "tokenizer"):
+            continue
+        if isinstance(call.func, ast.Name) and name == "open" and _writes_anew(call):
+            continue
+        if last in READERS or name in from_safetensors:
+            found.append(f"{path.name}:{call.lineno} {name}")
+    return found
+
+
+def _writes_anew(call: ast.Call) -> bool:
+    mode = call.args[1] if len(call.args) > 1 else None
+    return isinstance(mode, ast.Constant) and str(mode.value)[:1] in ("w", "x")
+
+
+@pytest.mark.faults(24)
+def test_there_is_one_way_in_for_data_from_files(tmp_path: Path) -> None:
+    """A new reader belongs into minigpt/reading.py, or into the list above with a reason."""
+    package = ROOT / "minigpt"
+    files = [path for path in package.rglob("*.py") if path != package / "reading.py"]
+    found = {str(path.relative_to(package)): uses for path in files if (uses := ways_in(path))}
+    assert {name: uses for name, uses in found.items() if name not in OTHER_WAYS_IN} == {}
+    assert sorted(OTHER_WAYS_IN.keys() - found.keys()) == [], "exceptions that are needed no more"
+    assert [use for path in ROOT.glob("*.py") for use in ways_in(path)] == []
+    lines = [
+        "json.loads(x)", "json.load(x)", "yaml.safe_load(x)", "OmegaConf.load(x)", "open(x)", "open(x, 'rb')",
+        "path.open()",
+        "path.read_bytes()", "Path(x).read_text()", "np.fromfile(x)", "np.load(x)", "orjson.loads(x)", "io.open(x)",
+        "from safetensors.torch import load as from_bytes\nfrom_bytes(x)", "safetensors.safe_open(x)", "open(x, 'a+')",
+    ]  # fmt: skip
+    for number, line in enumerate(lines):
+        (tmp_path / f"{number}.py").write_text(line)
+        assert ways_in(tmp_path / f"{number}.py"), line
+
+
 @pytest.mark.faults(50)
 def test_control_sequences_reach_a_terminal_only_escaped(trained: Path, tries: Tries) -> None:
     """generate.py and train.py on a terminal of their own."""
