@@ -210,10 +210,15 @@ class FolderLock:
         self._file, self.created = file, created
         return self
 
+    def is_ours(self) -> bool:
+        """Whether the paths of the folder and its lock still lead to what was locked."""
+        lock, folder = os.fstat(self._file.fileno()), os.fstat(self._folder)
+        return _is_same(lock, self.path) and _is_same(folder, self.path.parent, links=True)
+
     def check(self) -> None:
         """Raise StorageError if the folder is no longer the one that was locked, BusyError if it has another owner."""
         folder = self.path.parent
-        if _is_same(os.fstat(self._file.fileno()), self.path) and _is_same(os.fstat(self._folder), folder, links=True):
+        if self.is_ours():
             return
         if lock_is_held(folder):
             raise BusyError(

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 import minigpt
 from minigpt import checkpoint, durable, identity
 from minigpt.config import Plan
-from minigpt.errors import BusyError, CheckpointError, MinigptError, Stopped, StorageError
+from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
 from minigpt.metrics import Metrics
 from minigpt.reading import UnreadableError, read_bytes
 from minigpt.records import SCHEMA
@@ -89,7 +89,7 @@ class RunFolder:
 
     def _leave_no_trace(self) -> None:
         """Give up a folder in which nothing began: remove what this start made, and folders that are empty then."""
-        if self.saved is None:
+        if self.saved is None and self.lock.is_ours():
             for path in self._made:
                 with suppress(OSError):
                     path.rmdir() if path == self.checkpoints else path.unlink()
@@ -101,15 +101,15 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and kind is not None and not isinstance(error, SystemExit):
+        ours = self.lock.is_ours()  # what is no longer ours stays as it is
+        if error is not None and kind is not None and not isinstance(error, SystemExit) and ours:
             log.debug("ended by %s", kind.__name__, exc_info=(kind, error, trace))
         logging.getLogger("minigpt").removeHandler(self._handler)
         self._handler.close()
         self.metrics.close()
         begun, ended = self.saved is not None, (self.folder / "summary.json").exists()
-        if isinstance(error, Exception) and not isinstance(error, Stopped) and begun and not ended:
-            with suppress(OSError, StorageError, BusyError):  # what is no longer ours stays as it is
-                self.lock.check()
+        if isinstance(error, Exception) and not isinstance(error, Stopped) and begun and not ended and ours:
+            with suppress(OSError):
                 durable.write_atomic(self.folder / FAILED, durable.json_bytes(failure(error)))
         if isinstance(error, MinigptError) and not begun:
             self._leave_no_trace()

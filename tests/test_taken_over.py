@@ -89,6 +89,7 @@ def test_a_run_whose_lock_was_removed_gives_way_to_the_one_that_took_it(started:
     started[1].process.terminate()
     code, said = started[1].ends()
     assert code == 143, said
+    assert "ended by BusyError" not in (folder / "train.log").read_text()
     steps = [row["step"] for row in rows(folder) if "train/loss" in row]
     assert steps == list(range(1, len(steps) + 1))
 
@@ -140,3 +141,21 @@ def test_weights_that_are_not_finite_end_the_run_at_its_next_save(
     assert shell("train", *SMALL, "checkpoint.every=3") == 5
     assert "diverged: weights are not finite after step 6" in shell.err
     assert finite(shell.run_folder()) == [3]
+
+
+def test_a_start_that_lost_its_folder_before_it_began_deletes_nothing_of_the_next(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from minigpt import training
+    from minigpt.errors import DataError
+
+    def replaced(*_: object) -> None:
+        (folder,) = (path for path in (shell.folder / "outputs").iterdir() if path.is_dir())
+        folder.rename(tmp_path / "moved")
+        shutil.copytree(tmp_path / "moved", folder)
+        raise DataError("no tokens: here (prepare them)")
+
+    monkeypatch.setattr(training, "prepare_tokens", replaced)
+    assert shell("train", *SMALL) == 3
+    (folder,) = (path for path in (shell.folder / "outputs").iterdir() if path.is_dir())
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "lock", "metrics.jsonl", "train.log"}
