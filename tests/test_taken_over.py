@@ -51,7 +51,10 @@ def started(tmp_path: Path) -> Iterator[list[Started]]:
 
 
 @pytest.mark.faults(15)
-@pytest.mark.parametrize("how", [pytest.param("removed", marks=pytest.mark.slow), "moved", "lock removed"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param("removed", marks=pytest.mark.slow), pytest.param("moved", marks=pytest.mark.slow), "lock removed"],
+)
 def test_a_folder_that_goes_away_ends_the_run(how: str, started: list[Started], tmp_path: Path) -> None:
     (first,) = started
     folder = first.trains()
@@ -106,7 +109,10 @@ def finite(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     "arm",
     [
-        ["optim=adamw", "optim.hidden.weight_decay=10000", "optim.embed.weight_decay=10000"],
+        pytest.param(
+            ["optim=adamw", "optim.hidden.weight_decay=10000", "optim.embed.weight_decay=10000"],
+            marks=pytest.mark.slow,
+        ),
         ["optim=lion", "optim.lr_scale=1e42"],
     ],
     ids=["decay", "lion"],
