@@ -28,6 +28,7 @@ from minigpt.run.record import FAILED, failure, read_summary
 from minigpt.source_digest import changed_modules
 from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
 from minigpt.study.record import changing, folder_of, path_of, read_sweep
+from minigpt.terminal import escape_line
 
 Job = Callable[[DictConfig], Any]
 Report = Callable[[MinigptError], None]
@@ -168,9 +169,8 @@ class Sweep:
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         print(file=sys.stderr)
         for row in rows:
-            print(
-                "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip(), file=sys.stderr
-            )
+            line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+            print(escape_line(line.rstrip()), file=sys.stderr)
         if self.record is not None:
             print(f"record: {self.record}", file=sys.stderr)
         return next((code for code, _ in outcomes if code), 0)

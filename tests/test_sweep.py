@@ -228,3 +228,14 @@ def test_the_other_scripts_have_a_table_and_no_record(shell: Shell) -> None:
 def test_hydras_own_values_can_be_used(shell: Shell, mode: list[str]) -> None:
     assert shell("train", *mode, "dry_run=true", "name=${hydra:runtime.choices.optim}") == 0, shell.err
     assert "muon-" in shell.out
+
+
+@pytest.mark.faults(50)
+def test_control_sequences_reach_the_table_only_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    multirun = sweep.Sweep(lambda cfg: None, lambda: None, lambda error: None)
+    failed = {"error": "\x1b]0;owned\x07", "exit_code": 2}
+    multirun.jobs = [{"overrides": ["study=\x1b[2J"], "folder": None, "failed": failed}]
+    assert multirun.finish() == 2
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert r"study=\x1b[2J" in said
