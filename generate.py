@@ -7,7 +7,7 @@ python generate.py run=outputs/<name>-<id> temperature=0 max_new_tokens=100
 import sys
 from typing import TYPE_CHECKING
 
-from minigpt import cli
+from minigpt.cli import entry
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 def generate(cfg: "DictConfig") -> None:
     """Continue the prompt with the newest finished run, or with the one that was asked for."""
-    from minigpt import startup
+    from minigpt.config import lazy_torch as startup
 
     startup.load_torch()
-    from minigpt import generation
+    from minigpt.generate import command as generation
 
     generation.generate(cfg)
 
 
 def check(cfg: "DictConfig") -> None:
     """Every argument out of its range."""
-    from minigpt import startup
+    from minigpt.config import lazy_torch as startup
 
     startup.load_torch()
-    from minigpt import generation
+    from minigpt.generate import command as generation
 
     generation.sampling_of(cfg)
 
@@ -42,7 +42,7 @@ def before(cfg: "DictConfig", sweeping: bool) -> bool:
 
 def main() -> int:
     """The command; returns its exit code."""
-    return cli.main(generate, "generate", check, before, answers=True)
+    return entry.main(generate, "generate", check, before, answers=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ python preprocess.py data=fineweb_edu data.max_tokens=100_000_000 data.workers=2
 import sys
 from typing import TYPE_CHECKING
 
-from minigpt import cli
+from minigpt.cli import entry
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def preprocess(cfg: "DictConfig") -> None:
     """Prepare the tokens that the configuration names, and say where they are."""
-    from minigpt import config
-    from minigpt.corpus import prepare_tokens
+    from minigpt.config import plan as config
+    from minigpt.config.corpus import prepare_tokens
 
     data, folder = config.data_of(cfg)
     tokens = prepare_tokens(data, folder, wait=False)
@@ -29,7 +29,7 @@ def preprocess(cfg: "DictConfig") -> None:
 
 def check(cfg: "DictConfig") -> None:
     """Every problem of the `data` node, before anything is written."""
-    from minigpt import config
+    from minigpt.config import plan as config
 
     config.data_of(cfg)
 
@@ -43,7 +43,7 @@ def before(cfg: "DictConfig", sweeping: bool) -> bool:
 
 def main() -> int:
     """The command; returns its exit code."""
-    return cli.main(preprocess, "preprocess", check, before)
+    return entry.main(preprocess, "preprocess", check, before)
 
 
 if __name__ == "__main__":

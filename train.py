@@ -9,17 +9,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minigpt import cli
+from minigpt.cli import entry
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from minigpt.config import Plan
+    from minigpt.config.plan import Plan
 
 
 def train(cfg: "DictConfig") -> float | None:
     """One run, from a composed configuration to its final validation loss (None: stopped early or only described)."""
-    from minigpt import config
+    from minigpt.config import plan as config
     from minigpt.run.answer import answer, report
 
     plan = config.plan_of(cfg)
@@ -28,7 +28,7 @@ def train(cfg: "DictConfig") -> float | None:
         if plan.config["dry_run"]:
             print_description(plan)
             return None
-        from minigpt import training
+        from minigpt.train import training
 
         summary = training.run(plan)
     if summary is None:
@@ -39,14 +39,15 @@ def train(cfg: "DictConfig") -> float | None:
 
 def check(cfg: "DictConfig") -> None:
     """Every problem that shows without building anything."""
-    from minigpt import config
+    from minigpt.config import plan as config
 
     config.plan_of(cfg)
 
 
 def before(cfg: "DictConfig", sweeping: bool) -> bool:
     """Before Hydra makes a folder: see that it can be made; answer for a finished run without loading torch."""
-    from minigpt import config, run_folder
+    from minigpt.config import plan as config
+    from minigpt.run import folder as run_folder
     from minigpt.run.answer import answer, report
 
     plan = config.plan_of(cfg) if not sweeping else None
@@ -77,7 +78,7 @@ def join_study(plan: "Plan") -> None:
 def print_description(plan: "Plan") -> None:
     """The parameter table and what the run would cost, on stdout."""
     from minigpt import streams
-    from minigpt.describe import describe
+    from minigpt.train.dry_run import describe
 
     streams.stdout_must_arrive()
     print(describe(plan))
@@ -85,7 +86,7 @@ def print_description(plan: "Plan") -> None:
 
 def main() -> int:
     """The command; returns its exit code."""
-    return cli.main(train, "train", check, before)
+    return entry.main(train, "train", check, before)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 import sys
 from typing import Any
 
-from minigpt.arguments import Parser, exit_code_of
+from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.errors import ConfigError
 
 CURVES = ("val/loss", "val/bits_per_byte", "train/loss")

@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from minigpt import signature
+from minigpt.config import signature
 
 CANDIDATES = ("x", 1, 0.5, True, ["x"], {})
 

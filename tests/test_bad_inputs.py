@@ -247,13 +247,15 @@ def test_a_yaml_file_that_cannot_be_read_is_named(
 @pytest.mark.parametrize("word", ["null", "none"])
 @pytest.mark.parametrize("group", ["probe", "experiment", "model/embedding", "model/mlp"])
 def test_without_can_be_typed_and_is_the_run_of_not_naming_it(group: str, word: str) -> None:
-    from minigpt import cli, config, schema
+    from minigpt.cli import composition, process
     from minigpt.cli.overrides import protect
+    from minigpt.config import plan as config
+    from minigpt.config import schema
 
     schema.register()
-    cli.register_resolvers()
+    process.register_resolvers()
     bare, plan = (
-        config.plan_of(cli.compose("train", [protect(o, False) for o in overrides], None, config.plan_of))
+        config.plan_of(composition.compose("train", [protect(o, False) for o in overrides], None, config.plan_of))
         for overrides in (["seed=3"], ["seed=3", f"{group}={word}"])
     )
     assert (plan.id, plan.folder, plan.choices, plan.study) == (bare.id, bare.folder, bare.choices, bare.study)
@@ -279,7 +281,7 @@ def test_flags_may_stand_between_overrides(
 def test_a_fault_of_our_own_code_keeps_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from minigpt import config
+    from minigpt.config import plan as config
 
     def broken(cfg: object) -> None:
         raise AttributeError("a bug")

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from runs import ROOT, SMALL, Shell, rows, tensors
 
-from minigpt import checkpoint
-from minigpt.branch import shared_steps
+from minigpt.checkpoint import store as checkpoint
 from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.schedule.wsd import WSD
+from minigpt.train.branch import shared_steps
 
 WSD_RUN = [*SMALL, "schedule=wsd", "schedule.warmup=2", "train.threads=1", "checkpoint.keep_optimizer=true"]
 
@@ -114,7 +114,7 @@ def test_a_run_of_changed_code_or_a_damaged_checkpoint_is_not_taken(shell: Shell
     short = by_steps(shell)[10]
     whole = (short / "run.json").read_bytes()
     changed = json.loads(whole)
-    changed["source"]["minigpt.loop"] = "something else"
+    changed["source"]["minigpt.train.loop"] = "something else"
     (short / "run.json").write_text(json.dumps(changed))
     assert shell("train", *WSD_RUN, "train.steps=20") == 0
     assert "going on from" not in shell.err

@@ -1,4 +1,4 @@
-from minigpt.budget import Budget, accumulation_problem, remainder_notice, steps_for_epochs, steps_for_tokens
+from minigpt.config.budget import Budget, accumulation_problem, remainder_notice, steps_for_epochs, steps_for_tokens
 
 
 def test_tokens_round_up_to_whole_steps() -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from fault_table import Tries
 
-from minigpt import checkpoint
+from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.parameters import restore_parameters
+from minigpt.checkpoint.tensor_tree import encode_tree
 from minigpt.errors import CheckpointError
-from minigpt.parameters import restore_parameters
-from minigpt.tensor_tree import encode_tree
 
 MODEL = {"embed.weight": torch.arange(12.0).reshape(3, 4), "head.weight": torch.ones(2, 2, dtype=torch.bfloat16)}
 OPTIMIZER: dict[str, Any] = {

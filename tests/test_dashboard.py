@@ -57,11 +57,13 @@ def test_the_lr_sensitivity_and_the_parallel_coordinates_name_keys_that_runs_hav
     names = [column["accessor"] for column in coordinates["config"]["columns"]]
     assert "config:choices.value.optim" in names
     assert names[-1] == "summary:val_loss"
-    from minigpt import cli, config, schema
+    from minigpt.cli import composition, process
+    from minigpt.config import plan as config
+    from minigpt.config import schema
 
     schema.register()
-    cli.register_resolvers()
-    plan = config.plan_of(cli.compose("train", [], None, config.plan_of))
+    process.register_resolvers()
+    plan = config.plan_of(composition.compose("train", [], None, config.plan_of))
     keys = config.identity.flatten({**plan.config, "choices": plan.choices})
     assert {*dashboard.COORDINATES, *dashboard.COLUMNS, *dashboard.LRS} <= keys.keys()
     pinned = printed["spec"]["section"]["runSets"][0]["runFeed"]["columnPinned"]

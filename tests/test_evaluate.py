@@ -5,12 +5,12 @@ import pytest
 import torch
 from runs import SMALL, Shell
 
-from minigpt.corpus import prepare_tokens
+from minigpt.config.corpus import prepare_tokens
+from minigpt.config.precision import choose
 from minigpt.data.tokens import Tokens
-from minigpt.evaluate import documents_of, evaluate
 from minigpt.model.transformer import Transformer
-from minigpt.precision import choose
 from minigpt.seeding import generator
+from minigpt.train.evaluate import documents_of, evaluate
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minigpt.errors import CheckpointError, ConfigError, StorageError
-from minigpt.export import from_hugging_face, main, to_hugging_face
+from minigpt.export import main
+from minigpt.generate.hugging_face import from_hugging_face, to_hugging_face
+from minigpt.generate.sampling import Sampling, generate, sample_text
 from minigpt.model.relu_squared import ReLUSquared
 from minigpt.model.transformer import Transformer
-from minigpt.sampling import Sampling, generate, sample_text
 from minigpt.seeding import generator
 from minigpt.tokenizer.base import Tokenizer
 from minigpt.tokenizer.fast_bpe import BPE

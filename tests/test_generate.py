@@ -15,7 +15,7 @@ import torch
 from runs import ROOT, SMALL, Shell
 from safetensors.torch import load_file, save_file
 
-from minigpt.load import load_run
+from minigpt.generate.load import load_run
 
 
 @pytest.fixture(scope="module")

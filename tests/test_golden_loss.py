@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt.budget import Budget
-from minigpt.loop import Progress, Settings, fit
+from minigpt.config.budget import Budget
+from minigpt.config.precision import choose
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
 from minigpt.optim.muon import Muon
-from minigpt.precision import choose
 from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.seeding import generator
+from minigpt.train.loop import Progress, Settings, fit
 from tests.test_loop import SETTINGS, Notes
 
 STEPS, SHOWN = 40, (1, 2, 10, 40)

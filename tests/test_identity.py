@@ -6,17 +6,20 @@ import pytest
 from omegaconf import OmegaConf
 from runs import ROOT
 
-from minigpt import cli, config, identity, records, schema
+from minigpt import records
+from minigpt.cli import composition, process
+from minigpt.config import identity, schema
+from minigpt.config import plan as config
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _registered() -> None:
     schema.register()
-    cli.register_resolvers()
+    process.register_resolvers()
 
 
 def plan(*overrides: str) -> config.Plan:
-    return config.plan_of(cli.compose("train", list(overrides), None, config.plan_of))
+    return config.plan_of(composition.compose("train", list(overrides), None, config.plan_of))
 
 
 DEFAULT = None
@@ -92,7 +95,7 @@ def test_lr_scale_and_the_lr_it_makes_are_one_run() -> None:
 def test_the_id_is_stable() -> None:
     """Spelled out whole, so that no tuned default moves it: if this changes, every old run is orphaned."""
     identity = {"model": {"d_model": 8}, "seed": 0, "optim": {"hidden": {"lr": 0.02}}}
-    from minigpt.identity import short_hash
+    from minigpt.config.identity import short_hash
 
     assert short_hash(identity) == "0dc79be5"
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from runs import SMALL, Shell, rows, tensors
 
-from minigpt import training, verify
-from minigpt.config import Plan, plan_of
+from minigpt import verify
+from minigpt.config.plan import Plan, plan_of
 from minigpt.durable import sha256_file
 from minigpt.errors import CheckpointError
+from minigpt.train import training
 
 SOURCE = [*SMALL, "name=source", "checkpoint.every=4"]
 
@@ -25,12 +26,13 @@ def weights_of(source: Path) -> str:
 
 
 def planned(shell: Shell, *overrides: str) -> Plan:
-    from minigpt import cli, schema
+    from minigpt.cli import composition, process
+    from minigpt.config import schema
 
     schema.register()
-    cli.register_resolvers()
+    process.register_resolvers()
     places = [f"output_dir={shell.folder / 'outputs'}", f"data_dir={shell.folder / 'tokens'}"]
-    return plan_of(cli.compose("train", [*places, *overrides], None, plan_of))
+    return plan_of(composition.compose("train", [*places, *overrides], None, plan_of))
 
 
 @pytest.mark.faults(27)

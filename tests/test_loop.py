@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt.budget import Budget
+from minigpt.config.budget import Budget
+from minigpt.config.precision import choose
 from minigpt.errors import NumericsError
-from minigpt.loop import Progress, Settings, due, fit
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
 from minigpt.optim.muon import Muon
-from minigpt.precision import choose
 from minigpt.schedule.constant import Constant
 from minigpt.seeding import generator
+from minigpt.train.loop import Progress, Settings, due, fit
 
 
 class FewWindows:

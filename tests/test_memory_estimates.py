@@ -8,8 +8,8 @@ import pytest
 import torch
 from runs import ROOT, Shell
 
-from minigpt.memory import Memory, activation_bytes, saved_bytes
-from minigpt.precision import choose
+from minigpt.config.precision import choose
+from minigpt.train.memory import Memory, activation_bytes, saved_bytes
 
 NODE = {"_target_": "minigpt.model.transformer.Transformer", "n_layers": 3, "d_model": 64, "n_heads": 4, "d_ff": 160}
 TOKENS = 512
@@ -83,9 +83,10 @@ def test_a_process_takes_what_was_estimated(model: str, checkpointing: str) -> N
     """A step of a model with much to keep; the estimate is within 20 % (glibc's heap is part of it)."""
     code = f"""
 import json, torch
-from minigpt import cli, schema
+from minigpt import schema
+from minigpt.cli import process
 from minigpt.bench.model import Model, peak_memory
-schema.register(); cli.register_resolvers(); torch.set_num_threads(1)
+schema.register(); process.register_resolvers(); torch.set_num_threads(1)
 model = Model(["model={model}", "model.n_layers=8", "model.d_model=256", "model.max_seq_len=256", "train.batch_size=16",
                "train.precision=fp32", "train.activation_checkpointing={checkpointing}"])
 model.steps(model.chosen, 16, 2)

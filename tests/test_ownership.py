@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from runs import SMALL, Shell, rows
 
-from minigpt import checkpoint, cli, config, durable, schema
+from minigpt import durable
+from minigpt.checkpoint import store as checkpoint
+from minigpt.cli import composition, process
+from minigpt.config import plan as config
+from minigpt.config import schema
 from minigpt.errors import StorageError
-from minigpt.metrics import Metrics
+from minigpt.run.metrics import Metrics
 
 NOTES = b"not yours \xff\n"
 ID = "0badc0de"
@@ -36,8 +40,8 @@ def still_there(planted: dict[Path, bytes]) -> None:
 def name() -> str:
     """The name that the folder of SMALL will have."""
     schema.register()
-    cli.register_resolvers()
-    plan = config.plan_of(cli.compose("train", SMALL, None, config.plan_of))
+    process.register_resolvers()
+    plan = config.plan_of(composition.compose("train", SMALL, None, config.plan_of))
     return plan.folder.name
 
 

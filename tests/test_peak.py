@@ -6,8 +6,8 @@ import pytest
 import torch
 from runs import SMALL, Shell
 
-from minigpt import peak
-from minigpt.peak import matrix_product_flops, peak_of, table_flops
+from minigpt.train import peak
+from minigpt.train.peak import matrix_product_flops, peak_of, table_flops
 
 
 def test_peak_of_known_devices() -> None:

@@ -8,9 +8,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-import minigpt.precision as module
+import minigpt.config.precision as module
+from minigpt.config.precision import choose
 from minigpt.errors import ConfigError
-from minigpt.precision import choose
 
 Machine = Callable[..., None]
 
@@ -125,7 +125,7 @@ def test_freed_memory_is_kept() -> None:
     """Freed blocks of 16 MB and more come back without page faults; in a process of its own, since the switch stays."""
     code = """
 import resource, torch
-from minigpt.precision import Precision
+from minigpt.config.precision import Precision
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):
@@ -160,5 +160,5 @@ def test_bf16_of_the_cpu_is_read_from_linux(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_importing_it_does_not_import_torch() -> None:
-    code = "import sys, minigpt.precision; sys.exit('torch' in sys.modules)"
+    code = "import sys, minigpt.config.precision; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from minigpt.errors import ConfigError, NumericsError
-from minigpt.model.transformer import Transformer
-from minigpt.sampling import (
+from minigpt.generate.sampling import (
     NGrams,
     Sampling,
     TextStream,
@@ -20,6 +19,7 @@ from minigpt.sampling import (
     penalise,
     sample_text,
 )
+from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 
 V = 40

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt.signature import read_signature, type_problem
+from minigpt.config.signature import read_signature, type_problem
 
 
 @pytest.mark.parametrize("name", ["AdamW", "NAdam", "SGD", "RMSprop", "Adafactor"])
@@ -27,7 +27,7 @@ def test_signatures_read_from_source_are_those_of_the_imported_class(name: str) 
 
 def test_reading_a_signature_imports_nothing() -> None:
     code = (
-        "import sys\nfrom minigpt.signature import read_signature\n"
+        "import sys\nfrom minigpt.config.signature import read_signature\n"
         "read_signature('torch.optim.AdamW'), read_signature('minigpt.model.transformer.Transformer')\n"
         "assert 'torch' not in sys.modules and 'minigpt.model' not in sys.modules"
     )

@@ -18,8 +18,8 @@ from runs import ROOT, SMALL, Shell
 from minigpt.compare.__main__ import main as compare_main
 from minigpt.compare.groups import Question, sort_runs
 from minigpt.compare.results import csv_rows
-from minigpt.compare.runs import Run, find, select
 from minigpt.study import record
+from minigpt.study.runs import Run, find, select
 
 QUICK = [*SMALL, "train.steps=2", "eval.every=null"]
 
@@ -111,12 +111,12 @@ def test_code_that_changed_after_the_end_is_a_state_with_a_loss(shell: Shell) ->
     assert shell("train", "-m", *QUICK, "seed=0,1", "study=s") == 0
     path = next((shell.folder / "outputs").glob("*-s0-*/run.json"))
     content = json.loads(path.read_text())
-    content["source"]["minigpt.loop"] = "something else"
+    content["source"]["minigpt.train.loop"] = "something else"
     path.write_text(json.dumps(content))
     loss = json.loads((path.parent / "summary.json").read_text())["val_loss"]
     shown = status(shell)
     assert "2 jobs: 1 done, 1 finished (code changed)" in shown
-    assert f"finished (code changed)  seed=0  loss {loss:.4f}  (minigpt/loop.py)" in shown
+    assert f"finished (code changed)  seed=0  loss {loss:.4f}  (minigpt/train/loop.py)" in shown
 
 
 def test_where_names_a_value_that_no_run_has(shell: Shell, capfd: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +173,7 @@ def _nothing_goes_on() -> Iterator[None]:
 STAND_STILL = textwrap.dedent(
     """\
     import os, signal
-    from minigpt.run_folder import RunFolder
+    from minigpt.run.folder import RunFolder
     really = RunFolder.begin
     def begin(self, *arguments, **options):
         really(self, *arguments, **options)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from runs import SMALL, Shell
 
-from minigpt import cli, config, sweep
+from minigpt.cli import composition
+from minigpt.config import plan as config
+from minigpt.study import sweep
 from minigpt.study.jobs import jobs_of, plans, shortest_first
 
 QUICK = [*SMALL, "train.steps=4"]
@@ -90,13 +92,13 @@ def test_the_plans_of_jobs_are_those_that_hydra_composes(shell: Shell) -> None:
     axes = ["optim=muon,adamw", "optim.lr_scale=0.5,1", "model.d_model=32,48", "~schedule.warmup,+schedule.warmup=2"]
     axes = [*axes[:3], "eval.every=null,2", "checkpoint.at=[1],[1,2]", "model.dropout=0,0.1"]
     assert shell("train", "-m", *QUICK, "train.steps=2", *axes[:3], "dry_run=true") == 0
-    first = cli.compose("train", [*QUICK, *(axis.partition(",")[0] for axis in axes[:3])], None, lambda cfg: None)
+    first = composition.compose("train", [*QUICK, *(axis.partition(",")[0] for axis in axes[:3])], None, lambda cfg: None)
     overrides = [*QUICK, f"output_dir={shell.folder}", *axes]
     jobs = jobs_of(first, overrides)
     assert len(jobs) == 64
-    found = list(plans(first, jobs, lambda some: cli.compose("train", some, None, lambda cfg: None)))
+    found = list(plans(first, jobs, lambda some: composition.compose("train", some, None, lambda cfg: None)))
     for job, planned in list(zip(jobs, found, strict=True))[::7]:
-        assert planned == config.plan_of(cli.compose("train", job, None, lambda cfg: None))
+        assert planned == config.plan_of(composition.compose("train", job, None, lambda cfg: None))
 
 
 def test_one_preparation_of_tokens_serves_all_jobs(shell: Shell) -> None:
@@ -110,7 +112,7 @@ def test_one_preparation_of_tokens_serves_all_jobs(shell: Shell) -> None:
 def test_a_failing_job_leaves_its_traceback_and_failed_json_and_is_tried_again(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minigpt import training
+    from minigpt.train import training
 
     real = training.evaluate
 
@@ -166,11 +168,11 @@ def test_changed_code_stops_the_whole_sweep_before_any_job_trains(shell: Shell, 
     assert shell("train", *command, "seed=0,1") == 0, shell.err
     for path in (shell.folder / "outputs").glob("*-s0-*/run.json"):
         record = json.loads(path.read_text())
-        record["source"]["minigpt.loop"] = "something else"
+        record["source"]["minigpt.train.loop"] = "something else"
         path.write_text(json.dumps(record))
     before, known = finished(shell), records(shell)
     assert shell("train", *command, f"hydra/launcher={launcher}", "seed=0,1,2,3") == 4
-    assert shell.err.count("code changed: minigpt/loop.py") == 1
+    assert shell.err.count("code changed: minigpt/train/loop.py") == 1
     assert "changed since 1 of 4 jobs began" in shell.err
     for way_out in ("accept_changes=true", "attempt=2", "study="):
         assert way_out in shell.err

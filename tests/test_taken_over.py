@@ -133,7 +133,7 @@ def test_weights_that_are_not_finite_end_the_run_at_its_next_save(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by the save, though no loss has told of it yet: a stop right after the step that broke them."""
-    from minigpt import training
+    from minigpt.train import training
 
     real = training.LiveRun.save
 
@@ -152,8 +152,8 @@ def test_weights_that_are_not_finite_end_the_run_at_its_next_save(
 def test_a_start_that_lost_its_folder_before_it_began_deletes_nothing_of_the_next(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from minigpt import training
     from minigpt.errors import DataError
+    from minigpt.train import training
 
     def replaced(*_: object) -> None:
         (folder,) = (path for path in (shell.folder / "outputs").iterdir() if path.is_dir())

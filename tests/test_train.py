@@ -143,12 +143,12 @@ def test_changed_tokens_and_changed_code_stop_a_run_and_can_be_accepted(shell: S
     assert shell("train", *SMALL, "train.stop_after=6") == 0
     path = shell.run_folder() / "run.json"
     record = json.loads(path.read_text())
-    record["source"]["minigpt.loop"] = "something else"
+    record["source"]["minigpt.train.loop"] = "something else"
     record["data"]["fingerprint"] = "another fingerprint"
     record["chosen"]["threads"] += 1
     path.write_text(json.dumps(record))
     assert shell("train", *SMALL) == 4
-    assert "code changed: minigpt/loop.py" in shell.err
+    assert "code changed: minigpt/train/loop.py" in shell.err
     assert "tokens changed: another fing" in shell.err
     assert "threads:" in shell.err
     assert "Traceback" not in shell.err
@@ -359,7 +359,7 @@ def test_ctrl_c_ends_a_sweep_with_130(tmp_path: Path) -> None:
 def test_a_full_disk_on_the_way_is_a_warning_and_at_the_end_an_error(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minigpt import checkpoint
+    from minigpt.checkpoint import store as checkpoint
 
     real, full = checkpoint.durable.write_synced, [True]
 

@@ -14,7 +14,9 @@ import torch
 from runs import ROOT, SMALL, Shell
 from safetensors.torch import load_file
 
-from minigpt import checkpoint, identity, verify
+from minigpt import verify
+from minigpt.checkpoint import store as checkpoint
+from minigpt.config import identity
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,12 @@ import yaml
 from omegaconf import DictConfig
 from stand_ins import stand_ins
 
-from minigpt import cli, config, schema
+from minigpt.cli import composition, overrides, process
+from minigpt.config import plan as config
+from minigpt.config import schema
 from minigpt.errors import ConfigError
 
-CONF = cli.CONF
+CONF = overrides.CONF
 TRAIN_GROUPS = [
     "model",
     "optim",
@@ -38,11 +40,11 @@ CHOICES = [f"{group}={option}" for group in TRAIN_GROUPS for option in options(g
 @pytest.fixture(autouse=True, scope="module")
 def _registered() -> None:
     schema.register()
-    cli.register_resolvers()
+    process.register_resolvers()
 
 
 def compose(*overrides: str) -> DictConfig:
-    return cli.compose("train", list(overrides), None, config.plan_of)
+    return composition.compose("train", list(overrides), None, config.plan_of)
 
 
 def plan_of(*overrides: str) -> config.Plan:

@@ -15,11 +15,11 @@ from statistics import fmean
 import numpy as np
 
 from minigpt.compare.groups import Question, sort_runs
-from minigpt.compare.runs import find, select
 from minigpt.compare.selection import curvatures, declared_rules
 from minigpt.compare.statistics import Interval
 from minigpt.compare.verdict import Result, judge
 from minigpt.errors import ConfigError, MinigptError
+from minigpt.study.runs import find, select
 
 
 def parameters(result: Result, source: str) -> dict[str, object]:

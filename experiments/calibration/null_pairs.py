@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from minigpt.compare.groups import Question, sort_runs
-from minigpt.compare.runs import find, select
 from minigpt.compare.selection import declared_rules
 from minigpt.compare.statistics import p_value, t_interval
 from minigpt.compare.verdict import MIN_PAIRS, Comparison, judge
 from minigpt.errors import ConfigError, MinigptError
+from minigpt.study.runs import find, select
 
 STUDIES = 4000
 

@@ -28,10 +28,10 @@ import numpy as np
 
 from minigpt.compare.caveats import coarse_grids
 from minigpt.compare.groups import Question, sort_runs
-from minigpt.compare.runs import Run
 from minigpt.compare.selection import Rules
 from minigpt.compare.statistics import t_interval
 from minigpt.compare.verdict import Result, judge
+from minigpt.study.runs import Run
 
 HERE = Path(__file__).parent
 GRID = (-2, -1, 0, 1, 2)  # doublings of the learning rate around the preset's own

@@ -14,7 +14,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from minigpt.metrics import read_rows
+from minigpt.run.metrics import read_rows
 
 PANELS = {
     "relative_update": "spectral norm of the update / of the weight",

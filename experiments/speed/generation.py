@@ -20,7 +20,8 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
-from minigpt import config, export, sampling
+from minigpt.config import plan as config
+from minigpt.generate import hugging_face, sampling
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 
@@ -55,7 +56,7 @@ def main() -> None:
     model.init_weights(generator(0, "init"))
     lines = ["| precision | batch | transformers, tokens/s | minigpt | ratio (quartiles) | goal |", "|---" * 6 + "|"]
     with tempfile.TemporaryDirectory() as folder:
-        export.to_hugging_face(model, Ids(), Path(folder) / "model")
+        hugging_face.to_hugging_face(model, Ids(), Path(folder) / "model")
         for dtype in (torch.float32, torch.bfloat16):
             reference = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=dtype).eval()
             ours = model.to(dtype).eval()

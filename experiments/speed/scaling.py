@@ -46,11 +46,14 @@ def estimated_memory(model: str, seq_len: int, batch: int) -> float:
     """What dry_run=true says now, bytes."""
     import torch
 
-    from minigpt import cli, config, memory, schema
+    from minigpt.cli import composition, process
+    from minigpt.config import plan as config
+    from minigpt.config import schema
+    from minigpt.train import memory
 
     schema.register()
-    cli.register_resolvers()
-    cfg = config.plan_of(cli.compose("train", overrides(model, seq_len, batch), None, config.plan_of)).config
+    process.register_resolvers()
+    cfg = config.plan_of(composition.compose("train", overrides(model, seq_len, batch), None, config.plan_of)).config
     vocab_size = cfg["data"]["tokenizer"]["vocab_size"]
     with torch.device("meta"):
         built = config.build(cfg["model"], vocab_size)
@@ -61,12 +64,13 @@ def measure(model: str, seq_len: int, batch: int) -> Row:
     """One point, in this process."""
     import torch
 
-    from minigpt import cli, schema
     from minigpt.bench.model import Model, peak_memory
-    from minigpt.peak import matrix_product_flops
+    from minigpt.cli import process
+    from minigpt.config import schema
+    from minigpt.train.peak import matrix_product_flops
 
     schema.register()
-    cli.register_resolvers()
+    process.register_resolvers()
     torch.set_num_threads(1)
     under_test = Model(overrides(model, seq_len, batch))
     products = [matrix_product_flops("cpu", "bf16", 0.2)]

@@ -2,7 +2,7 @@
 
     python experiments/speed/shares.py [--steps 5] [--threads 1] [--processor-time] [--dry] [override ...]
 
-`experiment=mini_gpt` as train.py runs it (minigpt.training.run, wandb's mirror offline), on 20,000,000 random ids in a
+`experiment=mini_gpt` as train.py runs it (minigpt.train.training.run, wandb's mirror offline), on 20,000,000 random ids in a
 temporary folder (TMPDIR chooses where), bf16, with a row of the log every step. A measured step has one micro-batch;
 its data, forward and backward count as often as the recipe accumulates. The run stops after `--steps` of them, with an
 evaluation and a checkpoint. What the loop's own clocks do not tell apart is timed by wrapping the functions.
@@ -23,8 +23,11 @@ import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from minigpt import cli, config, loop, schema, training
+from minigpt.cli import composition, process
+from minigpt.config import plan as config
+from minigpt.config import schema
 from minigpt.logger.wandb import WandbLogger
+from minigpt.train import loop, training
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- shares.py begins -->", "<!-- shares.py ends -->"
@@ -127,8 +130,8 @@ def measure(folder: Path, steps: int, threads: int, processor_time: bool, overri
     """Run the recipe and return the tables."""
     os.environ["WANDB_MODE"] = "offline"
     schema.register()
-    cli.register_resolvers()
-    recipe = cli.compose("train", ["experiment=mini_gpt", *overrides], None, config.plan_of)
+    process.register_resolvers()
+    recipe = composition.compose("train", ["experiment=mini_gpt", *overrides], None, config.plan_of)
     micro_batch, evaluated, every = recipe.train.micro_batch_size, recipe.eval.tokens, recipe.eval.every
     accumulation = recipe.train.batch_size // micro_batch
     wanted = [
@@ -136,7 +139,7 @@ def measure(folder: Path, steps: int, threads: int, processor_time: bool, overri
         "log.every=1", f"train.stop_after={steps}", f"eval.every={steps}", f"eval.tokens={EVALUATED}",
         *overrides, f"train.batch_size={micro_batch}",
     ]  # fmt: skip
-    plan = config.plan_of(cli.compose("train", wanted, None, config.plan_of))
+    plan = config.plan_of(composition.compose("train", wanted, None, config.plan_of))
     clocks = Clocks(time.thread_time if processor_time else time.perf_counter)
     loop.time = SimpleNamespace(perf_counter=clocks.clock)  # type: ignore[assignment]
     clocks.watch()

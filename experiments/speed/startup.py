@@ -126,7 +126,8 @@ def inside(path: str, arguments: list[str]) -> None:
         setattr(owner, name, stamped)
 
     import train
-    from minigpt import run_folder, startup
+    from minigpt.config import lazy_torch as startup
+    from minigpt.run import folder as run_folder
 
     stamp("python")
     load = startup.load_torch
@@ -137,7 +138,7 @@ def inside(path: str, arguments: list[str]) -> None:
         load()
         stamp("torch")
         if not known:
-            from minigpt import training  # a little earlier than train.py does
+            from minigpt.train import training
 
             wrap(training, "run", "run")
             wrap(training, "fit", "fit")

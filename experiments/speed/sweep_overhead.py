@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 import train
-from minigpt import cli, sweep
+from minigpt.cli import process
+from minigpt.study import sweep
 
 COLUMNS = ("training", "around", "folder name", "Hydra", "overhead")
 
@@ -59,7 +60,7 @@ def one_sweep(folder: Path, jobs: int) -> list[dict[str, float]]:
     sys.argv = ["train.py", *arguments, f"data_dir={folder / 'tokens'}"]
     with (
         timed(sweep.Sweep, "__call__", calls),
-        timed(cli, "_run_folder", names),
+        timed(process, "_run_folder", names),
         timed(BasicSweeper, "validate_batch_is_legal", validations),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from minigpt.config.precision import choose
 from minigpt.model.transformer import Transformer
-from minigpt.precision import choose
 from minigpt.seeding import generator
 
 BATCH, T, V, LAYERS, D, HEADS, D_FF = 4, 512, 20_000, 8, 512, 8, 1376

@@ -21,8 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minigpt import cli, config, schema
-from minigpt.corpus import prepare_tokens
+from minigpt.cli import composition, process
+from minigpt.config import plan as config
+from minigpt.config import schema
+from minigpt.config.corpus import prepare_tokens
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows
 from minigpt.model.transformer import Transformer
@@ -43,7 +45,7 @@ def settings(optim: str, kind: str, width: int, lr_scale: float) -> dict[str, An
     """The configuration that train.py would compose."""
     overrides = [*f"optim={optim}".split(), f"optim.lr_scale={lr_scale}", f"model.parametrization={kind}"]
     overrides += [f"model.d_model={width}", f"model.n_heads={width // HEAD_SIZE}"]
-    return config.plan_of(cli.compose("train", overrides, None, config.plan_of)).config
+    return config.plan_of(composition.compose("train", overrides, None, config.plan_of)).config
 
 
 def sizes(model: Transformer, tokens: Tensor) -> Sizes:
@@ -116,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     schema.register()
-    cli.register_resolvers()
+    process.register_resolvers()
     tokens = None
     found: dict[tuple[str, str], dict[int, dict[str, dict[int, float]]]] = {}
     print("| arm | parametrization | what | " + " | ".join(f"step {step}" for step in STEPS) + " |")

@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from minigpt import cli, schema
-from minigpt.arguments import Parser, exit_code_of
+from minigpt.cli import composition, process
+from minigpt.cli.arguments import Parser, exit_code_of
+from minigpt.config import schema
 from minigpt.durable import storage_error, write_atomic
 from minigpt.errors import ConfigError, StorageError
 from minigpt.reading import UnreadableError, read_json
@@ -40,7 +41,7 @@ What the columns say
   ~           not measured, since one step would have taken too long: from FLOPs, at the MFU of the largest one measured
 
 A value that you give (train.precision=bf16, train.threads=1, train.micro_batch_size=8) is kept and not varied. Only
-this command measures in order to advise: train.py follows fixed rules (minigpt/precision.py), so that two jobs of a
+this command measures in order to advise: train.py follows fixed rules (minigpt/config/precision.py), so that two jobs of a
 sweep choose alike. Nothing is downloaded, no data is needed, nothing is written but --json FILE.
 
 Exit codes: 0 done; 2 bad arguments; 6 FILE cannot be written.
@@ -76,8 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def bench(options: argparse.Namespace) -> None:
     """Check everything, then measure matrix products and each model in turn, then advise."""
-    from minigpt import config
     from minigpt.bench import report
+    from minigpt.config import plan as config
 
     deadline = time.monotonic() + options.seconds
     if not 5 <= options.seconds <= 86400:
@@ -91,10 +92,10 @@ def bench(options: argparse.Namespace) -> None:
     if bad := [o for o in options.overrides if "=" not in o]:
         raise ConfigError(*(f"unreadable argument: {o} (write key=value; models are chosen with --only)" for o in bad))
     schema.register()
-    cli.register_resolvers()
+    process.register_resolvers()
     names = list(dict.fromkeys(options.only or ["tiny", "small", "medium"]))
     commands = {name: [*COMMANDS[name], *options.overrides] for name in names}
-    plans = {name: config.plan_of(cli.compose("train", commands[name], None, config.plan_of)) for name in names}
+    plans = {name: config.plan_of(composition.compose("train", commands[name], None, config.plan_of)) for name in names}
 
     chosen = config.choose_precision(plans[names[0]].config)  # from here on PyTorch is loaded
     chosen.activate()
@@ -162,8 +163,8 @@ def product_rates(device: str, train: dict[str, Any], seconds: float) -> dict[st
     """FLOP/s of matrix products by "format threads", several rounds that take turns."""
     import torch
 
-    from minigpt import precision
-    from minigpt.peak import matrix_product_flops
+    from minigpt.config import precision
+    from minigpt.train.peak import matrix_product_flops
 
     formats = [train["precision"]] if train["precision"] != "auto" else ["fp32", "bf16", "fp16"]
     if device == "cpu" and train["precision"] == "auto":
@@ -184,7 +185,7 @@ def product_rates(device: str, train: dict[str, Any], seconds: float) -> dict[st
 
 
 def compiler_there(device: str) -> bool:
-    from minigpt import precision
+    from minigpt.config import precision
 
     return precision.missing_compiler(device) is None
 
@@ -237,7 +238,7 @@ def finish(
     """What follows from a model's figures: its budget, its MFU, and where it was not measured an estimate."""
     import torch
 
-    from minigpt.peak import table_flops
+    from minigpt.train.peak import table_flops
 
     r = results[name]
     if "parameters" not in r:

@@ -12,13 +12,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from minigpt import cli, config, memory, sampling
-from minigpt.budget import Budget
+from minigpt.cli import composition
+from minigpt.config import plan as config
+from minigpt.config.budget import Budget
+from minigpt.config.precision import Precision, choose
 from minigpt.data.windows import TrainWindows
-from minigpt.loop import Progress, Settings, fit
+from minigpt.generate import sampling
 from minigpt.model.transformer import Transformer
-from minigpt.precision import Precision, choose
 from minigpt.seeding import generator
+from minigpt.train import memory
+from minigpt.train.loop import Progress, Settings, fit
 
 SETTINGS = Settings(
     seed=0, grad_clip=1.0, max_bad_steps=10, skip_spikes=None, end_of_text=None, eval_every=None, checkpoint_every=None,
@@ -79,7 +82,7 @@ class Model:
     """
 
     def __init__(self, overrides: list[str]) -> None:
-        self.plan = config.plan_of(cli.compose("train", overrides, None, config.plan_of))
+        self.plan = config.plan_of(composition.compose("train", overrides, None, config.plan_of))
         config.check_built(self.plan)
         cfg = self.config = self.plan.config
         self.vocab_size, _ = config.vocabulary(self.plan)
@@ -111,7 +114,7 @@ class Model:
         micro_batches: int = 1,
         past: Callable[[], bool] = lambda: False,
     ) -> list[StepTime]:
-        """Times of `count` steps of minigpt.loop.fit on random tokens, fewer once `past()`. The lr is 0: nothing is
+        """Times of `count` steps of minigpt.train.loop.fit on random tokens, fewer once `past()`. The lr is 0: nothing is
         learnt from noise.
         """
         progress = Progress()

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from minigpt import cli, identity, schema
 from minigpt.bench.model import Model, StepTime, available_memory, peak_memory
+from minigpt.cli import process
+from minigpt.config import identity, schema
 from minigpt.errors import MinigptError
-from minigpt.training import DEFAULT_THREADS, SEVERAL_THREADS_FROM_D_MODEL
+from minigpt.train.training import DEFAULT_THREADS, SEVERAL_THREADS_FROM_D_MODEL
 
 TOKENS = 1024  # of the smallest micro-batch tried, or one sequence
 SLICE_S = 0.3  # a round of a quick model has as many steps as fit
@@ -239,7 +240,7 @@ def say(text: str) -> None:
 def main() -> int:
     """Read a job from the command line; exit code of the error, if any."""
     schema.register()
-    cli.register_resolvers()
+    process.register_resolvers()
     try:
         job = Job(**json.loads(sys.argv[1]))
         worker = Worker(job)

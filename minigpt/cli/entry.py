@@ -12,16 +12,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from minigpt import interrupt, schema, streams
-from minigpt.arguments import report
+from minigpt import interrupt, streams
+from minigpt.cli.arguments import report
 from minigpt.cli.boundary import is_composition_error, words
 from minigpt.cli.composition import compose
 from minigpt.cli.flags import canonical, parse
 from minigpt.cli.overrides import CONF, first_value, protect, refuse_secrets, refuse_torchrun
 from minigpt.cli.process import set_up_process
+from minigpt.config import schema
 from minigpt.errors import ConfigError, MinigptError, Stopped
 from minigpt.study.jobs import only, shortest_first
-from minigpt.sweep import JobFailed, Sweep
+from minigpt.study.sweep import JobFailed, Sweep
 
 Job = Callable[[DictConfig], Any]
 

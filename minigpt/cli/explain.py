@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
-from minigpt.typed import nearest
+from minigpt.config.typed import nearest
 
 LAUNCHERS = {  # launcher -> the plugin it comes with
     "joblib": "hydra_joblib_launcher",

@@ -4,8 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from minigpt.config.schema import PATH_KEYS
 from minigpt.errors import ConfigError
-from minigpt.schema import PATH_KEYS
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 TEXT_KEYS = ("prompt", "sample.prompt")

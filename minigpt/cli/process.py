@@ -6,7 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from minigpt import streams, typed
+from minigpt import streams
+from minigpt.config import typed
 from minigpt.errors import MinigptError
 
 
@@ -54,7 +55,7 @@ def register_resolvers() -> None:
 def _run_folder(root: DictConfig) -> Path:
     """The run's folder. A resolver must not raise (it would end a whole sweep), so a bad configuration gets a place
     that the job, which reports the problem, removes again."""
-    from minigpt import config
+    from minigpt.config import plan as config
 
     try:
         return config.plan_of(root).folder

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt.arguments import Parser, exit_code_of
-from minigpt.compare.runs import find, select
+from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.errors import ConfigError
+from minigpt.study.runs import find, select
 from minigpt.terminal import escape_line
 
 if TYPE_CHECKING:

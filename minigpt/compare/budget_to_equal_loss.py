@@ -13,7 +13,7 @@ from minigpt.compare import statistics
 from minigpt.compare.statistics import Interval
 
 if TYPE_CHECKING:
-    from minigpt.compare.runs import Run
+    from minigpt.study.runs import Run
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from minigpt.compare.cost import PATH, Costs, flops_per_token
 from minigpt.compare.groups import Arm
-from minigpt.compare.runs import Run, show
 from minigpt.compare.selection import Choice, curvatures
 from minigpt.compare.verdict import Result
+from minigpt.study.runs import Run, show
 
 NOTABLE_SPREAD = 0.1  # of step times between runs of one setting on one path
 SHOWN = 4  # names listed before "and n more"

@@ -8,9 +8,9 @@ from typing import Any
 
 from minigpt.compare import statistics
 from minigpt.compare.budget_to_equal_loss import EqualLoss
-from minigpt.compare.runs import Run
 from minigpt.compare.statistics import Interval
 from minigpt.compare.verdict import Result
+from minigpt.study.runs import Run
 
 # What must be equal before two times are compared. Where one of them is what is compared, it is left out.
 PATH = ("device", "precision", "compile", "threads", "micro_batch_size", "deterministic")

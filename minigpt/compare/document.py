@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from minigpt.compare.figures import Figure
-from minigpt.compare.runs import Run
+from minigpt.study.runs import Run
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from minigpt.compare.runs import LEARNING_RATE, Run, hint, show
 from minigpt.errors import ConfigError
+from minigpt.study.runs import LEARNING_RATE, Run, hint, show
 
 # The lr as people type it; an axis is called by one of these where it moves the same settings.
 TYPED_AXES = ("optim.lr_scale", "optim.lr", "optim.adamw_lr")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from minigpt.compare.document import Bullets, Cell, Document, Figures, Heading, Paragraph, Table, VerdictLine
 from minigpt.compare.report_markdown import relative
-from minigpt.compare.runs import Run
+from minigpt.study.runs import Run
 from minigpt.terminal import escape_controls
 
 STYLE = """

@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from minigpt.compare.document import Bullets, Cell, Document, Figures, Heading, Paragraph, Table, VerdictLine
-from minigpt.compare.runs import Run
+from minigpt.study.runs import Run
 from minigpt.terminal import escape_line
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from minigpt.compare import cost
 from minigpt.compare.groups import Group
-from minigpt.compare.runs import Run
 from minigpt.compare.verdict import Result
 from minigpt.roles import ROLES
+from minigpt.study.runs import Run
 
 
 def csv_rows(judged: Iterable[Result], rest: Iterable[Group], everything: Sequence[Run]) -> list[dict[str, Any]]:

@@ -12,11 +12,11 @@ from statistics import median
 from typing import Any
 
 from minigpt import records
-from minigpt.compare.runs import Run, read, run_folders, show, why_unreadable
 from minigpt.compare.wording import count, duration
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.reading import UnreadableError
 from minigpt.study.record import folder_of, read_sweep, sweeps_in
+from minigpt.study.runs import Run, read, run_folders, show, why_unreadable
 from minigpt.terminal import escape_line
 
 CHANGED = "finished (code changed)"

@@ -7,11 +7,11 @@ from minigpt.compare import cost
 from minigpt.compare.caveats import edges
 from minigpt.compare.cost import Costs
 from minigpt.compare.document import Cell, Table
-from minigpt.compare.runs import Run, show
 from minigpt.compare.selection import Evidence
 from minigpt.compare.statistics import Interval
 from minigpt.compare.verdict import Result
 from minigpt.compare.wording import duration, p_text, plain, ratio_text, signed
+from minigpt.study.runs import Run, show
 
 
 def arms_table(result: Result, unit: str) -> Table:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from minigpt.config import Plan
+from minigpt.config.plan import Plan
 from minigpt.errors import NumericsError
 from minigpt.reading import MAX_LINE_BYTES, UnreadableError, read_bytes
 from minigpt.run.changes import changed, changes_of

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from minigpt.config import Plan
+from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError
 from minigpt.reading import UnreadableError, read_json
 from minigpt.run.record import read_record
-from minigpt.source_digest import source_digest
+from minigpt.run.source_digest import source_digest
 
 
 def changes_of(plan: Plan) -> list[str]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from minigpt import config
-from minigpt.budget import BUDGET_KEYS
-from minigpt.config import Plan
+from minigpt.config import plan as config
+from minigpt.config.budget import BUDGET_KEYS
+from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, MinigptError
 from minigpt.run.changes import changes_of
 

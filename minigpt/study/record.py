@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt import durable, identity, records
+from minigpt import durable, records
+from minigpt.config import identity
 from minigpt.errors import CheckpointError, StorageError
 from minigpt.reading import UnreadableError
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from minigpt import identity
 from minigpt.compare.__main__ import main
-from minigpt.source_digest import source_digest
+from minigpt.config import identity
+from minigpt.run.source_digest import source_digest
 
 BATCH, SEQ = 8, 64
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -121,7 +121,7 @@ class Study:
             "command": ["train.py"],
             "started": self.clock.isoformat(timespec="seconds"),
             "git": {"commit": "c" * 40, "dirty": False, "diff": ""},
-            "source": {name: DIGESTS[name] for name in ("minigpt.loop", "minigpt.optim.muon")},
+            "source": {name: DIGESTS[name] for name in ("minigpt.train.loop", "minigpt.optim.muon")},
             "versions": {"torch": "2.13.0", "python": "3.11"},
             "chosen": {"device": "cpu", "precision": "fp32", "compile": False, "deterministic": False, "threads": 1,
                        "micro_batch_size": BATCH},

@@ -67,20 +67,20 @@ def test_changed_code_is_named_and_other_optimizers_are_not(study: Study, compar
     pairs(study)
     assert compare("--by", "optim") == 0
     assert "changed code" not in compare.out
-    changed = study.run("muon", 108, 3.0, record={"source": {"minigpt.loop": "9" * 16, "minigpt.optim.muon": "2" * 16}})
+    changed = study.run("muon", 108, 3.0, record={"source": {"minigpt.train.loop": "9" * 16, "minigpt.optim.muon": "2" * 16}})
     assert compare("--by", "optim") == 0
-    assert "changed code: runs were computed by different versions of minigpt.loop" in compare.out
+    assert "changed code: runs were computed by different versions of minigpt.train.loop" in compare.out
     assert changed.name in compare.out
 
 
 def test_mixed_unfinished_and_failed_runs_are_named(study: Study, compare: Compare) -> None:
     pairs(study)
-    mixed = study.run("muon", 108, 3.0, record={"mixed": ["code changed: minigpt/loop.py"]})
+    mixed = study.run("muon", 108, 3.0, record={"mixed": ["code changed: minigpt/train/loop.py"]})
     unfinished = study.run("muon", 109, None)
     failed = study.run("adamw", 110, None)
     (failed / "failed.json").write_text('{"error": "out of memory", "exit_code": 1, "time": "2026-01-01T00:00:00"}')
     assert compare("--by", "optim") == 0
-    assert f"mixed runs, went on after a change (code changed: minigpt/loop.py): {mixed.name}" in compare.out
+    assert f"mixed runs, went on after a change (code changed: minigpt/train/loop.py): {mixed.name}" in compare.out
     assert f"muon: 1 unfinished: {unfinished.name}" in compare.out
     assert f"adamw: 1 failed: {failed.name}" in compare.out
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import yaml
 from hypothesis import strategies as st
 
-from minigpt import checkpoint
+from minigpt.checkpoint import store as checkpoint
 from minigpt.errors import MinigptError
 
 SECONDS = 60  # by the clock, however busy the machine is

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from runs import ROOT, SMALL
 
-from minigpt import checkpoint
+from minigpt.checkpoint import store as checkpoint
 
 HERE = Path(__file__).parent
 Straight = tuple[dict[str, Any], list[str]]  # an uninterrupted run: what it ends with, and its file operations

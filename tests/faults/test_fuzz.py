@@ -19,16 +19,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import ROOT, load_script
 
-from minigpt import branch, config, load, records, sweep, verify
+from minigpt import records, verify
 from minigpt.compare import status
 from minigpt.compare.__main__ import main as compare
-from minigpt.compare.runs import find
+from minigpt.config import plan as config
 from minigpt.data.tokens import Tokens
 from minigpt.errors import MinigptError
-from minigpt.export import to_hugging_face
+from minigpt.generate import load
+from minigpt.generate.hugging_face import to_hugging_face
 from minigpt.schedule.wsd import WSD
+from minigpt.study import sweep
+from minigpt.study.runs import find
 from minigpt.terminal import UNSAFE
 from minigpt.tokenizer import load as load_tokenizer
+from minigpt.train import branch
 
 pytestmark = pytest.mark.faults(20, 22, 23, 24)
 MANY = 20  # times as many examples in the slow selection

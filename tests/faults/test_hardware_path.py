@@ -9,8 +9,10 @@ from driver import SIX, Outcome, Pool, rows, run_folder
 from fault_table import Tries
 from safetensors.torch import load_file
 
-from minigpt import checkpoint, precision, verify
-from minigpt.load import load_run
+from minigpt import verify
+from minigpt.checkpoint import store as checkpoint
+from minigpt.config import precision
+from minigpt.generate.load import load_run
 
 # With dropout, whose masks compiled code shares; small, for the time that compiling takes.
 PLAIN = [

@@ -23,13 +23,14 @@ from fault_table import Tries
 from runs import ROOT, SMALL, Shell
 from safetensors.torch import save as to_bytes
 
-from minigpt import checkpoint, durable, export, interrupt, verify
+from minigpt import durable, export, interrupt, verify
+from minigpt.checkpoint import store as checkpoint
 from minigpt.cli import overrides
 from minigpt.compare.__main__ import main as compare_main
 from minigpt.data.manifest import manifest_fingerprint
 from minigpt.data.tokens import Tokens
 from minigpt.errors import CheckpointError, ConfigError, DataError, Stopped
-from minigpt.load import init_weights_from, load_run
+from minigpt.generate.load import init_weights_from, load_run
 from minigpt.tokenizer import load as load_tokenizer
 
 CANARY = "c0ffee15badc0ffee15badc0ffee15badc0ffee1"

@@ -34,11 +34,12 @@ def import_everything() -> None:
 @cache
 def composed(script: str, arguments: tuple[str, ...]) -> Any:
     """What Hydra makes of a command, checked; composing alone would take longer than the small runs here."""
-    from minigpt import cli, config
-    from minigpt.source_digest import source_digest
+    from minigpt.cli import composition
+    from minigpt.config import plan as config
+    from minigpt.run.source_digest import source_digest
 
     check = config.plan_of if script == "train" else config.data_of
-    made: Any = check(cli.compose(script, list(arguments), None, check))
+    made: Any = check(composition.compose(script, list(arguments), None, check))
     if script == "train":
         config.check_built(made)
         source_digest(made.config)  # it remembers every file, which a child forgets
@@ -47,12 +48,13 @@ def composed(script: str, arguments: tuple[str, ...]) -> Any:
 
 def directly(script: str, arguments: list[str]) -> int:
     """What train.py and preprocess.py do once Hydra has composed."""
-    from minigpt import interrupt, training
-    from minigpt.arguments import report
-    from minigpt.corpus import prepare_tokens
+    from minigpt import interrupt
+    from minigpt.cli.arguments import report
+    from minigpt.config.corpus import prepare_tokens
     from minigpt.errors import MinigptError
     from minigpt.run.answer import answer
     from minigpt.run.answer import report as report_run
+    from minigpt.train import training
 
     interrupt.install()
     made = composed(script, tuple(arguments))

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minigpt.config import check_group
+from minigpt.config.plan import check_group
 from minigpt.errors import ConfigError
-from minigpt.export import hugging_face_config
+from minigpt.generate.hugging_face import hugging_face_config
+from minigpt.generate.sampling import Sampling, generate
 from minigpt.model.ensemble import Ensemble
 from minigpt.model.ngram_embedding import NgramEmbedding
 from minigpt.model.transformer import Transformer
-from minigpt.sampling import Sampling, generate
 from minigpt.seeding import generator
 
 V = 96

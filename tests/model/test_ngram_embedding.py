@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from minigpt.errors import ConfigError
-from minigpt.export import hugging_face_config
+from minigpt.generate.hugging_face import hugging_face_config
+from minigpt.generate.sampling import Sampling, generate
 from minigpt.model.ngram_embedding import NgramEmbedding
 from minigpt.model.transformer import Transformer
 from minigpt.roles import Role
-from minigpt.sampling import Sampling, generate
 from minigpt.seeding import generator
 
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from minigpt import signature
+from minigpt.checkpoint.parameters import check_parameters, restore_parameters
+from minigpt.config import signature
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.interrupt import stop_if_requested
 from minigpt.model.transformer import Transformer
-from minigpt.parameters import check_parameters, restore_parameters
 
 OWN = "minigpt.model"
 SPECIAL = ("_target_", "_partial_", "_convert_")  # keys of a node that are no arguments

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minigpt import signature
+from minigpt.config import signature
 
-COMPUTES = ("minigpt.loop", "minigpt.evaluate", "minigpt.data.windows", "minigpt.data.tokens")
+COMPUTES = ("minigpt.train.loop", "minigpt.train.evaluate", "minigpt.data.windows", "minigpt.data.tokens")
 # Imported by what computes, without a say in any number.
-SILENT = {"minigpt.errors", "minigpt.durable", "minigpt.interrupt", "minigpt.progress", "minigpt.reading", "minigpt"}
+SILENT = {"minigpt.errors", "minigpt.durable", "minigpt.interrupt", "minigpt.train.progress", "minigpt.reading", "minigpt"}
 SILENT |= {"minigpt.data.manifest", "minigpt.data.shape", "minigpt.data.aside"}
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minigpt import durable, interrupt, reading, records
+from minigpt.checkpoint.tensor_tree import decode_tree, encode_tree
 from minigpt.errors import CheckpointError
-from minigpt.tensor_tree import decode_tree, encode_tree
 
 if TYPE_CHECKING:
     import torch

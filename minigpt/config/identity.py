@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any
 
-from minigpt import signature
-from minigpt.budget import BUDGET_KEYS, steps_for_tokens
+from minigpt.config import signature
+from minigpt.config.budget import BUDGET_KEYS, steps_for_tokens
 from minigpt.roles import ROLES, scaled_lr
 
 PREPARE = "minigpt.data.prepare.prepare"

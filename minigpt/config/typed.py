@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+from minigpt.config.schema import PATH_KEYS
 from minigpt.errors import ConfigError
-from minigpt.schema import PATH_KEYS
 from minigpt.text import without_surrogates
 
 SECRET_WORDS = {

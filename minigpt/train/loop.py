@@ -9,14 +9,14 @@ from typing import Any, Protocol
 
 import torch
 
-from minigpt.budget import Budget
+from minigpt.config.budget import Budget
+from minigpt.config.precision import Precision
 from minigpt.data.windows import TrainWindows
 from minigpt.errors import NumericsError
-from minigpt.evaluate import Evaluation, documents_of
 from minigpt.model.dropout import sequences
 from minigpt.optim.by_role import ByRole
-from minigpt.precision import Precision
 from minigpt.seeding import derive_seed
+from minigpt.train.evaluate import Evaluation, documents_of
 
 SPIKE_WINDOW = 64  # gradient norms that a spike is measured against; judged from a quarter of them on
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from minigpt import durable, identity, records
+from minigpt import durable, records
+from minigpt.config import identity
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.reading import UnreadableError
 from minigpt.roles import scaled_lr
-from minigpt.source_digest import changed_modules
+from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import Place, id_in, places_in
 from minigpt.terminal import escape_line
 

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from minigpt import budget, checkpoint, durable, identity, reading, signature, startup
+from minigpt import durable, reading
+from minigpt.checkpoint import store as checkpoint
+from minigpt.config import budget, identity, signature
+from minigpt.config import lazy_torch as startup
+from minigpt.config.schema import PreprocessRoot, TrainRoot
+from minigpt.config.typed import nearest, resolved, root_problems
 from minigpt.errors import ConfigError, DataError
 from minigpt.reading import UnreadableError, read_json
-from minigpt.schema import PreprocessRoot, TrainRoot
-from minigpt.typed import nearest, resolved, root_problems
 
 if TYPE_CHECKING:
-    from minigpt.precision import Precision
+    from minigpt.config.precision import Precision
 
 # What code hands to a constructor, so that no configuration has to.
 SUPPLIED = {"model": {"vocab_size"}, "optim": {"parameters"}, "probe": {"optimizer"}}
@@ -353,7 +356,7 @@ def vocabulary(plan: Plan) -> tuple[int, str]:
 
 def choose_precision(cfg: dict[str, Any]) -> "Precision":
     """Device, precision and compile for a configuration."""
-    from minigpt import precision
+    from minigpt.config import precision
 
     train, d_model = cfg["train"], identity.argument(cfg["model"], "d_model")
     return precision.choose(train["device"], train["precision"], train["compile"], d_model=d_model)

@@ -6,12 +6,13 @@ import sys
 import torch
 from omegaconf import DictConfig
 
-from minigpt import interrupt, precision
+from minigpt import interrupt
+from minigpt.config import precision
 from minigpt.errors import ConfigError
-from minigpt.load import find_run, load_any
-from minigpt.rebuild import trusted_packages
-from minigpt.sampling import Sampling, TextStream, encode_prompt
-from minigpt.sampling import generate as generate_tokens
+from minigpt.generate.load import find_run, load_any
+from minigpt.generate.rebuild import trusted_packages
+from minigpt.generate.sampling import Sampling, TextStream, encode_prompt
+from minigpt.generate.sampling import generate as generate_tokens
 from minigpt.seeding import generator
 from minigpt.terminal import on_stdout
 

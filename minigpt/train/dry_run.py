@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from minigpt import config, memory
-from minigpt.budget import steps_for_epochs, steps_for_tokens
-from minigpt.config import Plan
+from minigpt.config import plan as config
+from minigpt.config.budget import steps_for_epochs, steps_for_tokens
+from minigpt.config.plan import Plan
 from minigpt.data.manifest import read_manifest
 from minigpt.data.windows import windows_in
 from minigpt.errors import DataError
+from minigpt.train import memory
 
 
 def describe(plan: Plan) -> str:

@@ -24,18 +24,20 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import minigpt
-from minigpt import checkpoint, durable, identity
-from minigpt.config import Plan
+from minigpt import durable
+from minigpt.checkpoint import store as checkpoint
+from minigpt.config import identity
+from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
-from minigpt.metrics import Metrics
 from minigpt.reading import UnreadableError, read_bytes
 from minigpt.records import SCHEMA
 from minigpt.run.changes import changed, changes_since, path_changes
 from minigpt.run.claim import FILES, claim
 from minigpt.run.log import RunLog
+from minigpt.run.metrics import Metrics
 from minigpt.run.record import FAILED, failure, read_record
+from minigpt.run.source_digest import source_digest
 from minigpt.run.versions import git_state, versions
-from minigpt.source_digest import source_digest
 
 log = logging.getLogger(__name__)
 

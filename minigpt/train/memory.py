@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from minigpt import config, identity
+from minigpt.config import identity
+from minigpt.config import plan as config
+from minigpt.config.precision import Precision
 from minigpt.model.loss import work_bytes
-from minigpt.precision import Precision
 
 # Resident after a first step beside anything of the model: the interpreter, PyTorch, its kernels. Measured on Linux.
 PROGRAM_BYTES = 340 * 2**20

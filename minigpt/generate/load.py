@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from minigpt import checkpoint, export
-from minigpt.config import weights_id
+from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.parameters import restore_parameters
+from minigpt.config.plan import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
+from minigpt.generate import hugging_face
+from minigpt.generate.rebuild import rebuild
 from minigpt.model.transformer import Transformer
-from minigpt.parameters import restore_parameters
-from minigpt.rebuild import rebuild
 from minigpt.run.record import read_record, read_summary
 from minigpt.tokenizer import load as load_tokenizer
 
@@ -51,9 +52,9 @@ def load_any(folder: Path, trust: Collection[str] = ()) -> Loaded:
 
 def load_exported(folder: Path) -> Loaded:
     """The model of a Hugging Face folder, in evaluation mode on the CPU, with its tokenizer. Raises CheckpointError."""
-    arguments, weights = export.from_hugging_face(folder)
+    arguments, weights = hugging_face.from_hugging_face(folder)
     vocab_size = arguments.pop("vocab_size")
-    model = rebuild({"_target_": export.MODEL, **arguments}, vocab_size, weights, folder)
+    model = rebuild({"_target_": hugging_face.MODEL, **arguments}, vocab_size, weights, folder)
     return Loaded(folder, model, _tokenizer(folder, vocab_size), None)
 
 
@@ -95,7 +96,7 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
         found = checkpoint.with_weights(source / "checkpoints", sha256)
         weights = None if found is None else found.model
     elif os.path.isfile(source / "config.json"):
-        _, weights = export.from_hugging_face(source)
+        _, weights = hugging_face.from_hugging_face(source)
         if weights_id(source) != sha256:
             weights = None
     if weights is None:

@@ -18,17 +18,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from minigpt import checkpoint, durable, interrupt, records
-from minigpt.config import Plan, choices_of, typed_of
+from minigpt import durable, interrupt, records
+from minigpt.checkpoint import store as checkpoint
+from minigpt.config.plan import Plan, choices_of, typed_of
 from minigpt.errors import BusyError, CheckpointError, ConfigError, MinigptError, NumericsError, Stopped, StorageError
-from minigpt.progress import duration
 from minigpt.reading import UnreadableError, read_bytes
 from minigpt.run.answer import answer, report
 from minigpt.run.record import FAILED, failure, read_summary
-from minigpt.source_digest import changed_modules
+from minigpt.run.source_digest import changed_modules
 from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
 from minigpt.study.record import changing, folder_of, path_of, read_sweep
 from minigpt.terminal import escape_line
+from minigpt.train.progress import duration
 
 Job = Callable[[DictConfig], Any]
 Report = Callable[[MinigptError], None]

@@ -14,12 +14,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt import checkpoint, durable, reading, signature
+from minigpt import durable, reading
+from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.parameters import check_parameters
+from minigpt.config import signature
 from minigpt.errors import CheckpointError
-from minigpt.parameters import check_parameters
 from minigpt.run.changes import changes_since, path_changes
+from minigpt.run.folder import RunFolder
 from minigpt.run.record import read_record
-from minigpt.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,26 +13,31 @@ from typing import Any, cast
 
 import torch
 
-from minigpt import branch, checkpoint, config, identity, interrupt, sampling
-from minigpt.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
-from minigpt.config import Plan
-from minigpt.corpus import prepare_tokens
+from minigpt import interrupt
+from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.parameters import restore_parameters
+from minigpt.config import identity
+from minigpt.config import plan as config
+from minigpt.config.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
+from minigpt.config.corpus import prepare_tokens
+from minigpt.config.plan import Plan
+from minigpt.config.precision import Precision
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows
 from minigpt.durable import sha256_bytes
 from minigpt.errors import CheckpointError, DataError, NumericsError
-from minigpt.evaluate import Evaluation, evaluate
-from minigpt.load import init_weights_from, tokenizer_change
-from minigpt.loop import Progress, Settings, fit, progress_of
-from minigpt.metrics import read_rows
+from minigpt.generate import sampling
+from minigpt.generate.load import init_weights_from, tokenizer_change
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
-from minigpt.parameters import restore_parameters
-from minigpt.peak import peak_of
-from minigpt.precision import Precision
-from minigpt.progress import ProgressBar
-from minigpt.run_folder import RunFolder
+from minigpt.run.folder import RunFolder
+from minigpt.run.metrics import read_rows
 from minigpt.seeding import generator
+from minigpt.train import branch
+from minigpt.train.evaluate import Evaluation, evaluate
+from minigpt.train.loop import Progress, Settings, fit, progress_of
+from minigpt.train.peak import peak_of
+from minigpt.train.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 DEFAULT_THREADS = torch.get_num_threads()  # a job of a sweep must not inherit those of the job before

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from minigpt import config, identity, signature
+from minigpt.config import identity, signature
+from minigpt.config import plan as config
 from minigpt.data.prepare import prepare
 from minigpt.data.tokens import Tokens
 from minigpt.errors import ConfigError

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from minigpt.config.precision import Precision
 from minigpt.data.tokens import Split
 from minigpt.data.windows import validation_batches
-from minigpt.precision import Precision
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Text from a trained model, and models from and to files."""

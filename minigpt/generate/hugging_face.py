@@ -1,0 +1,175 @@
+"""A trained model as a Hugging Face folder, and back: Llama, or Qwen3 where queries and keys are normalised.
+
+The folder is written by hand (safetensors and JSON), so transformers is not needed here. Loaded there, the model gives
+the same logits bit for bit. Parts without a counterpart in these two architectures are refused.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from minigpt.durable import json_bytes, publish_folder, temporary_name, write_synced, writing
+from minigpt.errors import CheckpointError, ConfigError, StorageError
+from minigpt.interrupt import stop_if_requested
+from minigpt.model.attention import Attention
+from minigpt.model.swiglu import SwiGLU
+from minigpt.model.transformer import Transformer
+from minigpt.reading import UnreadableError, read_bytes, read_json
+
+MODEL = "minigpt.model.transformer.Transformer"
+TOP = {
+    "embed.weight": "model.embed_tokens.weight",
+    "final_norm.gain": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
+BLOCK = {
+    "attention_norm.gain": "input_layernorm.weight",
+    "attention.q.weight": "self_attn.q_proj.weight",
+    "attention.k.weight": "self_attn.k_proj.weight",
+    "attention.v.weight": "self_attn.v_proj.weight",
+    "attention.o.weight": "self_attn.o_proj.weight",
+    "attention.q_norm.gain": "self_attn.q_norm.weight",
+    "attention.k_norm.gain": "self_attn.k_norm.weight",
+    "mlp_norm.gain": "post_attention_layernorm.weight",
+    "mlp.gate.weight": "mlp.gate_proj.weight",
+    "mlp.up.weight": "mlp.up_proj.weight",
+    "mlp.down.weight": "mlp.down_proj.weight",
+}
+
+
+def names(n_layers: int) -> dict[str, str]:
+    """Our name of every parameter that a model of n_layers can have -> the name in Llama and Qwen3."""
+    blocks = {f"blocks.{i}.{a}": f"model.layers.{i}.{b}" for i in range(n_layers) for a, b in BLOCK.items()}
+    return TOP | blocks
+
+
+def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
+    """Write config.json, model.safetensors, generation_config.json and the tokenizer's files into a new folder.
+
+    tokenizer: needs `save(folder)` and `end_of_text`. Raises ConfigError for a model that does not map, StorageError
+    if the folder exists and is not empty, or cannot be written; a folder that appears is complete.
+    """
+    config = hugging_face_config(model, tokenizer.end_of_text)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StorageError(f"cannot export: {folder} exists already (choose a new folder)")
+    generation = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    theirs = names(len(model.blocks))
+    weights = {theirs[name]: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
+    temporary = temporary_name(folder)
+    with writing(folder, "the argument DIR"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            tokenizer.save(temporary)
+            write_synced(temporary / "config.json", json_bytes(config))
+            write_synced(temporary / "generation_config.json", json_bytes(generation))
+            write_synced(temporary / "model.safetensors", save(weights, metadata={"format": "pt"}))
+            publish_folder(temporary, folder)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def hugging_face_config(model: Transformer, end_of_text: int | None) -> dict[str, Any]:
+    """config.json. Raises ConfigError for parts that neither Llama nor Qwen3 has."""
+    parts: list[tuple[object, type]] = [(model, Transformer), (model.embed, nn.Embedding)]
+    parts += [pair for block in model.blocks for pair in ((block.attention, Attention), (block.mlp, SwiGLU))]
+    foreign = {type(part).__name__ for part, known in parts if type(part) is not known}
+    if foreign:
+        raise ConfigError(f"cannot export: {', '.join(sorted(foreign))} has no counterpart in Llama or Qwen3 (the run)")
+    block: Any = model.blocks[0]
+    dtype = str(model.embed.weight.dtype).removeprefix("torch.")
+    normalised = block.attention.q_norm is not None
+    return {
+        "architectures": ["Qwen3ForCausalLM" if normalised else "LlamaForCausalLM"],
+        "model_type": "qwen3" if normalised else "llama",
+        "vocab_size": model.embed.num_embeddings,
+        "hidden_size": model.embed.embedding_dim,
+        "intermediate_size": block.mlp.up.out_features,
+        "num_hidden_layers": len(model.blocks),
+        "num_attention_heads": model.n_heads,
+        "num_key_value_heads": model.n_kv_heads,
+        "head_dim": model.head_size,
+        "max_position_embeddings": model.max_seq_len,
+        "rms_norm_eps": block.mlp_norm.eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+        "rope_theta": model.rope_theta,  # read by transformers 4
+        "tie_word_embeddings": model.head is None,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "dtype": dtype,
+        "torch_dtype": dtype,  # read by transformers 4
+    }
+
+
+def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The keyword arguments of Transformer and the parameters, by our names, of a Llama or Qwen3 folder.
+
+    For folders that `to_hugging_face` wrote, and others with one model.safetensors and nothing that our model lacks
+    (biases, scaled RoPE, another activation, sliding windows). Raises CheckpointError otherwise.
+    """
+    # In a cache of Hugging Face's, the files of a snapshot are links to blobs beside it.
+    inside = folder.absolute().parent.parent if folder.absolute().parent.name == "snapshots" else folder
+    path = folder / "config.json"
+    try:
+        config = read_json(path, inside=inside)
+        stop_if_requested(f"reading {folder}")
+        weights = load(read_bytes(folder / "model.safetensors", inside=inside))
+    except UnreadableError as error:
+        if error.missing:
+            raise CheckpointError(f"not an exported model: {folder} has no {error.path.name}") from None
+        raise CheckpointError(f"damaged export: {error.path}: {error.why} (export it again)") from None
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"damaged export: {folder} ({type(error).__name__}: {error}; export it again)") from None
+    try:
+        arguments = _arguments(config)
+        lacking = _differences(config, arguments)
+        ours = {b: a for a, b in names(min(arguments["n_layers"], len(weights))).items()}
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"damaged export: {path} ({type(error).__name__}: {error}; export it again)") from None
+    if lacking:
+        raise CheckpointError(f"cannot import: {path}: {', '.join(lacking)} (our model has no counterpart)")
+    unknown = sorted(weights.keys() - ours.keys())
+    if unknown:
+        raise CheckpointError(f"cannot import: {folder}: unknown weight {unknown[0]} (our model has no counterpart)")
+    return arguments, {ours[name]: value for name, value in weights.items()}
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    rope = config.get("rope_parameters") or {}
+    return {
+        "vocab_size": config["vocab_size"],
+        "n_layers": config["num_hidden_layers"],
+        "d_model": config["hidden_size"],
+        "n_heads": config["num_attention_heads"],
+        "n_kv_heads": config["num_key_value_heads"],
+        "d_ff": config["intermediate_size"],
+        "max_seq_len": config["max_position_embeddings"],
+        "tie_embeddings": config["tie_word_embeddings"],
+        "qk_norm": config["model_type"] == "qwen3",
+        "rope_theta": float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
+        "norm_eps": config["rms_norm_eps"],
+    }
+
+
+def _differences(config: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
+    """What a foreign config.json has that our model cannot do, as key=value."""
+    rope = (config.get("rope_parameters") or config.get("rope_scaling") or {}).get("rope_type", "default")
+    head_size = arguments["d_model"] // arguments["n_heads"]
+    fits = {
+        "model_type": config["model_type"] in ("llama", "qwen3"),
+        "hidden_act": config.get("hidden_act", "silu") == "silu",
+        "attention_bias": not config.get("attention_bias"),
+        "mlp_bias": not config.get("mlp_bias"),
+        "use_sliding_window": not config.get("use_sliding_window"),
+        "head_dim": (config.get("head_dim") or head_size) == head_size,
+    }
+    lacking = [f"{key}={config.get(key)}" for key, fit in fits.items() if not fit]
+    return lacking + ([f"rope_type={rope}"] if rope != "default" else [])
