@@ -1,4 +1,5 @@
-"""Raw text to tokenizer, token shards and manifest; resumable, and the same bytes for any number of workers.
+"""Raw text to tokenizer, token shards and manifest; resumable, and the same bytes for any number of
+workers.
 
 python preprocess.py data=shakespeare
 python preprocess.py data=fineweb_edu data.max_tokens=100_000_000 data.workers=2
@@ -21,7 +22,11 @@ def preprocess(cfg: "DictConfig") -> None:
     data, folder = config.data_of(cfg)
     tokens = prepare_tokens(data, folder, wait=False)
     for split in (tokens.train, tokens.val):
-        known = "" if split.n_bytes is None else f", {split.n_bytes / split.n_tokens:.3f} bytes per token"
+        known = (
+            ""
+            if split.n_bytes is None
+            else f", {split.n_bytes / split.n_tokens:.3f} bytes per token"
+        )
         print(f"{split.name:<12}{split.n_documents:,} documents, {split.n_tokens:,} tokens{known}")
     print(f"vocabulary  {tokens.vocab_size:,}")
     print(f"tokens in   {tokens.folder}")

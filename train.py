@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def train(cfg: "DictConfig") -> float | None:
-    """One run, from a composed configuration to its final validation loss (None: stopped early or only described)."""
+    """One run, from a composed configuration to its final validation loss (None: stopped early or
+    only described).
+    """
     from minigpt.config import plan as config
     from minigpt.run.answer import answer, report
 
@@ -45,7 +47,9 @@ def check(cfg: "DictConfig") -> None:
 
 
 def before(cfg: "DictConfig", sweeping: bool) -> bool:
-    """Before Hydra makes a folder: see that it can be made; answer for a finished run without loading torch."""
+    """Before Hydra makes a folder: see that it can be made; answer for a finished run without
+    loading torch.
+    """
     from minigpt.config import plan as config
     from minigpt.run import folder as run_folder
     from minigpt.run.answer import answer, report

@@ -1,7 +1,8 @@
 """Files that survive: atomic writes, folders published by rename, hashes, kernel locks.
 
-Order everywhere: write aside -> fsync files -> fsync folder -> rename -> fsync parent. A reader therefore sees
-the old state or the new one, whatever the instant of a crash. Everything that keeps runs and tokens safe is here.
+Order everywhere: write aside -> fsync files -> fsync folder -> rename -> fsync parent. A reader
+therefore sees the old state or the new one, whatever the instant of a crash. Everything that keeps
+runs and tokens safe is here.
 """
 
 import errno
@@ -27,7 +28,9 @@ TEMPORARY = ".tmp-"  # begins the name of anything unpublished
 
 
 def storage_error(path: Path, error: OSError, chosen_by: str = "output_dir=") -> StorageError:
-    """An OSError as one line for people: path, cause and what to do. chosen_by: the key or argument of the path."""
+    """An OSError as one line for people: path, cause and what to do. chosen_by: the key or argument
+    of the path.
+    """
     advice = {
         errno.ENOSPC: f"free some space or choose another place with {chosen_by}",
         errno.EACCES: f"check its permissions or choose another place with {chosen_by}",
@@ -42,7 +45,9 @@ def storage_error(path: Path, error: OSError, chosen_by: str = "output_dir=") ->
 
 @contextmanager
 def writing(path: Path, chosen_by: str = "output_dir=") -> Iterator[None]:
-    """Work that writes to `path`; an OSError becomes a StorageError that names it, and what chose it."""
+    """Work that writes to `path`; an OSError becomes a StorageError that names it, and what chose
+    it.
+    """
     try:
         yield
     except OSError as error:
@@ -80,7 +85,9 @@ def not_regular(path: str | Path) -> StorageError:
 
 
 def make_folder(folder: Path) -> None:
-    """A real folder inside one that is ours. Raises StorageError if a link stands there, OSError."""
+    """A real folder inside one that is ours. Raises StorageError if a link stands there,
+    OSError.
+    """
     folder.mkdir(exist_ok=True)
     if folder.is_symlink():
         raise StorageError(f"cannot write: {folder}: a link, not a folder (move it away)")
@@ -112,14 +119,18 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def publish_folder(temporary: Path, final: Path) -> None:
-    """Rename a finished folder, its files already synced, to its final name; nothing may stand there."""
+    """Rename a finished folder, its files already synced, to its final name; nothing may stand
+    there.
+    """
     fsync_folder(temporary)
     os.rename(temporary, final)
     fsync_folder(final.parent)
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder so that no half-deleted one is ever taken for whole: rename first, then remove."""
+    """Delete a folder so that no half-deleted one is ever taken for whole: rename first, then
+    remove.
+    """
     doomed = temporary_name(folder.with_name(f"removed-{folder.name}"))
     os.rename(folder, doomed)
     shutil.rmtree(doomed)
@@ -128,8 +139,9 @@ def remove_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path, names: str) -> None:
     """Delete what a killed process left unpublished in `folder`.
 
-    names: a regular expression of what is published here. Call only where the folder's lock is held and its record
-    says whose it is. A file with any other name is somebody else's, whatever it begins with.
+    names: a regular expression of what is published here. Call only where the folder's lock is held
+    and its record says whose it is. A file with any other name is somebody else's, whatever it
+    begins with.
     """
     ours = re.compile(rf"{re.escape(TEMPORARY)}(removed-)?({names})-[0-9a-f]{{8}}")
     for leftover in folder.iterdir():
@@ -161,17 +173,19 @@ def _only_regular(path: str, flags: int) -> int:
 
 def json_bytes(value: Any) -> bytes:
     """Canonical JSON: sorted keys, one trailing newline, no NaN."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (
+        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
 
 
 class FolderLock:
     """Exclusive use of a folder while the process lives, held by the kernel (lockf).
 
-    The lock dies with its process, however that dies; the file's existence or age means nothing, so a copied or
-    stale lock file never blocks. It is not inherited by forked or spawned workers.
+    The lock dies with its process, however that dies; the file's existence or age means nothing, so
+    a copied or stale lock file never blocks. It is not inherited by forked or spawned workers.
 
-    Raises BusyError, with pid and host of the owner, if another process holds it; StorageError if the file is not a
-    lock of ours.
+    Raises BusyError, with pid and host of the owner, if another process holds it; StorageError if
+    the file is not a lock of ours.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
@@ -216,7 +230,9 @@ class FolderLock:
         return _is_same(lock, self.path) and _is_same(folder, self.path.parent, links=True)
 
     def check(self) -> None:
-        """Raise StorageError if the folder is no longer the one that was locked, BusyError if it has another owner."""
+        """Raise StorageError if the folder is no longer the one that was locked, BusyError if it
+        has another owner.
+        """
         folder = self.path.parent
         if self.is_ours():
             return
@@ -238,7 +254,11 @@ class FolderLock:
 
     def abandon(self) -> None:
         """Release, and leave no lock behind in a folder that had none."""
-        if self._file is not None and self.created and _is_same(os.fstat(self._file.fileno()), self.path):
+        if (
+            self._file is not None
+            and self.created
+            and _is_same(os.fstat(self._file.fileno()), self.path)
+        ):
             with suppress(OSError):
                 self.path.unlink()
         self.release()
@@ -247,7 +267,10 @@ class FolderLock:
         return self if self._file is not None else self.acquire()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.release()
 
@@ -260,12 +283,14 @@ def _is_same(opened: os.stat_result, path: Path, links: bool = False) -> bool:
         return False
 
 
-# struct flock: Linux has type, whence, start, length, pid; macOS has start, length, pid, type, whence.
+# struct flock: Linux has type, whence, start, length, pid; macOS has start, length, pid, type,
+# whence.
 _FLOCK = {"linux": ("hhqqi4x", 0), "darwin": ("qqihh", 3)}
 
 
 def lock_is_held(folder: Path) -> bool:
-    """Whether another process holds the lock of a folder, asked of the kernel without ever taking it.
+    """Whether another process holds the lock of a folder, asked of the kernel without ever taking
+    it.
 
     Do not ask about a folder that this process has locked: closing the file would give its lock up.
     """

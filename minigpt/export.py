@@ -1,6 +1,6 @@
 """Export a run to a Hugging Face folder.
 
-    python -m minigpt.export RUN DIR
+python -m minigpt.export RUN DIR
 """
 
 import argparse

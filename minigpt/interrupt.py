@@ -1,4 +1,6 @@
-"""Stop signals as a flag. Handlers do nothing else; long work looks at the flag at its safe points."""
+"""Stop signals as a flag. Handlers do nothing else; long work looks at the flag at its safe
+points.
+"""
 
 import multiprocessing
 import os
@@ -24,7 +26,8 @@ def _remember(number: int, frame: FrameType | None) -> None:
 
 
 def install() -> None:
-    """Turn TERM, INT, HUP, USR1 and USR2 into the flag (main thread only; repeated calls are harmless).
+    """Turn TERM, INT, HUP, USR1 and USR2 into the flag (main thread only; repeated calls are
+    harmless).
 
     A signal that is ignored stays ignored: that is how nohup protects what it starts.
     """
@@ -64,6 +67,8 @@ def clear() -> None:
 
 
 def stop_if_requested(what: str) -> None:
-    """Raise Stopped if a signal came; for work that keeps nothing in memory worth saving (data preparation, ...)."""
+    """Raise Stopped if a signal came; for work that keeps nothing in memory worth saving (data
+    preparation, ...).
+    """
     if _received:
         raise Stopped(_received[0], f"stopped by {signal.Signals(_received[0]).name}: {what}")

@@ -43,7 +43,8 @@ class UnreadableError(CheckpointError):
 
 
 def read_bytes(path: Path, limit: int = LARGE_BYTES, inside: Path | None = None) -> bytes:
-    """The content of a regular file of at most `limit` bytes, and of fewer than the machine has of memory.
+    """The content of a regular file of at most `limit` bytes, and of fewer than the machine has of
+    memory.
 
     inside: a link is followed if it ends below this folder (default: the file's own folder).
     Raises UnreadableError for anything else: no file, a pipe, a device, a link that leads out.
@@ -59,8 +60,12 @@ def read_bytes(path: Path, limit: int = LARGE_BYTES, inside: Path | None = None)
     return content
 
 
-def read_lines(path: Path, limit: int = MAX_LINE_BYTES, inside: Path | None = None) -> Iterator[bytes]:
-    """The lines of a regular file of any size, each of at most `limit` bytes. Raises UnreadableError."""
+def read_lines(
+    path: Path, limit: int = MAX_LINE_BYTES, inside: Path | None = None
+) -> Iterator[bytes]:
+    """The lines of a regular file of any size, each of at most `limit` bytes. Raises
+    UnreadableError.
+    """
     with _opened(path, inside) as file:
         for line in iter(lambda: file.readline(limit + 1), b""):
             if len(line) > limit:
@@ -70,7 +75,9 @@ def read_lines(path: Path, limit: int = MAX_LINE_BYTES, inside: Path | None = No
 
 @contextmanager
 def _opened(path: Path, inside: Path | None) -> Iterator[BinaryIO]:
-    """A regular file, open; whatever is in the way, also while it is read, is an UnreadableError."""
+    """A regular file, open; whatever is in the way, also while it is read, is an
+    UnreadableError.
+    """
     try:
         descriptor = _open(path, inside or path.parent)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -118,7 +125,9 @@ def read_json(path: Path, limit: int = SMALL_BYTES, inside: Path | None = None) 
 
 
 def json_object(content: bytes | str) -> dict[str, Any]:
-    """The object in JSON text: finite numbers, bounded depth. Raises ValueError with a few words."""
+    """The object in JSON text: finite numbers, bounded depth. Raises ValueError with a few
+    words.
+    """
     try:
         value = json.loads(content, parse_constant=_refuse_constant)
     except RecursionError:
@@ -140,7 +149,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def read_yaml(path: Path, inside: Path | None = None) -> dict[str, Any]:
-    """A YAML mapping of plain values; aliases and repeated keys are refused. Raises UnreadableError."""
+    """A YAML mapping of plain values; aliases and repeated keys are refused. Raises
+    UnreadableError.
+    """
     content = read_bytes(path, MAX_YAML_BYTES, inside)
     try:
         return yaml_mapping(content)
@@ -152,7 +163,8 @@ def yaml_mapping(content: bytes) -> dict[str, Any]:
     """The mapping in YAML text. Raises ValueError with a few words."""
     import yaml
 
-    # The C loader is ten times as fast, which counts with hundreds of runs; both build plain values only.
+    # The C loader is ten times as fast, which counts with hundreds of runs; both build plain values
+    # only.
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         if b"*" in content:
@@ -163,7 +175,9 @@ def yaml_mapping(content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"deeper than {MAX_DEPTH} levels") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}") from None
+        raise ValueError(
+            f"not YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}"
+        ) from None
     if not isinstance(value, dict):
         raise ValueError("not a YAML mapping")
     refuse_unbounded(value)
@@ -186,7 +200,9 @@ def _without_repeated_keys(loader: Any) -> Any:
 
 
 def refuse_unbounded(value: Any) -> None:
-    """Raise ValueError for a value that is too deep or not plain, or a number that is not finite or beyond 64 bits."""
+    """Raise ValueError for a value that is too deep or not plain, or a number that is not finite or
+    beyond 64 bits.
+    """
     level, depth = [value], 0
     while level:
         if depth > MAX_DEPTH:

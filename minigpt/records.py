@@ -1,8 +1,10 @@
-"""What the files of a run, a sweep and a neighbour hold: checked once, here, so that later code can trust the types.
+"""What the files of a run, a sweep and a neighbour hold: checked once, here, so that later code can
+trust the types.
 
-A shape says what a value has to be: a type (bool is no number, an integer is a number too), a predicate, a tuple of
-alternatives, a list with the shape of its items, or a mapping. A mapping's key that ends in "?" may be missing; the
-key `str` stands for all keys that are not named. Keys that no shape names may hold anything.
+A shape says what a value has to be: a type (bool is no number, an integer is a number too), a
+predicate, a tuple of alternatives, a list with the shape of its items, or a mapping. A mapping's
+key that ends in "?" may be missing; the key `str` stands for all keys that are not named. Keys that
+no shape names may hold anything.
 """
 
 import json
@@ -58,7 +60,14 @@ PART = {"_target_": str}
 FAILURE = {"error": str, "exit_code": natural}
 RUN = {
     "id": str,
-    "identity": {"model": PART, "optim": PART, "schedule": PART, "data": PART, "budget": {str: float}, "seed": int},
+    "identity": {
+        "model": PART,
+        "optim": PART,
+        "schedule": PART,
+        "data": PART,
+        "budget": {str: float},
+        "seed": int,
+    },
     "choices": {str: (str, None)},
     "overrides?": [str],
     "study?": (str, None),
@@ -116,7 +125,14 @@ SUMMARY = {
 SWEEP = {
     "study?": (str, None),
     "command": [str],
-    "jobs": [{"overrides": [str], "folder": (file_name, None), "study?": (str, None), "failed?": (FAILURE, None)}],
+    "jobs": [
+        {
+            "overrides": [str],
+            "folder": (file_name, None),
+            "study?": (str, None),
+            "failed?": (FAILURE, None),
+        }
+    ],
 }
 STATE = {  # of a checkpoint that training goes on from
     "run": str,
@@ -143,7 +159,9 @@ def fault(value: Any, shape: Any, where: str = "it") -> str | None:
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{where} is not a list"
-        return next((f for item in value if (f := fault(item, shape[0], f"an item of {where}"))), None)
+        return next(
+            (f for item in value if (f := fault(item, shape[0], f"an item of {where}"))), None
+        )
     if isinstance(shape, dict):
         return _fault_of_mapping(value, shape, where)
     if shape is None:
@@ -153,7 +171,13 @@ def fault(value: Any, shape: Any, where: str = "it") -> str | None:
     fits = _is_number(value) if shape is float else isinstance(value, shape)
     if shape is int and isinstance(value, bool):
         fits = False
-    words = {str: "text", int: "an integer", float: "a number", bool: "true or false", dict: "a mapping"}
+    words = {
+        str: "text",
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        dict: "a mapping",
+    }
     return None if fits else f"{where} is not {words[shape]}"
 
 
@@ -186,7 +210,9 @@ def _checked(path: Path, value: dict[str, Any], shape: Any) -> dict[str, Any]:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """run.json; None if there is none. Raises CheckpointError if it is damaged or of another format."""
+    """run.json; None if there is none. Raises CheckpointError if it is damaged or of another
+    format.
+    """
     path = folder / "run.json"
     try:
         value = read_json(path, BYTES)
@@ -195,7 +221,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             return None
         raise
     if value.get("schema") != SCHEMA:
-        raise CheckpointError(f"unknown run format: {path}: {_other_schema(value)} (use the minigpt that wrote it)")
+        raise CheckpointError(
+            f"unknown run format: {path}: {_other_schema(value)} (use the minigpt that wrote it)"
+        )
     return _checked(path, value, RUN)
 
 
@@ -240,7 +268,8 @@ def read_sweep(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
-    """The rows of a metrics file, the numbers of the lines that are none, and the length of a torn last line.
+    """The rows of a metrics file, the numbers of the lines that are none, and the length of a torn
+    last line.
 
     Raises UnreadableError where there is no such file, or it is not one of lines.
     """

@@ -1,6 +1,7 @@
 """Named, stateless randomness: every draw is a pure function of (seed, purpose, counters).
 
-Nothing here touches a global generator, so evaluation, sampling and logging can never shift training.
+Nothing here touches a global generator, so evaluation, sampling and logging can never shift
+training.
 """
 
 import hashlib
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:
-    """A 63-bit seed for one purpose ("init", "data", "dropout", "sampling"), e.g. derive_seed(0, "dropout", step)."""
+    """A 63-bit seed for one purpose ("init", "data", "dropout", "sampling"), e.g. derive_seed(0,
+    "dropout", step).
+    """
     text = ":".join([str(seed), purpose, *map(str, counters)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 

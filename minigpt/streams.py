@@ -16,9 +16,11 @@ from typing import Any, TextIO, cast
 from minigpt import interrupt
 from minigpt.errors import StorageError
 
-PATIENCE_S = 0.2  # how long a line that is only watched may hold up the work, until the next one arrives
+# how long a line that is only watched may hold up the work, until the next one arrives
+PATIENCE_S = 0.2
 LAST_PATIENCE_S = 1.0  # the same for all that is left at the end
-MOST_WAITING = 1 << 16  # bytes that are kept for a reader who does not read; what comes then is lost
+# bytes that are kept for a reader who does not read; what comes then is lost
+MOST_WAITING = 1 << 16
 
 
 class OutputLostError(StorageError):
@@ -30,7 +32,9 @@ class OutputLostError(StorageError):
     def __init__(self, error: OSError) -> None:
         gone = error.errno == errno.EPIPE
         cause = error.strerror or str(error)
-        super().__init__(*([] if gone else [f"cannot write: stdout: {cause} (what was printed is cut short)"]))
+        super().__init__(
+            *([] if gone else [f"cannot write: stdout: {cause} (what was printed is cut short)"])
+        )
         if gone:
             self.exit_code = 128 + 13
 
@@ -41,17 +45,22 @@ class Stream:
     A write waits until its text has arrived, so two streams keep their order. After PATIENCE_S it
     goes on without, until the reader has caught up. Characters that the encoding lacks are escaped.
 
-    must_arrive: a write waits as long as it takes, or until a stop signal, and raises OutputLostError
-        if it fails.
+    must_arrive: a write waits as long as it takes, or until a stop signal, and raises
+        OutputLostError if it fails.
     lost: the first error of a write. It is raised for a stream that must arrive.
     """
 
-    def __init__(self, descriptor: int | None, encoding: str, errors: str, must_arrive: bool = False) -> None:
+    def __init__(
+        self, descriptor: int | None, encoding: str, errors: str, must_arrive: bool = False
+    ) -> None:
         self.descriptor, self.encoding, self.errors = descriptor, encoding, errors
         self.must_arrive = must_arrive
-        self.lost = None if descriptor is not None else OSError(errno.EBADF, os.strerror(errno.EBADF))
+        self.lost = (
+            None if descriptor is not None else OSError(errno.EBADF, os.strerror(errno.EBADF))
+        )
         self.closed = False
-        self.other: Stream | None = None  # shares the place where it all appears: a line of it ends first
+        # shares the place where it all appears: a line of it ends first
+        self.other: Stream | None = None
         self._inside_line = False
         self._late = False  # the reader did not read within PATIENCE_S
         self._waiting = bytearray()  # goes out next
@@ -128,7 +137,11 @@ class Stream:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
-                content, self._waiting, self._writing = memoryview(bytes(self._waiting)), bytearray(), True
+                content, self._waiting, self._writing = (
+                    memoryview(bytes(self._waiting)),
+                    bytearray(),
+                    True,
+                )
             try:
                 while content:
                     content = content[os.write(self.fileno(), content) :]
@@ -151,8 +164,14 @@ def standard(must_arrive: bool = False) -> Iterator[None]:
         out, error = cast(Any, (sys.stdout, sys.stderr))
         if out is not before[0]:
             out.finish()
-            if out.lost and not out.must_arrive and out.lost.errno not in (errno.EPIPE, errno.EBADF):
-                error.write(f"warning: cannot write: stdout: {out.lost.strerror} (the work is done)\n")
+            if (
+                out.lost
+                and not out.must_arrive
+                and out.lost.errno not in (errno.EPIPE, errno.EBADF)
+            ):
+                error.write(
+                    f"warning: cannot write: stdout: {out.lost.strerror} (the work is done)\n"
+                )
         if error is not before[1]:
             error.finish()
         sys.stdout, sys.stderr = before

@@ -1,6 +1,6 @@
 """Whether runs can be trusted.
 
-    python -m minigpt.verify RUN [RUN ...]
+python -m minigpt.verify RUN [RUN ...]
 """
 
 import sys
@@ -35,12 +35,16 @@ exit code: 0 all can be trusted, 4 at least one cannot
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("python -m minigpt.verify", HELP)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a run (outputs/<name>-<id>)")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="folder of a run (outputs/<name>-<id>)"
+    )
     return exit_code_of(lambda: verify(parser.parse_args(arguments).runs))
 
 
 def verify(folders: list[Path]) -> int:
-    """A line for each run; EXIT_BAD if any of them cannot be trusted, also where nobody reads the lines any more."""
+    """A line for each run; EXIT_BAD if any of them cannot be trusted, also where nobody reads the
+    lines any more.
+    """
     code, lost = 0, None
     for folder in folders:
         trusted, line = line_about(folder.expanduser())

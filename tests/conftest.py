@@ -9,7 +9,9 @@ import pytest
 from fault_table import Tries, table
 from runs import Shell
 
-os.environ.update(WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_SILENT="true")
+os.environ.update(
+    WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_SILENT="true"
+)
 os.environ.pop("WANDB_API_KEY", None)
 
 ROOT = Path(__file__).parent.parent
@@ -24,13 +26,17 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Shell:
     """The scripts as a shell would run them, with folders of their own."""
     return Shell(tmp_path, monkeypatch, capfd)
 
 
 @pytest.fixture
-def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+def other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Shell:
     """Another shell, with other folders."""
     (tmp_path / "other").mkdir()
     return Shell(tmp_path / "other", monkeypatch, capfd)
@@ -45,7 +51,9 @@ def _no_signal_left() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_wandb_service_left() -> Iterator[None]:
-    """A process that a test starts must not join the service of a run that this process has mirrored."""
+    """A process that a test starts must not join the service of a run that this process has
+    mirrored.
+    """
     yield
     os.environ.pop("WANDB_SERVICE", None)
 
@@ -57,14 +65,19 @@ def tries(request: pytest.FixtureRequest) -> Tries:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markexpr == "faults":  # the whole list, slow parts included, but nothing that needs a device
+    # the whole list, slow parts included, but nothing that needs a device
+    if config.option.markexpr == "faults":
         config.option.markexpr = "faults and not gpu and not shorter"
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two workers for whole folders; none for single files, which are done before a worker has started, or one core."""
+    """Two workers for whole folders; none for single files, which are done before a worker has
+    started, or one core.
+    """
     named = any(".py" in argument for argument in config.args)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return 0 if named or cores < 2 else 2
 
 
@@ -81,11 +94,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     return report  # type: ignore[return-value]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     if not config.option.markexpr.startswith("faults"):
         return
-    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
+    reports = [
+        report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])
+    ]
     terminalreporter.section("faults")
-    properties = [value for report in reports for name, value in report.user_properties if name == "faults"]
+    properties = [
+        value for report in reports for name, value in report.user_properties if name == "faults"
+    ]
     for line in table(properties):
         terminalreporter.write_line(line)

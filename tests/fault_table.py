@@ -1,4 +1,6 @@
-"""The list of faults that minigpt survives, and the table that `pytest -m faults` prints of them."""
+"""The list of faults that minigpt survives, and the table that `pytest -m faults` prints of
+them.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -80,7 +82,9 @@ class Tries:
 
     def result(self, passed: bool) -> dict[int, list[int]]:
         """Tries and survivals of each fault; a test that counted none counts as one."""
-        return {fault: count if count[0] else [1, int(passed)] for fault, count in self.counts.items()}
+        return {
+            fault: count if count[0] else [1, int(passed)] for fault, count in self.counts.items()
+        }
 
 
 def table(results: Iterable[dict[int, list[int]]]) -> list[str]:
@@ -99,6 +103,11 @@ def table(results: Iterable[dict[int, list[int]]]) -> list[str]:
             note = "" if tried == survived else "  FAILED"
             lines.append(f"{fault:>4}  {title:<{width}}  {tried:>6}  {survived:>8}{note}")
         else:
-            lines.append(f"{fault:>4}  {title:<{width}}  not tried: {NOT_COVERED.get(fault, 'not in this selection')}")
+            lines.append(
+                f"{fault:>4}  {title:<{width}}  not tried: {NOT_COVERED.get(fault, 'not in this selection')}"
+            )
     tried, survived = (sum(total[column] for total in totals.values()) for column in (0, 1))
-    return [*lines, f"{'':>4}  {f'{len(totals)} of {len(TITLES)} faults':<{width}}  {tried:>6}  {survived:>8}"]
+    return [
+        *lines,
+        f"{'':>4}  {f'{len(totals)} of {len(TITLES)} faults':<{width}}  {tried:>6}  {survived:>8}",
+    ]

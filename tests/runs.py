@@ -15,7 +15,14 @@ from minigpt import interrupt
 
 ROOT = Path(__file__).parent.parent
 # A run of well under a second; everything below can be overridden by the arguments that follow.
-SMALL = ["debug=smoke", "train.steps=12", "model.d_model=32", "model.max_seq_len=16", "log.every=1", "eval.every=4"]
+SMALL = [
+    "debug=smoke",
+    "train.steps=12",
+    "model.d_model=32",
+    "model.max_seq_len=16",
+    "log.every=1",
+    "eval.every=4",
+]
 
 
 def load_script(path: Path) -> ModuleType:
@@ -32,7 +39,9 @@ def load_script(path: Path) -> ModuleType:
 class Shell:
     """`shell("train", "model=tiny")` -> exit code; `out` and `err` hold what it printed."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         self.folder, self.monkeypatch, self.capfd = folder, monkeypatch, capfd
         self.out = self.err = ""
 
@@ -64,7 +73,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock decides."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k != "time_s" and not k.startswith("perf/")} for line in lines
+        {k: v for k, v in json.loads(line).items() if k != "time_s" and not k.startswith("perf/")}
+        for line in lines
     ]
 
 

@@ -1,7 +1,9 @@
-"""Stand-ins for sbatch, srun, sacct and scontrol: the jobs of an array are processes on this machine.
+"""Stand-ins for sbatch, srun, sacct and scontrol: the jobs of an array are processes on this
+machine.
 
-`python slurm.py COMMAND STATE ARGUMENTS...`; `install(folder)` makes shell commands of it. The folder STATE holds
-pid_<job> while a job runs, end_<job> with its final state, requeue_<job> when it asked to run again.
+`python slurm.py COMMAND STATE ARGUMENTS...`; `install(folder)` makes shell commands of it. The
+folder STATE holds pid_<job> while a job runs, end_<job> with its final state, requeue_<job> when it
+asked to run again.
 """
 
 import os
@@ -19,7 +21,9 @@ def install(folder: Path) -> Path:
     (folder / "state").mkdir()
     for name in ("sbatch", "srun", "sacct", "scontrol"):
         command = folder / "bin" / name
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "{folder / "state"}" "$@"\n')
+        command.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "{folder / "state"}" "$@"\n'
+        )
         command.chmod(0o755)
     return folder / "bin"
 
@@ -29,8 +33,16 @@ def sbatch(state: Path, script: str) -> None:
     (state / "script.sh").write_text(text)
     array = re.search(r"--array=0-(\d+)", text)
     for task in range(int(array[1]) + 1 if array else 1):
-        nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.Popen([sys.executable, __file__, "task", str(state), str(task)], start_new_session=True, **nowhere)  # type: ignore[call-overload]
+        nowhere = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
+        subprocess.Popen(
+            [sys.executable, __file__, "task", str(state), str(task)],
+            start_new_session=True,
+            **nowhere,
+        )  # type: ignore[call-overload]
     print(f"Submitted batch job {ARRAY}")
 
 
@@ -39,7 +51,9 @@ def task(state: Path, index: str) -> None:
     job = f"{ARRAY}_{index}"
     names = {"SLURM_JOB_ID": f"1{index}", "SLURM_ARRAY_JOB_ID": ARRAY, "SLURM_ARRAY_TASK_ID": index}
     while True:
-        done = subprocess.run(["bash", state / "script.sh"], check=False, env={**os.environ, **names})
+        done = subprocess.run(
+            ["bash", state / "script.sh"], check=False, env={**os.environ, **names}
+        )
         if not (state / f"requeue_{job}").exists():
             break
         (state / f"requeue_{job}").rename(state / f"requeued_{job}")

@@ -15,7 +15,9 @@ def stand_in(target: str, name: str) -> Any:
     for value in CANDIDATES:
         if signature.type_problem(value, annotation) is None:
             return value
-    raise AssertionError(f"{target}({name}=???): no stand-in for {signature.ast.unparse(annotation)} in {__file__}")
+    raise AssertionError(
+        f"{target}({name}=???): no stand-in for {signature.ast.unparse(annotation)} in {__file__}"
+    )
 
 
 def stand_ins(cfg: DictConfig) -> list[str]:

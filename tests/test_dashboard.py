@@ -37,17 +37,28 @@ def test_the_specification_has_the_sections_the_axis_and_the_study(printed: dict
     for panel in [*sections["Curves"], *sections["Health"]]:
         assert panel["viewType"] == "Run History Line Plot"
         assert panel["config"]["xAxis"] == "tokens"
-    assert [panel["config"]["metrics"] for panel in sections["Curves"]] == [[name] for name in dashboard.CURVES]
+    assert [panel["config"]["metrics"] for panel in sections["Curves"]] == [
+        [name] for name in dashboard.CURVES
+    ]
     assert {panel["config"]["groupBy"] for panel in sections["Curves"]} == {"jobType"}
     assert section["settings"]["xAxis"] == "tokens"
     (runset,) = section["runSets"]
     assert [key["name"] for key in runset["grouping"]] == ["jobType"]
-    filters = [leaf for leaf in walk(runset["filters"]) if isinstance(leaf, dict) and leaf.get("value") == "a question"]
+    filters = [
+        leaf
+        for leaf in walk(runset["filters"])
+        if isinstance(leaf, dict) and leaf.get("value") == "a question"
+    ]
     assert [leaf["key"]["name"] for leaf in filters] == ["group"]
 
 
-def test_the_lr_sensitivity_and_the_parallel_coordinates_name_keys_that_runs_have(printed: dict[str, Any]) -> None:
-    sections = {part["name"]: part["panels"] for part in printed["spec"]["section"]["panelBankConfig"]["sections"]}
+def test_the_lr_sensitivity_and_the_parallel_coordinates_name_keys_that_runs_have(
+    printed: dict[str, Any],
+) -> None:
+    sections = {
+        part["name"]: part["panels"]
+        for part in printed["spec"]["section"]["panelBankConfig"]["sections"]
+    }
     first = sections["Learning rate"][0]
     assert first["viewType"] == "Scatter Plot"
     assert first["config"]["xAxis"] == "config:optim.value.lr"
@@ -67,7 +78,11 @@ def test_the_lr_sensitivity_and_the_parallel_coordinates_name_keys_that_runs_hav
     keys = config.identity.flatten({**plan.config, "choices": plan.choices})
     assert {*dashboard.COORDINATES, *dashboard.COLUMNS, *dashboard.LRS} <= keys.keys()
     pinned = printed["spec"]["section"]["runSets"][0]["runFeed"]["columnPinned"]
-    assert {"config:choices.value.optim", "config:optim.value.hidden.lr", "config:seed.value"} <= pinned.keys()
+    assert {
+        "config:choices.value.optim",
+        "config:optim.value.hidden.lr",
+        "config:seed.value",
+    } <= pinned.keys()
 
 
 def test_without_the_package_or_a_key_one_line_says_what_to_do(
@@ -75,11 +90,19 @@ def test_without_the_package_or_a_key_one_line_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("NETRC", "/nonexistent")
     assert dashboard.main(["--study", "s"]) == 2
-    assert capsys.readouterr().err == "error: no key: WANDB_API_KEY (set it, or see the specification with --print)\n"
+    assert (
+        capsys.readouterr().err
+        == "error: no key: WANDB_API_KEY (set it, or see the specification with --print)\n"
+    )
     code = (
         "import sys\nsys.modules['wandb_workspaces'] = None\nfrom minigpt import dashboard\n"
         "sys.exit(dashboard.main(['--study', 's', '--print']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
-    assert done.stderr == "error: missing package: wandb-workspaces (pip install 'minigpt[dashboard]')\n"
+    assert (
+        done.stderr
+        == "error: missing package: wandb-workspaces (pip install 'minigpt[dashboard]')\n"
+    )

@@ -21,7 +21,9 @@ with FolderLock(Path(sys.argv[1]), "run folder"):
 
 @pytest.mark.faults(11, 15)
 def test_a_locked_folder_names_its_owner_and_a_killed_owner_frees_it(tmp_path: Path) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "held\n"
@@ -72,7 +74,9 @@ def test_leftovers_go_and_everything_else_stays(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"kept", *foreign}
 
 
-@pytest.mark.parametrize("chosen_by", ["--out", "data_dir= or data.out=", "the argument DIR", "output_dir="])
+@pytest.mark.parametrize(
+    "chosen_by", ["--out", "data_dir= or data.out=", "the argument DIR", "output_dir="]
+)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR])
 def test_the_advice_names_what_chose_the_path(number: int, chosen_by: str, tmp_path: Path) -> None:
     said = str(durable.storage_error(tmp_path, OSError(number, "why"), chosen_by))

@@ -1,8 +1,11 @@
-"""The figures that simulate.py draws from, measured on real runs: spread, correlation, curvature, slope.
+"""The figures that simulate.py draws from, measured on real runs: spread, correlation, curvature,
+slope.
 
-    cd experiments/calibration && python measure.py ../../outputs --study muon_vs_adamw > parameters.json
+    cd experiments/calibration && python measure.py ../../outputs --study muon_vs_adamw >
+    parameters.json
 
-Needs a tuned and confirmed study with three learning rates or more in each arm, and two budgets or more.
+Needs a tuned and confirmed study with three learning rates or more in each arm, and two budgets or
+more.
 """
 
 import argparse
@@ -23,17 +26,26 @@ from minigpt.study.runs import find, select
 
 
 def parameters(result: Result, source: str) -> dict[str, object]:
-    """parameters.json of a judged group. Raises ConfigError that names what the runs do not show."""
+    """parameters.json of a judged group. Raises ConfigError that names what the runs do not
+    show.
+    """
     new = next((c.arm.arm for c in result.at_headline.comparisons), "")
     spread = {
-        name: pooled_sd([found.interval for at in result.horizons.values() if (found := at.evidence.get(name))])
+        name: pooled_sd(
+            [found.interval for at in result.horizons.values() if (found := at.evidence.get(name))]
+        )
         for name in (result.baseline, new)
     }
     bends = [
-        c.per_doubling for name in result.choices for c in curvatures(result.group.arms[name], result.choices[name])
+        c.per_doubling
+        for name in result.choices
+        for c in curvatures(result.group.arms[name], result.choices[name])
     ]
     correlations = [
-        c.correlation for at in result.horizons.values() for c in at.comparisons if c.correlation is not None
+        c.correlation
+        for at in result.horizons.values()
+        for c in at.comparisons
+        if c.correlation is not None
     ]
     points = [
         (math.log2(at.horizon / result.headline), found.interval.mean)
@@ -48,7 +60,9 @@ def parameters(result: Result, source: str) -> dict[str, object]:
     }
     if any(lacking.values()):
         missing = [what for what, lacks in lacking.items() if lacks]
-        raise ConfigError(f"too few runs: {source}: no {', no '.join(missing)} (run them; see the docstring)")
+        raise ConfigError(
+            f"too few runs: {source}: no {', no '.join(missing)} (run them; see the docstring)"
+        )
     x, y = zip(*points)
     bend, slope, loss = np.polyfit(x, y, 2) if len(points) > 2 else (0.0, *np.polyfit(x, y, 1))
     return {
@@ -64,14 +78,22 @@ def parameters(result: Result, source: str) -> dict[str, object]:
 
 
 def pooled_sd(intervals: list[Interval | None]) -> float:
-    """Standard deviation within budgets, pooled over them by degrees of freedom; 0 without two seeds anywhere."""
+    """Standard deviation within budgets, pooled over them by degrees of freedom; 0 without two
+    seeds anywhere.
+    """
     several = [interval for interval in intervals if interval is not None and interval.n > 1]
     degrees = sum(interval.n - 1 for interval in several)
-    return math.sqrt(sum((interval.n - 1) * interval.sd**2 for interval in several) / degrees) if degrees else 0.0
+    return (
+        math.sqrt(sum((interval.n - 1) * interval.sd**2 for interval in several) / degrees)
+        if degrees
+        else 0.0
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", type=Path)
     parser.add_argument("--by", default="optim")
     parser.add_argument("--study")
@@ -81,7 +103,9 @@ def main() -> int:
         groups = sort_runs(Question(options.by), runs).groups
         result = judge(groups[0], declared_rules(groups[0].runs, None, None)[0]) if groups else None
         if result is None:
-            raise ConfigError(f"nothing to measure: {options.path}: no two arms have ended runs at a common budget")
+            raise ConfigError(
+                f"nothing to measure: {options.path}: no two arms have ended runs at a common budget"
+            )
         source = f"{options.study or options.path.name}: {result.group.title}, {len(result.group.runs)} runs"
         print(json.dumps(parameters(result, source), indent=2))
     except MinigptError as error:

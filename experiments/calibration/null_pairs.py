@@ -1,12 +1,14 @@
 """Real runs of an arm against itself: does the procedure find a difference where there is none?
 
-    python train.py -m study=null_pairs optim=adamw optim.hidden.eps=1e-10,1e-9 seed="range(100,140)" train.steps=150 \\
-        train.threads=1 eval.every=null checkpoint.every=null logger=none
+    python train.py -m study=null_pairs optim=adamw optim.hidden.eps=1e-10,1e-9
+        seed="range(100,140)" train.steps=150 \\ train.threads=1 eval.every=null
+        checkpoint.every=null logger=none
     python experiments/calibration/null_pairs.py outputs --study null_pairs --by optim.hidden.eps
 
-An Adam eps of 1e-10 or 1e-9 means the same to training and not to the last bits, so each pair starts from the same
-weights, sees the same batches and drifts apart by rounding alone: differences as real runs have them, with mean zero.
-Simulations draw normal noise; this shows whether real noise is close enough to it for eight pairs and a t interval.
+An Adam eps of 1e-10 or 1e-9 means the same to training and not to the last bits, so each pair
+starts from the same weights, sees the same batches and drifts apart by rounding alone: differences
+as real runs have them, with mean zero. Simulations draw normal noise; this shows whether real noise
+is close enough to it for eight pairs and a t interval.
 """
 
 import argparse
@@ -32,7 +34,9 @@ def comparison_of(path: Path, by: str, study: str | None) -> Comparison:
     (group, *_) = sort_runs(Question(by), select(find([path]).runs, study, [])).groups or [None]
     result = judge(group, declared_rules(group.runs, None, None)[0]) if group is not None else None
     if result is None:
-        raise ConfigError(f"nothing to compare: {path}: --by {by} (train the pairs first; see --help)")
+        raise ConfigError(
+            f"nothing to compare: {path}: --by {by} (train the pairs first; see --help)"
+        )
     return result.at_headline.comparisons[0]
 
 
@@ -43,7 +47,9 @@ def claims(studies: NDArray[np.float64]) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", type=Path)
     parser.add_argument("--by", default="optim.hidden.eps")
     parser.add_argument("--study")
@@ -52,7 +58,9 @@ def main() -> int:
     try:
         c = comparison_of(options.path, options.by, options.study)
         if len(c.seeds) < 2 * MIN_PAIRS:
-            raise ConfigError(f"too few pairs: {len(c.seeds)} (at least {2 * MIN_PAIRS}, better 40; see --help)")
+            raise ConfigError(
+                f"too few pairs: {len(c.seeds)} (at least {2 * MIN_PAIRS}, better 40; see --help)"
+            )
     except MinigptError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -71,16 +79,26 @@ def report(a: NDArray[np.float64], b: NDArray[np.float64], c: Comparison) -> Non
     print(f"{n} pairs, all together: {everything.mean:+.5f} ({everything.low:+.5f} to {everything.high:+.5f}), "
           f"p {p_value(everything):.2f}, verdict {c.verdict}")  # fmt: skip
     if everything.constant:
-        print("the pairs do not vary: the change did not even reach the last bits; choose another one")
+        print(
+            "the pairs do not vary: the change did not even reach the last bits; choose another one"
+        )
         return
     cut = d[: n // MIN_PAIRS * MIN_PAIRS].reshape(-1, MIN_PAIRS)
-    print(f"cut into {len(cut)} studies of {MIN_PAIRS}: {round(claims(cut) * len(cut))} claim a difference")
+    print(
+        f"cut into {len(cut)} studies of {MIN_PAIRS}: {round(claims(cut) * len(cut))} claim a difference"
+    )
     drawn = np.array([random.choice(d, MIN_PAIRS, replace=False) for _ in range(STUDIES)])
     flipped = drawn * random.choice([-1.0, 1.0], drawn.shape)
-    print(f"{STUDIES:,} studies of {MIN_PAIRS} with random signs: {100 * claims(flipped):.1f} % claim one (should: 5)")
+    print(
+        f"{STUDIES:,} studies of {MIN_PAIRS} with random signs: {100 * claims(flipped):.1f} % claim one (should: 5)"
+    )
     orders = [random.permutation(n) for _ in range(STUDIES)]
-    strangers = np.array([a[order[:MIN_PAIRS]] - b[order[MIN_PAIRS : 2 * MIN_PAIRS]] for order in orders])
-    print(f"{STUDIES:,} that pair different seeds: {100 * claims(strangers):.1f} % claim one (should: 5)")
+    strangers = np.array(
+        [a[order[:MIN_PAIRS]] - b[order[MIN_PAIRS : 2 * MIN_PAIRS]] for order in orders]
+    )
+    print(
+        f"{STUDIES:,} that pair different seeds: {100 * claims(strangers):.1f} % claim one (should: 5)"
+    )
     correlation = "none" if c.correlation is None else f"{c.correlation:.2f}"
     worth = (a.var() + b.var()) / d.var()
     print(f"sd of a seed {np.std(np.concatenate([a, b]), ddof=1):.5f}, of a pair {everything.sd:.5f}; "

@@ -1,18 +1,22 @@
-"""How often does the procedure of minigpt.compare err? Thousands of simulated studies through its own functions.
+"""How often does the procedure of minigpt.compare err? Thousands of simulated studies through its
+own functions.
 
     python experiments/calibration/simulate.py                        a few minutes on one core
     python experiments/calibration/simulate.py --studies 400          a look
-    python experiments/calibration/simulate.py --parameters FILE      spread, correlation, curvature from measure.py
+    python experiments/calibration/simulate.py --parameters FILE      spread, correlation, curvature
+        from measure.py
 
-Each study is what a careful user does: two arms, a grid of five learning rates on two tuning seeds, the best one on
-eight confirmation seeds at three budgets, paired by seed, then `minigpt.compare.verdict.judge` on run objects in
-memory. Only the numbers that training would give are drawn:
+Each study is what a careful user does: two arms, a grid of five learning rates on two tuning seeds,
+the best one on eight confirmation seeds at three budgets, paired by seed, then
+`minigpt.compare.verdict.judge` on run objects in memory. Only the numbers that training would give
+are drawn:
 
     loss(arm, lr, seed, budget) = L(budget) + effect(arm) + curvature * log2(lr / best lr)^2 + noise
 
-L falls by `slope_per_doubling` at the judged budget and by `slope_flattening` less with every doubling, so that it is
-convex in the log of the budget, as real losses are. The noise of a seed is normal, with a standard deviation for each
-arm; a share `seed_correlation` of its variance is common to both arms (the same data order and initial weights).
+L falls by `slope_per_doubling` at the judged budget and by `slope_flattening` less with every
+doubling, so that it is convex in the log of the budget, as real losses are. The noise of a seed is
+normal, with a standard deviation for each arm; a share `seed_correlation` of its variance is common
+to both arms (the same data order and initial weights).
 """
 
 import argparse
@@ -35,7 +39,8 @@ from minigpt.study.runs import Run
 
 HERE = Path(__file__).parent
 GRID = (-2, -1, 0, 1, 2)  # doublings of the learning rate around the preset's own
-BUDGETS = (100, 200, 400)  # steps; judged at the middle one, so that ratios can be bracketed from both sides
+# steps; judged at the middle one, so that ratios can be bracketed from both sides
+BUDGETS = (100, 200, 400)
 JUDGED = 200
 TUNING = (0, 1)
 CONFIRMATION = tuple(range(100, 108))
@@ -45,7 +50,8 @@ SIZES = (0.5, 1.0, 1.5, 2.0, 3.0)  # true effects, in standard deviations of a p
 
 @dataclass(frozen=True)
 class Parameters:
-    """seed_sd, seed_sd_new: of the baseline and of the new arm, nats per token, as are loss_at_judged and the slopes.
+    """seed_sd, seed_sd_new: of the baseline and of the new arm, nats per token, as are
+    loss_at_judged and the slopes.
     curvature: nats per squared doubling of the lr."""
 
     source: str
@@ -65,18 +71,32 @@ class Parameters:
 
     def mean_loss(self, doublings: float) -> float:
         """Of a tuned arm without effect, so many doublings of the budget past the judged one."""
-        return self.loss_at_judged + self.slope_per_doubling * doublings + self.slope_flattening * doublings**2 / 2
+        return (
+            self.loss_at_judged
+            + self.slope_per_doubling * doublings
+            + self.slope_flattening * doublings**2 / 2
+        )
 
 
 class Simulator:
-    """Runs in memory with drawn losses. effect: of the second arm, nats per token; below 0 it is better."""
+    """Runs in memory with drawn losses. effect: of the second arm, nats per token; below 0 it is
+    better.
+    """
 
-    def __init__(self, parameters: Parameters, effect: float, seed: int, confirmation: Sequence[int] = CONFIRMATION):
+    def __init__(
+        self,
+        parameters: Parameters,
+        effect: float,
+        seed: int,
+        confirmation: Sequence[int] = CONFIRMATION,
+    ):
         self.p, self.effect, self.confirmation = parameters, effect, confirmation
         self.random = np.random.default_rng(seed)
 
     def study(self) -> tuple[list[Run], dict[str, float]]:
-        """The runs of one study, and each arm's distance of the best lr from the grid's centre, in doublings."""
+        """The runs of one study, and each arm's distance of the best lr from the grid's centre, in
+        doublings.
+        """
         best = {arm: float(self.random.uniform(-0.5, 0.5)) for arm in ("base", "new")}
         shared = {seed: float(self.random.normal()) for seed in (*TUNING, *self.confirmation)}
         runs = []
@@ -86,19 +106,30 @@ class Simulator:
                 tuned = [self.run(arm, k, best[arm], seed, JUDGED, shared[seed]) for seed in TUNING]
                 scores[k] = sum(run.summary["val_loss"] for run in tuned if run.summary)
                 runs += tuned
-            # What the user confirms is what the product would choose; judge() chooses again from the same runs.
+            # What the user confirms is what the product would choose; judge() chooses again from
+            # the same runs.
             k = min(scores, key=scores.__getitem__)
-            runs += [self.run(arm, k, best[arm], s, steps, shared[s]) for s in self.confirmation for steps in BUDGETS]
+            runs += [
+                self.run(arm, k, best[arm], s, steps, shared[s])
+                for s in self.confirmation
+                for steps in BUDGETS
+            ]
         return runs, best
 
     def true_loss(self, arm: str, k: float, best: float, steps: float) -> float:
         effect = self.effect if arm == "new" else 0.0
-        return self.p.mean_loss(math.log2(steps / JUDGED)) + effect + self.p.curvature * (k - best) ** 2
+        return (
+            self.p.mean_loss(math.log2(steps / JUDGED))
+            + effect
+            + self.p.curvature * (k - best) ** 2
+        )
 
     def run(self, arm: str, k: int, best: float, seed: int, steps: int, shared: float) -> Run:
         own = float(self.random.normal())
         rho, sd = self.p.seed_correlation, self.p.seed_sd_new if arm == "new" else self.p.seed_sd
-        loss = self.true_loss(arm, k, best, steps) + sd * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * own)
+        loss = self.true_loss(arm, k, best, steps) + sd * (
+            math.sqrt(rho) * shared + math.sqrt(1 - rho) * own
+        )
         lr = 0.01 * 2.0**k
         identity = {"optim": {"hidden": {"lr": lr}}, "budget": {"steps": steps}, "seed": seed}
         config = {
@@ -106,7 +137,12 @@ class Simulator:
             "model": {"max_seq_len": TOKENS_PER_STEP // 8},
             "optim": {"lr": lr},
         }
-        record = {"identity": identity, "choices": {"optim": arm}, "data": {"fingerprint": "0"}, "chosen": {}}
+        record = {
+            "identity": identity,
+            "choices": {"optim": arm},
+            "data": {"fingerprint": "0"},
+            "chosen": {},
+        }
         summary = {"status": "finished", "val_loss": loss, "tokens": steps * TOKENS_PER_STEP}
         return Run(Path(f"{arm}-{k}-{seed}-{steps}"), record, config, summary)
 
@@ -157,11 +193,15 @@ class Tally:
             "covers arms at their best": share(self.covered_tuned),
             "ratio given": share(self.ratios),
             "ratio's interval covers": share(self.ratio_covered, self.ratios),
-            "ratio's mean log error": f"{self.log_ratio_error / self.ratios:+.4f}" if self.ratios else "",
+            "ratio's mean log error": f"{self.log_ratio_error / self.ratios:+.4f}"
+            if self.ratios
+            else "",
         }
 
 
-def simulate(p: Parameters, scenario: str, effect: float, studies: int, seed: int, margin: float = 0.0) -> Tally:
+def simulate(
+    p: Parameters, scenario: str, effect: float, studies: int, seed: int, margin: float = 0.0
+) -> Tally:
     """Many studies with the same true effect of the new arm."""
     simulator, tally = Simulator(p, effect, seed), Tally(effect, margin, scenario)
     for _ in range(studies):
@@ -170,11 +210,12 @@ def simulate(p: Parameters, scenario: str, effect: float, studies: int, seed: in
         at = result.horizons[JUDGED * TOKENS_PER_STEP]
         (comparison,) = at.comparisons
         chosen = {
-            name: math.log2(choice.setting.value("optim.hidden.lr") / 0.01) for name, choice in result.choices.items()
+            name: math.log2(choice.setting.value("optim.hidden.lr") / 0.01)
+            for name, choice in result.choices.items()
         }
-        truth = simulator.true_loss("new", chosen["new"], best["new"], JUDGED) - simulator.true_loss(
-            "base", chosen["base"], best["base"], JUDGED
-        )
+        truth = simulator.true_loss(
+            "new", chosen["new"], best["new"], JUDGED
+        ) - simulator.true_loss("base", chosen["base"], best["base"], JUDGED)
         assert comparison.interval is not None
         tally.studies += 1
         setattr(tally, comparison.verdict, getattr(tally, comparison.verdict) + 1)
@@ -186,9 +227,15 @@ def simulate(p: Parameters, scenario: str, effect: float, studies: int, seed: in
 
 
 def _tally_ratio(
-    tally: Tally, result: Result, simulator: Simulator, chosen: dict[str, float], best: dict[str, float]
+    tally: Tally,
+    result: Result,
+    simulator: Simulator,
+    chosen: dict[str, float],
+    best: dict[str, float],
 ) -> None:
-    """Against the budget at which the new arm's true loss, at its chosen setting, equals the baseline's."""
+    """Against the budget at which the new arm's true loss, at its chosen setting, equals the
+    baseline's.
+    """
     (found,) = (one for one in result.equal_loss if one.horizon == JUDGED * TOKENS_PER_STEP)
     if found.ratio.log is None:
         return
@@ -205,13 +252,17 @@ def _tally_ratio(
 
 
 def without_confirmation(p: Parameters, studies: int, seed: int, seeds: int = 8) -> float:
-    """What confirmation seeds are for: the share of false claims at 5 % if the best of five settings that do not matter
-    is tested on the very seeds that chose it, against an equal arm that was not tuned."""
+    """What confirmation seeds are for: the share of false claims at 5 % if the best of five
+    settings that do not matter is tested on the very seeds that chose it, against an equal arm that
+    was not tuned."""
     simulator, claims = Simulator(replace(p, curvature=0.0), 0.0, seed), 0
     for _ in range(studies):
         shared = simulator.random.normal(size=seeds)
         base, *grid = (
-            [simulator.run("base", k, 0.0, s, JUDGED, shared[s]).loss("val_loss") or 0.0 for s in range(seeds)]
+            [
+                simulator.run("base", k, 0.0, s, JUDGED, shared[s]).loss("val_loss") or 0.0
+                for s in range(seeds)
+            ]
             for k in (0, *GRID)
         )
         interval = t_interval([a - b for a, b in zip(min(grid, key=sum), base)])
@@ -220,8 +271,15 @@ def without_confirmation(p: Parameters, studies: int, seed: int, seeds: int = 8)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=4000, help="of equal arms; half as many for each other effect")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--studies",
+        type=int,
+        default=4000,
+        help="of equal arms; half as many for each other effect",
+    )
     parser.add_argument("--parameters", type=Path, default=HERE / "parameters.json")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--seed", type=int, default=0)
@@ -240,7 +298,9 @@ def main() -> None:
     ]
     tallies = []
     for index, (scenario, parameters, effect, studies, margin) in enumerate(plan):
-        tallies.append(simulate(parameters, scenario, effect, studies, options.seed + index, margin))
+        tallies.append(
+            simulate(parameters, scenario, effect, studies, options.seed + index, margin)
+        )
         print("  ".join(f"{key} {value}" for key, value in tallies[-1].row().items()), flush=True)
     share = without_confirmation(p, n, options.seed + 100)
     print(
@@ -267,7 +327,13 @@ def draw(tallies: list[Tally], pair_sd: float, target: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
     x = [-tally.effect / pair_sd for tally in tallies]
-    left.plot(x, [tally.better / tally.studies for tally in tallies], "o-", color="#0072b2", label="whole procedure")
+    left.plot(
+        x,
+        [tally.better / tally.studies for tally in tallies],
+        "o-",
+        color="#0072b2",
+        label="whole procedure",
+    )
     n, many = len(CONFIRMATION), np.linspace(0.01, 3, 100)
     left.plot(
         many,

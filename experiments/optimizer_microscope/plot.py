@@ -1,4 +1,5 @@
-"""Draw what probe=optimizer saw: Muon beside AdamW on the same batches and the same initial weights.
+"""Draw what probe=optimizer saw: Muon beside AdamW on the same batches and the same initial
+weights.
 
 python train.py -m optim=muon,adamw probe=optimizer probe.every=20 study=optimizer_microscope
 python experiments/optimizer_microscope/plot.py outputs
@@ -38,7 +39,9 @@ def runs_of(folder: Path, study: str) -> dict[str, list[dict[str, Any]]]:
 
 def draw(runs: dict[str, list[dict[str, Any]]], target: Path) -> None:
     """One panel for the loss and one for each quantity; a line for each arm and kind of matrix."""
-    figure, axes = plt.subplots(1, 1 + len(PANELS), figsize=(4 * (1 + len(PANELS)), 3.4), constrained_layout=True)
+    figure, axes = plt.subplots(
+        1, 1 + len(PANELS), figsize=(4 * (1 + len(PANELS)), 3.4), constrained_layout=True
+    )
     for arm, rows in runs.items():
         losses = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
         axes[0].plot(*zip(*losses), color=COLOURS[arm], label=arm, linewidth=1)
@@ -46,7 +49,9 @@ def draw(runs: dict[str, list[dict[str, Any]]], target: Path) -> None:
             for kind, style in zip(KINDS, ("-", "--", "-.", ":")):
                 key = f"probe/hidden/{kind}/{what}"
                 points = [(row["step"], row[key]) for row in rows if key in row]
-                axis.plot(*zip(*points), style, color=COLOURS[arm], label=f"{arm} {kind}", linewidth=1.2)
+                axis.plot(
+                    *zip(*points), style, color=COLOURS[arm], label=f"{arm} {kind}", linewidth=1.2
+                )
     axes[0].set_title("training loss, nats per token", fontsize=10)
     axes[0].legend(frameon=False)
     for axis, title in zip(axes[1:], PANELS.values()):
@@ -60,4 +65,6 @@ def draw(runs: dict[str, list[dict[str, Any]]], target: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(runs_of(Path(sys.argv[1]), "optimizer_microscope"), Path(__file__).parent / "microscope.png")
+    draw(
+        runs_of(Path(sys.argv[1]), "optimizer_microscope"), Path(__file__).parent / "microscope.png"
+    )

@@ -1,11 +1,13 @@
-"""How long it takes to learn byte-level BPE merges: our reference, our fast path, `tokenizers` by itself, rustbpe.
+"""How long it takes to learn byte-level BPE merges: our reference, our fast path, `tokenizers` by
+itself, rustbpe.
 
     python experiments/speed/bpe_training.py                        10 MB, 20,000 ids
     python experiments/speed/bpe_training.py --text FILE --vocab-size 4096
 
-The default text is the plays and as much of Python's standard library as 10 MB hold: prose and code. rustbpe takes part
-if it is installed (pip install rustbpe). The merges of the reference and of the fast path must be equal; `tokenizers`
-by itself and rustbpe split text and break ties in their own ways, so only their time is compared.
+The default text is the plays and as much of Python's standard library as 10 MB hold: prose and
+code. rustbpe takes part if it is installed (pip install rustbpe). The merges of the reference and
+of the fast path must be equal; `tokenizers` by itself and rustbpe split text and break ties in
+their own ways, so only their time is compared.
 """
 
 import argparse
@@ -28,7 +30,9 @@ N_BYTES = 10_000_000
 def default_text() -> str:
     parts = [document.text for document in Shakespeare([]).documents()]
     library = Path(sysconfig.get_paths()["stdlib"])
-    parts += [path.read_text(encoding="utf-8", errors="replace") for path in sorted(library.glob("*.py"))]
+    parts += [
+        path.read_text(encoding="utf-8", errors="replace") for path in sorted(library.glob("*.py"))
+    ]
     return "".join([part for part in parts if isinstance(part, str)])[:N_BYTES]
 
 
@@ -40,7 +44,9 @@ def tokenizers_alone(texts: list[str], n_merges: int) -> Any:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=256 + n_merges, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + n_merges, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -54,7 +60,9 @@ def rustbpe_alone(texts: list[str], n_merges: int) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--text", type=Path)
     parser.add_argument("--vocab-size", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -76,7 +84,9 @@ def main() -> None:
             results[name] = arm(texts, n_merges)
             seconds[name].append(time.perf_counter() - start)
     assert results["reference (Python)"] == results["fast path (tokenizers)"], "the merges differ"
-    print(f"{len(text.encode()) / 1e6:.1f} MB, {arguments.vocab_size:,} ids, {arguments.rounds} rounds\n")
+    print(
+        f"{len(text.encode()) / 1e6:.1f} MB, {arguments.vocab_size:,} ids, {arguments.rounds} rounds\n"
+    )
     print("| learner | seconds (best to worst) |\n|---|---|")
     for name, values in seconds.items():
         print(f"| {name} | {min(values):.2f} to {max(values):.2f} |")

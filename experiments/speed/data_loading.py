@@ -1,9 +1,11 @@
-"""What reading the batches costs: its share of a step of `tiny`, and resident memory against the size of the corpus.
+"""What reading the batches costs: its share of a step of `tiny`, and resident memory against the
+size of the corpus.
 
     python experiments/speed/data_loading.py
 
-The corpora are synthetic shards of 40 MB and 4 GB (sparse files: they take no disk). Each size trains in a process of
-its own, the same number of steps of the same model; the memory is what the process holds at the end.
+The corpora are synthetic shards of 40 MB and 4 GB (sparse files: they take no disk). Each size
+trains in a process of its own, the same number of steps of the same model; the memory is what the
+process holds at the end.
 """
 
 import argparse
@@ -31,7 +33,9 @@ def synthetic_split(folder: Path, n_shards: int) -> Split:
         path.write_bytes(header(np.dtype("<u2"), SHARD_TOKENS))
         with open(path, "r+b") as file:
             file.truncate(HEADER_BYTES + 2 * SHARD_TOKENS)
-        shards.append(Shard(path, number * SHARD_TOKENS, read_layout(path), "", file_identity(path)))
+        shards.append(
+            Shard(path, number * SHARD_TOKENS, read_layout(path), "", file_identity(path))
+        )
     return Split("train", shards, None, 0)
 
 
@@ -48,7 +52,8 @@ def train(folder: Path, n_shards: int, steps: int) -> None:
     batch_ms, step_ms = [], []
     for step in range(steps):
         start = time.perf_counter()
-        inputs, targets = windows.batch(step, BATCH_SIZE)  # from everywhere in the corpus: the order is a shuffle
+        # from everywhere in the corpus: the order is a shuffle
+        inputs, targets = windows.batch(step, BATCH_SIZE)
         loaded = time.perf_counter()
         loss = model(torch.from_numpy(inputs), torch.from_numpy(targets)) / targets.size
         loss.backward()
@@ -63,14 +68,25 @@ def train(folder: Path, n_shards: int, steps: int) -> None:
 
 def in_child(n_shards: int, steps: int) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--folder", folder, "--shards", str(n_shards), "--steps", str(steps)]
+        command = [
+            sys.executable,
+            __file__,
+            "--folder",
+            folder,
+            "--shards",
+            str(n_shards),
+            "--steps",
+            str(steps),
+        ]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     batch_ms, step_ms, resident_mb = map(float, output.split())
     return batch_ms, step_ms, resident_mb
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--shards", type=int, help=argparse.SUPPRESS)
@@ -84,7 +100,10 @@ def main() -> None:
         batch_ms, step_ms, resident_mb = in_child(n_shards, arguments.steps)
         share = batch_ms / (batch_ms + step_ms)
         size = f"{n_shards * 2 * SHARD_TOKENS / 1e6:,.0f} MB"
-        print(f"| {size} | {batch_ms:.2f} ms | {step_ms:.0f} ms | {share:.2%} | {resident_mb:.0f} MB |", flush=True)
+        print(
+            f"| {size} | {batch_ms:.2f} ms | {step_ms:.0f} ms | {share:.2%} | {resident_mb:.0f} MB |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Tokens per second of generation against transformers `generate`: same weights, same prompt, greedy, KV caches.
+"""Tokens per second of generation against transformers `generate`: same weights, same prompt,
+greedy, KV caches.
 
-python experiments/speed/generation.py [--threads 1] [--rounds 5] [--tokens 64] [--batches 1 32] [--shape small]
+python experiments/speed/generation.py [--threads 1] [--rounds 5] [--tokens 64] [--batches 1 32]
+    [--shape small]
 
-The model has random weights, is exported by minigpt.export and loaded by transformers from that folder. The programs
-run in turn, in alternating order; rates are medians over the rounds, ratios medians of the rounds' own ratios. Both
-generate exactly --tokens tokens after a prompt of 32; the clock covers the prompt, as a user would see it.
-The table goes into the README beside this file, one for each number of threads.
+The model has random weights, is exported by minigpt.export and loaded by transformers from that
+folder. The programs run in turn, in alternating order; rates are medians over the rounds, ratios
+medians of the rounds' own ratios. Both generate exactly --tokens tokens after a prompt of 32; the
+clock covers the prompt, as a user would see it. The table goes into the README beside this file,
+one for each number of threads.
 """
 
 import argparse
@@ -47,18 +50,28 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--shape", default="small")
-    parser.add_argument("--processor-time", action="store_true", help="for one thread on a busy machine")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="for one thread on a busy machine"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.processor_time else time.perf_counter
-    shape = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/model/{options.shape}.yaml")))
+    shape = cast(
+        dict[str, Any],
+        OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/model/{options.shape}.yaml")),
+    )
     model = config.build(shape, VOCAB_SIZE, drop=("defaults",))
     model.init_weights(generator(0, "init"))
-    lines = ["| precision | batch | transformers, tokens/s | minigpt | ratio (quartiles) | goal |", "|---" * 6 + "|"]
+    lines = [
+        "| precision | batch | transformers, tokens/s | minigpt | ratio (quartiles) | goal |",
+        "|---" * 6 + "|",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         hugging_face.to_hugging_face(model, Ids(), Path(folder) / "model")
         for dtype in (torch.float32, torch.bfloat16):
-            reference = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=dtype).eval()
+            reference = AutoModelForCausalLM.from_pretrained(
+                Path(folder) / "model", dtype=dtype
+            ).eval()
             ours = model.to(dtype).eval()
             for batch in options.batches:
                 rates = pairs(ours, reference, batch, options.tokens, options.rounds, clock)
@@ -75,7 +88,12 @@ def main() -> None:
 
 
 def pairs(
-    ours: Transformer, reference: torch.nn.Module, batch: int, n_tokens: int, rounds: int, clock: Callable[[], float]
+    ours: Transformer,
+    reference: torch.nn.Module,
+    batch: int,
+    n_tokens: int,
+    rounds: int,
+    clock: Callable[[], float],
 ) -> list[tuple[float, float]]:
     """Tokens per second (ours, theirs) of each round, the first of them taking turns."""
     prompt = torch.randint(VOCAB_SIZE - 1, (PROMPT,), generator=generator(0, "data")).tolist()

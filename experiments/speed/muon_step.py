@@ -1,10 +1,12 @@
-"""How long one Muon step takes beside torch.optim.Muon, on the hidden matrices of the shipped models.
+"""How long one Muon step takes beside torch.optim.Muon, on the hidden matrices of the shipped
+models.
 
     python experiments/speed/muon_step.py                      tiny and small, all CPU cores
     python experiments/speed/muon_step.py tiny --threads 1 --rounds 200
 
-Paired: both optimizers get the same parameters and gradients and step in turn, the order alternating, so a busy machine
-slows both; the ratio is the median over rounds, with its quartiles. AdamW (fused) is timed in the same rounds.
+Paired: both optimizers get the same parameters and gradients and step in turn, the order
+alternating, so a busy machine slows both; the ratio is the median over rounds, with its quartiles.
+AdamW (fused) is timed in the same rounds.
 """
 
 import argparse
@@ -56,7 +58,9 @@ def measure(model_name: str, rounds: int) -> str:
             if i >= 0:
                 times[name].append(duration)
     assert all(map(torch.equal, ours, theirs)), "the two optimizers disagree"
-    low, middle, high = statistics.quantiles([t / o for t, o in zip(times["torch"], times["ours"])], n=4)
+    low, middle, high = statistics.quantiles(
+        [t / o for t, o in zip(times["torch"], times["ours"])], n=4
+    )
     ms = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     return (
         f"| {model_name} | {len(ours)} | {rounds} | {ms['ours']:.1f} | {ms['torch']:.1f} | {ms['adamw']:.1f} "

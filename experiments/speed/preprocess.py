@@ -1,12 +1,16 @@
-"""How fast text becomes tokens on disk, beside tiktoken's and tokenizers' own rate of encoding in memory.
+"""How fast text becomes tokens on disk, beside tiktoken's and tokenizers' own rate of encoding in
+memory.
 
-    python experiments/speed/preprocess.py                     whole plays (.txt), one core, then two
-    python experiments/speed/preprocess.py --pages --cores 1   pages of 4 kB (.jsonl): more work around the encoding
+    python experiments/speed/preprocess.py                     whole plays (.txt), one core, then
+        two
+    python experiments/speed/preprocess.py --pages --cores 1   pages of 4 kB (.jsonl): more work
+        around the encoding
 
-Ours is end to end: read the files, clean, split, encode, write shards, hash, verify. The others only encode texts that
-lie in memory, with the same merges. The plays come 72 times (370 MB), since 0.3 s of ours happen once whatever the size
-of the corpus; `tokenizers`, which is slow, gets each once. Each measurement is a process of its own, pinned to its
-cores; the arms run in turn, and the ratio is the median over rounds with its quartiles.
+Ours is end to end: read the files, clean, split, encode, write shards, hash, verify. The others
+only encode texts that lie in memory, with the same merges. The plays come 72 times (370 MB), since
+0.3 s of ours happen once whatever the size of the corpus; `tokenizers`, which is slow, gets each
+once. Each measurement is a process of its own, pinned to its cores; the arms run in turn, and the
+ratio is the median over rounds with its quartiles.
 """
 
 import argparse
@@ -45,8 +49,12 @@ class Ready(BPE):
 
 
 def write_inputs(folder: Path, in_pages: bool) -> None:
-    """folder/texts, which ours reads, folder/texts.json, which the others get, and a tokenizer trained on them."""
-    texts = [document.text for document in Shakespeare([]).documents() if isinstance(document.text, str)]
+    """folder/texts, which ours reads, folder/texts.json, which the others get, and a tokenizer
+    trained on them.
+    """
+    texts = [
+        document.text for document in Shakespeare([]).documents() if isinstance(document.text, str)
+    ]
     if in_pages:
         texts = [text[i : i + PAGE] for text in texts for i in range(0, len(text), PAGE)]
     BPE(VOCABULARY).train(texts).save(folder / "tokenizer")
@@ -66,14 +74,24 @@ def measure(arm: str, folder: Path, cores: int) -> float:
     texts = json.loads((folder / "texts.json").read_text()) * (1 if arm == "tokenizers" else COPIES)
     tokenizer = load(folder / "tokenizer")
     tokenizer.encode("To be, or not to be")  # builds what the first call builds
-    return sum(len(text.encode()) for text in texts) / 1e6 / seconds(arm, folder, cores, texts, tokenizer)
+    return (
+        sum(len(text.encode()) for text in texts)
+        / 1e6
+        / seconds(arm, folder, cores, texts, tokenizer)
+    )
 
 
 def seconds(arm: str, folder: Path, cores: int, texts: list[str], tokenizer: Tokenizer) -> float:
     if arm == "ours":
         with tempfile.TemporaryDirectory(dir=folder) as out:
             start = time.perf_counter()
-            prepare(Files(str(folder / "texts")), Ready(folder / "tokenizer"), out, workers=cores, progress=False)
+            prepare(
+                Files(str(folder / "texts")),
+                Ready(folder / "tokenizer"),
+                out,
+                workers=cores,
+                progress=False,
+            )
             return time.perf_counter() - start
     if arm == "tiktoken":
         encoding = tokenizer.encoding  # type: ignore[attr-defined]
@@ -93,9 +111,20 @@ def seconds(arm: str, folder: Path, cores: int, texts: list[str], tokenizer: Tok
 
 
 def in_child(arm: str, folder: Path, cores: int) -> float:
-    command = [sys.executable, __file__, "--arm", arm, "--folder", str(folder), "--cores", str(cores)]
+    command = [
+        sys.executable,
+        __file__,
+        "--arm",
+        arm,
+        "--folder",
+        str(folder),
+        "--cores",
+        str(cores),
+    ]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(cores)}
-    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    return float(
+        subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    )
 
 
 def compare(folder: Path, cores: int, rounds: int) -> None:
@@ -107,11 +136,15 @@ def compare(folder: Path, cores: int, rounds: int) -> None:
         ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates[arm])]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         rate = statistics.median(rates[arm])
-        print(f"| {cores} | {arm} | {rate:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
+        print(
+            f"| {cores} | {arm} | {rate:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pages", action="store_true")
     parser.add_argument("--cores", type=int, action="append")

@@ -1,11 +1,14 @@
-"""How cost grows with model size, sequence length and batch: tokens/s, peak memory and overhead against the models of
-FLOPs and bytes that `dry_run=true` prints.
+"""How cost grows with model size, sequence length and batch: tokens/s, peak memory and overhead
+against the models of FLOPs and bytes that `dry_run=true` prints.
 
-    python experiments/speed/scaling.py                  every point that scaling.csv lacks, then figure and table
-    python experiments/speed/scaling.py --seconds 170    no new point after that; the same command goes on
+    python experiments/speed/scaling.py                  every point that scaling.csv lacks, then
+        figure and table
+    python experiments/speed/scaling.py --seconds 170    no new point after that; the same command
+        goes on
 
-bf16 on one thread, each point in a process of its own (peak memory), stepped by the training loop on random tokens with
-Muon. The rate of matrix products is measured beside each point. Remove a row of scaling.csv to measure it again.
+bf16 on one thread, each point in a process of its own (peak memory), stepped by the training loop
+on random tokens with Muon. The rate of matrix products is measured beside each point. Remove a row
+of scaling.csv to measure it again.
 """
 
 import argparse
@@ -20,7 +23,11 @@ from statistics import median
 HERE = Path(__file__).parent
 RESULTS, FIGURE, README = HERE / "scaling.csv", HERE / "scaling.png", HERE / "README.md"
 BEGIN, END = "<!-- scaling: written by scaling.py -->", "<!-- end of scaling -->"
-VOCABULARY = {"tiny": ["data=shakespeare"], "small": ["data=fineweb_edu"], "medium": ["data=fineweb_edu"]}
+VOCABULARY = {
+    "tiny": ["data=shakespeare"],
+    "small": ["data=fineweb_edu"],
+    "medium": ["data=fineweb_edu"],
+}
 OWN = {"tiny": 128, "small": 512, "medium": 1024}  # sequence length of the model's file
 POINTS = list(
     dict.fromkeys(
@@ -53,7 +60,9 @@ def estimated_memory(model: str, seq_len: int, batch: int) -> float:
 
     schema.register()
     process.register_resolvers()
-    cfg = config.plan_of(composition.compose("train", overrides(model, seq_len, batch), None, config.plan_of)).config
+    cfg = config.plan_of(
+        composition.compose("train", overrides(model, seq_len, batch), None, config.plan_of)
+    ).config
     vocab_size = cfg["data"]["tokenizer"]["vocab_size"]
     with torch.device("meta"):
         built = config.build(cfg["model"], vocab_size)
@@ -99,7 +108,9 @@ def read() -> dict[Key, Row]:
         return {}
     with open(RESULTS, newline="") as file:
         return {
-            (row.pop("model"), int(row.pop("seq_len")), int(row.pop("batch"))): {k: float(v) for k, v in row.items()}
+            (row.pop("model"), int(row.pop("seq_len")), int(row.pop("batch"))): {
+                k: float(v) for k, v in row.items()
+            }
             for row in csv.DictReader(file)
         }
 
@@ -109,7 +120,9 @@ def write(rows: dict[Key, Row]) -> None:
     with open(RESULTS, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "seq_len", "batch", *ordered[0][1]])
-        writer.writerows([*key, *(f"{value:.6g}" for value in row.values())] for key, row in ordered)
+        writer.writerows(
+            [*key, *(f"{value:.6g}" for value in row.values())] for key, row in ordered
+        )
 
 
 def mfu(row: Row, tokens: int) -> float:
@@ -122,7 +135,9 @@ def table(rows: dict[Key, Row]) -> str:
         "| model | sequence x batch | tokens/s | MFU | optimizer | other | peak memory | dry_run says |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for model, seq_len, batch in sorted(rows, key=lambda key: (list(COLOURS).index(key[0]), key[1], key[2])):
+    for model, seq_len, batch in sorted(
+        rows, key=lambda key: (list(COLOURS).index(key[0]), key[1], key[2])
+    ):
         row, tokens = rows[model, seq_len, batch], seq_len * batch
         other = row["step_s"] - row["forward_backward_s"] - row["optimizer_s"]
         lines.append(
@@ -147,22 +162,38 @@ def draw(rows: dict[Key, Row]) -> None:
         series = sorted((t, row) for (_, t, b), row in own.items() if t * b == 4096)
         if len(series) > 1:
             xs = [t for t, _ in series]
-            length.plot(xs, [1e6 * r["forward_backward_s"] / 4096 for _, r in series], "o", color=colour, label=model)
+            length.plot(
+                xs,
+                [1e6 * r["forward_backward_s"] / 4096 for _, r in series],
+                "o",
+                color=colour,
+                label=model,
+            )
             for share, style in ((1.0, "-"), (0.5, ":")):
                 ys = [1e6 * r["flops_per_token"] / rate / share for _, r in series]
                 length.plot(xs, ys, style, color=colour, alpha=0.6)
         series = sorted((t * b, row) for (_, t, b), row in own.items() if t == OWN[model])
         xs = [tokens for tokens, _ in series]
-        batches.plot(xs, [tokens / r["step_s"] for tokens, r in series], "o", color=colour, label=model)
-        ideal = [t / ((t * r["flops_per_token"] + r["newton_schulz_flops"]) / rate) for t, r in series]
+        batches.plot(
+            xs, [tokens / r["step_s"] for tokens, r in series], "o", color=colour, label=model
+        )
+        ideal = [
+            t / ((t * r["flops_per_token"] + r["newton_schulz_flops"]) / rate) for t, r in series
+        ]
         batches.plot(xs, ideal, "-", color=colour, alpha=0.6)
         batches.plot(xs, [y / 2 for y in ideal], ":", color=colour, alpha=0.6)
         memory.plot(xs, [r["memory"] / 2**30 for _, r in series], "o", color=colour, label=model)
-        memory.plot(xs, [r["memory_estimated"] / 2**30 for _, r in series], "-", color=colour, alpha=0.6)
-    length.set(xlabel="sequence length (4,096 tokens in all)", ylabel="forward and backward, µs per token")
+        memory.plot(
+            xs, [r["memory_estimated"] / 2**30 for _, r in series], "-", color=colour, alpha=0.6
+        )
+    length.set(
+        xlabel="sequence length (4,096 tokens in all)", ylabel="forward and backward, µs per token"
+    )
     batches.set(xlabel="tokens in a step", ylabel="tokens/s, Muon's step included")
     memory.set(xlabel="tokens in a micro-batch", ylabel="peak memory, GiB")
-    length.set_title("line: FLOPs at the rate of matrix products,\ndotted: at half of it", fontsize=10)
+    length.set_title(
+        "line: FLOPs at the rate of matrix products,\ndotted: at half of it", fontsize=10
+    )
     batches.set_title("line: FLOPs with Newton-Schulz at that rate,\ndotted: half", fontsize=10)
     memory.set_title("line: what dry_run says", fontsize=10)
     for axes in (length, batches, memory):
@@ -189,8 +220,12 @@ def put_into_readme(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no point after so many seconds")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start no point after so many seconds"
+    )
     parser.add_argument("--point", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.point:
@@ -201,9 +236,13 @@ def main() -> None:
     for key in POINTS:
         if key not in rows and time.monotonic() < end:
             command = [sys.executable, __file__, "--point", *map(str, key)]
-            rows[key] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            rows[key] = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            )
             write(rows)
-            print(*key, {name: float(f"{value:.4g}") for name, value in rows[key].items()}, flush=True)
+            print(
+                *key, {name: float(f"{value:.4g}") for name, value in rows[key].items()}, flush=True
+            )
     print(f"{len(rows)} of {len(POINTS)} points")
     for key, row in rows.items():
         row["memory_estimated"] = estimated_memory(*key)

@@ -1,11 +1,14 @@
-"""Where the time of a step of the reference recipe goes, and what an evaluation and a checkpoint take beside it.
+"""Where the time of a step of the reference recipe goes, and what an evaluation and a checkpoint
+take beside it.
 
-    python experiments/speed/shares.py [--steps 5] [--threads 1] [--processor-time] [--dry] [override ...]
+    python experiments/speed/shares.py [--steps 5] [--threads 1] [--processor-time] [--dry]
+        [override ...]
 
-`experiment=mini_gpt` as train.py runs it (minigpt.train.training.run, wandb's mirror offline), on 20,000,000 random ids in a
-temporary folder (TMPDIR chooses where), bf16, with a row of the log every step. A measured step has one micro-batch;
-its data, forward and backward count as often as the recipe accumulates. The run stops after `--steps` of them, with an
-evaluation and a checkpoint. What the loop's own clocks do not tell apart is timed by wrapping the functions.
+`experiment=mini_gpt` as train.py runs it (minigpt.train.training.run, wandb's mirror offline), on
+20,000,000 random ids in a temporary folder (TMPDIR chooses where), bf16, with a row of the log
+every step. A measured step has one micro-batch; its data, forward and backward count as often as
+the recipe accumulates. The run stops after `--steps` of them, with an evaluation and a checkpoint.
+What the loop's own clocks do not tell apart is timed by wrapping the functions.
 """
 
 import argparse
@@ -21,7 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from minigpt.cli import composition, process
 from minigpt.config import plan as config
@@ -45,7 +51,8 @@ SHOWN = {
     "- wandb, handing over a row": "mirror",
     "- bar": "bar",
 }
-CLOCKED = ("forward_backward", "Muon", "AdamW", "clipping", "data", "logging")  # do not overlap; the rest is "other"
+# do not overlap; the rest is "other"
+CLOCKED = ("forward_backward", "Muon", "AdamW", "clipping", "data", "logging")
 
 
 class Clocks:
@@ -65,7 +72,9 @@ class Clocks:
         assert self.live is not None
         return Counter({**self.spent, **self.live.progress.seconds, "step": self.clock()})
 
-    def wrap(self, owner: Any, name: str, part: str, other_clock: Callable[[], float] | None = None) -> None:
+    def wrap(
+        self, owner: Any, name: str, part: str, other_clock: Callable[[], float] | None = None
+    ) -> None:
         """Time every call of a function."""
         function, clock = getattr(owner, name), other_clock or self.clock
 
@@ -79,7 +88,9 @@ class Clocks:
         setattr(owner, name, timed)
 
     def watch(self) -> None:
-        """From now on: a step begins where the loop asks whether to stop, and ends when its row is written."""
+        """From now on: a step begins where the loop asks whether to stop, and ends when its row is
+        written.
+        """
         register_optimizer_step_pre_hook(lambda optimizer, *_: self.add(optimizer, -self.clock()))
         register_optimizer_step_post_hook(lambda optimizer, *_: self.add(optimizer, self.clock()))
         self.wrap(torch.nn.utils, "clip_grad_norm_", "clipping")
@@ -88,7 +99,11 @@ class Clocks:
         self.wrap(WandbLogger, "log", "mirror")
         self.wrap(training.LiveRun, "on_step", "logging")
         self.wrap(training.LiveRun, "record", "logging")
-        started, stop_requested, record = WandbLogger._init, training.LiveRun.stop_requested, training.LiveRun.record
+        started, stop_requested, record = (
+            WandbLogger._init,
+            training.LiveRun.stop_requested,
+            training.LiveRun.record,
+        )
 
         def init(mirror: WandbLogger, *args: Any) -> Any:
             run = started(mirror, *args)
@@ -106,7 +121,9 @@ class Clocks:
             record(live, row)
             if "train/loss" in row:
                 after = self.now()
-                self.steps.append(Counter({part: after[part] - self.before[part] for part in after}))
+                self.steps.append(
+                    Counter({part: after[part] - self.before[part] for part in after})
+                )
 
         WandbLogger._init = init  # type: ignore[method-assign]
         training.LiveRun.stop_requested = begins  # type: ignore[method-assign]
@@ -119,20 +136,28 @@ class Clocks:
 def random_shards(folder: Path) -> list[str]:
     """Token files of random ids; returns the overrides that choose them."""
     for split, count in (("train", TRAIN_TOKENS), ("val", EVALUATED + 1)):
-        np.random.default_rng(0).integers(0, VOCABULARY, count, dtype=np.uint16).tofile(folder / f"{split}.bin")
+        np.random.default_rng(0).integers(0, VOCABULARY, count, dtype=np.uint16).tofile(
+            folder / f"{split}.bin"
+        )
     return [
         "data=bin", "data.tokenizer.end_of_text=0", f"data.train={folder}/train.bin", f"data.val={folder}/val.bin",
         f"data_dir={folder}/tokens", f"output_dir={folder}/runs",
     ]  # fmt: skip
 
 
-def measure(folder: Path, steps: int, threads: int, processor_time: bool, overrides: list[str]) -> str:
+def measure(
+    folder: Path, steps: int, threads: int, processor_time: bool, overrides: list[str]
+) -> str:
     """Run the recipe and return the tables."""
     os.environ["WANDB_MODE"] = "offline"
     schema.register()
     process.register_resolvers()
     recipe = composition.compose("train", ["experiment=mini_gpt", *overrides], None, config.plan_of)
-    micro_batch, evaluated, every = recipe.train.micro_batch_size, recipe.eval.tokens, recipe.eval.every
+    micro_batch, evaluated, every = (
+        recipe.train.micro_batch_size,
+        recipe.eval.tokens,
+        recipe.eval.every,
+    )
     accumulation = recipe.train.batch_size // micro_batch
     wanted = [
         "experiment=mini_gpt", *random_shards(folder), "train.precision=bf16", f"train.threads={threads}",
@@ -155,7 +180,11 @@ def measure(folder: Path, steps: int, threads: int, processor_time: bool, overri
         each["forward_backward"] *= accumulation
     step = median(each["step"] for each in clocks.steps)
     tokens = clocks.live.budget.tokens_per_step * accumulation
-    clock = f"processor time of the training thread, {threads} thread(s)" if processor_time else f"{threads} thread(s)"
+    clock = (
+        f"processor time of the training thread, {threads} thread(s)"
+        if processor_time
+        else f"{threads} thread(s)"
+    )
     lines = [
         f"A step of {tokens:,} tokens: {step:.1f} s; {clock}, medians of {steps} steps. Data, forward and backward: "
         f"one micro-batch of {micro_batch} x {clocks.live.budget.seq_len}, times {accumulation}.",
@@ -166,9 +195,13 @@ def measure(folder: Path, steps: int, threads: int, processor_time: bool, overri
     for label, part in {**SHOWN, "everything else": "other"}.items():
         values = [each[part] for each in clocks.steps]
         spread = f"{median(values):.4f} ({min(values):.4f}, {max(values):.4f})"
-        lines.append(f"| {label} | {spread} | {median(values) / step:.3%} | {GOALS.get(label, '')} |")
+        lines.append(
+            f"| {label} | {spread} | {median(values) / step:.3%} | {GOALS.get(label, '')} |"
+        )
     thread = clocks.spent["wandb's thread"] / (steps + 1)  # the evaluation wrote a row too
-    lines.append(f"| beside the loop: wandb's thread, processor time of a row | {thread:.4f} | {thread / step:.3%} | |")
+    lines.append(
+        f"| beside the loop: wandb's thread, processor time of a row | {thread:.4f} | {thread / step:.3%} | |"
+    )
 
     evaluation = clocks.live.progress.seconds["evaluation"] * evaluated / EVALUATED
     (saved,) = (clocks.live.folder.folder / "checkpoints").glob("step_*")
@@ -192,12 +225,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--processor-time", action="store_true", help="for a machine that others use, one thread")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="for a machine that others use, one thread"
+    )
     parser.add_argument("--dry", action="store_true", help="print, and leave the README alone")
     parser.add_argument("overrides", nargs="*", help="as behind train.py")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        table = measure(Path(folder), arguments.steps, arguments.threads, arguments.processor_time, arguments.overrides)
+        table = measure(
+            Path(folder),
+            arguments.steps,
+            arguments.threads,
+            arguments.processor_time,
+            arguments.overrides,
+        )
     print(table)
     if not arguments.dry:
         text = README.read_text()

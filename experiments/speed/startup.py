@@ -1,9 +1,12 @@
-"""How long train.py takes to answer, to its first step, and from its last step to its end; whole processes.
+"""How long train.py takes to answer, to its first step, and from its last step to its end; whole
+processes.
 
 python experiments/speed/startup.py --data-dir outputs/tokens [--rounds 7]
 
-Prepares the tokens of data=shakespeare first where they are missing. Medians; the table goes into the README beside
-this file. Stages: borders are stamped inside one process by wrapping the functions that begin and end them.
+Prepares the tokens of data=shakespeare first where they are missing. Medians; the table goes into
+the README beside
+this file. Stages: borders are stamped inside one process by wrapping the functions that begin and
+    end them.
 """
 
 import argparse
@@ -53,20 +56,38 @@ def main() -> None:
         quiet = [data_dir, f"output_dir={folder}/runs", "logger=none", "train.steps=3"]
         seconds("train.py", *quiet)  # prepares tokens, warms the disk
         rows = [
-            ("`python train.py --help`", times(options.rounds, lambda i: seconds("train.py", "--help")), "1.0"),
-            ("a finished run's answer", times(options.rounds, lambda i: seconds("train.py", *quiet)), "1.5"),
+            (
+                "`python train.py --help`",
+                times(options.rounds, lambda i: seconds("train.py", "--help")),
+                "1.0",
+            ),
+            (
+                "a finished run's answer",
+                times(options.rounds, lambda i: seconds("train.py", *quiet)),
+                "1.5",
+            ),
         ]
         stages = {}
         for arm, (name, arguments) in enumerate(ARMS.items()):
             smoke = [data_dir, f"output_dir={folder}/smoke"] if "debug=smoke" in arguments else None
             where = smoke or (places if "logger=none" not in arguments else places[:2])
-            runs = [stamps([*where, *arguments, f"attempt={100 * arm + i + 2}"]) for i in range(options.rounds)]
+            runs = [
+                stamps([*where, *arguments, f"attempt={100 * arm + i + 2}"])
+                for i in range(options.rounds)
+            ]
             stages[name] = {border: median(run[border] for run in runs) for border, _ in STAGES}
             first = [run["first step"] for run in runs]
             rows.append((f"first step, {name}", first, "8" if name.startswith("default") else ""))
     lines = ["| from the command to | median s (fastest, slowest) | goal |", "|---|---|---|"]
-    lines += [f"| {what} | {median(t):.2f} ({min(t):.2f}, {max(t):.2f}) | {goal} |" for what, t, goal in rows]
-    lines += ["", "| stage, seconds | " + " | ".join(stages) + " |", "|---" * (len(stages) + 1) + "|"]
+    lines += [
+        f"| {what} | {median(t):.2f} ({min(t):.2f}, {max(t):.2f}) | {goal} |"
+        for what, t, goal in rows
+    ]
+    lines += [
+        "",
+        "| stage, seconds | " + " | ".join(stages) + " |",
+        "|---" * (len(stages) + 1) + "|",
+    ]
     previous = dict.fromkeys(stages, 0.0)
     for border, what in STAGES:
         cells = [f"{stages[name][border] - previous[name]:.2f}" for name in stages]
@@ -93,7 +114,10 @@ def stamps(arguments: list[str]) -> dict[str, float]:
     with tempfile.NamedTemporaryFile("r") as file:
         begin = time.time()
         subprocess.run(
-            [sys.executable, __file__, "--inside", file.name, *arguments], check=True, cwd=ROOT, capture_output=True
+            [sys.executable, __file__, "--inside", file.name, *arguments],
+            check=True,
+            cwd=ROOT,
+            capture_output=True,
         )
         end = time.time() - begin
         found = json.load(file)
@@ -101,7 +125,9 @@ def stamps(arguments: list[str]) -> dict[str, float]:
 
 
 def inside(path: str, arguments: list[str]) -> None:
-    """train.py with its borders stamped; the first moment of each counts, of "last step" and later ones the last."""
+    """train.py with its borders stamped; the first moment of each counts, of "last step" and later
+    ones the last.
+    """
     sys.argv = ["train.py", *arguments]
     sys.path.insert(0, str(ROOT))
     moments: dict[str, float] = {}

@@ -1,12 +1,14 @@
-"""What a sweep adds to its jobs, on the basic launcher: jobs that train, and the same command again.
+"""What a sweep adds to its jobs, on the basic launcher: jobs that train, and the same command
+again.
 
     python experiments/speed/sweep_overhead.py              10 jobs of debug=smoke, twice
     python experiments/speed/sweep_overhead.py --jobs 30
 
-Parts of a job in seconds of wall clock, the median over jobs without the first (which imports torch and prepares the
-tokens): `training` is the job's own time by its summary (data, forward and backward, optimizer, evaluation, saving),
-`around` the rest of our code (check, build, folder, sample, record), `folder name` the resolver that gives Hydra the
-run folder, `Hydra` everything else, above all composing each job twice. Overhead is all but training.
+Parts of a job in seconds of wall clock, the median over jobs without the first (which imports torch
+and prepares the tokens): `training` is the job's own time by its summary (data, forward and
+backward, optimizer, evaluation, saving), `around` the rest of our code (check, build, folder,
+sample, record), `folder name` the resolver that gives Hydra the run folder, `Hydra` everything
+else, above all composing each job twice. Overhead is all but training.
 """
 
 import argparse

@@ -1,11 +1,13 @@
-"""How fast and in how much memory the reference shape trains beside transformers' Llama of the same shape.
+"""How fast and in how much memory the reference shape trains beside transformers' Llama of the same
+shape.
 
     python experiments/speed/training.py --threads 1 2 --rounds 5     rewrites the README's section
     python experiments/speed/training.py --threads 2 --rounds 5 --precisions bf16 --dry
 
-Paired: in every round each of the two takes one step (forward, backward, fused AdamW on all weights, micro-batch 4),
-the order alternating; the machine's own rate of matrix products (2048 x 512 x 1376) is measured in the same round.
-Memory is the peak of a process of its own that takes three steps. Needs transformers.
+Paired: in every round each of the two takes one step (forward, backward, fused AdamW on all
+weights, micro-batch 4), the order alternating; the machine's own rate of matrix products (2048 x
+512 x 1376) is measured in the same round. Memory is the peak of a process of its own that takes
+three steps. Needs transformers.
 """
 
 import argparse
@@ -64,7 +66,8 @@ def stepper(arm: str, precision: str) -> Callable[[], float]:
         begin = time.perf_counter()
         with chosen.autocast():
             if arm == "transformers":
-                loss = model(input_ids=inputs, labels=inputs, use_cache=False).loss  # it shifts the labels itself
+                # it shifts the labels itself
+                loss = model(input_ids=inputs, labels=inputs, use_cache=False).loss
             else:
                 loss = model(inputs, targets) / targets.numel()
         loss.backward()
@@ -94,8 +97,17 @@ def flops_of_step() -> float:
 
 def peak_of(arm: str, precision: str, threads: int) -> float:
     """Peak resident memory in GB of a process that takes three steps."""
-    command = [sys.executable, __file__, "--threads", str(threads), "--memory", json.dumps([arm, precision])]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    command = [
+        sys.executable,
+        __file__,
+        "--threads",
+        str(threads),
+        "--memory",
+        json.dumps([arm, precision]),
+    ]
+    return float(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    )
 
 
 def measure(precision: str, rounds: int, threads: int) -> str:
@@ -136,14 +148,19 @@ def main() -> None:
         step = stepper(*arguments.memory)
         for _ in range(3):
             step()
-        status = Path("/proc/self/status").read_text()  # getrusage would hand on the peak of the parent process
+        # getrusage would hand on the peak of the parent process
+        status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9)
         return
     table = [
         "| precision | threads | rounds | ours, tokens/s | transformers | ours / transformers (quartiles) "
         "| products, GFLOP/s | share | peak, GB | transformers | ratio | with checkpointing |",
         "|---" * 12 + "|",
-        *(measure(p, arguments.rounds, threads) for threads in arguments.threads for p in arguments.precisions),
+        *(
+            measure(p, arguments.rounds, threads)
+            for threads in arguments.threads
+            for p in arguments.precisions
+        ),
     ]
     print("\n".join(table))
     if not arguments.dry:

@@ -1,15 +1,17 @@
-"""Time to nanoGPT's losses on tinyshakespeare: whole processes, beside the time of nanoGPT's own step.
+"""Time to nanoGPT's losses on tinyshakespeare: whole processes, beside the time of nanoGPT's own
+step.
 
-    python experiments/speedrun/run.py tinyshakespeare.txt                  five seeds to 1.8857, and the yardstick
+    python experiments/speedrun/run.py tinyshakespeare.txt                  five seeds to 1.8857,
+        and the yardstick
     python experiments/speedrun/run.py tinyshakespeare.txt --goal 2min --seeds 0
     python experiments/speedrun/run.py --yardstick
 
-nanoGPT's `train_shakespeare_char` reports 1.8857 nats a character with its CPU settings and 1.4697 with those for an
-A100, estimated on random validation batches. Here it is the whole last tenth of the file (111,540 characters), each
-once. The clock runs from before the command to after its end: imports, composition, preparation of the tokens,
-training, evaluation, a sample and the checkpoint. The yardstick is nanoGPT's CPU recipe written down here: a
-GPT-2-shaped model of its size (4 blocks, width 128, context 64, batch 12, fp32, AdamW), 2,000 iterations and their
-evaluations, nothing else.
+nanoGPT's `train_shakespeare_char` reports 1.8857 nats a character with its CPU settings and 1.4697
+with those for an A100, estimated on random validation batches. Here it is the whole last tenth of
+the file (111,540 characters), each once. The clock runs from before the command to after its end:
+imports, composition, preparation of the tokens, training, evaluation, a sample and the checkpoint.
+The yardstick is nanoGPT's CPU recipe written down here: a GPT-2-shaped model of its size (4 blocks,
+width 128, context 64, batch 12, fp32, AdamW), 2,000 iterations and their evaluations, nothing else.
 """
 
 import argparse
@@ -27,12 +29,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[2]
-GOALS = {"nanogpt_cpu": ("speedrun_shakespeare", 1.8857), "2min": ("speedrun_shakespeare_2min", 1.55)}
-GOALS |= {"10min": ("speedrun_shakespeare_10min", 1.4697), "30min": ("speedrun_shakespeare_30min", 1.43)}
+GOALS = {
+    "nanogpt_cpu": ("speedrun_shakespeare", 1.8857),
+    "2min": ("speedrun_shakespeare_2min", 1.55),
+}
+GOALS |= {
+    "10min": ("speedrun_shakespeare_10min", 1.4697),
+    "30min": ("speedrun_shakespeare_30min", 1.43),
+}
 
 
 class GPT2Block(nn.Module):
-    """LayerNorm, attention with as many key as query heads, GELU; no biases, no dropout (nanoGPT's CPU settings)."""
+    """LayerNorm, attention with as many key as query heads, GELU; no biases, no dropout (nanoGPT's
+    CPU settings).
+    """
 
     def __init__(self, d: int, heads: int) -> None:
         super().__init__()
@@ -43,12 +53,16 @@ class GPT2Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = x + self.o(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        x = x + self.o(
+            F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        )
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
 class GPT2(nn.Module):
-    def __init__(self, vocab: int = 65, d: int = 128, layers: int = 4, heads: int = 4, context: int = 64) -> None:
+    def __init__(
+        self, vocab: int = 65, d: int = 128, layers: int = 4, heads: int = 4, context: int = 64
+    ) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocab, d), nn.Embedding(context, d)
         self.blocks = nn.Sequential(*(GPT2Block(d, heads) for _ in range(layers)))
@@ -57,11 +71,15 @@ class GPT2(nn.Module):
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
-        return F.cross_entropy(self.head(self.norm(self.blocks(x))).flatten(0, 1), targets.flatten())
+        return F.cross_entropy(
+            self.head(self.norm(self.blocks(x))).flatten(0, 1), targets.flatten()
+        )
 
 
 def yardstick(iterations: int = 2000) -> float:
-    """Seconds of nanoGPT's CPU recipe: training, and every 250 iterations 20 batches of both splits."""
+    """Seconds of nanoGPT's CPU recipe: training, and every 250 iterations 20 batches of both
+    splits.
+    """
     torch.manual_seed(1337)
     ids = torch.randint(65, (1_003_854,))
     model = GPT2()
@@ -69,7 +87,9 @@ def yardstick(iterations: int = 2000) -> float:
 
     def batch() -> tuple[Tensor, Tensor]:
         rows = torch.randint(len(ids) - 64, (12,)).tolist()
-        return torch.stack([ids[i : i + 64] for i in rows]), torch.stack([ids[i + 1 : i + 65] for i in rows])
+        return torch.stack([ids[i : i + 64] for i in rows]), torch.stack(
+            [ids[i + 1 : i + 65] for i in rows]
+        )
 
     begin = time.perf_counter()
     for iteration in range(iterations + 1):
@@ -85,28 +105,51 @@ def yardstick(iterations: int = 2000) -> float:
     return time.perf_counter() - begin
 
 
-def whole_process(experiment: str, text: Path, seed: int, folder: Path) -> tuple[float, dict[str, float]]:
+def whole_process(
+    experiment: str, text: Path, seed: int, folder: Path
+) -> tuple[float, dict[str, float]]:
     """Seconds from before the command to after its end, and the summary of its run."""
-    command = [sys.executable, "train.py", f"experiment={experiment}", f"data.path={text.resolve()}", f"seed={seed}"]
+    command = [
+        sys.executable,
+        "train.py",
+        f"experiment={experiment}",
+        f"data.path={text.resolve()}",
+        f"seed={seed}",
+    ]
     command += [f"output_dir={folder}", f"data_dir={folder}/tokens"]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     begin = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     seconds = time.perf_counter() - begin
     (summary,) = folder.glob("*/summary.json")
     return seconds, json.loads(summary.read_text())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("text", type=Path, nargs="?", help="tinyshakespeare.txt, 1,115,394 characters")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "text", type=Path, nargs="?", help="tinyshakespeare.txt, 1,115,394 characters"
+    )
     parser.add_argument("--goal", choices=GOALS, default="nanogpt_cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
-    parser.add_argument("--yardstick", action="store_true", help="time the yardstick too (alone without a text)")
+    parser.add_argument(
+        "--yardstick", action="store_true", help="time the yardstick too (alone without a text)"
+    )
     options = parser.parse_args()
 
     if options.yardstick or options.text is None:
-        print(f"yardstick: 2,000 iterations of nanoGPT's CPU recipe  {yardstick():.1f} s", flush=True)
+        print(
+            f"yardstick: 2,000 iterations of nanoGPT's CPU recipe  {yardstick():.1f} s", flush=True
+        )
     if options.text is None:
         return
     experiment, wanted = GOALS[options.goal]
@@ -117,7 +160,10 @@ def main() -> None:
         times.append(seconds)
         losses.append(summary["val_loss"])
         reached = "reached" if losses[-1] <= wanted else "MISSED"
-        print(f"{experiment} seed {seed}: {seconds:6.1f} s, {losses[-1]:.4f} nats ({wanted} {reached})", flush=True)
+        print(
+            f"{experiment} seed {seed}: {seconds:6.1f} s, {losses[-1]:.4f} nats ({wanted} {reached})",
+            flush=True,
+        )
     print(f"median {statistics.median(times):.1f} s, worst loss {max(losses):.4f}")
 
 

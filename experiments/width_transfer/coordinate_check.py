@@ -1,11 +1,15 @@
-"""Coordinate check: does the size of what each block writes stay the same while the model gets wider?
+"""Coordinate check: does the size of what each block writes stay the same while the model gets
+wider?
 
-    python experiments/width_transfer/coordinate_check.py      # about two minutes on one thread; a table and a figure
+    python experiments/width_transfer/coordinate_check.py      # about two minutes on one thread; a
+        table and a figure
 
-For each width a model is drawn, trained a few steps on the same batches of Shakespeare's plays, and the RMS of an entry
-of each block's output and of the logits is taken on one fixed batch. In a parametrization that transfers, it is flat in
-width: the slope of log RMS over log width is near 0 (|slope| < 0.1 is the usual criterion). Method: Yang et al., arXiv
-2203.03466, appendix D.1. Several seeds are averaged; the table gives the steepest of all blocks.
+For each width a model is drawn, trained a few steps on the same batches of Shakespeare's plays, and
+the RMS of an entry of each block's output and of the logits is taken on one fixed batch. In a
+parametrization that transfers, it is flat in
+width: the slope of log RMS over log width is near 0 (|slope| < 0.1 is the usual criterion). Method:
+Yang et al., arXiv 2203.03466, appendix D.1. Several seeds are averaged; the table gives the
+steepest of all blocks.
 """
 
 import argparse
@@ -43,7 +47,11 @@ Sizes = dict[str, float]  # where -> RMS
 
 def settings(optim: str, kind: str, width: int, lr_scale: float) -> dict[str, Any]:
     """The configuration that train.py would compose."""
-    overrides = [*f"optim={optim}".split(), f"optim.lr_scale={lr_scale}", f"model.parametrization={kind}"]
+    overrides = [
+        *f"optim={optim}".split(),
+        f"optim.lr_scale={lr_scale}",
+        f"model.parametrization={kind}",
+    ]
     overrides += [f"model.d_model={width}", f"model.n_heads={width // HEAD_SIZE}"]
     return config.plan_of(composition.compose("train", overrides, None, config.plan_of)).config
 
@@ -53,9 +61,13 @@ def sizes(model: Transformer, tokens: Tensor) -> Sizes:
     found: Sizes = {}
 
     def note(name: str) -> Any:
-        return lambda module, inputs, output: found.update({name: output.square().mean().sqrt().item()})
+        return lambda module, inputs, output: found.update(
+            {name: output.square().mean().sqrt().item()}
+        )
 
-    hooks = [block.register_forward_hook(note(f"block {i}")) for i, block in enumerate(model.blocks)]
+    hooks = [
+        block.register_forward_hook(note(f"block {i}")) for i, block in enumerate(model.blocks)
+    ]
     with torch.no_grad():
         found["logits"] = model(tokens).square().mean().sqrt().item()
     for hook in hooks:
@@ -86,8 +98,12 @@ def slope(by_width: dict[int, float]) -> float:
     return float(np.polyfit(np.log(list(by_width)), np.log(list(by_width.values())), 1)[0])
 
 
-def draw(found: dict[tuple[str, str], dict[int, dict[str, dict[int, float]]]], target: Path) -> None:
-    figure, axes = plt.subplots(2, len(ARMS), figsize=(3.3 * len(ARMS), 5.6), constrained_layout=True, sharex=True)
+def draw(
+    found: dict[tuple[str, str], dict[int, dict[str, dict[int, float]]]], target: Path
+) -> None:
+    figure, axes = plt.subplots(
+        2, len(ARMS), figsize=(3.3 * len(ARMS), 5.6), constrained_layout=True, sharex=True
+    )
     for column, arm in enumerate(ARMS):
         for row, where in enumerate(("block 3", "logits")):
             axis = axes[row, column]
@@ -112,9 +128,13 @@ def draw(found: dict[tuple[str, str], dict[int, dict[str, dict[int, float]]]], t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--lr-scale", type=float, default=0.25, help="times each preset's lr (no warm-up here)")
+    parser.add_argument(
+        "--lr-scale", type=float, default=0.25, help="times each preset's lr (no warm-up here)"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     schema.register()
@@ -128,16 +148,24 @@ def main() -> None:
         for width in WIDTHS:
             cfg = settings(*arm, width, arguments.lr_scale)
             if tokens is None:
-                tokens = prepare_tokens(cfg["data"], ROOT / "outputs" / "tokens" / "coordinate_check")
+                tokens = prepare_tokens(
+                    cfg["data"], ROOT / "outputs" / "tokens" / "coordinate_check"
+                )
             runs = [run(cfg, tokens, seed) for seed in range(arguments.seeds)]
             for step in STEPS:
                 for where in runs[0][step]:
-                    found[arm][step][where][width] = float(np.mean([one[step][where] for one in runs]))
+                    found[arm][step][where][width] = float(
+                        np.mean([one[step][where] for one in runs])
+                    )
         for what in ("blocks", "logits"):
             names = [name for name in found[arm][0] if name.startswith(what.rstrip("s"))]
-            steepest = [max((slope(found[arm][step][name]) for name in names), key=abs) for step in STEPS]
+            steepest = [
+                max((slope(found[arm][step][name]) for name in names), key=abs) for step in STEPS
+            ]
             print(
-                f"| {arm[0]} | {arm[1]} | {what} | " + " | ".join(f"{value:+.2f}" for value in steepest) + " |",
+                f"| {arm[0]} | {arm[1]} | {what} | "
+                + " | ".join(f"{value:+.2f}" for value in steepest)
+                + " |",
                 flush=True,
             )
     draw(found, Path(__file__).parent / "coordinate_check.png")

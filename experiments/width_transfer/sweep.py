@@ -1,4 +1,5 @@
-"""Where the best learning rate lies at each width, from the runs of experiment=width_transfer; a table and a figure.
+"""Where the best learning rate lies at each width, from the runs of experiment=width_transfer; a
+table and a figure.
 
 python train.py -m experiment=width_transfer model.d_model=64 model.n_heads=2
 python train.py -m experiment=width_transfer model.d_model=256 model.n_heads=8
@@ -18,11 +19,14 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 COLOURS = {64: "tab:blue", 128: "tab:green", 256: "tab:orange"}
-Curves = dict[tuple[str, str], dict[int, dict[float, float]]]  # arm, parametrization -> width -> lr_scale -> loss
+# arm, parametrization -> width -> lr_scale -> loss
+Curves = dict[tuple[str, str], dict[int, dict[float, float]]]
 
 
 def losses(folder: Path) -> tuple[Curves, list[list[object]]]:
-    """Final validation losses of the study, and one row a run; a diverged run counts as infinite."""
+    """Final validation losses of the study, and one row a run; a diverged run counts as
+    infinite.
+    """
     curves: Curves = {}
     rows: list[list[object]] = []
     for path in sorted(folder.glob("*/summary.json")):
@@ -31,7 +35,9 @@ def losses(folder: Path) -> tuple[Curves, list[list[object]]]:
             continue
         summary = json.loads(path.read_text())
         model = record["identity"]["model"]
-        lr_scale = next(float(o.split("=")[1]) for o in record["overrides"] if o.startswith("optim.lr_scale="))
+        lr_scale = next(
+            float(o.split("=")[1]) for o in record["overrides"] if o.startswith("optim.lr_scale=")
+        )
         arm, kind = record["choices"]["optim"], model.get("parametrization", "standard")
         loss = math.inf if summary["val_loss"] is None else summary["val_loss"]
         curves.setdefault((arm, kind), {}).setdefault(model["d_model"], {})[lr_scale] = loss
@@ -51,7 +57,9 @@ def main() -> None:
         )
     widths = sorted({width for by_width in curves.values() for width in by_width})
     print(
-        "| arm | parametrization | " + " | ".join(f"best lr_scale at {w} (loss)" for w in widths) + " | cells moved |"
+        "| arm | parametrization | "
+        + " | ".join(f"best lr_scale at {w} (loss)" for w in widths)
+        + " | cells moved |"
     )
     print("|---|---|" + "---|" * (len(widths) + 1))
     for (arm, kind), by_width in sorted(curves.items()):
@@ -59,11 +67,15 @@ def main() -> None:
         moved = math.log2(best(by_width[widths[-1]]) / best(by_width[widths[0]]))
         print(f"| {arm} | {kind} | " + " | ".join(shown) + f" | {moved:+.0f} |")
 
-    figure, axes = plt.subplots(1, len(curves), figsize=(3.4 * len(curves), 3.2), constrained_layout=True, sharey=True)
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(3.4 * len(curves), 3.2), constrained_layout=True, sharey=True
+    )
     for axis, ((arm, kind), by_width) in zip(axes, sorted(curves.items())):
         for width, curve in sorted(by_width.items()):
             points = sorted((lr, loss) for lr, loss in curve.items() if loss < math.inf)
-            axis.plot(*zip(*points), "o-", color=COLOURS[width], markersize=4, label=f"d_model {width}")
+            axis.plot(
+                *zip(*points), "o-", color=COLOURS[width], markersize=4, label=f"d_model {width}"
+            )
             axis.axvline(best(curve), color=COLOURS[width], linewidth=0.8, linestyle=":")
         axis.set_xscale("log", base=2)
         axis.set_title(f"{arm}, {kind}", fontsize=10)

@@ -1,4 +1,6 @@
-"""What this machine does with minigpt's models, in two minutes: python -m minigpt.bench; see --help."""
+"""What this machine does with minigpt's models, in two minutes: python -m minigpt.bench; see
+--help.
+"""
 
 import argparse
 import json
@@ -53,7 +55,8 @@ COMMANDS = {
     "medium": ["model=medium", "data=fineweb_edu"],
     "large": ["model=large", "data=fineweb_edu"],
 }
-SHARES = {"tiny": 1.0, "small": 2.5, "medium": 3.0, "large": 3.0}  # of the time, as far as the models before leave it
+# of the time, as far as the models before leave it
+SHARES = {"tiny": 1.0, "small": 2.5, "medium": 3.0, "large": 3.0}
 COMPILE_SHARE = 2.0
 PRODUCTS_SHARE = 0.1
 PRODUCT_ROUNDS = 5
@@ -62,10 +65,28 @@ GRACE_S = 3.0  # after which a process that overran its time is ended
 
 def parser() -> Parser:
     p = Parser("python -m minigpt.bench", DESCRIPTION, EPILOG)
-    p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as behind train.py, for every model measured")
-    p.add_argument("--only", metavar="MODEL", action="append", choices=list(COMMANDS), help=f"of {', '.join(COMMANDS)}")
-    p.add_argument("--seconds", type=float, default=120.0, help="all of it ends by then (default 120)")
-    p.add_argument("--tokens", type=int, metavar="N", help="budget to estimate the time of (default: each model's own)")
+    p.add_argument(
+        "overrides",
+        metavar="KEY=VALUE",
+        nargs="*",
+        help="as behind train.py, for every model measured",
+    )
+    p.add_argument(
+        "--only",
+        metavar="MODEL",
+        action="append",
+        choices=list(COMMANDS),
+        help=f"of {', '.join(COMMANDS)}",
+    )
+    p.add_argument(
+        "--seconds", type=float, default=120.0, help="all of it ends by then (default 120)"
+    )
+    p.add_argument(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help="budget to estimate the time of (default: each model's own)",
+    )
     p.add_argument("--json", metavar="FILE", type=Path, help="write every figure here")
     return p
 
@@ -90,12 +111,20 @@ def bench(options: argparse.Namespace) -> None:
     if options.json is not None:
         refuse_foreign(options.json.expanduser())
     if bad := [o for o in options.overrides if "=" not in o]:
-        raise ConfigError(*(f"unreadable argument: {o} (write key=value; models are chosen with --only)" for o in bad))
+        raise ConfigError(
+            *(
+                f"unreadable argument: {o} (write key=value; models are chosen with --only)"
+                for o in bad
+            )
+        )
     schema.register()
     process.register_resolvers()
     names = list(dict.fromkeys(options.only or ["tiny", "small", "medium"]))
     commands = {name: [*COMMANDS[name], *options.overrides] for name in names}
-    plans = {name: config.plan_of(composition.compose("train", commands[name], None, config.plan_of)) for name in names}
+    plans = {
+        name: config.plan_of(composition.compose("train", commands[name], None, config.plan_of))
+        for name in names
+    }
 
     chosen = config.choose_precision(plans[names[0]].config)  # from here on PyTorch is loaded
     chosen.activate()
@@ -103,7 +132,11 @@ def bench(options: argparse.Namespace) -> None:
     machine = machine_of(chosen.device)
     print("\n".join(report.machine_lines(machine)), flush=True)
     rates = product_rates(chosen.device, train, PRODUCTS_SHARE * options.seconds)
-    of = "2048 x 512 x 1376, a layer of model=small" if chosen.device == "cpu" else "8192 x 8192 x 8192"
+    of = (
+        "2048 x 512 x 1376, a layer of model=small"
+        if chosen.device == "cpu"
+        else "8192 x 8192 x 8192"
+    )
     print("\n".join(report.rate_table(rates, of)), flush=True)
 
     middle = {key: median(values) for key, values in rates.items()}
@@ -115,12 +148,25 @@ def bench(options: argparse.Namespace) -> None:
         results[name] = measure(name, commands[name], middle, seconds)
         finish(results, name, plans[name].config, chosen.device, rates)
     if compiles:
-        compare_compiled(names if chosen.device == "cuda" else names[:1], results, commands, middle, deadline)
+        compare_compiled(
+            names if chosen.device == "cuda" else names[:1], results, commands, middle, deadline
+        )
 
     print(f"\ntraining{'' if options.tokens is None else f', to {options.tokens:,} tokens'}")
     print("\n".join(report.model_table(results, options.tokens)))
-    print("\n".join(["", "compared", *(line for name in names for line in report.detail_lines(name, results[name]))]))
-    print("\n".join([*report.warnings(rates, results), "", *report.advice_lines(results, commands)]), flush=True)
+    print(
+        "\n".join(
+            [
+                "",
+                "compared",
+                *(line for name in names for line in report.detail_lines(name, results[name])),
+            ]
+        )
+    )
+    print(
+        "\n".join([*report.warnings(rates, results), "", *report.advice_lines(results, commands)]),
+        flush=True,
+    )
     if options.json is not None:
         figures = {"machine": machine, "product_flops": rates, "models": results}
         try:
@@ -137,7 +183,9 @@ def refuse_foreign(path: Path) -> None:
     except UnreadableError as error:
         ours = error.missing and not os.path.lexists(path)
     if not ours or path.is_symlink():
-        raise StorageError(f"not written: {path}: no figures of minigpt.bench (move it away, or another --json)")
+        raise StorageError(
+            f"not written: {path}: no figures of minigpt.bench (move it away, or another --json)"
+        )
 
 
 def usable_cores() -> int:
@@ -150,7 +198,9 @@ def machine_of(device: str) -> dict[str, Any]:
 
     cores = usable_cores()
     return {
-        "name": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
+        "name": torch.cuda.get_device_name()
+        if device == "cuda"
+        else platform.processor() or platform.machine(),
         "device": device,
         "cores": cores,
         "cpus": os.cpu_count(),
@@ -171,10 +221,19 @@ def product_rates(device: str, train: dict[str, Any], seconds: float) -> dict[st
         formats.remove("fp16")  # works, twenty times slower
     supported = [p for p in formats if p in precision.formats_of(device)]
     cores = usable_cores()
-    counts = sorted({1, *(2**n for n in range(1, 10) if 2**n < cores), cores}) if device == "cpu" else [1]
+    counts = (
+        sorted({1, *(2**n for n in range(1, 10) if 2**n < cores), cores})
+        if device == "cpu"
+        else [1]
+    )
     counts = [train["threads"]] if train["threads"] and device == "cpu" else counts
-    before, each = torch.get_num_threads(), seconds / PRODUCT_ROUNDS / (len(supported) * len(counts) + 1)
-    rates: dict[str, list[float]] = {f"{name} {count}": [] for name in supported for count in counts}
+    before, each = (
+        torch.get_num_threads(),
+        seconds / PRODUCT_ROUNDS / (len(supported) * len(counts) + 1),
+    )
+    rates: dict[str, list[float]] = {
+        f"{name} {count}": [] for name in supported for count in counts
+    }
     for _ in range(PRODUCT_ROUNDS):
         for key in rates:
             name, count = key.split()
@@ -193,9 +252,21 @@ def compiler_there(device: str) -> bool:
 def measure(
     name: str, command: list[str], rates: dict[str, float], seconds: float, compile: bool = False
 ) -> dict[str, Any]:
-    """What a process of its own finds out about a model within `seconds`. Raises its ConfigError."""
-    print(f"{name}: {'compiling, ' if compile else ''}at most {seconds:.0f} s", file=sys.stderr, flush=True)
-    job = {"overrides": command, "rates": rates, "seconds": seconds, "started": time.time(), "compile": compile}
+    """What a process of its own finds out about a model within `seconds`. Raises its
+    ConfigError.
+    """
+    print(
+        f"{name}: {'compiling, ' if compile else ''}at most {seconds:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    job = {
+        "overrides": command,
+        "rates": rates,
+        "seconds": seconds,
+        "started": time.time(),
+        "compile": compile,
+    }
     worker = subprocess.Popen(
         [sys.executable, "-m", "minigpt.bench.worker", json.dumps(job)],
         stdout=subprocess.PIPE,
@@ -221,7 +292,11 @@ def measure(
         worker.wait()
         worker.stdout.close()
     if worker.returncode and "tokens_per_s" not in result:
-        why = f"not done within {seconds:.0f} s" if timer.finished.is_set() else f"exit code {worker.returncode}"
+        why = (
+            f"not done within {seconds:.0f} s"
+            if timer.finished.is_set()
+            else f"exit code {worker.returncode}"
+        )
         result.setdefault("skipped", f"{why} (give --seconds)")
     return result
 
@@ -233,9 +308,15 @@ def end(worker: subprocess.Popen[str]) -> None:
 
 
 def finish(
-    results: dict[str, dict[str, Any]], name: str, cfg: dict[str, Any], device: str, rates: dict[str, list[float]]
+    results: dict[str, dict[str, Any]],
+    name: str,
+    cfg: dict[str, Any],
+    device: str,
+    rates: dict[str, list[float]],
 ) -> None:
-    """What follows from a model's figures: its budget, its MFU, and where it was not measured an estimate."""
+    """What follows from a model's figures: its budget, its MFU, and where it was not measured an
+    estimate.
+    """
     import torch
 
     from minigpt.train.peak import table_flops
@@ -245,7 +326,9 @@ def finish(
         return
     peaks = {key: max(values) for key, values in rates.items()}
     if "precision" in r:
-        known = table_flops(torch.cuda.get_device_name(), r["precision"]) if device == "cuda" else None
+        known = (
+            table_flops(torch.cuda.get_device_name(), r["precision"]) if device == "cuda" else None
+        )
         r["peak_flops"] = known or peaks[f"{r['precision']} {r['threads']}"]
         r["mfu"] = r["tokens_per_s"] * r["flops_per_token"] / r["peak_flops"]
     elif measured := [other for other in results.values() if "mfu" in other]:

@@ -1,4 +1,6 @@
-"""One model under measurement: built as train.py builds it, stepped by the training loop itself, in this process."""
+"""One model under measurement: built as train.py builds it, stepped by the training loop itself, in
+this process.
+"""
 
 import resource
 import time
@@ -40,7 +42,9 @@ class StepTime:
     total: float
 
     def of_batch(self, micro_batches: int) -> float:
-        """Seconds of a step with another number of micro-batches: the optimizer's part and the rest stay."""
+        """Seconds of a step with another number of micro-batches: the optimizer's part and the rest
+        stay.
+        """
         per_micro_batch = (self.data + self.forward_backward) / self.micro_batches
         return self.total + (micro_batches - self.micro_batches) * per_micro_batch
 
@@ -51,8 +55,12 @@ class RandomTokens:
     def __init__(self, vocab_size: int, seq_len: int) -> None:
         self.vocab_size, self.seq_len = vocab_size, seq_len
 
-    def batch(self, step: int, batch_size: int, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        tokens = np.random.default_rng(step).integers(0, self.vocab_size, (batch_size, self.seq_len + 1))[rows]
+    def batch(
+        self, step: int, batch_size: int, rows: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        tokens = np.random.default_rng(step).integers(
+            0, self.vocab_size, (batch_size, self.seq_len + 1)
+        )[rows]
         return tokens[:, :-1].copy(), tokens[:, 1:].copy()
 
 
@@ -76,7 +84,8 @@ class Watch:
 
 
 class Model:
-    """A composed model with its optimizer, ready to step. overrides: as behind train.py; nothing is written anywhere.
+    """A composed model with its optimizer, ready to step. overrides: as behind train.py; nothing is
+    written anywhere.
 
     Raises ConfigError for a configuration that train.py would refuse.
     """
@@ -99,7 +108,9 @@ class Model:
 
     def with_format(self, precision: str, compile: bool = False) -> Precision:
         """Another number format on the same device. Raises ConfigError where the device cannot."""
-        return choose(self.chosen.device, precision, compile, d_model=self.model.embed.weight.shape[1])
+        return choose(
+            self.chosen.device, precision, compile, d_model=self.model.embed.weight.shape[1]
+        )
 
     def step_flops(self, micro_batch: int, micro_batches: int = 1) -> float:
         """FLOPs of a step: forward, backward, and the optimizer's as far as it tells."""
@@ -114,8 +125,8 @@ class Model:
         micro_batches: int = 1,
         past: Callable[[], bool] = lambda: False,
     ) -> list[StepTime]:
-        """Times of `count` steps of minigpt.train.loop.fit on random tokens, fewer once `past()`. The lr is 0: nothing is
-        learnt from noise.
+        """Times of `count` steps of minigpt.train.loop.fit on random tokens, fewer once `past()`.
+        The lr is 0: nothing is learnt from noise.
         """
         progress = Progress()
         watch = Watch(progress, past)
@@ -156,7 +167,8 @@ def peak_memory(device: str) -> float:
     """The largest memory so far, bytes: of this process, or of the GPU's allocator."""
     if device == "cuda":
         return float(torch.cuda.max_memory_allocated())
-    with suppress(OSError, StopIteration):  # getrusage would count the parent's memory from before exec
+    # getrusage would count the parent's memory from before exec
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -168,5 +180,7 @@ def available_memory(device: str) -> float:
         return float(torch.cuda.mem_get_info()[0])
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        return 1024.0 * next(
+            int(line.split()[1]) for line in lines if line.startswith("MemAvailable")
+        )
     return float("inf")

@@ -23,9 +23,12 @@ def rate_table(rates: dict[str, list[float]], of: str) -> list[str]:
     """Rows of formats, columns of thread counts; rates: "bf16 2" -> FLOP/s of each round."""
     formats = list(dict.fromkeys(key.split()[0] for key in rates))
     counts = list(dict.fromkeys(key.split()[1] for key in rates))
-    lines = [f"matrix products, GFLOP/s: median of {len(next(iter(rates.values())))} rounds (spread); {of}"]
+    lines = [
+        f"matrix products, GFLOP/s: median of {len(next(iter(rates.values())))} rounds (spread); {of}"
+    ]
     lines.append(
-        "  format  " + "".join(f"{count + (' thread' if count == '1' else ' threads'):>18}" for count in counts)
+        "  format  "
+        + "".join(f"{count + (' thread' if count == '1' else ' threads'):>18}" for count in counts)
     )
     for name in formats:
         cells = []
@@ -37,9 +40,22 @@ def rate_table(rates: dict[str, list[float]], of: str) -> list[str]:
 
 
 def model_table(results: dict[str, dict[str, Any]], tokens: int | None) -> list[str]:
-    """A row for each model. `~` marks what was estimated from FLOPs because measuring would have taken too long."""
+    """A row for each model. `~` marks what was estimated from FLOPs because measuring would have
+    taken too long.
+    """
     rows: list[tuple[str, ...]] = [
-        ("model", "parameters", "tokens/s", "spread", "step", "MFU", "memory", "generation", "budget", "time")
+        (
+            "model",
+            "parameters",
+            "tokens/s",
+            "spread",
+            "step",
+            "MFU",
+            "memory",
+            "generation",
+            "budget",
+            "time",
+        )
     ]
     for name, r in results.items():
         if "tokens_per_s" not in r:
@@ -63,8 +79,14 @@ def model_table(results: dict[str, dict[str, Any]], tokens: int | None) -> list[
                 f"{about}{duration(budget / r['tokens_per_s'])}" if budget else "-",
             )
         )
-    widths = [max(len(row[i]) for row in rows if "not measured" not in row[2]) for i in range(len(rows[0]))]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    widths = [
+        max(len(row[i]) for row in rows if "not measured" not in row[2])
+        for i in range(len(rows[0]))
+    ]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in rows
+    ]
 
 
 def detail_lines(name: str, r: dict[str, Any]) -> list[str]:
@@ -86,10 +108,14 @@ def detail_lines(name: str, r: dict[str, Any]) -> list[str]:
         f"the optimizer takes {r['optimizer_share']:.0%} of a step of {batch}",
     ]
     if "compile_speedup" in r:
-        lines.append(f"compiled: {r['compile_speedup']:.2f}x the eager rate, after {r['compile_s']:.0f} s of compiling")
+        lines.append(
+            f"compiled: {r['compile_speedup']:.2f}x the eager rate, after {r['compile_s']:.0f} s of compiling"
+        )
     elif "compile_note" in r:
         lines.append(f"compiled: {r['compile_note']}")
-    return [f"  {'' if index == 0 else ' ' * (len(name) + 2)}{line}" for index, line in enumerate(lines)]
+    return [
+        f"  {'' if index == 0 else ' ' * (len(name) + 2)}{line}" for index, line in enumerate(lines)
+    ]
 
 
 def overrides(r: dict[str, Any]) -> list[str]:
@@ -104,14 +130,20 @@ def overrides(r: dict[str, Any]) -> list[str]:
 
 
 def advice_lines(results: dict[str, dict[str, Any]], commands: dict[str, list[str]]) -> list[str]:
-    lines = ["advice: copy a line. In a study give every arm the same; precision is a part of what a run is."]
+    lines = [
+        "advice: copy a line. In a study give every arm the same; precision is a part of what a run is."
+    ]
     for name, r in results.items():
         if "precision" not in r:
             continue
         lines.append(f"  python train.py {' '.join([*commands[name], *overrides(r)])}")
         auto = r["auto"]
-        same = auto["precision"] == r["precision"] and (r["device"] != "cpu" or auto["threads"] == r["threads"])
-        told = f"{auto['precision']}" + (f", {auto['threads']} threads" if r["device"] == "cpu" else "")
+        same = auto["precision"] == r["precision"] and (
+            r["device"] != "cpu" or auto["threads"] == r["threads"]
+        )
+        told = f"{auto['precision']}" + (
+            f", {auto['threads']} threads" if r["device"] == "cpu" else ""
+        )
         lines.append(f"    # {'as' if same else 'not what'} the defaults choose here ({told})")
     return lines
 

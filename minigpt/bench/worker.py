@@ -1,6 +1,8 @@
-"""A process that measures one model and says what it found, a JSON object a line: {"say": ...} or {"result": ...}.
+"""A process that measures one model and says what it found, a JSON object a line: {"say": ...} or
+{"result": ...}.
 
-A process of its own, so that peak memory is the model's and running out of it ends no more than this measurement.
+A process of its own, so that peak memory is the model's and running out of it ends no more than
+this measurement.
 """
 
 import json
@@ -29,7 +31,9 @@ ROOM = 0.8  # share of the free memory that a micro-batch may be estimated to ne
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure. rates: "bf16 2" -> FLOP/s of matrix products. seconds: from the start of the process."""
+    """What to measure. rates: "bf16 2" -> FLOP/s of matrix products. seconds: from the start of the
+    process.
+    """
 
     overrides: list[str]
     rates: dict[str, float]
@@ -42,7 +46,10 @@ class Worker:
     """The stages of a measurement, each bounded by the time that is left."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.deadline = job, time.perf_counter() + job.seconds - (time.time() - job.started)
+        self.job, self.deadline = (
+            job,
+            time.perf_counter() + job.seconds - (time.time() - job.started),
+        )
         self.model = Model(job.overrides)
         cfg, m = self.model.config["train"], self.model
         auto_wide = identity.argument(m.config["model"], "d_model") >= SEVERAL_THREADS_FROM_D_MODEL
@@ -59,15 +66,23 @@ class Worker:
             },
         }
         asked = cfg["precision"], cfg["threads"]
-        pairs = [(key.split()[0], int(key.split()[1])) for key in sorted(job.rates, key=lambda k: -job.rates[k])]
+        pairs = [
+            (key.split()[0], int(key.split()[1]))
+            for key in sorted(job.rates, key=lambda k: -job.rates[k])
+        ]
         self.candidates = [
             pair
             for pair in pairs
-            if asked[0] in ("auto", pair[0]) and (asked[1] in (None, pair[1]) or m.chosen.device != "cpu")
+            if asked[0] in ("auto", pair[0])
+            and (asked[1] in (None, pair[1]) or m.chosen.device != "cpu")
         ] or [(m.chosen.precision, asked[1] or torch.get_num_threads())]
         sizes = [n for n in range(1, m.batch_size + 1) if m.batch_size % n == 0]
         first = max(n for n in sizes if n == 1 or n * m.seq_len <= TOKENS)
-        self.sizes = [cfg["micro_batch_size"]] if cfg["micro_batch_size"] else [n for n in sizes if n >= first][:4]
+        self.sizes = (
+            [cfg["micro_batch_size"]]
+            if cfg["micro_batch_size"]
+            else [n for n in sizes if n >= first][:4]
+        )
 
     def left(self) -> float:
         return self.deadline - time.perf_counter()
@@ -80,12 +95,15 @@ class Worker:
         best = max(self.job.rates.values(), default=1e12)
         return self.model.step_flops(micro_batch) / self.job.rates.get(f"{pair[0]} {pair[1]}", best)
 
-    def step(self, pair: tuple[str, int], micro_batch: int, seconds: float, compile: bool = False) -> list[StepTime]:
+    def step(
+        self, pair: tuple[str, int], micro_batch: int, seconds: float, compile: bool = False
+    ) -> list[StepTime]:
         """As many steps as `seconds` hold, one at least."""
         if self.model.chosen.device == "cpu":
             torch.set_num_threads(pair[1])
         chosen = self.model.with_format(pair[0], compile)
-        # A GPU's clocks are not the loop's: there a whole step is measured, not composed from its parts.
+        # A GPU's clocks are not the loop's: there a whole step is measured, not composed from its
+        # parts.
         micro_batches = 1 if chosen.device == "cpu" else self.model.batch_size // micro_batch
         end = time.perf_counter() + seconds
         past = lambda: time.perf_counter() > end or self.past()
@@ -96,10 +114,14 @@ class Worker:
         return median(t.of_batch(self.model.batch_size // micro_batch) for t in times)
 
     def run(self) -> None:
-        """Micro-batches with the format that multiplies fastest, then formats and threads, then generation."""
+        """Micro-batches with the format that multiplies fastest, then formats and threads, then
+        generation.
+        """
         pair, size = self.candidates[0], self.sizes[0]
         if 1.3 * self.predicted(pair, size) > self.left():
-            self.result["skipped"] = f"a step would take more than {self.predicted(pair, size):.0f} s"
+            self.result["skipped"] = (
+                f"a step would take more than {self.predicted(pair, size):.0f} s"
+            )
             return self.tell()
         by_size = self.micro_batches(pair)
         if not by_size:
@@ -116,7 +138,9 @@ class Worker:
         return self.generation()
 
     def micro_batches(self, pair: tuple[str, int]) -> dict[int, list[StepTime]]:
-        """Rising sizes, so that the process's peak memory after each is its own; as far as memory and time reach."""
+        """Rising sizes, so that the process's peak memory after each is its own; as far as memory
+        and time reach.
+        """
         share, found = 0.4 * self.left(), dict[int, list[StepTime]]()
         self.result["micro_batches"] = {}
         end = time.perf_counter() + share
@@ -137,10 +161,14 @@ class Worker:
             self.result["micro_batches"][size] = {
                 "tokens_per_s": rate, "memory": peak, "memory_estimated": needed.total
             }  # fmt: skip
-            say(f"{pair[0]}, {threads(pair[1])}, micro-batch {size}: {rate:,.0f} tokens/s, {peak / 2**30:.2f} GiB")
+            say(
+                f"{pair[0]}, {threads(pair[1])}, micro-batch {size}: {rate:,.0f} tokens/s, {peak / 2**30:.2f} GiB"
+            )
         return found
 
-    def formats(self, size: int) -> tuple[dict[tuple[str, int], list[float]], dict[tuple[str, int], list[StepTime]]]:
+    def formats(
+        self, size: int
+    ) -> tuple[dict[tuple[str, int], list[float]], dict[tuple[str, int], list[StepTime]]]:
         """Seconds of a step of the batch for formats and threads, in rounds that take turns."""
         rounds: dict[tuple[str, int], list[float]] = defaultdict(list)
         times: dict[tuple[str, int], list[StepTime]] = defaultdict(list)
@@ -148,7 +176,9 @@ class Worker:
         live = list(self.candidates)
         for number in range(ROUNDS):
             for pair in list(live):
-                expected = times[pair][-1].total if times[pair] else 1.5 * self.predicted(pair, size)
+                expected = (
+                    times[pair][-1].total if times[pair] else 1.5 * self.predicted(pair, size)
+                )
                 if rounds and expected * (2 if number == 0 else 1) > end - time.perf_counter():
                     if number == 0:
                         live.remove(pair)
@@ -173,7 +203,9 @@ class Worker:
         rounds: dict[tuple[str, int], list[float]],
         times: list[StepTime],
     ) -> None:
-        """The figures so far, told at once: a process that is killed later has said what it knew."""
+        """The figures so far, told at once: a process that is killed later has said what it
+        knew.
+        """
         tokens = self.model.batch_size * self.model.seq_len
         seconds = rounds[best]
         middle = median(seconds)
@@ -182,15 +214,19 @@ class Worker:
             "precision": best[0],
             "threads": best[1],
             "micro_batch_size": size,
-            "memory": self.result["micro_batches"].get(size, {}).get("memory", self.result["memory"]),
+            "memory": self.result["micro_batches"]
+            .get(size, {})
+            .get("memory", self.result["memory"]),
             "step_s": middle,
             "tokens_per_s": tokens / middle,
             "rounds": len(seconds),
             "spread": (max(seconds) - min(seconds)) / middle,
             "optimizer_share": median(t.optimizer for t in times) / self.seconds_of(times, size),
-            "loop_share": median(t.total - t.data - t.forward_backward - t.optimizer for t in times) / step,
+            "loop_share": median(t.total - t.data - t.forward_backward - t.optimizer for t in times)
+            / step,
             "formats": {
-                f"{precision} {count}": tokens / median(values) for (precision, count), values in rounds.items()
+                f"{precision} {count}": tokens / median(values)
+                for (precision, count), values in rounds.items()
             },
         }
         self.tell()
@@ -221,7 +257,9 @@ class Worker:
             for compile in (False, True):
                 if number and self.past():
                     break
-                rounds[compile].append(self.seconds_of(self.step(pair, size, SLICE_S, compile), size))
+                rounds[compile].append(
+                    self.seconds_of(self.step(pair, size, SLICE_S, compile), size)
+                )
         self.result["compile_speedup"] = median(rounds[False]) / median(rounds[True])
         self.tell()
 

@@ -1,4 +1,5 @@
-"""Checkpoints without pickle: safetensors + JSON, optimizer state by parameter name, a SHA-256 manifest written last.
+"""Checkpoints without pickle: safetensors + JSON, optimizer state by parameter name, a SHA-256
+manifest written last.
 
 checkpoints/step_00001000/
     model.safetensors       parameters by name
@@ -6,8 +7,8 @@ checkpoints/step_00001000/
     state.json              step, tokens, times, optimizer tree, scaler: everything else
     manifest.json           size and SHA-256 of each file, and a checksum of itself
 
-A folder is published by rename after fsync; the first line of defence is that a half-written one never has its name,
-the second that every byte is verified before any of it is used.
+A folder is published by rename after fsync; the first line of defence is that a half-written one
+never has its name, the second that every byte is verified before any of it is used.
 """
 
 import errno
@@ -31,16 +32,24 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 log = logging.getLogger(__name__)
 SCHEMA = 1
-SUPERSEDED = ".superseded"  # a whole checkpoint whose successor, of the same step, is about to be published
+# a whole checkpoint whose successor, of the same step, is about to be published
+SUPERSEDED = ".superseded"
 NAMES = rf"step_(\d{{8,}})({re.escape(SUPERSEDED)})?"
 FOLDER = re.compile(NAMES)
-MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+MODEL, OPTIMIZER, STATE, MANIFEST = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "manifest.json",
+)
 MAX_MANIFEST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint in memory. `optimizer` is None where the state was dropped after the run had finished."""
+    """A verified checkpoint in memory. `optimizer` is None where the state was dropped after the
+    run had finished.
+    """
 
     folder: Path
     model: dict[str, "torch.Tensor"]
@@ -58,14 +67,17 @@ def save(
     keep_at: Collection[int] = (),
     replace: bool = False,
 ) -> Path:
-    """Write, verify-ably publish, and only then prune to the newest `keep` and those at the steps of `keep_at`.
+    """Write, verify-ably publish, and only then prune to the newest `keep` and those at the steps
+    of `keep_at`.
 
     Returns the new folder.
 
-    replace: whether a checkpoint of the same step gives way; otherwise it stays, since it is the same but for clocks.
+    replace: whether a checkpoint of the same step gives way; otherwise it stays, since it is the
+        same but for clocks.
 
-    Raises OSError (disk full, ...) with nothing published and nothing pruned; older checkpoints stay as they are.
-    What has the name of this checkpoint and is none of this run is never replaced: FileExistsError.
+    Raises OSError (disk full, ...) with nothing published and nothing pruned; older checkpoints
+    stay as they are. What has the name of this checkpoint and is none of this run is never
+    replaced: FileExistsError.
     """
     from safetensors.torch import save as to_bytes
 
@@ -77,7 +89,8 @@ def save(
             verify(final, stoppable=False)  # a run that stops saves
             return final  # the same run at the same step: it is there already
         except CheckpointError:
-            durable.remove_folder(final)  # the step was computed again, from behind a damaged checkpoint
+            # the step was computed again, from behind a damaged checkpoint
+            durable.remove_folder(final)
     temporary = durable.temporary_name(final)
     tensors: dict[str, torch.Tensor] = {}
     state = {**state, "schema": SCHEMA, "step": step, "optimizer": encode_tree(optimizer, tensors)}
@@ -91,7 +104,8 @@ def save(
             durable.write_synced(temporary / name, content)
         durable.write_synced(temporary / MANIFEST, _manifest(files))
         if final.exists():
-            os.rename(final, final.with_name(final.name + SUPERSEDED))  # to be found by its step until then
+            # to be found by its step until then
+            os.rename(final, final.with_name(final.name + SUPERSEDED))
         durable.publish_folder(temporary, final)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -107,7 +121,8 @@ def _independent(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tens
 
 def _manifest(files: Mapping[str, bytes]) -> bytes:
     entries = {
-        name: {"bytes": len(content), "sha256": durable.sha256_bytes(content)} for name, content in files.items()
+        name: {"bytes": len(content), "sha256": durable.sha256_bytes(content)}
+        for name, content in files.items()
     }
     body = {"schema": SCHEMA, "files": entries}
     return durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
@@ -120,7 +135,9 @@ def steps_on_disk(checkpoints: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise CheckpointError(f"cannot read: {checkpoints}: {error.strerror} (check its permissions)") from None
+        raise CheckpointError(
+            f"cannot read: {checkpoints}: {error.strerror} (check its permissions)"
+        ) from None
     found = [path for path in found if FOLDER.fullmatch(path.name)]
     return sorted(found, key=lambda path: (step_of(path), not path.name.endswith(SUPERSEDED)))
 
@@ -133,7 +150,8 @@ def step_of(folder: Path) -> int:
 
 
 def is_of(folder: Path, run: str | None) -> bool:
-    """Whether a folder is a checkpoint of this run: it holds our files alone, and its state says this run's id.
+    """Whether a folder is a checkpoint of this run: it holds our files alone, and its state says
+    this run's id.
 
     A state that is damaged says nothing; then the files must do.
     """
@@ -141,7 +159,11 @@ def is_of(folder: Path, run: str | None) -> bool:
         if folder.is_symlink():
             return False
         for path in folder.iterdir():
-            if path.name not in (MODEL, OPTIMIZER, STATE, MANIFEST) or path.is_symlink() or not path.is_file():
+            if (
+                path.name not in (MODEL, OPTIMIZER, STATE, MANIFEST)
+                or path.is_symlink()
+                or not path.is_file()
+            ):
                 return False
     except OSError:
         return False
@@ -152,9 +174,11 @@ def is_of(folder: Path, run: str | None) -> bool:
 
 
 def prune(checkpoints: Path, keep: int, run: str | None, keep_at: Collection[int] = ()) -> None:
-    """Remove all but the newest `keep` of this run's checkpoints and those at the steps of `keep_at`.
+    """Remove all but the newest `keep` of this run's checkpoints and those at the steps of
+    `keep_at`.
 
-    One that cannot be removed only takes space: a warning. What is not of this run is neither counted nor removed.
+    One that cannot be removed only takes space: a warning. What is not of this run is neither
+    counted nor removed.
     """
     for folder in [folder for folder in steps_on_disk(checkpoints) if is_of(folder, run)][:-keep]:
         if step_of(folder) in keep_at and not folder.name.endswith(SUPERSEDED):
@@ -168,8 +192,8 @@ def prune(checkpoints: Path, keep: int, run: str | None, keep_at: Collection[int
 def newest(checkpoints: Path) -> Checkpoint | None:
     """The newest checkpoint whose every byte is as written; None if there is none at all.
 
-    A damaged one is named in a warning and skipped. Raises CheckpointError if there are some and none is usable:
-    starting again from nothing is never done silently.
+    A damaged one is named in a warning and skipped. Raises CheckpointError if there are some and
+    none is usable: starting again from nothing is never done silently.
     """
     return _newest(checkpoints, load)
 
@@ -189,7 +213,9 @@ def with_weights(checkpoints: Path, sha256: str) -> Checkpoint | None:
 
 
 def weights_of(folder: Path) -> str:
-    """SHA-256 of a checkpoint's weights file. Raises CheckpointError if the checkpoint is damaged."""
+    """SHA-256 of a checkpoint's weights file. Raises CheckpointError if the checkpoint is
+    damaged.
+    """
     return durable.sha256_bytes(verify(folder)[MODEL])
 
 
@@ -215,7 +241,9 @@ def verify(folder: Path, stoppable: bool = True) -> dict[str, bytes]:
     """
 
     def damaged(name: str, why: str) -> CheckpointError:
-        return CheckpointError(f"damaged checkpoint: {folder / name}: {why} (an older one is used if there is one)")
+        return CheckpointError(
+            f"damaged checkpoint: {folder / name}: {why} (an older one is used if there is one)"
+        )
 
     def content_of(name: str, limit: int) -> bytes:
         if stoppable:
@@ -243,7 +271,9 @@ def verify(folder: Path, stoppable: bool = True) -> dict[str, bytes]:
         )
     files = manifest.get("files")
     if not (
-        isinstance(files, dict) and {MODEL, STATE} <= files.keys() and all(_is_entry(entry) for entry in files.values())
+        isinstance(files, dict)
+        and {MODEL, STATE} <= files.keys()
+        and all(_is_entry(entry) for entry in files.values())
     ):
         raise damaged(MANIFEST, "no list of files with sizes and hashes")
     try:
@@ -265,13 +295,18 @@ def verify(folder: Path, stoppable: bool = True) -> dict[str, bytes]:
 
 
 def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
+    return (
+        isinstance(entry, dict)
+        and type(entry.get("bytes")) is int
+        and isinstance(entry.get("sha256"), str)
+    )
 
 
 def load(folder: Path) -> Checkpoint:
     """A checkpoint, verified whole before any byte is used. Raises CheckpointError.
 
-    Hashes say that the bytes are those written, not who wrote them: what they mean is checked as well.
+    Hashes say that the bytes are those written, not who wrote them: what they mean is checked as
+    well.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
@@ -282,7 +317,14 @@ def load(folder: Path) -> Checkpoint:
         tensors = from_bytes(contents[OPTIMIZER]) if OPTIMIZER in contents else {}
         optimizer = decode_tree(state.pop("optimizer"), tensors)
         return Checkpoint(folder, from_bytes(contents[MODEL]), optimizer, state)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise CheckpointError(
             f"damaged checkpoint: {folder}: not as minigpt writes it: {type(error).__name__} {error} "
             "(an older one is used if there is one)"

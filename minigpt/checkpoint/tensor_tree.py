@@ -8,7 +8,9 @@ if TYPE_CHECKING:
 
 
 def encode_tree(tree: Any, tensors: dict[str, "torch.Tensor"], path: str = "") -> Any:
-    """A tree of tensors, numbers, text, None, lists and dicts as JSON; tensors move to `tensors` by path."""
+    """A tree of tensors, numbers, text, None, lists and dicts as JSON; tensors move to `tensors` by
+    path.
+    """
     import torch
 
     if isinstance(tree, torch.Tensor):
@@ -16,7 +18,11 @@ def encode_tree(tree: Any, tensors: dict[str, "torch.Tensor"], path: str = "") -
         return {"@tensor": path}
     if isinstance(tree, Mapping):
         # Pairs, since state may have keys that JSON would turn into text.
-        return {"@dict": [[key, encode_tree(value, tensors, f"{path}/{key}")] for key, value in tree.items()]}
+        return {
+            "@dict": [
+                [key, encode_tree(value, tensors, f"{path}/{key}")] for key, value in tree.items()
+            ]
+        }
     if isinstance(tree, list | tuple):
         items = [encode_tree(value, tensors, f"{path}/{index}") for index, value in enumerate(tree)]
         return {"@tuple": items} if isinstance(tree, tuple) else items
@@ -24,7 +30,9 @@ def encode_tree(tree: Any, tensors: dict[str, "torch.Tensor"], path: str = "") -
         return {"@float": str(tree)}
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
-    raise TypeError(f"optimizer state at {path} holds a {type(tree).__name__}, which checkpoints cannot express")
+    raise TypeError(
+        f"optimizer state at {path} holds a {type(tree).__name__}, which checkpoints cannot express"
+    )
 
 
 def decode_tree(node: Any, tensors: Mapping[str, "torch.Tensor"]) -> Any:

@@ -1,4 +1,6 @@
-"""What command lines have in common: one-line errors with their exit codes, also for the tools beside the scripts."""
+"""What command lines have in common: one-line errors with their exit codes, also for the tools
+beside the scripts.
+"""
 
 import argparse
 import sys
@@ -27,7 +29,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code_of(tool: Callable[[], int | None]) -> int:
-    """Run a tool that answers on stdout: its exit code (None is 0), or that of the error that ended it, printed."""
+    """Run a tool that answers on stdout: its exit code (None is 0), or that of the error that ended
+    it, printed.
+    """
     with streams.standard(must_arrive=True):
         try:
             return tool() or 0

@@ -1,4 +1,6 @@
-"""Which exceptions come from composing: they become one line. Those of any other code keep their traceback."""
+"""Which exceptions come from composing: they become one line. Those of any other code keep their
+traceback.
+"""
 
 import sys
 from types import TracebackType
@@ -7,9 +9,11 @@ COMPOSERS = {"hydra", "omegaconf", "yaml", "antlr4"}
 
 
 def is_composition_error(error: BaseException) -> bool:
-    """Whether composing raised this, whatever its type: RecursionError and AttributeError of Hydra's own code too.
+    """Whether composing raised this, whatever its type: RecursionError and AttributeError of
+    Hydra's own code too.
 
-    True if, from the first frame of Hydra or its parsers on, every frame is theirs or the standard library's. What
+    True if, from the first frame of Hydra or its parsers on, every frame is theirs or the standard
+    library's. What
     they wrap counts as well: a resolver of ours that fails is a bug, whoever reports it.
     """
     below = _modules(error.__traceback__)
@@ -19,7 +23,11 @@ def is_composition_error(error: BaseException) -> bool:
         below.pop(0)
     inside = all(module in COMPOSERS or module in sys.stdlib_module_names for module in below)
     wrapped = error.__cause__
-    return bool(below) and inside and (wrapped is None or not wrapped.__traceback__ or is_composition_error(wrapped))
+    return (
+        bool(below)
+        and inside
+        and (wrapped is None or not wrapped.__traceback__ or is_composition_error(wrapped))
+    )
 
 
 def _modules(trace: TracebackType | None) -> list[str]:
@@ -32,7 +40,9 @@ def _modules(trace: TracebackType | None) -> list[str]:
 
 
 def words(error: BaseException) -> str:
-    """The message on one line: the cause's where there is one, which Hydra's own wording often hides."""
+    """The message on one line: the cause's where there is one, which Hydra's own wording often
+    hides.
+    """
     text = " ".join(str(error.__cause__ or error).partition("\n    full_key:")[0].split())
     if isinstance(error, RecursionError) or "recursion depth" in text:
         return "nested too deeply, or a cycle"

@@ -1,4 +1,6 @@
-"""From overrides to a composed configuration. Every failure is a ConfigError with all the overrides at fault."""
+"""From overrides to a composed configuration. Every failure is a ConfigError with all the overrides
+at fault.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,10 @@ from minigpt.errors import ConfigError
 
 
 def compose(
-    config_name: str, overrides: list[str], config_dir: str | None, check: Callable[[DictConfig], object]
+    config_name: str,
+    overrides: list[str],
+    config_dir: str | None,
+    check: Callable[[DictConfig], object],
 ) -> DictConfig:
     """The configuration with its `hydra` node. Raises ConfigError with every bad override found."""
 
@@ -49,6 +54,8 @@ def _compose(config_name: str, overrides: list[str], config_dir: str | None) -> 
         cfg = hydra_compose(config_name, overrides=[*overrides, *extra], return_hydra_config=True)
     for part in ("launcher", "sweeper"):
         if not isinstance(OmegaConf.select(cfg, f"hydra.{part}._target_"), str):
-            raise ConfigError(f"no choice: hydra/{part} (leave hydra.{part} as it is, or choose hydra/{part}=...)")
+            raise ConfigError(
+                f"no choice: hydra/{part} (leave hydra.{part} as it is, or choose hydra/{part}=...)"
+            )
     HydraConfig.instance().set_config(cfg)  # so that ${hydra:...} resolves, as inside hydra.main
     return cfg

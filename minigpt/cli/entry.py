@@ -1,4 +1,6 @@
-"""The entry of the scripts: arguments in, one line per problem and an exit code out. Starts Hydra."""
+"""The entry of the scripts: arguments in, one line per problem and an exit code out. Starts
+Hydra.
+"""
 
 import io
 import os
@@ -37,16 +39,20 @@ def main(
     """Run `job` on the configuration that the command line composes; returns the exit code.
 
     check: raises ConfigError with every problem of a composed configuration, in milliseconds.
-    before: what can be done before Hydra makes any folder, in a sweep with its first values; for a single run True
-    means that nothing is left to do.
-    answers: stdout is what the command is for, so losing it is an error. Else it is only watched, as stderr is.
+    before: what can be done before Hydra makes any folder, in a sweep with its first values; for a
+    single run True means that nothing is left to do.
+    answers: stdout is what the command is for, so losing it is an error. Else it is only watched,
+        as stderr is.
     """
     with streams.standard(must_arrive=answers):
         return run(job, config_name, check, before)
 
 
 def run(
-    job: Job, config_name: str, check: Callable[[DictConfig], object], before: Callable[[DictConfig, bool], bool]
+    job: Job,
+    config_name: str,
+    check: Callable[[DictConfig], object],
+    before: Callable[[DictConfig, bool], bool],
 ) -> int:
     """The same, with the streams in place."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
@@ -61,17 +67,29 @@ def run(
             parsed.overrides = shortest_first(parsed.overrides)
         refuse_secrets(parsed.overrides)
         arguments = canonical(parsed)
-        asks = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
+        asks = (
+            parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
+        )
         if asks:
             streams.stdout_must_arrive()
         else:
             interrupt.install()
-            first = [first_value(override) for override in parsed.overrides] if parsed.multirun else parsed.overrides
+            first = (
+                [first_value(override) for override in parsed.overrides]
+                if parsed.multirun
+                else parsed.overrides
+            )
             composed = partial(compose, config_name, config_dir=parsed.config_dir, check=check)
             cfg = composed(first)
             if not parsed.multirun and cfg.hydra.sweeper.get("params") and cfg.hydra.mode is None:
-                raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
-            if not parsed.multirun and cfg.hydra.mode is not None and cfg.hydra.mode.name == "MULTIRUN":
+                raise ConfigError(
+                    "this experiment is a sweep: add -m (python train.py -m experiment=...)"
+                )
+            if (
+                not parsed.multirun
+                and cfg.hydra.mode is not None
+                and cfg.hydra.mode.name == "MULTIRUN"
+            ):
                 raise ConfigError("a sweep without -m: hydra.mode=MULTIRUN (type -m instead)")
             if before(cfg, parsed.multirun):
                 return 0
@@ -79,7 +97,8 @@ def run(
                 if sweep.begin(cfg, arguments, parsed.overrides, composed):
                     return sweep.finish()
                 if "submitit" in cfg.hydra.launcher._target_:
-                    interrupt.restore()  # this process only waits: Ctrl-C leaves the jobs in the queue
+                    # this process only waits: Ctrl-C leaves the jobs in the queue
+                    interrupt.restore()
             elif not needs_hydra(cfg):
                 job(cfg)
                 return 0
@@ -89,9 +108,11 @@ def run(
         task = sweep if parsed.multirun else job
         with hydra_failures(asks) as failed, only(sweep.left):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
-        if failed:  # told here, since OmegaConf adds the frames of an exception that is being handled
+        # told here, since OmegaConf adds the frames of an exception that is being handled
+        if failed:
             if asks:
-                compose(config_name, parsed.overrides, parsed.config_dir, check)  # says which override it is
+                # says which override it is
+                compose(config_name, parsed.overrides, parsed.config_dir, check)
             raise ConfigError(f"configuration: {words(failed[0])} (see --help)")
     except JobFailed as error:
         return sweep.finish() or error.exit_code
@@ -100,30 +121,49 @@ def run(
         sweep.finish()
         return error.exit_code
     except BrokenExecutor:
-        print("error: a worker process was killed, and the others with it (the same command goes on)", file=sys.stderr)
+        print(
+            "error: a worker process was killed, and the others with it (the same command goes on)",
+            file=sys.stderr,
+        )
         return sweep.finish() or 1
     except KeyboardInterrupt:
-        print("interrupted: jobs that were submitted go on without this process (scancel ends them)", file=sys.stderr)
+        print(
+            "interrupted: jobs that were submitted go on without this process (scancel ends them)",
+            file=sys.stderr,
+        )
         sweep.finish()
         return 130
     except SystemExit as stop:
         sweep.finish()
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
-        if type(error).__module__.startswith("submitit."):  # a job that Slurm ended, or could not start
-            print(f"error: {' '.join(str(error).split())} (the same command goes on)", file=sys.stderr)
+        # a job that Slurm ended, or could not start
+        if type(error).__module__.startswith("submitit."):
+            print(
+                f"error: {' '.join(str(error).split())} (the same command goes on)", file=sys.stderr
+            )
         else:
             traceback.print_exc()
         return sweep.finish() or 1
     code = sweep.finish()
-    signal_number = interrupt.requested()  # where workers ran the jobs, none of them could end the sweep
+    # where workers ran the jobs, none of them could end the sweep
+    signal_number = interrupt.requested()
     return Stopped(signal_number).exit_code if signal_number and parsed.multirun else code
 
 
 def needs_hydra(cfg: DictConfig) -> bool:
-    """Whether a single run asks for what Hydra does around a job; else Hydra need not compose it twice more (0.3 s)."""
+    """Whether a single run asks for what Hydra does around a job; else Hydra need not compose it
+    twice more (0.3 s).
+    """
     hydra = cfg.hydra
-    wishes = (hydra.mode, hydra.callbacks, hydra.output_subdir, hydra.verbose, hydra.job.env_set, hydra.job.chdir)
+    wishes = (
+        hydra.mode,
+        hydra.callbacks,
+        hydra.output_subdir,
+        hydra.verbose,
+        hydra.job.env_set,
+        hydra.job.chdir,
+    )
     return any(wishes) or OmegaConf.to_container(hydra.run) != {"dir": "${run_folder:}"}
 
 
@@ -140,7 +180,9 @@ def hydra_failures(asks: bool) -> Iterator[list[Exception]]:
             yield failed
     except SystemExit as stop:
         if asks and stop.code:
-            raise ConfigError(f"arguments: {' '.join(said.getvalue().split())} (see --help)") from None
+            raise ConfigError(
+                f"arguments: {' '.join(said.getvalue().split())} (see --help)"
+            ) from None
         raise
     except Exception as error:
         if not is_composition_error(error):
@@ -150,7 +192,9 @@ def hydra_failures(asks: bool) -> Iterator[list[Exception]]:
 
 @contextmanager
 def plain_failures() -> Iterator[None]:
-    """The error of a job comes out of Hydra as it is, without a line of Hydra's own on stderr before ours."""
+    """The error of a job comes out of Hydra as it is, without a line of Hydra's own on stderr
+    before ours.
+    """
     from hydra.core.utils import JobReturn, JobStatus
 
     def return_value(job: JobReturn) -> Any:

@@ -1,4 +1,6 @@
-"""Why a command line does not compose: each override tried alone, its nearest valid name, what was expected."""
+"""Why a command line does not compose: each override tried alone, its nearest valid name, what was
+expected.
+"""
 
 import importlib.util
 from collections.abc import Callable
@@ -21,19 +23,35 @@ _EXPECTED = {
     "not None": "a value; null is none here",
     "not Optional": "a value; null is none here",
 }
-_UNREADABLE = ("no viable alternative", "mismatched input", "token recognition", "extraneous input", "Error parsing")
+_UNREADABLE = (
+    "no viable alternative",
+    "mismatched input",
+    "token recognition",
+    "extraneous input",
+    "Error parsing",
+)
 Attempt = Callable[[list[str]], DictConfig | Exception]
 
 
-def explain(attempt: Attempt, overrides: list[str], folders: list[Path]) -> tuple[list[str], DictConfig | None]:
-    """What is wrong with each override, tried alone on top of the choices that work; and what is left, composed.
+def explain(
+    attempt: Attempt, overrides: list[str], folders: list[Path]
+) -> tuple[list[str], DictConfig | None]:
+    """What is wrong with each override, tried alone on top of the choices that work; and what is
+    left, composed.
 
-    attempt: the configuration that overrides compose to, or why they do not.  folders: where groups are.
+    attempt: the configuration that overrides compose to, or why they do not.  folders: where groups
+        are.
     """
     if isinstance(attempt([]), Exception):
         return [], None  # no override is to blame
-    groups = {path.parent.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*/*.yaml")}
-    choices = [override for override in overrides if override.lstrip("+~").partition("=")[0] in groups]
+    groups = {
+        path.parent.relative_to(folder).as_posix()
+        for folder in folders
+        for path in folder.rglob("*/*.yaml")
+    }
+    choices = [
+        override for override in overrides if override.lstrip("+~").partition("=")[0] in groups
+    ]
     values = [override for override in overrides if override not in choices]
     problems: list[str] = []
     for choice in list(choices):
@@ -105,9 +123,7 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
     text = words(error)
     deleting = override.startswith("~")
     if any(sign in text for sign in _UNREADABLE) or not (equals or deleting):
-        return (
-            f"unreadable argument: {override} (write key=value; quote a value with special characters: 'key=\"a,b\"')"
-        )
+        return f"unreadable argument: {override} (write key=value; quote a value with special characters: 'key=\"a,b\"')"
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
     while parent and not isinstance(node, DictConfig):

@@ -15,7 +15,8 @@ SHOWS = ("run", "multirun", "cfg", "info", "shell_completion")
 
 
 def parse(typed: list[str]) -> argparse.Namespace:
-    """Flags and `overrides`. Raises ConfigError for what cannot be read, and for flags that are not for these scripts.
+    """Flags and `overrides`. Raises ConfigError for what cannot be read, and for flags that are not
+    for these scripts.
 
     Exits like argparse after --version.
     """
@@ -37,10 +38,16 @@ def parse(typed: list[str]) -> argparse.Namespace:
     if parsed.hydra_help and parsed.overrides:
         raise ConfigError("arguments: --hydra-help with overrides (give it alone)")
     if parsed.resolve and not (parsed.cfg or parsed.help):
-        raise ConfigError("arguments: --resolve without --cfg (python train.py --cfg job --resolve)")
+        raise ConfigError(
+            "arguments: --resolve without --cfg (python train.py --cfg job --resolve)"
+        )
     if parsed.package is not None and not parsed.cfg:
-        raise ConfigError("arguments: --package without --cfg (python train.py --cfg job --package=train)")
-    if parsed.config_dir is not None and not (parsed.config_dir and Path(parsed.config_dir).is_dir()):
+        raise ConfigError(
+            "arguments: --package without --cfg (python train.py --cfg job --package=train)"
+        )
+    if parsed.config_dir is not None and not (
+        parsed.config_dir and Path(parsed.config_dir).is_dir()
+    ):
         raise ConfigError(
             f"no folder: --config-dir={parsed.config_dir} (a folder of YAML files, in groups as in conf/)"
         )
@@ -55,7 +62,9 @@ def _refuse(message: str) -> NoReturn:
 
 
 def canonical(parsed: argparse.Namespace) -> list[str]:
-    """The same command line with its flags first, since Hydra's own parser wants the overrides in one stretch."""
+    """The same command line with its flags first, since Hydra's own parser wants the overrides in
+    one stretch.
+    """
     flags = ["-m"] if parsed.multirun else []
     for name, value in vars(parsed).items():
         if name in ("overrides", "multirun") or value in (None, False):

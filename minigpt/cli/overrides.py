@@ -1,4 +1,6 @@
-"""Overrides as typed: quoting that keeps paths and prompts out of Hydra's grammar, and what is refused unread."""
+"""Overrides as typed: quoting that keeps paths and prompts out of Hydra's grammar, and what is
+refused unread.
+"""
 
 import os
 import re
@@ -11,18 +13,26 @@ CONF = Path(__file__).parent.parent.parent / "conf"
 TEXT_KEYS = ("prompt", "sample.prompt")
 SECRET = re.compile(r"(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 # The same inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}
-SECRET_INSIDE = re.compile(r"(key|token|secret|password|passwd|credentials?)['\"]?\s*[:}]", re.IGNORECASE)
+SECRET_INSIDE = re.compile(
+    r"(key|token|secret|password|passwd|credentials?)['\"]?\s*[:}]", re.IGNORECASE
+)
 
 
 def protect(override: str, sweeping: bool) -> str:
-    """An override so that Hydra's grammar leaves prompts and paths alone, and null is an option of optional groups.
+    """An override so that Hydra's grammar leaves prompts and paths alone, and null is an option of
+    optional groups.
 
-    `prompt=To be, or not: that's it!` just works. A value that is quoted already, or null, keeps Hydra's meaning;
-    in a sweep the commas of a path still separate. Raises ConfigError for an empty path.
+    `prompt=To be, or not: that's it!` just works. A value that is quoted already, or null, keeps
+    Hydra's meaning; in a sweep the commas of a path still separate. Raises ConfigError for an empty
+    path.
     """
     key, equals, value = override.partition("=")
     if (CONF / key.lstrip("+") / "none.yaml").is_file():
-        return key + equals + ",".join("none" if option == "null" else option for option in value.split(","))
+        return (
+            key
+            + equals
+            + ",".join("none" if option == "null" else option for option in value.split(","))
+        )
     is_path = key in PATH_KEYS
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if not equals or quoted or not (is_path or key in TEXT_KEYS) or (is_path and value == "null"):
@@ -31,7 +41,9 @@ def protect(override: str, sweeping: bool) -> str:
         return f"{key}={quote(value)}"
     pieces = value.split(",") if sweeping else [value]
     if not all(piece.strip() for piece in pieces):
-        raise ConfigError(f"empty path: {override} (an unset variable? name a folder or file, or leave it out)")
+        raise ConfigError(
+            f"empty path: {override} (an unset variable? name a folder or file, or leave it out)"
+        )
     return f"{key}=" + ",".join(quote(os.path.expanduser(piece)) for piece in pieces)
 
 
@@ -44,7 +56,9 @@ def quote(value: str) -> str:
 
 
 def first_value(override: str) -> str:
-    """A sweep override with its first value, so that a sweep's keys can be checked before its first job."""
+    """A sweep override with its first value, so that a sweep's keys can be checked before its first
+    job.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -62,13 +76,19 @@ def first_value(override: str) -> str:
 
 
 def refuse_torchrun() -> None:
-    """Each rank of torchrun would start the whole sweep, and the second job would find the group gone."""
+    """Each rank of torchrun would start the whole sweep, and the second job would find the group
+    gone.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ:
-        raise ConfigError("sweep under torchrun: -m (start the sweep without torchrun; each job is one process)")
+        raise ConfigError(
+            "sweep under torchrun: -m (start the sweep without torchrun; each job is one process)"
+        )
 
 
 def refuse_secrets(overrides: list[str]) -> None:
-    """Overrides are written to run.json and into folder names, so keys must come from the environment."""
+    """Overrides are written to run.json and into folder names, so keys must come from the
+    environment.
+    """
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         last = key.rpartition(".")[2]

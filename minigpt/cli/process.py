@@ -1,4 +1,6 @@
-"""What a process sets up before it composes: safe streams, the log on stderr, and the resolvers of conf/."""
+"""What a process sets up before it composes: safe streams, the log on stderr, and the resolvers of
+conf/.
+"""
 
 import logging
 import sys
@@ -12,7 +14,9 @@ from minigpt.errors import MinigptError
 
 
 def set_up_process() -> None:
-    """Make the streams safe, configure logging, register resolvers. Also called in the workers of a sweep."""
+    """Make the streams safe, configure logging, register resolvers. Also called in the workers of a
+    sweep.
+    """
     streams.install()
     show_log()
     register_resolvers()
@@ -43,18 +47,23 @@ def show_log() -> None:
 
 
 def register_resolvers() -> None:
-    """${run_folder:} and ${run_folder_name:}, where the composed run lives, for hydra.run and hydra.sweep.
+    """${run_folder:} and ${run_folder_name:}, where the composed run lives, for hydra.run and
+    hydra.sweep.
 
     ${oc.env:...} refuses names that look like a secret's.
     """
     OmegaConf.register_new_resolver("oc.env", typed.environment_value, replace=True)
-    OmegaConf.register_new_resolver("run_folder", lambda _root_: str(_run_folder(_root_)), replace=True)
-    OmegaConf.register_new_resolver("run_folder_name", lambda _root_: _run_folder(_root_).name, replace=True)
+    OmegaConf.register_new_resolver(
+        "run_folder", lambda _root_: str(_run_folder(_root_)), replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "run_folder_name", lambda _root_: _run_folder(_root_).name, replace=True
+    )
 
 
 def _run_folder(root: DictConfig) -> Path:
-    """The run's folder. A resolver must not raise (it would end a whole sweep), so a bad configuration gets a place
-    that the job, which reports the problem, removes again."""
+    """The run's folder. A resolver must not raise (it would end a whole sweep), so a bad
+    configuration gets a place that the job, which reports the problem, removes again."""
     from minigpt.config import plan as config
 
     try:

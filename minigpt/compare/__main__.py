@@ -46,15 +46,51 @@ Exit codes: 0 done; 2 bad arguments or nothing to compare; 6 DIR cannot be writt
 
 def parser() -> Parser:
     p = Parser("python -m minigpt.compare", DESCRIPTION, EPILOG)
-    p.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="run folders, or folders that hold them")
-    p.add_argument("--by", metavar="KEY", help="what sets the arms apart: a group (optim) or a key (optim.hidden.lr)")
+    p.add_argument(
+        "paths", metavar="PATH", type=Path, nargs="+", help="run folders, or folders that hold them"
+    )
+    p.add_argument(
+        "--by",
+        metavar="KEY",
+        help="what sets the arms apart: a group (optim) or a key (optim.hidden.lr)",
+    )
     p.add_argument("--study", help="only runs of this study")
-    p.add_argument("--where", metavar="KEY=VALUE", action="append", default=[], nargs="+", help="only such runs")
-    p.add_argument("--baseline", metavar="ARM", help="the arm to hold the others against (default: the first typed)")
-    p.add_argument("--margin", type=float, help="smallest difference that matters, in the unit of the loss (default 0)")
-    p.add_argument("--axis", metavar="KEY", action="append", default=[], help="a further key that each arm tunes")
-    p.add_argument("--out", metavar="DIR", type=Path, help="write report.html, report.md, figures and results.csv here")
-    p.add_argument("--status", action="store_true", help="show a sweep: done, running, failed, waiting, time left")
+    p.add_argument(
+        "--where",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        nargs="+",
+        help="only such runs",
+    )
+    p.add_argument(
+        "--baseline",
+        metavar="ARM",
+        help="the arm to hold the others against (default: the first typed)",
+    )
+    p.add_argument(
+        "--margin",
+        type=float,
+        help="smallest difference that matters, in the unit of the loss (default 0)",
+    )
+    p.add_argument(
+        "--axis",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="a further key that each arm tunes",
+    )
+    p.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="write report.html, report.md, figures and results.csv here",
+    )
+    p.add_argument(
+        "--status",
+        action="store_true",
+        help="show a sweep: done, running, failed, waiting, time left",
+    )
     return p
 
 
@@ -64,11 +100,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def answer(options: argparse.Namespace) -> None:
-    """The status of a sweep, or a comparison. Raises ConfigError for options that ask for neither."""
+    """The status of a sweep, or a comparison. Raises ConfigError for options that ask for
+    neither.
+    """
     if options.status:
         from minigpt.compare import status
 
-        print(status.status_text(status.sweeps(options.paths, options.study), options.by or "optim"), end="")
+        print(
+            status.status_text(status.sweeps(options.paths, options.study), options.by or "optim"),
+            end="",
+        )
         return
     if options.by is None:
         raise ConfigError("missing argument: --by (what sets the arms apart, e.g. --by optim)")
@@ -78,7 +119,9 @@ def answer(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Read, sort, judge and report. Raises ConfigError if no two arms can be compared, StorageError on a bad DIR."""
+    """Read, sort, judge and report. Raises ConfigError if no two arms can be compared, StorageError
+    on a bad DIR.
+    """
     from minigpt.compare import cost, figures, report_text, results
     from minigpt.compare.groups import Question, sort_runs
     from minigpt.compare.report import report as compose_report
@@ -98,11 +141,15 @@ def compare(options: argparse.Namespace) -> None:
         result = judge(group, rules, notes)
         if result is None:
             rest.append(group)
-            others.append(f"no budget at which two arms have ended runs: {group.title} ({_budgets(group)})")
+            others.append(
+                f"no budget at which two arms have ended runs: {group.title} ({_budgets(group)})"
+            )
             continue
         times = cost.costs(result, found.runs)
         prefix = f"group{len(judged) + 1}_" if len(ordered.groups) > 1 else ""
-        judged.append((result, times, figures.figures(result, times, prefix) if options.out else []))
+        judged.append(
+            (result, times, figures.figures(result, times, prefix) if options.out else [])
+        )
     if not judged:
         raise nothing_to_compare(question, ordered, others)
     title = f"{options.study or options.by}: {', '.join(judged[0][0].group.arms)}"
@@ -116,8 +163,14 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _budgets(group: "Group") -> str:
-    ended = {name: sorted({h for s in arm.settings.values() for h in s.runs}) for name, arm in group.arms.items()}
-    return "; ".join(f"{name}: {', '.join(f'{h:,}' for h in found) or 'none'} tokens" for name, found in ended.items())
+    ended = {
+        name: sorted({h for s in arm.settings.values() for h in s.runs})
+        for name, arm in group.arms.items()
+    }
+    return "; ".join(
+        f"{name}: {', '.join(f'{h:,}' for h in found) or 'none'} tokens"
+        for name, found in ended.items()
+    )
 
 
 def nothing_to_compare(question: "Question", ordered: "Sorted", others: list[str]) -> ConfigError:
@@ -126,9 +179,14 @@ def nothing_to_compare(question: "Question", ordered: "Sorted", others: list[str
 
     arms = sorted({name for group in (*ordered.groups, *ordered.single) for name in group.arms})
     if len(arms) < 2:
-        only = f"only {question.by}={arms[0]} in {sum(len(g.runs) for g in ordered.single)} runs" if arms else "no runs"
+        only = (
+            f"only {question.by}={arms[0]} in {sum(len(g.runs) for g in ordered.single)} runs"
+            if arms
+            else "no runs"
+        )
         return ConfigError(
-            f"nothing to compare: --by {question.by}: {only} (run another arm, or compare another key)", *others
+            f"nothing to compare: --by {question.by}: {only} (run another arm, or compare another key)",
+            *others,
         )
     if keys := nearest_split(question, ordered.single):
         return ConfigError(
@@ -136,7 +194,9 @@ def nothing_to_compare(question: "Question", ordered: "Sorted", others: list[str
             "(make them equal, or name what each arm tunes with --axis)",
             *others,
         )
-    return ConfigError(f"nothing to compare: --by {question.by} (no two arms have ended runs)", *others)
+    return ConfigError(
+        f"nothing to compare: --by {question.by} (no two arms have ended runs)", *others
+    )
 
 
 def write(out: Path, report: "Document", drawn: "list[Figure]", rows: list[dict[str, Any]]) -> None:
@@ -149,7 +209,9 @@ def write(out: Path, report: "Document", drawn: "list[Figure]", rows: list[dict[
     columns = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
+    writer.writerows(
+        {k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows
+    )
     files = {f"{figure.name}.png": figure.png for figure in drawn}
     files |= {
         "results.csv": table.getvalue().encode(),

@@ -58,7 +58,9 @@ def _grid_edges(result: Result) -> Iterable[str]:
 
 
 def edges(arm: Arm, choice: Choice) -> list[tuple[str, str]]:
-    """Axes on which the chosen setting is the lowest or highest value tried, as (`lr=0.04`, `upper`)."""
+    """Axes on which the chosen setting is the lowest or highest value tried, as (`lr=0.04`,
+    `upper`).
+    """
     found = []
     for axis in arm.axes:
         tried = {axis.values[score.setting.key] for score in choice.scores}
@@ -72,12 +74,17 @@ def edges(arm: Arm, choice: Choice) -> list[tuple[str, str]]:
 
 
 def coarse_grids(result: Result) -> Iterable[str]:
-    """A claim smaller than what the points between those of the grids may hide is one about grids, not about arms."""
+    """A claim smaller than what the points between those of the grids may hide is one about grids,
+    not about arms.
+    """
     for c in result.at_headline.comparisons:
         if c.verdict not in ("better", "worse") or c.interval is None:
             continue
         hidden = {
-            name: sum(found.hidden_loss for found in curvatures(result.group.arms[name], result.choices[name]))
+            name: sum(
+                found.hidden_loss
+                for found in curvatures(result.group.arms[name], result.choices[name])
+            )
             for name in (c.arm.arm, c.baseline.arm)
         }
         loser = c.baseline.arm if c.verdict == "better" else c.arm.arm
@@ -106,10 +113,17 @@ def _tuning_budgets(result: Result) -> Iterable[str]:
             yield f"{name}: its settings were tried on different numbers of seeds"
         if choice.horizon is not None and choice.horizon != result.headline:
             yield f"{name}: tuned at {choice.horizon:,} tokens, judged at {result.headline:,}"
-    swept = {name: {key for axis in arm.axes for key in axis.keys} for name, arm in result.group.arms.items()}
+    swept = {
+        name: {key for axis in arm.axes for key in axis.keys}
+        for name, arm in result.group.arms.items()
+    }
     everywhere = set().union(*swept.values())
     for name, keys in swept.items():
-        if (lacking := sorted(everywhere - keys)) and keys and any(keys < other for other in swept.values()):
+        if (
+            (lacking := sorted(everywhere - keys))
+            and keys
+            and any(keys < other for other in swept.values())
+        ):
             yield f"{name}: not tuned over {', '.join(lacking)}, which another arm was"
 
 
@@ -143,7 +157,9 @@ def _changed_code(result: Result) -> Iterable[str]:
     if changed:
         modules = sorted(changed)
         fewest = min((runs for found in changed.values() for runs in found.values()), key=len)
-        shown = ", ".join(modules[:SHOWN]) + (f" and {len(modules) - SHOWN} more" if len(modules) > SHOWN else "")
+        shown = ", ".join(modules[:SHOWN]) + (
+            f" and {len(modules) - SHOWN} more" if len(modules) > SHOWN else ""
+        )
         yield f"changed code: runs were computed by different versions of {shown} (one side: {names(fewest)})"
     versions = {run.record.get("versions", {}).get("torch") for run in result.group.runs}
     if len(versions) > 1:
@@ -157,7 +173,9 @@ def _paths(result: Result) -> Iterable[str]:
         values = {show(run.record["chosen"].get(key)) for run in judged}
         if len(values) > 1 and by != f"train.{key}":
             what = (
-                "losses and times" if key in ("device", "precision", "compile") else "times, and last digits of losses,"
+                "losses and times"
+                if key in ("device", "precision", "compile")
+                else "times, and last digits of losses,"
             )
             yield f"different {key} ({', '.join(sorted(values))}): {what} are not of one path"
     hosts = {str(run.record["hardware"].get("host")) for run in judged}

@@ -1,4 +1,6 @@
-"""What arms cost: seconds of a step measured alone, FLOPs, memory, and the ratios that follow from equal loss."""
+"""What arms cost: seconds of a step measured alone, FLOPs, memory, and the ratios that follow from
+equal loss.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,14 +14,16 @@ from minigpt.compare.statistics import Interval
 from minigpt.compare.verdict import Result
 from minigpt.study.runs import Run
 
-# What must be equal before two times are compared. Where one of them is what is compared, it is left out.
+# What must be equal before two times are compared. Where one of them is what is compared, it is
+# left out.
 PATH = ("device", "precision", "compile", "threads", "micro_batch_size", "deterministic")
 PARTS = ("data", "forward_backward", "optimizer", "evaluation", "saving")
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one training step of an arm, from runs that had their machine to themselves, all on one path.
+    """Seconds of one training step of an arm, from runs that had their machine to themselves, all
+    on one path.
 
     log: interval of the natural log of the step time over the runs.
     """
@@ -35,7 +39,9 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Costs:
-    """By arm. step_times: empty where times cannot be compared; why_no_times: the reason, or empty."""
+    """By arm. step_times: empty where times cannot be compared; why_no_times: the reason, or
+    empty.
+    """
 
     step_times: dict[str, StepTime]
     why_no_times: str
@@ -44,7 +50,9 @@ class Costs:
 
 @dataclass(frozen=True)
 class Ratios:
-    """Ratios arm over baseline at equal loss, as logs; None where unknown. The bounds of tokens scale along."""
+    """Ratios arm over baseline at equal loss, as logs; None where unknown. The bounds of tokens
+    scale along.
+    """
 
     tokens: Interval | None
     steps: float  # factor on the ratio of tokens
@@ -56,7 +64,8 @@ class Ratios:
 def ran_alone(runs: Sequence[Run]) -> set[Run]:
     """The runs whose time overlaps with no other run on the same host, as far as run.json tells.
 
-    A resumed run counts from its first start, for as long as it computed; other programs leave no trace here.
+    A resumed run counts from its first start, for as long as it computed; other programs leave no
+    trace here.
     """
     timed = [(run, run.interval_s) for run in runs]
     alone = set()
@@ -64,7 +73,11 @@ def ran_alone(runs: Sequence[Run]) -> set[Run]:
         if own is None or own[1] <= own[0]:
             continue
         host = run.record["hardware"].get("host")
-        others = (o for r, o in timed if r is not run and o is not None and r.record["hardware"].get("host") == host)
+        others = (
+            o
+            for r, o in timed
+            if r is not run and o is not None and r.record["hardware"].get("host") == host
+        )
         # A second of slack: `started` is rounded down to whole seconds.
         if not any(other[0] + 1 < own[1] and own[0] + 1 < other[1] for other in others):
             alone.add(run)
@@ -81,14 +94,20 @@ def path_of(run: Run, by: str) -> tuple[tuple[str, Any], ...]:
 
 
 def costs(result: Result, everything: Sequence[Run]) -> Costs:
-    """Step times of the chosen settings on the one path that serves most arms; any seed and any budget will do.
+    """Step times of the chosen settings on the one path that serves most arms; any seed and any
+    budget will do.
 
-    everything: all runs that were found, also of other groups, since they too may have shared the machine.
+    everything: all runs that were found, also of other groups, since they too may have shared the
+        machine.
     """
     alone = ran_alone(everything)
     by = result.group.question.by
     runs = {
-        name: [run for run in choice.setting.all_runs if run.step_time_s is not None and run.status == "finished"]
+        name: [
+            run
+            for run in choice.setting.all_runs
+            if run.step_time_s is not None and run.status == "finished"
+        ]
         for name, choice in result.choices.items()
     }
     paths: dict[tuple[tuple[str, Any], ...], dict[str, list[Run]]] = {}
@@ -106,19 +125,25 @@ def costs(result: Result, everything: Sequence[Run]) -> Costs:
         seconds = [run.step_time_s or math.nan for run in members]
         log = statistics.t_interval([math.log(s) for s in seconds])
         times[name] = StepTime(log, tuple(members))
-    path = ", ".join(f"{key} {value}" for key, value in best if key in ("host", "device", "precision", "threads"))
+    path = ", ".join(
+        f"{key} {value}" for key, value in best if key in ("host", "device", "precision", "threads")
+    )
     lacking = [name for name in result.choices if name not in times]
     why = ""
     if lacking:
-        differing = sorted({key for p in paths for (key, value), (_, other) in zip(p, best) if value != other})
-        reason = f"paths differ in {', '.join(differing)}" if differing else "they shared the machine"
+        differing = sorted(
+            {key for p in paths for (key, value), (_, other) in zip(p, best) if value != other}
+        )
+        reason = (
+            f"paths differ in {', '.join(differing)}" if differing else "they shared the machine"
+        )
         why = f"no step time of {', '.join(lacking)} to compare ({reason}); run one alone on the same path ({path})"
     return Costs(times, why, path)
 
 
 def flops_per_token(run: Run) -> float | None:
-    """FLOPs of the matrix products that train on a token, those of the optimizer included; None where one of the two
-    is unknown."""
+    """FLOPs of the matrix products that train on a token, those of the optimizer included; None
+    where one of the two is unknown."""
     summary = run.summary or {}
     if summary.get("flops_per_token") is None or summary.get("optimizer_flops_share") is None:
         return None
@@ -126,9 +151,11 @@ def flops_per_token(run: Run) -> float | None:
 
 
 def ratios(found: EqualLoss, result: Result, times: Costs) -> Ratios:
-    """Steps, FLOPs and seconds at equal loss: the ratio of tokens times the ratio of what a token costs.
+    """Steps, FLOPs and seconds at equal loss: the ratio of tokens times the ratio of what a token
+    costs.
 
-    The interval of seconds adds the spread of the step times to that of the tokens (Welch and Satterthwaite).
+    The interval of seconds adds the spread of the step times to that of the tokens (Welch and
+    Satterthwaite).
     """
     arm = next(iter(result.choices[found.arm].setting.all_runs))
     base = next(iter(result.choices[found.baseline].setting.all_runs))
@@ -140,13 +167,17 @@ def ratios(found: EqualLoss, result: Result, times: Costs) -> Ratios:
         seconds = steps * a_time.seconds / b_time.seconds
         if found.ratio.log is not None:
             confidence = result.rules.confidence
-            negative = Interval(-b_time.log.mean, -b_time.log.high, -b_time.log.low, b_time.log.sd, b_time.log.n)
+            negative = Interval(
+                -b_time.log.mean, -b_time.log.high, -b_time.log.low, b_time.log.sd, b_time.log.n
+            )
             # One timed run says nothing of its spread: its step time counts as known.
             timed = [part for part in (a_time.log, negative) if part.n > 1]
             spread = statistics.sum_interval([found.ratio.log, *timed], confidence)
             centre = found.ratio.log.mean + math.log(seconds)
             shift = centre - spread.mean
-            seconds_log = Interval(centre, spread.low + shift, spread.high + shift, spread.sd, found.ratio.log.n)
+            seconds_log = Interval(
+                centre, spread.low + shift, spread.high + shift, spread.sd, found.ratio.log.n
+            )
     return Ratios(found.ratio.log, steps, a / b if a and b else None, seconds, seconds_log)
 
 

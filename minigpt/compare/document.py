@@ -1,4 +1,6 @@
-"""A report as blocks, the same for the terminal, Markdown and HTML; every number knows the runs behind it."""
+"""A report as blocks, the same for the terminal, Markdown and HTML; every number knows the runs
+behind it.
+"""
 
 from dataclasses import dataclass, field
 

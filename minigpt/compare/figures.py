@@ -1,4 +1,6 @@
-"""The figures of a report, drawn once by matplotlib: PNG files, and SVG that takes its colours from the page."""
+"""The figures of a report, drawn once by matplotlib: PNG files, and SVG that takes its colours from
+the page.
+"""
 
 import io
 import math
@@ -14,7 +16,8 @@ from minigpt.compare.verdict import Result
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette without black and yellow: told apart by the colour-blind, readable on white and on black.
+# Okabe and Ito's palette without black and yellow: told apart by the colour-blind, readable on
+# white and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 PAPER = ("#1f2328", "#d0d4d9")  # ink and grid of a PNG
 PAGE = ("#010203", "#040506")  # stand-ins, which become CSS variables of the page
@@ -57,7 +60,9 @@ def figures(result: Result, times: Costs, prefix: str) -> list[Figure]:
         ("sensitivity", lambda axes: _sensitivity(axes, result, colours, unit)),
         ("cost", lambda axes: _cost(axes, result, colours)),
     ]
-    return [figure for name, draw in drawn if (figure := _draw(f"{prefix}{name}", draw)) is not None]
+    return [
+        figure for name, draw in drawn if (figure := _draw(f"{prefix}{name}", draw)) is not None
+    ]
 
 
 def _draw(name: str, draw: Callable[["Axes"], str | None]) -> Figure | None:
@@ -79,7 +84,8 @@ def _draw(name: str, draw: Callable[["Axes"], str | None]) -> Figure | None:
             if caption is None:
                 return None
             file = io.BytesIO()
-            nothing = {"Date": None} if kind == "svg" else {"Software": None}  # the same figure gives the same bytes
+            # the same figure gives the same bytes
+            nothing = {"Date": None} if kind == "svg" else {"Software": None}
             canvas.savefig(file, format=kind, dpi=130, transparent=kind == "svg", metadata=nothing)
             written[kind] = file.getvalue()
     assert caption is not None
@@ -87,7 +93,9 @@ def _draw(name: str, draw: Callable[["Axes"], str | None]) -> Figure | None:
 
 
 def page_svg(svg: str, name: str) -> str:
-    """matplotlib's SVG as a part of a page: no XML header, no foreign references, own ids, colours by CSS variable."""
+    """matplotlib's SVG as a part of a page: no XML header, no foreign references, own ids, colours
+    by CSS variable.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\s(xmlns(:\w+)?|version)="[^"]*"', "", svg).replace("xlink:href", "href")
@@ -95,7 +103,10 @@ def page_svg(svg: str, name: str) -> str:
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+        r'(<svg[^>]*?) width="[^"]*"',
+        r"\1",
+        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1),
+        count=1,
     )
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg)
     return svg.replace(PAGE[0], "var(--ink)").replace(PAGE[1], "var(--line)").strip()
@@ -109,13 +120,25 @@ def _differences(axes: "Axes", result: Result, colours: dict[str, str], unit: st
         assert c.interval is not None
         colour = colours[c.arm.arm]
         points = [c.arm.losses[seed] - c.baseline.losses[seed] for seed in c.seeds]
-        axes.plot(points, [row + 0.18] * len(points), "o", color=colour, alpha=0.55, markersize=5, markeredgewidth=0)
+        axes.plot(
+            points,
+            [row + 0.18] * len(points),
+            "o",
+            color=colour,
+            alpha=0.55,
+            markersize=5,
+            markeredgewidth=0,
+        )
         if math.isfinite(c.interval.low):
-            axes.plot([c.interval.low, c.interval.high], [row - 0.12] * 2, color=colour, linewidth=3)
+            axes.plot(
+                [c.interval.low, c.interval.high], [row - 0.12] * 2, color=colour, linewidth=3
+            )
         axes.plot([c.interval.mean], [row - 0.12], "D", color=colour, markersize=7)
     axes.axvline(0, color=_ink(), linewidth=1)
     if result.rules.margin:
-        axes.axvspan(-result.rules.margin, result.rules.margin, color=_ink(), alpha=0.08, linewidth=0)
+        axes.axvspan(
+            -result.rules.margin, result.rules.margin, color=_ink(), alpha=0.08, linewidth=0
+        )
     axes.set_yticks(range(len(comparisons)), [c.arm.arm for c in comparisons])
     axes.set_ylim(-0.7, len(comparisons) - 0.3)
     axes.grid(axis="y", visible=False)
@@ -135,11 +158,22 @@ def _budgets(axes: "Axes", result: Result, colours: dict[str, str], unit: str) -
         points = [
             (horizon, at.evidence[name].interval)
             for horizon, at in sorted(result.horizons.items())
-            if name in at.evidence and at.evidence[name].interval and at.evidence[name].setting is setting
+            if name in at.evidence
+            and at.evidence[name].interval
+            and at.evidence[name].setting is setting
         ]
         x, means = [h for h, _ in points], [i.mean for _, i in points if i]
         bars = [i.high - i.mean if i and math.isfinite(i.high) else 0 for _, i in points]
-        axes.errorbar(x, means, yerr=bars, color=colours[name], marker="o", capsize=3, label=name, linewidth=1.8)
+        axes.errorbar(
+            x,
+            means,
+            yerr=bars,
+            color=colours[name],
+            marker="o",
+            capsize=3,
+            label=name,
+            linewidth=1.8,
+        )
     axes.set_xscale("log")
     _token_ticks(axes, sorted(result.horizons))
     axes.set_xlabel("training tokens of the whole run (log scale)")
@@ -164,14 +198,25 @@ def _short(value: float) -> str:
 
 
 def _curves(axes: "Axes", result: Result, colours: dict[str, str], unit: str, x: str) -> str | None:
-    """Loss on the way, seed by seed where they were measured together: mean line, band from least to greatest."""
-    key = {"val_loss": "val/loss", "val_bits_per_byte": "val/bits_per_byte"}[result.group.question.metric]
+    """Loss on the way, seed by seed where they were measured together: mean line, band from least
+    to greatest.
+    """
+    key = {"val_loss": "val/loss", "val_bits_per_byte": "val/bits_per_byte"}[
+        result.group.question.metric
+    ]
     runs_of = {name: found.runs.values() for name, found in result.at_headline.evidence.items()}
-    rows_of = {name: [run.rows for run in runs if run.status == "finished"] for name, runs in runs_of.items()}
+    rows_of = {
+        name: [run.rows for run in runs if run.status == "finished"]
+        for name, runs in runs_of.items()
+    }
     rows = [row for lists in rows_of.values() for rows in lists for row in rows]
     if (
         key == "val/loss"
-        and max((sum(key in row for row in rows) for lists in rows_of.values() for rows in lists), default=0) < 3
+        and max(
+            (sum(key in row for row in rows) for lists in rows_of.values() for rows in lists),
+            default=0,
+        )
+        < 3
     ):
         key = "train/loss"
     drawn = False
@@ -182,14 +227,18 @@ def _curves(axes: "Axes", result: Result, colours: dict[str, str], unit: str, x:
         drawn = True
         xs, low, mean, high = zip(*line)
         axes.fill_between(xs, low, high, color=colours[name], alpha=0.2, linewidth=0)
-        axes.plot(xs, mean, color=colours[name], label=f"{name} ({len(lists)} seeds)", linewidth=1.8)
+        axes.plot(
+            xs, mean, color=colours[name], label=f"{name} ({len(lists)} seeds)", linewidth=1.8
+        )
     if not drawn:
         return None
     shown = [row[key] for row in rows if row.get(key) is not None]
     final = min(shown)
     # The first steps, from ln(vocabulary) down, would flatten everything that differs.
     axes.set_ylim(final - 0.05 * (max(shown) - final), final + 0.6 * (max(shown) - final))
-    axes.set_xlabel("training tokens" if x == "tokens" else "seconds of training (no evaluation, no saving)")
+    axes.set_xlabel(
+        "training tokens" if x == "tokens" else "seconds of training (no evaluation, no saving)"
+    )
     if x == "tokens":
         from matplotlib.ticker import FuncFormatter
 
@@ -197,39 +246,59 @@ def _curves(axes: "Axes", result: Result, colours: dict[str, str], unit: str, x:
     what = "training" if key == "train/loss" else "validation"
     axes.set_ylabel(f"{what} loss, {unit if what == 'validation' else 'nats per token'}")
     axes.legend()
-    note = "; on the way a part of the validation split, at the end all of it" if what == "validation" else ""
+    note = (
+        "; on the way a part of the validation split, at the end all of it"
+        if what == "validation"
+        else ""
+    )
     paths = {path_of(run, result.group.question.by) for runs in runs_of.values() for run in runs}
-    warning = " The runs come from different machines or paths: seconds do not compare." if len(paths) > 1 else ""
+    warning = (
+        " The runs come from different machines or paths: seconds do not compare."
+        if len(paths) > 1
+        else ""
+    )
     if x == "tokens":
-        return (
-            f"Loss against tokens at the longest judged budget; line: mean over seeds, band: least to greatest{note}."
-        )
+        return f"Loss against tokens at the longest judged budget; line: mean over seeds, band: least to greatest{note}."
     return f"The same against seconds of training, as they were measured in these runs.{warning}"
 
 
-def band(lists: list[list[dict[str, Any]]], key: str, x: str) -> list[tuple[float, float, float, float]]:
-    """(x, least, mean, greatest) at every step that all runs have logged; x is averaged over the runs."""
+def band(
+    lists: list[list[dict[str, Any]]], key: str, x: str
+) -> list[tuple[float, float, float, float]]:
+    """(x, least, mean, greatest) at every step that all runs have logged; x is averaged over the
+    runs.
+    """
     by_step = [{row["step"]: row for row in rows if row.get(key) is not None} for rows in lists]
     common = sorted(set.intersection(*(set(rows) for rows in by_step))) if by_step else []
     result = []
     for step in common:
         values = [rows[step][key] for rows in by_step]
-        result.append((fmean(rows[step][x] for rows in by_step), min(values), fmean(values), max(values)))
+        result.append(
+            (fmean(rows[step][x] for rows in by_step), min(values), fmean(values), max(values))
+        )
     return result
 
 
 def _sensitivity(axes: "Axes", result: Result, colours: dict[str, str], unit: str) -> str | None:
-    """Tuning loss by the first numeric axis of each arm; other axes at the value of the chosen setting."""
+    """Tuning loss by the first numeric axis of each arm; other axes at the value of the chosen
+    setting.
+    """
     axis_names: set[str] = set()
     tried: set[float] = set()
     for name, choice in result.choices.items():
         arm = result.group.arms[name]
-        axis = next((axis for axis in arm.axes if len(axis.numbers) > 1 and min(axis.numbers) > 0), None)
+        axis = next(
+            (axis for axis in arm.axes if len(axis.numbers) > 1 and min(axis.numbers) > 0), None
+        )
         if axis is None or not choice.scores:
             continue
         others = [other for other in arm.axes if other is not axis]
         line = sorted(
-            (axis.values[s.setting.key], s.mean, [r.loss(result.group.question.metric) for r in s.runs])
+            (
+                axis.values[s.setting.key],
+                s.mean,
+                [r.loss(result.group.question.metric) for r in s.runs],
+            )
             for s in choice.scores
             if all(o.values[s.setting.key] == o.values[choice.setting.key] for o in others)
         )
@@ -243,7 +312,9 @@ def _sensitivity(axes: "Axes", result: Result, colours: dict[str, str], unit: st
             seen = [loss for loss in losses if loss is not None and math.isfinite(loss)]
             axes.plot([value] * len(seen), seen, ".", color=colours[name], alpha=0.5)
             if len(seen) < len(losses):
-                axes.annotate("diverged", (value, max(m for _, m in finite)), color=colours[name], ha="center")
+                axes.annotate(
+                    "diverged", (value, max(m for _, m in finite)), color=colours[name], ha="center"
+                )
         best = axis.values[choice.setting.key]
         axes.plot(
             *next(point for point in finite if point[0] == best),
@@ -266,7 +337,10 @@ def _sensitivity(axes: "Axes", result: Result, colours: dict[str, str], unit: st
 
 
 def _cost(axes: "Axes", result: Result, colours: dict[str, str]) -> str | None:
-    found = {name: breakdown(list(proof.runs.values())) for name, proof in result.at_headline.evidence.items()}
+    found = {
+        name: breakdown(list(proof.runs.values()))
+        for name, proof in result.at_headline.evidence.items()
+    }
     found = {name: parts for name, parts in found.items() if parts and sum(parts.values()) > 0}
     if not found:
         return None
@@ -274,9 +348,24 @@ def _cost(axes: "Axes", result: Result, colours: dict[str, str]) -> str | None:
     for row, (name, parts) in enumerate(found.items()):
         left = 0.0
         for part in PARTS:
-            axes.barh(row, parts[part], left=left, color=colours[name], alpha=shades[part], height=0.6, linewidth=0)
+            axes.barh(
+                row,
+                parts[part],
+                left=left,
+                color=colours[name],
+                alpha=shades[part],
+                height=0.6,
+                linewidth=0,
+            )
             if parts[part] > 0.15 * max(sum(p.values()) for p in found.values()):
-                axes.text(left + parts[part] / 2, row, part.replace("_", "\n"), ha="center", va="center", fontsize=9)
+                axes.text(
+                    left + parts[part] / 2,
+                    row,
+                    part.replace("_", "\n"),
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                )
             left += parts[part]
     axes.set_yticks(range(len(found)), list(found))
     axes.grid(axis="y", visible=False)

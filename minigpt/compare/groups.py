@@ -1,6 +1,8 @@
-"""Which runs may stand side by side: equal in all but what is compared, the tuned values, the seed and the budget.
+"""Which runs may stand side by side: equal in all but what is compared, the tuned values, the seed
+and the budget.
 
-Runs that differ in anything else go into another group, and the report names the keys that split them.
+Runs that differ in anything else go into another group, and the report names the keys that split
+them.
 """
 
 import json
@@ -23,8 +25,9 @@ Key = tuple[tuple[str, str], ...]
 class Question:
     """What is compared, and what else an arm may tune.
 
-    by: a group of options (`optim`, `data/tokenizer`) or a key (`optim.hidden.lr`). For a group everything below it
-    belongs to the arm and is tuned within it.  axes: further keys, beyond learning rates, that are tuned in each arm.
+    by: a group of options (`optim`, `data/tokenizer`) or a key (`optim.hidden.lr`). For a group
+    everything below it belongs to the arm and is tuned within it.  axes: further keys, beyond
+    learning rates, that are tuned in each arm.
     """
 
     by: str
@@ -35,8 +38,12 @@ class Question:
         return self.by.replace("/", ".")
 
     def is_tuned(self, key: str) -> bool:
-        """Whether each arm may have its own best value of a key: learning rates, what is below `by`, and the axes."""
-        return bool(LEARNING_RATE.fullmatch(key)) or any(_below(key, node) for node in (self.node, *self.axes))
+        """Whether each arm may have its own best value of a key: learning rates, what is below
+        `by`, and the axes.
+        """
+        return bool(LEARNING_RATE.fullmatch(key)) or any(
+            _below(key, node) for node in (self.node, *self.axes)
+        )
 
     def signature(self, run: Run) -> dict[str, str]:
         """What must be equal in a group, as JSON."""
@@ -49,19 +56,29 @@ class Question:
         if _below(self.node, "data.tokenizer"):
             shared["validation bytes"] = json.dumps(data.get("val_bytes"))
         elif _below(self.node, "data"):
-            shared["validation tokens"] = json.dumps(data.get("val_fingerprint", data["fingerprint"])[:12])
+            shared["validation tokens"] = json.dumps(
+                data.get("val_fingerprint", data["fingerprint"])[:12]
+            )
         else:
             shared["tokens"] = json.dumps(data["fingerprint"][:12])
         return shared
 
     def setting(self, run: Run) -> Key:
         """The tuned values of a run: what is chosen on tuning seeds."""
-        tuned = {key: value for key, value in run.flat_identity.items() if self.is_tuned(key) and key != self.node}
-        return tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in tuned.items()))
+        tuned = {
+            key: value
+            for key, value in run.flat_identity.items()
+            if self.is_tuned(key) and key != self.node
+        }
+        return tuple(
+            sorted((key, json.dumps(value, sort_keys=True)) for key, value in tuned.items())
+        )
 
     @property
     def metric(self) -> str:
-        """nats per token compare only one tokenizer with itself; bits per byte also cross tokenizers."""
+        """nats per token compare only one tokenizer with itself; bits per byte also cross
+        tokenizers.
+        """
         return "val_bits_per_byte" if _below(self.node, "data.tokenizer") else "val_loss"
 
 
@@ -86,7 +103,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Axis:
-    """A tuned value that differs between the settings of an arm. Keys that move together are one axis."""
+    """A tuned value that differs between the settings of an arm. Keys that move together are one
+    axis.
+    """
 
     name: str
     keys: tuple[str, ...]
@@ -118,7 +137,9 @@ class Arm:
         """What differs between this arm's settings."""
         settings = list(self.settings.values())
         keys = sorted({key for setting in settings for key, _ in setting.key})
-        columns = {key: tuple(json.dumps(setting.value(key)) for setting in settings) for key in keys}
+        columns = {
+            key: tuple(json.dumps(setting.value(key)) for setting in settings) for key in keys
+        }
         moving: dict[tuple[int, ...], list[str]] = {}
         for key, column in columns.items():
             if len(set(column)) > 1:
@@ -127,16 +148,23 @@ class Arm:
 
     def _axis(self, partition: tuple[int, ...], keys: list[str], settings: list[Setting]) -> Axis:
         for typed in TYPED_AXES if any(LEARNING_RATE.fullmatch(key) for key in keys) else ():
-            found = [{json.dumps(run.flat_config.get(typed)) for run in s.all_runs} for s in settings]
+            found = [
+                {json.dumps(run.flat_config.get(typed)) for run in s.all_runs} for s in settings
+            ]
             column = tuple(next(iter(values)) for values in found)
             if all(len(values) == 1 for values in found) and _partition(column) == partition:
-                return Axis(typed, tuple(keys), {s.key: json.loads(v) for s, v in zip(settings, column)})
+                return Axis(
+                    typed, tuple(keys), {s.key: json.loads(v) for s, v in zip(settings, column)}
+                )
         name = next((key for key in keys if ".hidden." in key), keys[0])
         return Axis(name, tuple(keys), {s.key: _hashable(s.value(name)) for s in settings})
 
     def describe(self, setting: Setting) -> str:
         """A setting by what sets it apart within its arm."""
-        return ", ".join(f"{axis.name}={show(axis.values[setting.key])}" for axis in self.axes) or "as configured"
+        return (
+            ", ".join(f"{axis.name}={show(axis.values[setting.key])}" for axis in self.axes)
+            or "as configured"
+        )
 
 
 def _partition(column: tuple[Any, ...]) -> tuple[int, ...]:
@@ -151,7 +179,9 @@ def _hashable(value: Any) -> Any:
 
 @dataclass
 class Group:
-    """Comparable runs. split: the values of the keys that set this group apart from other groups."""
+    """Comparable runs. split: the values of the keys that set this group apart from other
+    groups.
+    """
 
     question: Question
     arms: dict[str, Arm]
@@ -165,15 +195,19 @@ class Group:
 
     @property
     def first_typed(self) -> str:
-        """The arm that was typed first: Muon of `optim=muon,adamw`. Told by the oldest of the sweeps
-        that hold most arms; without one, the arm of the oldest run."""
+        """The arm that was typed first: Muon of `optim=muon,adamw`. Told by the oldest of the
+        sweeps that hold most arms; without one, the arm of the oldest run."""
         typed: dict[Path, dict[str, int]] = {}
         for name, arm in self.arms.items():
             for place in (place for run in (*arm.runs, *arm.unended) for place in run.places):
                 order = typed.setdefault(place.record, {})
                 order[name] = min(place.number, order.get(name, place.number))
         by_age = sorted(self.runs, key=lambda run: (str(run.record.get("started")), run.name))
-        ages = {place.record: age for age, run in reversed(list(enumerate(by_age))) for place in run.places}
+        ages = {
+            place.record: age
+            for age, run in reversed(list(enumerate(by_age)))
+            for place in run.places
+        }
         if typed:
             sweep = min(typed, key=lambda record: (-len(typed[record]), ages[record]))
             if len(typed[sweep]) > 1:
@@ -196,7 +230,9 @@ def _plain(value: str) -> str:
 
 @dataclass
 class Sorted:
-    """groups: with at least two arms.  single: groups with one arm.  split_keys: what set groups apart."""
+    """groups: with at least two arms.  single: groups with one arm.  split_keys: what set groups
+    apart.
+    """
 
     groups: list[Group]
     single: list[Group]
@@ -212,7 +248,9 @@ def sort_runs(question: Question, runs: list[Run]) -> Sorted:
     by_signature: dict[Key, list[Run]] = {}
     for run in runs:
         by_signature.setdefault(tuple(sorted(question.signature(run).items())), []).append(run)
-    groups = [_group(question, dict(signature), members) for signature, members in by_signature.items()]
+    groups = [
+        _group(question, dict(signature), members) for signature, members in by_signature.items()
+    ]
     keys = sorted(set().union(*(group.shared for group in groups))) if groups else []
     split_keys = [key for key in keys if len({group.shared.get(key) for group in groups}) > 1]
     for group in groups:
@@ -253,8 +291,12 @@ def _group(question: Question, shared: dict[str, str], runs: list[Run]) -> Group
     horizon = _horizons(runs)
     arms: dict[str, Arm] = {}
     duplicates = []
-    # Ended runs before the others, oldest first: a later attempt never replaces a run that diverged.
-    for run in sorted(runs, key=lambda run: (run.loss("val_loss") is None, str(run.record.get("started")), run.name)):
+    # Ended runs before the others, oldest first: a later attempt never replaces a run that
+    # diverged.
+    for run in sorted(
+        runs,
+        key=lambda run: (run.loss("val_loss") is None, str(run.record.get("started")), run.name),
+    ):
         name = arm_name(question, run)
         arm = arms.setdefault(name, Arm(name))
         tokens = horizon(run)
@@ -279,24 +321,32 @@ def _natural(item: tuple[str, Arm]) -> tuple[int, float, str]:
 
 
 def _horizons(runs: list[Run]) -> Callable[[Run], int | None]:
-    """The budget of a run in tokens; of a diverged run over epochs, that of a finished run over as many."""
+    """The budget of a run in tokens; of a diverged run over epochs, that of a finished run over as
+    many.
+    """
     known = {
         (str(run.record["identity"]["budget"]), run.tokens_per_step): run.horizon
         for run in runs
         if run.horizon is not None
     }
-    return lambda run: run.horizon or known.get((str(run.record["identity"]["budget"]), run.tokens_per_step))
+    return lambda run: (
+        run.horizon or known.get((str(run.record["identity"]["budget"]), run.tokens_per_step))
+    )
 
 
 def nearest_split(question: Question, single: list[Group]) -> list[str]:
-    """The fewest keys that keep two arms apart, each with both values, for the refusal to compare them."""
+    """The fewest keys that keep two arms apart, each with both values, for the refusal to compare
+    them.
+    """
     best: list[str] | None = None
     for index, one in enumerate(single):
         for other in single[index + 1 :]:
             (a,), (b,) = one.arms, other.arms
             if a == b:
                 continue
-            keys = sorted(k for k in one.shared | other.shared if one.shared.get(k) != other.shared.get(k))
+            keys = sorted(
+                k for k in one.shared | other.shared if one.shared.get(k) != other.shared.get(k)
+            )
             lines = [
                 f"{k} ({a}: {_plain(one.shared.get(k, 'default'))}, {b}: {_plain(other.shared.get(k, 'default'))})"
                 for k in keys

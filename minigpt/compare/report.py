@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from minigpt.compare import tables
 from minigpt.compare.caveats import caveats
 from minigpt.compare.cost import Costs
-from minigpt.compare.document import Block, Bullets, Document, Figures, Heading, Paragraph, Table, VerdictLine
+from minigpt.compare.document import (
+    Block,
+    Bullets,
+    Document,
+    Figures,
+    Heading,
+    Paragraph,
+    Table,
+    VerdictLine,
+)
 from minigpt.compare.figures import Figure
 from minigpt.compare.groups import Sorted
 from minigpt.compare.selection import FIRST_CONFIRMATION_SEED
@@ -14,7 +23,10 @@ from minigpt.compare.wording import UNITS, sentence
 
 
 def report(
-    title: str, judged: Sequence[tuple[Result, Costs, list[Figure]]], found: Sorted, others: list[str]
+    title: str,
+    judged: Sequence[tuple[Result, Costs, list[Figure]]],
+    found: Sorted,
+    others: list[str],
 ) -> Document:
     """The whole report. others: remarks on what was found and not compared."""
     document = Document(title)
@@ -24,7 +36,10 @@ def report(
         document.blocks += group_blocks(result, times, figures)
     rest = [f"{len(group.runs)} runs of one arm only: {group.title}" for group in found.single]
     if len(found.groups) + len(found.single) > 1:
-        rest.insert(0, f"runs that differ in these keys are not mixed: {', '.join(found.split_keys) or 'none'}")
+        rest.insert(
+            0,
+            f"runs that differ in these keys are not mixed: {', '.join(found.split_keys) or 'none'}",
+        )
     if rest or others:
         document.blocks.append(Bullets("Not compared", [*rest, *others]))
     document.blocks.append(
@@ -42,9 +57,15 @@ def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[Bl
     blocks: list[Block] = []
     for c in result.at_headline.comparisons:
         runs = (*c.arm.runs.values(), *c.baseline.runs.values())
-        blocks.append(VerdictLine(c.verdict, f"At {result.headline:,} tokens {sentence(c, result)}.", runs))
+        blocks.append(
+            VerdictLine(c.verdict, f"At {result.headline:,} tokens {sentence(c, result)}.", runs)
+        )
     if len(result.at_headline.comparisons) == 0:
-        blocks.append(VerdictLine("undecided", f"No ended runs of {result.baseline} and another arm at a budget.", ()))
+        blocks.append(
+            VerdictLine(
+                "undecided", f"No ended runs of {result.baseline} and another arm at a budget.", ()
+            )
+        )
     blocks.append(Paragraph(rules_text(result, unit)))
     several = len(result.at_headline.comparisons) > 1
     missing = [
@@ -64,7 +85,11 @@ def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[Bl
     if figures:
         drawn = tuple(run for arm in result.group.arms.values() for run in arm.runs)
         blocks.append(Figures(figures, drawn))
-    blocks += [tables.cost_table(result, times), tables.tuning_table(result, unit), *tables.configuration_table(result)]
+    blocks += [
+        tables.cost_table(result, times),
+        tables.tuning_table(result, unit),
+        *tables.configuration_table(result),
+    ]
     return [block for block in blocks if not (isinstance(block, Table) and not block.rows)]
 
 
@@ -75,7 +100,11 @@ def rules_text(result: Result, unit: str) -> str:
         seeds = f"seeds {', '.join(map(str, rules.confirmation_seeds))}"
     else:
         seeds = f"seeds from {FIRST_CONFIRMATION_SEED} on"
-    looks = f"; the verdict is read at {', '.join(map(str, rules.read_at))} pairs" if rules.read_at else ""
+    looks = (
+        f"; the verdict is read at {', '.join(map(str, rules.read_at))} pairs"
+        if rules.read_at
+        else ""
+    )
     return (
         f"Baseline {result.baseline}; margin of {rules.margin:g} {unit}; judged by {seeds}, tuned on the others; "
         f"{100 * rules.confidence:g} % intervals{looks}."

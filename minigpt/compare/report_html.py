@@ -1,11 +1,22 @@
-"""The report as one HTML file that needs nothing else: no script, no style sheet, no font and no image from outside."""
+"""The report as one HTML file that needs nothing else: no script, no style sheet, no font and no
+image from outside.
+"""
 
 import os
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from minigpt.compare.document import Bullets, Cell, Document, Figures, Heading, Paragraph, Table, VerdictLine
+from minigpt.compare.document import (
+    Bullets,
+    Cell,
+    Document,
+    Figures,
+    Heading,
+    Paragraph,
+    Table,
+    VerdictLine,
+)
 from minigpt.compare.report_markdown import relative
 from minigpt.study.runs import Run
 from minigpt.terminal import escape_controls
@@ -58,7 +69,9 @@ def html(document: Document, out: Path) -> str:
             body.append(f"<h{block.level}>{escape(block.text)}</h{block.level}>")
         elif isinstance(block, VerdictLine):
             kind = _link(Cell(block.kind, block.runs), sets)
-            body.append(f'<p class="verdict {CLASSES.get(block.kind, "")}"><b>{kind}</b>{escape(block.text)}</p>')
+            body.append(
+                f'<p class="verdict {CLASSES.get(block.kind, "")}"><b>{kind}</b>{escape(block.text)}</p>'
+            )
         elif isinstance(block, Bullets):
             items = "".join(f"<li>{escape(item)}</li>" for item in block.items)
             body.append(f'<h3>{escape(block.title)}</h3><ul class="doubts">{items}</ul>')
@@ -67,12 +80,20 @@ def html(document: Document, out: Path) -> str:
         elif isinstance(block, Table):
             body.append(_table(block, sets))
         elif isinstance(block, Figures):
-            drawn = (f"<figure>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>" for f in block.figures)
+            drawn = (
+                f"<figure>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>"
+                for f in block.figures
+            )
             body.append(f'<div class="figures">{"".join(drawn)}</div>')
-            body.append(f'<p class="note">Drawn from {_link(Cell(f"{len(block.runs)} runs", block.runs), sets)}.</p>')
+            body.append(
+                f'<p class="note">Drawn from {_link(Cell(f"{len(block.runs)} runs", block.runs), sets)}.</p>'
+            )
     body.append("<h2>Runs behind the numbers</h2><ol class='runs'>")
     for runs, number in sets.items():
-        links = ", ".join(f'<a href="{quote(os.fsencode(relative(run, out)))}/">{escape(run.name)}</a>' for run in runs)
+        links = ", ".join(
+            f'<a href="{quote(os.fsencode(relative(run, out)))}/">{escape(run.name)}</a>'
+            for run in runs
+        )
         body.append(f'<li id="runs-{number}">{links}</li>')
     body.append("</ol>")
     return escape_controls(
@@ -86,7 +107,10 @@ def html(document: Document, out: Path) -> str:
 
 def _table(table: Table, sets: dict[tuple[Run, ...], int]) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{_link(cell, sets)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{_link(cell, sets)}</td>" for cell in row) + "</tr>"
+        for row in table.rows
+    )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
         f"<h3>{escape(table.title)}</h3>"

@@ -4,7 +4,16 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from minigpt.compare.document import Bullets, Cell, Document, Figures, Heading, Paragraph, Table, VerdictLine
+from minigpt.compare.document import (
+    Bullets,
+    Cell,
+    Document,
+    Figures,
+    Heading,
+    Paragraph,
+    Table,
+    VerdictLine,
+)
 from minigpt.study.runs import Run
 from minigpt.terminal import escape_line
 
@@ -35,11 +44,18 @@ def markdown(document: Document, out: Path) -> str:
             lines += ["", escape(block.note)] if block.note else []
         elif isinstance(block, Figures):
             for figure in block.figures:
-                lines += ["", f"![{escape(figure.caption)}]({figure.name}.png)", "", f"*{escape(figure.caption)}*"]
+                lines += [
+                    "",
+                    f"![{escape(figure.caption)}]({figure.name}.png)",
+                    "",
+                    f"*{escape(figure.caption)}*",
+                ]
             lines += ["", f"Drawn from {_link(Cell(f'{len(block.runs)} runs', block.runs), sets)}."]
     lines += ["", "## Runs behind the numbers", ""]
     for runs, number in sets.items():
-        lines.append(f'- <a id="runs-{number}"></a>{number}: ' + ", ".join(_folder(run, out) for run in runs))
+        lines.append(
+            f'- <a id="runs-{number}"></a>{number}: ' + ", ".join(_folder(run, out) for run in runs)
+        )
     return "\n".join(map(escape_line, lines)) + "\n"
 
 
@@ -55,7 +71,11 @@ def _row(cells: list[str]) -> str:
 
 
 def _link(cell: Cell, sets: dict[tuple[Run, ...], int]) -> str:
-    return f"[{escape(cell.text)}](#runs-{sets[cell.runs]})" if cell.runs and cell.text else escape(cell.text)
+    return (
+        f"[{escape(cell.text)}](#runs-{sets[cell.runs]})"
+        if cell.runs and cell.text
+        else escape(cell.text)
+    )
 
 
 def _folder(run: Run, out: Path) -> str:

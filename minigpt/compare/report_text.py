@@ -1,6 +1,14 @@
 """The report on a terminal: verdicts first, tables as wide as they need to be."""
 
-from minigpt.compare.document import Bullets, Document, Figures, Heading, Paragraph, Table, VerdictLine
+from minigpt.compare.document import (
+    Bullets,
+    Document,
+    Figures,
+    Heading,
+    Paragraph,
+    Table,
+    VerdictLine,
+)
 from minigpt.terminal import escape_line
 
 SIGNS = {"better": "+", "worse": "-", "equivalent": "=", "no difference": "=", "undecided": "?"}
@@ -29,4 +37,7 @@ def columns(table: Table) -> list[str]:
     """A table as aligned lines."""
     rows = [table.columns, *([cell.text for cell in row] for row in table.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
-    return ["  " + "  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip() for row in rows]
+    return [
+        "  " + "  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip()
+        for row in rows
+    ]

@@ -1,4 +1,6 @@
-"""results.csv: one row for each run that was looked at, so that anybody can check or go on with other tools."""
+"""results.csv: one row for each run that was looked at, so that anybody can check or go on with
+other tools.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +12,9 @@ from minigpt.roles import ROLES
 from minigpt.study.runs import Run
 
 
-def csv_rows(judged: Iterable[Result], rest: Iterable[Group], everything: Sequence[Run]) -> list[dict[str, Any]]:
+def csv_rows(
+    judged: Iterable[Result], rest: Iterable[Group], everything: Sequence[Run]
+) -> list[dict[str, Any]]:
     """One row for each run that was looked at."""
     alone = cost.ran_alone(everything)
     rows = []
@@ -22,17 +26,33 @@ def csv_rows(judged: Iterable[Result], rest: Iterable[Group], everything: Sequen
                 for run in setting.all_runs:
                     role = "tuning" if result.rules.tunes(run.seed) else "unused"
                     role = "confirmation" if result.rules.confirms(run.seed) else role
-                    rows.append(_csv_row(run, str(number), name, arm.describe(setting), role, chosen, run in alone))
-            rows += [_csv_row(run, str(number), name, "", "not ended", False, False) for run in arm.unended]
+                    rows.append(
+                        _csv_row(
+                            run,
+                            str(number),
+                            name,
+                            arm.describe(setting),
+                            role,
+                            chosen,
+                            run in alone,
+                        )
+                    )
+            rows += [
+                _csv_row(run, str(number), name, "", "not ended", False, False)
+                for run in arm.unended
+            ]
     for group in rest:
         for name, arm in group.arms.items():
             rows += [
-                _csv_row(run, "", name, "", "not compared", False, run in alone) for run in (*arm.runs, *arm.unended)
+                _csv_row(run, "", name, "", "not compared", False, run in alone)
+                for run in (*arm.runs, *arm.unended)
             ]
     return rows
 
 
-def _csv_row(run: Run, group: str, arm: str, setting: str, role: str, chosen: bool, alone: bool) -> dict[str, Any]:
+def _csv_row(
+    run: Run, group: str, arm: str, setting: str, role: str, chosen: bool, alone: bool
+) -> dict[str, Any]:
     summary, record = run.summary or {}, run.record
     learning_rates = {f"optim.{role}.lr": run.decided(f"optim.{role}.lr") for role in ROLES}
     return {
@@ -47,13 +67,25 @@ def _csv_row(run: Run, group: str, arm: str, setting: str, role: str, chosen: bo
         "budget_tokens": run.horizon,
         **{
             key: summary.get(key)
-            for key in ("step", "tokens", "val_loss", "val_bits_per_byte", "train_time_s", "tokens_per_s")
+            for key in (
+                "step",
+                "tokens",
+                "val_loss",
+                "val_bits_per_byte",
+                "train_time_s",
+                "tokens_per_s",
+            )
         },
         "step_time_s": run.step_time_s,
         "ran_alone": alone,
         **{
             key: summary.get(key)
-            for key in ("parameters", "flops_per_token", "optimizer_flops_share", "optimizer_state_bytes")
+            for key in (
+                "parameters",
+                "flops_per_token",
+                "optimizer_flops_share",
+                "optimizer_state_bytes",
+            )
         },
         **{key: record["chosen"].get(key) for key in ("device", "precision", "compile", "threads")},
         "host": record["hardware"].get("host"),

@@ -1,6 +1,8 @@
-"""The formulas of a comparison, each with its source. Plain numbers in, plain numbers out, never NaN.
+"""The formulas of a comparison, each with its source. Plain numbers in, plain numbers out, never
+NaN.
 
-Quantiles come from scipy.special, which loads in a tenth of the time of scipy.stats; the tests check them against it.
+Quantiles come from scipy.special, which loads in a tenth of the time of scipy.stats; the tests
+check them against it.
 """
 
 import math
@@ -19,7 +21,8 @@ ROUNDING = 1e-12  # a spread this small, relative to the values, is rounding and
 class Interval:
     """A mean of n values with its two-sided t interval; infinitely wide for a single value.
 
-    sd: standard deviation of the values (n - 1 in the denominator), 0 where they vary by rounding only.
+    sd: standard deviation of the values (n - 1 in the denominator), 0 where they vary by rounding
+        only.
     """
 
     mean: float
@@ -39,7 +42,8 @@ class Interval:
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """mean -+ t(n-1) sd / sqrt(n): Student (1908), The probable error of a mean, Biometrika 6. Values must be finite.
+    """mean -+ t(n-1) sd / sqrt(n): Student (1908), The probable error of a mean, Biometrika 6.
+    Values must be finite.
 
     On paired differences this is the paired t interval.
     """
@@ -60,10 +64,12 @@ def t_quantile(confidence: float, df: float) -> float:
 
 
 def p_value(interval: Interval, margin: float = 0.0) -> float:
-    """Two-sided p of |true mean| <= margin: twice the smaller tail of the t distribution, at the nearer margin.
+    """Two-sided p of |true mean| <= margin: twice the smaller tail of the t distribution, at the
+    nearer margin.
 
-    At margin 0 it is the p of Student's paired t test. It is at most 0.05 exactly where the 95 % interval lies beyond
-    the margin. 1 where there is nothing to test (one value, or values that do not vary).
+    At margin 0 it is the p of Student's paired t test. It is at most 0.05 exactly where the 95 %
+    interval lies beyond the margin. 1 where there is nothing to test (one value, or values that do
+    not vary).
     """
     if interval.n < 2 or interval.constant:
         return 1.0
@@ -72,10 +78,11 @@ def p_value(interval: Interval, margin: float = 0.0) -> float:
 
 
 def equivalence_p_value(interval: Interval, margin: float) -> float:
-    """p of |true mean| >= margin: two one-sided tests, Schuirmann (1987), J. Pharmacokinet. Biopharm. 15.
+    """p of |true mean| >= margin: two one-sided tests, Schuirmann (1987), J. Pharmacokinet.
+    Biopharm. 15.
 
-    Doubled, so that it is at most 0.05 exactly where the 95 % interval (not the usual 90 %) lies within the margin:
-    one interval serves all three verdicts.
+    Doubled, so that it is at most 0.05 exactly where the 95 % interval (not the usual 90 %) lies
+    within the margin: one interval serves all three verdicts.
     """
     if margin <= 0 or interval.n < 2:
         return 1.0
@@ -86,7 +93,9 @@ def equivalence_p_value(interval: Interval, margin: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p of several tests: Holm (1979), A simple sequentially rejective procedure, Scand. J. Statist. 6."""
+    """Adjusted p of several tests: Holm (1979), A simple sequentially rejective procedure, Scand.
+    J. Statist. 6.
+    """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -95,26 +104,36 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Pearson's correlation of pairs; None where one side does not vary or there are fewer than three."""
+    """Pearson's correlation of pairs; None where one side does not vary or there are fewer than
+    three.
+    """
     a, b = t_interval(x), t_interval(y)
     if a.n < 3 or a.sd == 0 or b.sd == 0:
         return None
-    covariance = float(np.mean((np.asarray(x) - a.mean) * (np.asarray(y) - b.mean))) * a.n / (a.n - 1)
+    covariance = (
+        float(np.mean((np.asarray(x) - a.mean) * (np.asarray(y) - b.mean))) * a.n / (a.n - 1)
+    )
     return max(-1.0, min(1.0, covariance / (a.sd * b.sd)))
 
 
 def detectable_difference(sd: float, n: int, confidence: float = 0.95) -> float | None:
-    """The true difference that n pairs of this spread show in 8 of 10 studies: noncentral t, e.g. Cohen (1988)."""
+    """The true difference that n pairs of this spread show in 8 of 10 studies: noncentral t, e.g.
+    Cohen (1988).
+    """
     if n < 2 or sd == 0:
         return None
     return float(nctdtrinc(n - 1, 1 - POWER, t_quantile(confidence, n - 1))) * sd / math.sqrt(n)
 
 
-def pairs_to_decide(interval: Interval, margin: float, least: int, confidence: float = 0.95) -> int | None:
-    """The pairs with which 8 of 10 studies would decide, if the observed mean and spread were the true ones.
+def pairs_to_decide(
+    interval: Interval, margin: float, least: int, confidence: float = 0.95
+) -> int | None:
+    """The pairs with which 8 of 10 studies would decide, if the observed mean and spread were the
+    true ones.
 
-    Decide: the interval lies beyond the margin (noncentral t), or within it (Schuirmann's test with the t quantile,
-    and the normal distribution for the mean). None: more than MOST_PAIRS, or no spread to judge by.
+    Decide: the interval lies beyond the margin (noncentral t), or within it (Schuirmann's test with
+    the t quantile, and the normal distribution for the mean). None: more than MOST_PAIRS, or no
+    spread to judge by.
     """
     if interval.n < 2 or interval.constant:
         return None
@@ -126,12 +145,15 @@ def pairs_to_decide(interval: Interval, margin: float, least: int, confidence: f
     if margin > abs(interval.mean):
         room = margin / error - quantile
         decided = ndtr(room - interval.mean / error) + ndtr(room + interval.mean / error) - 1
-    enough = n[np.nan_to_num(decided, nan=1.0) >= POWER]  # nctdtr gives NaN far out in the tail, where power is 1
+    # nctdtr gives NaN far out in the tail, where power is 1
+    enough = n[np.nan_to_num(decided, nan=1.0) >= POWER]
     return int(enough[0]) if len(enough) else None
 
 
 def sum_interval(parts: Sequence[Interval], confidence: float = 0.95) -> Interval:
-    """The interval of a sum of independent means: Welch (1947), Satterthwaite (1946), Biometrics Bulletin 2."""
+    """The interval of a sum of independent means: Welch (1947), Satterthwaite (1946), Biometrics
+    Bulletin 2.
+    """
     mean = sum(part.mean for part in parts)
     errors = [part.standard_error for part in parts]
     variance = sum(error**2 for error in errors)

@@ -1,7 +1,9 @@
-"""A sweep seen from outside: what is done, running, failed or waiting, the best so far, and when it may end.
+"""A sweep seen from outside: what is done, running, failed or waiting, the best so far, and when it
+may end.
 
-Only reads: the record of a sweep (`<output_dir>/sweeps/*.json`, written when it starts), run folders, and the kernel's
-word on their locks. Without a record there is nothing to wait for, and the runs that exist are shown.
+Only reads: the record of a sweep (`<output_dir>/sweeps/*.json`, written when it starts), run
+folders, and the kernel's word on their locks. Without a record there is nothing to wait for, and
+the runs that exist are shown.
 """
 
 import os
@@ -78,26 +80,46 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
             try:
                 record = read_sweep(file)
             except UnreadableError as error:
-                found.append(Sweep(f"{file.name}: not a record of a sweep that this minigpt reads: {error.why}"))
+                found.append(
+                    Sweep(
+                        f"{file.name}: not a record of a sweep that this minigpt reads: {error.why}"
+                    )
+                )
                 continue
             jobs = [_job(path, job.folder, job.overrides, job.failed) for job in record.jobs]
             recorded |= {(path / job.name).resolve() for job in jobs if job.name}
-            jobs = [job for job, typed in zip(jobs, record.jobs, strict=True) if study in (None, typed.study)]
+            jobs = [
+                job
+                for job, typed in zip(jobs, record.jobs, strict=True)
+                if study in (None, typed.study)
+            ]
             if jobs or study in (None, record.study):
-                found.append(Sweep(f"{record.study or file.stem}  ({' '.join(record.command)})", jobs))
-    rest = [folder for path in paths for folder in run_folders(path) if folder.resolve() not in recorded]
+                found.append(
+                    Sweep(f"{record.study or file.stem}  ({' '.join(record.command)})", jobs)
+                )
+    rest = [
+        folder for path in paths for folder in run_folders(path) if folder.resolve() not in recorded
+    ]
     jobs = [_job(folder.parent, folder.name, (), None) for folder in rest]
-    jobs = [job for job in jobs if study is None or (job.run is not None and study in job.run.studies)]
+    jobs = [
+        job for job in jobs if study is None or (job.run is not None and study in job.run.studies)
+    ]
     if jobs:
         found.append(Sweep("runs outside recorded sweeps" if found else "runs", jobs))
     if not found:
         what = f"of study {study}" if study else "no runs and no sweeps"
-        raise ConfigError(f"nothing to show: {', '.join(map(str, paths))}: {what} (start one: python train.py -m ...)")
+        raise ConfigError(
+            f"nothing to show: {', '.join(map(str, paths))}: {what} (start one: python train.py -m ...)"
+        )
     return found
 
 
-def _job(output: Path, name: str | None, overrides: tuple[str, ...], failure: dict[str, Any] | None) -> Job:
-    """name: of the run folder, None until the job has been composed.  failure: as the record of the sweep has it."""
+def _job(
+    output: Path, name: str | None, overrides: tuple[str, ...], failure: dict[str, Any] | None
+) -> Job:
+    """name: of the run folder, None until the job has been composed.  failure: as the record of the
+    sweep has it.
+    """
     if name is None:
         return Job("", overrides, None, failure)
     folder, run, unreadable = folder_of(output, name), None, ""
@@ -124,7 +146,9 @@ def _shorten(jobs: Sequence[Job]) -> None:
     """Call jobs by the overrides that not all of them have."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
-        job.label = " ".join(override for override in job.overrides if override not in common) or job.name
+        job.label = (
+            " ".join(override for override in job.overrides if override not in common) or job.name
+        )
 
 
 def _sweep_lines(sweep: Sweep, by: str) -> list[str]:
@@ -141,7 +165,12 @@ def _sweep_lines(sweep: Sweep, by: str) -> list[str]:
         )
     for job in counts["running"]:
         lines.append(f"  running      {job.label}  {progress(job.run)}")
-    for job in [*counts["failed"], *counts["unreadable"], *counts["diverged"], *counts["interrupted"]]:
+    for job in [
+        *counts["failed"],
+        *counts["unreadable"],
+        *counts["diverged"],
+        *counts["interrupted"],
+    ]:
         lines.append(f"  {job.state:<11}  {job.label}  {reason(job)}".rstrip())
     for job in counts[CHANGED]:
         assert job.run is not None
@@ -168,7 +197,9 @@ def reason(job: Job) -> str:
     if job.unreadable:
         return job.unreadable
     if job.failure is not None and job.state == "failed":
-        return f"{'; '.join(job.failure['error'].splitlines())} (exit code {job.failure['exit_code']})"
+        return (
+            f"{'; '.join(job.failure['error'].splitlines())} (exit code {job.failure['exit_code']})"
+        )
     if job.run is not None and job.state == "diverged" and job.run.summary is not None:
         return f"at step {job.run.summary.get('step')}"
     return progress(job.run) if job.state == "interrupted" else ""
@@ -192,12 +223,15 @@ def best(done: Sequence[Job], by: str) -> list[tuple[str, Job, float]]:
 def seconds_left(jobs: Sequence[Job]) -> float | None:
     """Work that is left, in seconds of one job at a time; None before any job has finished.
 
-    A job takes as long as finished ones that differ only in the seed took, else as long as the median of all.
+    A job takes as long as finished ones that differ only in the seed took, else as long as the
+    median of all.
     """
     took: dict[tuple[str, ...], list[float]] = {}
     for job in jobs:
         if job.run is not None and job.run.summary is not None and job.run.status == "finished":
-            took.setdefault(job.kind, []).append(job.run.own_share * sum(job.run.summary["seconds"].values()))
+            took.setdefault(job.kind, []).append(
+                job.run.own_share * sum(job.run.summary["seconds"].values())
+            )
     if not took:
         return None
     everything = [seconds for values in took.values() for seconds in values]

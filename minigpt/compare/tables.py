@@ -20,23 +20,46 @@ def arms_table(result: Result, unit: str) -> Table:
         found, choice = result.at_headline.evidence.get(name), result.choices.get(name)
         everything = (*arm.runs, *arm.unended)
         tuning = tuple(run for score in (choice.scores if choice else ()) for run in score.runs)
-        diverged = "" if found is None or not found.diverged else f", {len(found.diverged)} diverged"
+        diverged = (
+            "" if found is None or not found.diverged else f", {len(found.diverged)} diverged"
+        )
         rows.append(
             [
                 Cell(name + (" (baseline)" if name == result.baseline else "")),
                 Cell(arm.describe(choice.setting) if choice else "not chosen: no tuning seeds"),
-                Cell(f"{len(choice.scores)} settings, {len(tuning)} runs" if choice and tuning else "none", tuning),
+                Cell(
+                    f"{len(choice.scores)} settings, {len(tuning)} runs"
+                    if choice and tuning
+                    else "none",
+                    tuning,
+                ),
                 Cell("no run" if found is None else plain(found.interval), _runs(found)),
                 Cell(
-                    f"{found.interval.sd:.4f}" if found and found.interval and found.interval.n > 1 else "",
+                    f"{found.interval.sd:.4f}"
+                    if found and found.interval and found.interval.n > 1
+                    else "",
                     _runs(found),
                 ),
-                Cell("" if found is None else f"{len(found.losses)} {found.kind}{diverged}", _runs(found)),
-                Cell(f"{len(everything)} ({duration(sum(run.spent_s for run in everything))})", everything),
+                Cell(
+                    "" if found is None else f"{len(found.losses)} {found.kind}{diverged}",
+                    _runs(found),
+                ),
+                Cell(
+                    f"{len(everything)} ({duration(sum(run.spent_s for run in everything))})",
+                    everything,
+                ),
             ]
         )
     confidence = f"{100 * result.rules.confidence:g} %"
-    columns = ["arm", "setting", "tuned over", f"loss ({confidence})", "seed sd", "judged by", "runs spent"]
+    columns = [
+        "arm",
+        "setting",
+        "tuned over",
+        f"loss ({confidence})",
+        "seed sd",
+        "judged by",
+        "runs spent",
+    ]
     return Table(f"Arms at {result.headline:,} tokens, {unit}", columns, rows)
 
 
@@ -64,7 +87,17 @@ def differences_table(result: Result, unit: str) -> Table:
                 ]
             )
     confidence = f"{100 * result.rules.confidence:g} %"
-    columns = ["tokens", "arm", f"difference ({confidence})", "p", "p of claim", "pairs", "r", "detectable", "verdict"]
+    columns = [
+        "tokens",
+        "arm",
+        f"difference ({confidence})",
+        "p",
+        "p of claim",
+        "pairs",
+        "r",
+        "detectable",
+        "verdict",
+    ]
     arms = len(result.at_headline.comparisons)
     note = (
         f"difference: arm minus {result.baseline}, {unit}; p: two-sided, of no difference; p of claim: of lying beyond "
@@ -82,7 +115,10 @@ def equal_loss_table(result: Result, times: Costs) -> Table:
         r = cost.ratios(found, result, times)
         runs = tuple(found.runs)
         timed = tuple(
-            run for name in (found.arm, found.baseline) if (t := times.step_times.get(name)) for run in t.runs
+            run
+            for name in (found.arm, found.baseline)
+            if (t := times.step_times.get(name))
+            for run in t.runs
         )
         between = " to ".join(f"{tokens:,}" for tokens in found.ratio.used)
         rows.append(
@@ -92,7 +128,10 @@ def equal_loss_table(result: Result, times: Costs) -> Table:
                 Cell(ratio_text(found, 1.0, r.tokens), runs),
                 Cell(ratio_text(found, r.steps, _shifted(r.tokens, r.steps)), runs),
                 Cell(ratio_text(found, r.flops, _shifted(r.tokens, r.flops)), runs),
-                Cell(ratio_text(found, r.seconds, r.seconds_log), (*runs, *timed) if r.seconds else ()),
+                Cell(
+                    ratio_text(found, r.seconds, r.seconds_log),
+                    (*runs, *timed) if r.seconds else (),
+                ),
                 Cell(between, runs),
                 Cell(str(found.ratio.n), runs),
             ]
@@ -107,7 +146,16 @@ def equal_loss_table(result: Result, times: Costs) -> Table:
             else f"; here {times.why_no_times or 'unknown'}."
         )
     )
-    columns = [f"{result.baseline}'s tokens", "arm", "tokens", "steps", "FLOPs", "seconds", "bracketed by", "seeds"]
+    columns = [
+        f"{result.baseline}'s tokens",
+        "arm",
+        "tokens",
+        "steps",
+        "FLOPs",
+        "seconds",
+        "bracketed by",
+        "seeds",
+    ]
     return Table(f"Budget to {result.baseline}'s final loss", columns, rows, note)
 
 
@@ -121,7 +169,9 @@ def _shifted(log: Interval | None, factor: float | None) -> Interval | None:
 def cost_table(result: Result, times: Costs) -> Table:
     rows = []
     for name, found in result.at_headline.evidence.items():
-        run = next((run for run in found.runs.values() if run.summary and run.status == "finished"), None)
+        run = next(
+            (run for run in found.runs.values() if run.summary and run.status == "finished"), None
+        )
         if run is None or run.summary is None:
             continue
         time, parts = times.step_times.get(name), cost.breakdown(_runs(found))
@@ -140,9 +190,22 @@ def cost_table(result: Result, times: Costs) -> Table:
             ]
         )
     parts_names = [part.replace("_", " and ") + " s" for part in cost.PARTS]
-    columns = ["arm", "parameters", "FLOPs/token", "optimizer FLOPs", "state MiB", "step ms", "tokens/s", *parts_names]
+    columns = [
+        "arm",
+        "parameters",
+        "FLOPs/token",
+        "optimizer FLOPs",
+        "state MiB",
+        "step ms",
+        "tokens/s",
+        *parts_names,
+    ]
     return Table(
-        "What a run costs", columns, rows, "Seconds: mean over the runs of the table above, as measured.", detail=True
+        "What a run costs",
+        columns,
+        rows,
+        "Seconds: mean over the runs of the table above, as measured.",
+        detail=True,
     )
 
 
@@ -175,12 +238,16 @@ def tuning_table(result: Result, unit: str) -> Table:
                 ]
             )
     note = "Chosen is the lowest mean over the tuning seeds. A setting that diverged on one of them comes last."
-    return Table(f"Tuning, {unit}", ["arm", "setting", "mean loss", "seeds", ""], rows, note, detail=True)
+    return Table(
+        f"Tuning, {unit}", ["arm", "setting", "mean loss", "seeds", ""], rows, note, detail=True
+    )
 
 
 def configuration_table(result: Result) -> list[Table]:
     """Identity keys in which the judged settings differ, one column an arm."""
-    runs = {name: next(iter(found.runs.values())) for name, found in result.at_headline.evidence.items()}
+    runs = {
+        name: next(iter(found.runs.values())) for name, found in result.at_headline.evidence.items()
+    }
     flat = {name: run.flat_identity for name, run in runs.items()}
     keys = sorted(set().union(*flat.values()) - {"seed"})
     rows = [

@@ -16,10 +16,12 @@ MIN_PAIRS = 8  # fewer leave the spread itself too uncertain to claim anything
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm held against the baseline at one budget. Differences are arm minus baseline: below 0 the arm is better.
+    """An arm held against the baseline at one budget. Differences are arm minus baseline: below 0
+    the arm is better.
 
-    seeds: of the pairs.  interval: of the finite differences, None without any.  p: two-sided, of no difference at
-    all; p_holm: of the verdict's claim, adjusted for the number of arms.  verdict: better, worse, equivalent,
+    seeds: of the pairs.  interval: of the finite differences, None without any.  p: two-sided, of
+    no difference at all; p_holm: of the verdict's claim, adjusted for the number of arms.  verdict:
+    better, worse, equivalent,
     no difference or undecided.  why: a clause.  missing: what a claim still needs.
     """
 
@@ -48,7 +50,9 @@ class AtHorizon:
 
 @dataclass
 class Result:
-    """The judged group. horizons: by budget.  headline: the one whose verdict counts.  baseline: the arm's name."""
+    """The judged group. horizons: by budget.  headline: the one whose verdict counts.  baseline:
+    the arm's name.
+    """
 
     group: Group
     rules: Rules
@@ -71,9 +75,13 @@ def judge(group: Group, rules: Rules, notes: Sequence[str] = ()) -> Result | Non
     """
     baseline = rules.baseline if rules.baseline is not None else group.first_typed
     if baseline not in group.arms:
-        raise ConfigError(f"no such arm: --baseline {baseline} (arms of {group.question.by}: {', '.join(group.arms)})")
+        raise ConfigError(
+            f"no such arm: --baseline {baseline} (arms of {group.question.by}: {', '.join(group.arms)})"
+        )
     metric = group.question.metric
-    budgets = sorted({h for arm in group.arms.values() for s in arm.settings.values() for h in s.runs})
+    budgets = sorted(
+        {h for arm in group.arms.values() for s in arm.settings.values() for h in s.runs}
+    )
     found: dict[int, dict[str, Evidence]] = {}
     for horizon in budgets:
         for name, arm in group.arms.items():
@@ -84,11 +92,20 @@ def judge(group: Group, rules: Rules, notes: Sequence[str] = ()) -> Result | Non
     common = [h for h, arms in found.items() if baseline in arms and len(arms) > 1]
     if not common:
         return None
-    headline = max(common, key=lambda h: (sum(e.kind != "tuning" and len(e.runs) > 1 for e in found[h].values()), h))
+    headline = max(
+        common,
+        key=lambda h: (sum(e.kind != "tuning" and len(e.runs) > 1 for e in found[h].values()), h),
+    )
     horizons = {h: AtHorizon(h, found[h], _compare_all(found[h], baseline, rules)) for h in found}
     choices = {name: choose(arm, headline, rules, metric) for name, arm in group.arms.items()}
     result = Result(
-        group, rules, baseline, {name: c for name, c in choices.items() if c}, horizons, headline, notes=list(notes)
+        group,
+        rules,
+        baseline,
+        {name: c for name, c in choices.items() if c},
+        horizons,
+        headline,
+        notes=list(notes),
     )
     result.equal_loss = _equal_loss(result, metric)
     return result
@@ -100,16 +117,24 @@ def _compare_all(found: dict[str, Evidence], baseline: str, rules: Rules) -> tup
         return ()
     arms = [arm for name, arm in found.items() if name != baseline]
     pairs = [_paired(arm, found[baseline], rules) for arm in arms]
-    claims = statistics.holm([statistics.p_value(i, rules.margin) if i else 1.0 for _, i, _ in pairs])
-    alike = statistics.holm([statistics.equivalence_p_value(i, rules.margin) if i else 1.0 for _, i, _ in pairs])
+    claims = statistics.holm(
+        [statistics.p_value(i, rules.margin) if i else 1.0 for _, i, _ in pairs]
+    )
+    alike = statistics.holm(
+        [statistics.equivalence_p_value(i, rules.margin) if i else 1.0 for _, i, _ in pairs]
+    )
     return tuple(
         _compare(arm, found[baseline], pair, claim, same, rules)
         for arm, pair, claim, same in zip(arms, pairs, claims, alike)
     )
 
 
-def _paired(arm: Evidence, baseline: Evidence, rules: Rules) -> tuple[tuple[int, ...], Interval | None, float | None]:
-    """Common seeds with a finite loss on both sides, the interval of their differences, and the correlation."""
+def _paired(
+    arm: Evidence, baseline: Evidence, rules: Rules
+) -> tuple[tuple[int, ...], Interval | None, float | None]:
+    """Common seeds with a finite loss on both sides, the interval of their differences, and the
+    correlation.
+    """
     seeds = tuple(
         seed
         for seed in sorted(arm.losses.keys() & baseline.losses.keys())
@@ -120,8 +145,13 @@ def _paired(arm: Evidence, baseline: Evidence, rules: Rules) -> tuple[tuple[int,
     a, b = [arm.losses[seed] for seed in seeds], [baseline.losses[seed] for seed in seeds]
     differences = [x - y for x, y in zip(a, b)]
     interval = statistics.t_interval(differences, rules.confidence)
-    if interval.sd <= statistics.ROUNDING * max(map(abs, (*a, *b))):  # what is left of subtracting equal numbers
-        mean = 0.0 if abs(interval.mean) <= statistics.ROUNDING * max(map(abs, (*a, *b))) else interval.mean
+    # what is left of subtracting equal numbers
+    if interval.sd <= statistics.ROUNDING * max(map(abs, (*a, *b))):
+        mean = (
+            0.0
+            if abs(interval.mean) <= statistics.ROUNDING * max(map(abs, (*a, *b)))
+            else interval.mean
+        )
         if interval.n > 1:
             interval = Interval(mean, mean, mean, 0.0, interval.n)
     return seeds, interval, statistics.correlation(a, b)
@@ -170,7 +200,8 @@ def _verdict(
 ) -> tuple[str, str]:
     """better, worse, equivalent, no difference or undecided, and why.
 
-    A diverged seed counts against its arm: that arm can be found worse, and never better or equivalent.
+    A diverged seed counts against its arm: that arm can be found worse, and never better or
+        equivalent.
     """
     if interval is None:
         both = arm.losses.keys() & baseline.losses.keys()
@@ -182,7 +213,10 @@ def _verdict(
         if interval.mean == 0 and not arm.diverged and not baseline.diverged:
             return "no difference", f"all {interval.n} pairs are equal"
         if interval.mean != 0:
-            return "undecided", f"all {interval.n} pairs differ by exactly as much: the seeds repeat one measurement"
+            return (
+                "undecided",
+                f"all {interval.n} pairs differ by exactly as much: the seeds repeat one measurement",
+            )
     if not claimable:
         return "undecided", "too little for a claim"
     better = claim <= rules.alpha and interval.mean < 0
@@ -195,12 +229,17 @@ def _verdict(
     if alike <= rules.alpha:
         return "equivalent", f"the interval lies within the margin of {rules.margin:g}"
     if interval.high < -rules.margin or interval.low > rules.margin:
-        return "undecided", "the interval alone would do, but not after Holm's adjustment for several arms"
+        return (
+            "undecided",
+            "the interval alone would do, but not after Holm's adjustment for several arms",
+        )
     inside = "overlaps the margin" if rules.margin else "contains 0"
     return "undecided", f"the interval {inside}"
 
 
-def _missing(arm: Evidence, baseline: Evidence, seeds: tuple[int, ...], rules: Rules) -> tuple[str, ...]:
+def _missing(
+    arm: Evidence, baseline: Evidence, seeds: tuple[int, ...], rules: Rules
+) -> tuple[str, ...]:
     """What a claim still needs, one clause each."""
     missing = []
     for side in (arm, baseline):
@@ -208,26 +247,39 @@ def _missing(arm: Evidence, baseline: Evidence, seeds: tuple[int, ...], rules: R
             missing.append(
                 f"confirmation seeds of {side.arm} at {side.label}, which was chosen on the very seeds shown here"
             )
-    pairs = len(seeds) + len({*arm.diverged, *baseline.diverged} & arm.losses.keys() & baseline.losses.keys())
+    pairs = len(seeds) + len(
+        {*arm.diverged, *baseline.diverged} & arm.losses.keys() & baseline.losses.keys()
+    )
     if pairs < MIN_PAIRS:
         missing.append(f"{MIN_PAIRS - pairs} more pairs of seeds: {pairs} of {MIN_PAIRS}")
     for side, other in ((arm, baseline), (baseline, arm)):
         if (alone := sorted(side.losses.keys() - other.losses.keys())) and pairs < MIN_PAIRS:
             seeds_alone = ", ".join(map(str, alone))
-            missing.append(f"{other.arm} has no ended run of seed {seeds_alone}, which {side.arm} has")
+            missing.append(
+                f"{other.arm} has no ended run of seed {seeds_alone}, which {side.arm} has"
+            )
     if rules.read_at and pairs not in rules.read_at and pairs >= MIN_PAIRS:
         declared = ", ".join(map(str, rules.read_at))
-        missing.append(f"a declared look: there are {pairs} pairs, and the verdict was to be read at {declared}")
+        missing.append(
+            f"a declared look: there are {pairs} pairs, and the verdict was to be read at {declared}"
+        )
     return tuple(missing)
 
 
 def _equal_loss(result: Result, metric: str) -> list[EqualLoss]:
-    """For every budget of the baseline, the budget with which each other arm, at its headline setting, equals it."""
+    """For every budget of the baseline, the budget with which each other arm, at its headline
+    setting, equals it.
+    """
 
     def judging(name: str) -> dict[int, Evidence]:
         arm, choice = result.group.arms[name], result.choices[name]
-        proofs = [evidence(arm, choice, horizon, result.rules, metric) for horizon in sorted(choice.setting.runs)]
-        return {proof.horizon: proof for proof in proofs if proof is not None and proof.kind != "tuning"}
+        proofs = [
+            evidence(arm, choice, horizon, result.rules, metric)
+            for horizon in sorted(choice.setting.runs)
+        ]
+        return {
+            proof.horizon: proof for proof in proofs if proof is not None and proof.kind != "tuning"
+        }
 
     found = []
     targets = judging(result.baseline) if result.baseline in result.choices else {}
@@ -237,6 +289,9 @@ def _equal_loss(result: Result, metric: str) -> list[EqualLoss]:
         for horizon, target in targets.items():
             ratio = budget_to_equal_loss(target.losses, horizon, losses, result.rules.confidence)
             if ratio is not None:
-                runs = [*target.runs.values(), *(run for used in ratio.used for run in curve[used].runs.values())]
+                runs = [
+                    *target.runs.values(),
+                    *(run for used in ratio.used for run in curve[used].runs.values()),
+                ]
                 found.append(EqualLoss(name, result.baseline, horizon, ratio, runs))
     return sorted(found, key=lambda one: (list(result.group.arms).index(one.arm), -one.horizon))

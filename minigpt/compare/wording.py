@@ -1,4 +1,6 @@
-"""Numbers as words: intervals, p values, ratios and their bounds, durations, and the sentence of a verdict."""
+"""Numbers as words: intervals, p values, ratios and their bounds, durations, and the sentence of a
+verdict.
+"""
 
 import math
 
@@ -23,7 +25,13 @@ def sentence(c: Comparison, result: Result) -> str:
     if c.interval is not None:
         text += f": {signed(c.interval)} {unit}, {count(len(c.seeds), 'pair')}"
     text += f"; {c.why}"
-    hopeless = c.interval is None or c.interval.n < 2 or c.interval.constant or c.arm.diverged or c.baseline.diverged
+    hopeless = (
+        c.interval is None
+        or c.interval.n < 2
+        or c.interval.constant
+        or c.arm.diverged
+        or c.baseline.diverged
+    )
     if c.verdict != "undecided" or hopeless or c.interval is None:
         return text  # no spread to judge by, or nothing that more seeds would undo
     if c.pairs_needed is None:
@@ -58,7 +66,9 @@ def p_text(p: float) -> str:
 
 
 def ratio_text(found: EqualLoss, factor: float | None, log: Interval | None) -> str:
-    """`0.71x (0.66 to 0.76)`, or a bound. Ends of an interval outside the measured budgets are bounds too."""
+    """`0.71x (0.66 to 0.76)`, or a bound. Ends of an interval outside the measured budgets are
+    bounds too.
+    """
     if factor is None:
         return "unknown"
     ratio = found.ratio

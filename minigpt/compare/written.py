@@ -14,14 +14,18 @@ RECORD = "report.json"  # which files a report wrote here, with the SHA-256 of w
 def write_files(out: Path, files: dict[str, bytes]) -> None:
     """Write the files of a report, in place of those that an earlier one left.
 
-    Raises StorageError, with nothing written, if a file of the same name is not as a report left it: somebody wrote
-    or changed it.
+    Raises StorageError, with nothing written, if a file of the same name is not as a report left
+    it: somebody wrote or changed it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = _written(out)
         new = {name: sha256_bytes(content) for name, content in files.items()}
-        foreign = [name for name in files if os.path.lexists(out / name) and not _known(out / name, written, new[name])]
+        foreign = [
+            name
+            for name in files
+            if os.path.lexists(out / name) and not _known(out / name, written, new[name])
+        ]
         if foreign:
             raise StorageError(
                 *(
@@ -30,7 +34,8 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
                 )
             )
         both = {name: [*written.get(name, []), digest] for name, digest in new.items()}
-        _note(out, written | both)  # before them, so that a report that is killed can be written again
+        # before them, so that a report that is killed can be written again
+        _note(out, written | both)
         for name, content in files.items():
             write_atomic(out / name, content)
         _note(out, written | {name: [digest] for name, digest in new.items()})
@@ -39,7 +44,9 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
 
 
 def _written(out: Path) -> dict[str, list[str]]:
-    """What reports wrote here: name -> hashes. Raises StorageError if the list is not one of ours."""
+    """What reports wrote here: name -> hashes. Raises StorageError if the list is not one of
+    ours.
+    """
     path = out / RECORD
     try:
         found: Any = read_json(path).get("files")
@@ -48,7 +55,9 @@ def _written(out: Path) -> dict[str, list[str]]:
             return {}
         found = None
     if not (isinstance(found, dict) and all(isinstance(hashes, list) for hashes in found.values())):
-        raise StorageError(f"not written: {path}: no list of a report's files (move it away, or another --out)")
+        raise StorageError(
+            f"not written: {path}: no list of a report's files (move it away, or another --out)"
+        )
     return found
 
 

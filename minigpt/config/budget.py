@@ -1,4 +1,6 @@
-"""How long to train: tokens, steps or epochs, whichever was given, as optimizer steps. Pure arithmetic."""
+"""How long to train: tokens, steps or epochs, whichever was given, as optimizer steps. Pure
+arithmetic.
+"""
 
 import math
 from dataclasses import dataclass
@@ -35,7 +37,9 @@ class Budget:
 
 
 def accumulation_problem(batch_size: int, micro_batch_size: int) -> str | None:
-    """Why a batch cannot be cut into equal micro-batches, or None. Names both values and the nearest that work."""
+    """Why a batch cannot be cut into equal micro-batches, or None. Names both values and the
+    nearest that work.
+    """
     if batch_size % micro_batch_size == 0:
         return None
     below = batch_size - batch_size % micro_batch_size
@@ -52,11 +56,15 @@ def steps_for_tokens(tokens: int, batch_size: int, seq_len: int) -> int:
 
 
 def steps_for_epochs(epochs: float, batch_size: int, windows: int) -> int:
-    """Optimizer steps that see at least `epochs` passes over `windows` training windows; a remainder rounds up."""
+    """Optimizer steps that see at least `epochs` passes over `windows` training windows; a
+    remainder rounds up.
+    """
     return math.ceil(round(epochs * windows, 6) / batch_size)
 
 
-def remainder_notice(tokens: int | None, epochs: float | None, budget: Budget, windows: int) -> str | None:
+def remainder_notice(
+    tokens: int | None, epochs: float | None, budget: Budget, windows: int
+) -> str | None:
     """What rounding up added, for the log; None if the budget divides exactly."""
     if tokens is not None and budget.tokens != tokens:
         return (

@@ -14,7 +14,8 @@ def prepare_tokens(data: dict[str, Any], folder: Path, wait: bool = True) -> Tok
     """Open the tokens in `folder`, preparing what is missing.
 
     wait: where another process prepares them, wait for it instead of raising BusyError.
-    Raises DataError if text, tokenizer or shards are missing, damaged or not what the configuration describes.
+    Raises DataError if text, tokenizer or shards are missing, damaged or not what the configuration
+    describes.
     """
     known = signature.read_signature(identity.PREPARE).parameters
     options = {key: value for key, value in data.items() if key in known and key != "tokenizer"}

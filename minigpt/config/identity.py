@@ -1,8 +1,10 @@
-"""What a run is: the canonical values that decide its result, their hash, and a name that reads like the command.
+"""What a run is: the canonical values that decide its result, their hash, and a name that reads
+like the command.
 
-Left out is whatever only decides where and how a run is watched: device, compile, threads, micro-batch, workers,
-logger, intervals, output folders. Arguments equal to their constructor's default are left out too, so that a new
-argument orphans no old run, and numbers are typed as the constructor types them, so that 1 and 1.0 are one run.
+Left out is whatever only decides where and how a run is watched: device, compile, threads,
+micro-batch, workers, logger, intervals, output folders. Arguments equal to their constructor's
+default are left out too, so that a new argument orphans no old run, and numbers are typed as the
+constructor types them, so that 1 and 1.0 are one run.
 """
 
 import hashlib
@@ -17,11 +19,14 @@ from minigpt.roles import ROLES, scaled_lr
 PREPARE = "minigpt.data.prepare.prepare"
 ONLY_WHERE = {"out", "workers", "wait", "progress"}  # arguments of prepare that decide no byte
 DECIDING_TRAIN_KEYS = ("batch_size", "grad_clip", "document_mask", "precision", "max_bad_steps")
-OPTIONAL_TRAIN_KEYS = ("skip_spikes",)  # came later: those that are off stay out, so that older runs keep their ids
+# came later: those that are off stay out, so that older runs keep their ids
+OPTIONAL_TRAIN_KEYS = ("skip_spikes",)
 
 
 def canonical(node: Any) -> Any:
-    """A configuration node as its typed values without defaults; `_target_` stays, `_partial_` and the like go."""
+    """A configuration node as its typed values without defaults; `_target_` stays, `_partial_` and
+    the like go.
+    """
     if isinstance(node, list | tuple):
         return [canonical(item) for item in node]
     if not isinstance(node, dict):
@@ -49,7 +54,9 @@ def argument(node: dict[str, Any], name: str) -> Any:
 
 
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
-    """What decides the bytes of prepared tokens: source, tokenizer and preparation, without places and workers."""
+    """What decides the bytes of prepared tokens: source, tokenizer and preparation, without places
+    and workers.
+    """
     prepare = signature.read_signature(PREPARE).parameters
     kept = {
         key: value
@@ -60,7 +67,9 @@ def data_identity(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def optim_identity(optim: dict[str, Any]) -> dict[str, Any]:
-    """Each role's block with its lr multiplied by lr_scale, so that lr 0.02 x 2 and lr 0.04 are one run."""
+    """Each role's block with its lr multiplied by lr_scale, so that lr 0.02 x 2 and lr 0.04 are one
+    run.
+    """
     scale = optim.get("lr_scale", 1.0)
     roles = {role: dict(optim[role]) for role in ROLES if isinstance(optim.get(role), dict)}
     for block in roles.values():
@@ -73,7 +82,8 @@ def optim_identity(optim: dict[str, Any]) -> dict[str, Any]:
 def run_identity(config: dict[str, Any], weights: str | None = None) -> dict[str, Any]:
     """What decides the result of a run, from its resolved configuration.
 
-    weights: SHA-256 of what `init_from` names. The path decides nothing, and what lies there may change.
+    weights: SHA-256 of what `init_from` names. The path decides nothing, and what lies there may
+        change.
     """
     train = config["train"]
     budget = {key: train[key] for key in BUDGET_KEYS if train[key] is not None}
@@ -135,14 +145,18 @@ UNNAMED = (
 
 
 def run_name(choices: dict[str, str], overrides: list[str], explicit: str | None) -> str:
-    """A name that reads like the command: the choices, then what was overridden, shortened; at most 80 characters."""
+    """A name that reads like the command: the choices, then what was overridden, shortened; at most
+    80 characters.
+    """
     if explicit is not None:
         return explicit
     parts = [choices.get("debug"), choices.get("experiment"), choices["model"], choices["optim"]]
     parts.append(choices.get("data@stand_in", choices["data"]))
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in UNNAMED or key.startswith(tuple(f"{k}." for k in UNNAMED if k not in ("model", "optim", "data"))):
+        if key in UNNAMED or key.startswith(
+            tuple(f"{k}." for k in UNNAMED if k not in ("model", "optim", "data"))
+        ):
             continue
         last = key.rpartition(".")[2].rpartition("/")[2]
         parts.append(value if key in choices else f"{SHORT.get(last, last)}{value}")

@@ -1,6 +1,7 @@
 """Less to wait for before the first step and after the last one.
 
-Seconds below: processor time of one Zen 5 core, torch 2.13; `experiments/speed/startup.py` measures the whole.
+Seconds below: processor time of one Zen 5 core, torch 2.13; `experiments/speed/startup.py` measures
+    the whole.
 """
 
 import gc
@@ -10,7 +11,8 @@ from typing import Any
 
 
 def load_torch() -> None:
-    """Import torch without what a run does not need: 1.1 s with its share of the exit instead of 1.8.
+    """Import torch without what a run does not need: 1.1 s with its share of the exit instead of
+    1.8.
 
     Later calls cost nothing. Training then imports no compiler, which would take 1.6 s more.
     """
@@ -20,14 +22,18 @@ def load_torch() -> None:
     import torch
 
     _optimizers_without_compiler(torch.optim)
-    gc.freeze()  # no later collection, nor the one at exit, looks at the half million objects that torch is made of
+    # no later collection, nor the one at exit, looks at the half million objects that torch is made
+    # of
+    gc.freeze()
     gc.enable()
 
 
 def _optimizers_without_compiler(optim: object) -> None:
-    """Take torch's decorators off its optimizers, which tell a compiler of steps what to leave alone.
+    """Take torch's decorators off its optimizers, which tell a compiler of steps what to leave
+    alone.
 
-    We compile models, never steps, and each decorator imports torch._dynamo when it is first called.
+    We compile models, never steps, and each decorator imports torch._dynamo when it is first
+    called.
     """
     import torch
 

@@ -1,7 +1,8 @@
 """From a composed configuration to a checked plan, before anything is built or written.
 
-`check` finds all problems at once: unknown keys with the nearest valid one, wrong types, missing arguments (against
-the constructor signatures of the open groups), values out of range, and combinations that no schema can see.
+`check` finds all problems at once: unknown keys with the nearest valid one, wrong types, missing
+arguments (against the constructor signatures of the open groups), values out of range, and
+combinations that no schema can see.
 """
 
 import ast
@@ -64,12 +65,17 @@ class Plan:
         return self.config["study"] or self.choices.get("experiment")
 
 
-def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], sources: list[str]) -> Plan:
+def check(
+    cfg: DictConfig, choices: dict[str, str], overrides: list[str], sources: list[str]
+) -> Plan:
     """The plan of a run, or ConfigError with every problem found.
 
-    choices: group -> option.  overrides: as typed.  sources: folders that YAML files come from, for `budget` layers.
+    choices: group -> option.  overrides: as typed.  sources: folders that YAML files come from, for
+        `budget` layers.
     """
-    overrides = [o for o in overrides if not (o.endswith("=none") and o.partition("=")[0] not in choices)]
+    overrides = [
+        o for o in overrides if not (o.endswith("=none") and o.partition("=")[0] not in choices)
+    ]
     if cfg.get("stand_in") is not None:
         cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
     config = resolved(cfg)
@@ -88,7 +94,9 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     source = config["init_from"]
-    who = identity.run_identity(config, None if source is None else weights_id(Path(source).expanduser()))
+    who = identity.run_identity(
+        config, None if source is None else weights_id(Path(source).expanduser())
+    )
     id = identity.short_hash(who)
     name = identity.run_name(choices, overrides, config["name"])
     output = Path(config["output_dir"]).expanduser()
@@ -98,7 +106,9 @@ def check(cfg: DictConfig, choices: dict[str, str], overrides: list[str], source
 
 
 def folder_of(output: Path, id: str) -> Path | None:
-    """The folder whose run.json has this id, whatever it is called before that; or one whose run.json is damaged."""
+    """The folder whose run.json has this id, whatever it is called before that; or one whose
+    run.json is damaged.
+    """
     damaged = None
     for folder in sorted(output.glob(f"*-{id}")):
         try:
@@ -110,17 +120,22 @@ def folder_of(output: Path, id: str) -> Path | None:
 
 
 def tokens_folder(config: dict[str, Any], choices: dict[str, str]) -> Path:
-    """Where prepared tokens live: data.out, or <data_dir>/<data>-<hash of what decides the bytes>."""
+    """Where prepared tokens live: data.out, or <data_dir>/<data>-<hash of what decides the
+    bytes>.
+    """
     if config["data"].get("out"):
         return Path(config["data"]["out"]).expanduser()
     name = choices.get("data@stand_in", choices["data"])
     return (
-        Path(config["data_dir"]).expanduser() / f"{name}-{identity.short_hash(identity.data_identity(config['data']))}"
+        Path(config["data_dir"]).expanduser()
+        / f"{name}-{identity.short_hash(identity.data_identity(config['data']))}"
     )
 
 
 def weights_id(source: Path) -> str:
-    """SHA-256 of the weights file that `init_from` takes: of a run's newest checkpoint, or of an exported folder."""
+    """SHA-256 of the weights file that `init_from` takes: of a run's newest checkpoint, or of an
+    exported folder.
+    """
     why = "(a run folder, or a folder written by minigpt.export)"
     try:
         if (source / "run.json").is_file():
@@ -128,7 +143,8 @@ def weights_id(source: Path) -> str:
             why = "has no checkpoint yet (let it reach checkpoint.every, or finish)"
         else:
             found = durable.sha256_bytes(reading.read_bytes((source / checkpoint.MODEL).resolve()))
-    except (OSError, RuntimeError, reading.UnreadableError):  # before Python 3.13, a link in a circle is a RuntimeError
+    # before Python 3.13, a link in a circle is a RuntimeError
+    except (OSError, RuntimeError, reading.UnreadableError):
         found = None
     if found is None:
         raise ConfigError(f"no weights: init_from={source} {why}")
@@ -142,7 +158,9 @@ def check_group(group: str, node: Any) -> list[str]:
     extra: dict[str, signature.Parameter] = {}
     if group == "data":
         prepare = signature.read_signature(identity.PREPARE).parameters
-        extra = {name: p for name, p in list(prepare.items())[3:] if name not in ("wait", "progress")}
+        extra = {
+            name: p for name, p in list(prepare.items())[3:] if name not in ("wait", "progress")
+        }
         part = ast.parse("Callable", mode="eval").body
         extra["tokenizer"] = signature.Parameter("tokenizer", part, signature.REQUIRED)
         if node.get("tokenizer", "") is None:
@@ -168,7 +186,8 @@ def _check_node(
     except (AttributeError, ImportError) as error:
         return [f"no such class: {path}._target_={target}: {error} (check the spelling)"]
     parameters = found.parameters | extra
-    if node.get("_partial_"):  # code hands over the rest: an optimizer's parameters, the sizes of a part of the model
+    # code hands over the rest: an optimizer's parameters, the sizes of a part of the model
+    if node.get("_partial_"):
         required = [name for name, parameter in found.parameters.items() if parameter.required]
         supplied = supplied | set(required[:1] if path.startswith("optim") else required)
     known = [name for name in parameters if name not in supplied]
@@ -184,7 +203,11 @@ def _check_node(
         elif isinstance(value, dict) and "_target_" in value:
             problems += _check_node(f"{path}.{key}", value, set(), {})
         elif (expected := signature.type_problem(value, parameters[key].annotation)) is not None:
-            whole = expected.startswith("an integer") and isinstance(value, float) and value.is_integer()
+            whole = (
+                expected.startswith("an integer")
+                and isinstance(value, float)
+                and value.is_integer()
+            )
             hint = "; write it without exponent" if whole else ""
             problems.append(f"wrong type: {path}.{key}={value!r} (expects {expected}{hint})")
     for name in known:
@@ -211,7 +234,9 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
     problems += [
         f"out of range: {key} has {value.bit_length()} bits (at most 63)"
         for key, value in flat.items()
-        if isinstance(value, int) and value.bit_length() > 63 and key not in (*AT_LEAST_ONE, "seed", "train.stop_after")
+        if isinstance(value, int)
+        and value.bit_length() > 63
+        and key not in (*AT_LEAST_ONE, "seed", "train.stop_after")
     ]
     for key, choices in CHOICES.items():
         value = config["train"][key.removeprefix("train.")]
@@ -224,9 +249,13 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
         if flat[key] is not None and not flat[key] > 0:
             problems.append(f"out of range: {key}={flat[key]} (above 0, or null)")
     if flat["train.skip_spikes"] is not None and not flat["train.skip_spikes"] > 1:
-        problems.append(f"out of range: train.skip_spikes={flat['train.skip_spikes']} (above 1, or null)")
+        problems.append(
+            f"out of range: train.skip_spikes={flat['train.skip_spikes']} (above 1, or null)"
+        )
     if not config["sample"]["temperature"] >= 0:
-        problems.append(f"out of range: sample.temperature={config['sample']['temperature']} (0 is greedy)")
+        problems.append(
+            f"out of range: sample.temperature={config['sample']['temperature']} (0 is greedy)"
+        )
     for key, value in flat.items():
         if (
             key.startswith("optim.")
@@ -236,8 +265,12 @@ def check_ranges(config: dict[str, Any]) -> list[str]:
         ):
             problems.append(f"out of range: {key}={value} (at least 0)")
     problems += _check_verdict(config["verdict"])
-    if config["name"] is not None and not (NAME.fullmatch(config["name"]) and len(config["name"]) <= 120):
-        problems.append(f"bad name: name={config['name']!r} (letters, digits, '.', '_' and '-', at most 120)")
+    if config["name"] is not None and not (
+        NAME.fullmatch(config["name"]) and len(config["name"]) <= 120
+    ):
+        problems.append(
+            f"bad name: name={config['name']!r} (letters, digits, '.', '_' and '-', at most 120)"
+        )
     return problems
 
 
@@ -248,7 +281,9 @@ def _check_verdict(verdict: dict[str, Any]) -> list[str]:
         problems.append(f"out of range: verdict.margin={verdict['margin']} (at least 0)")
     both = sorted(set(verdict["tuning_seeds"] or []) & set(verdict["confirmation_seeds"] or []))
     if both:
-        problems.append(f"seeds that tune must not confirm: {both} in both lists of verdict.* (declare disjoint seeds)")
+        problems.append(
+            f"seeds that tune must not confirm: {both} in both lists of verdict.* (declare disjoint seeds)"
+        )
     looks = verdict["looks"] or []
     if looks != sorted(set(looks)) or any(look < 2 for look in looks):
         problems.append(f"out of range: verdict.looks={looks} (rising numbers of pairs, from 2 on)")
@@ -265,24 +300,36 @@ def check_together(config: dict[str, Any]) -> list[str]:
     if branch not in ("auto", "off") and not (Path(branch).expanduser() / "run.json").is_file():
         problems.append(f"no run: branch={branch} (auto, off, or the folder of a run)")
     problems += [
-        f"out of range: checkpoint.at has {step} (at least 1)" for step in config["checkpoint"]["at"] if step < 1
+        f"out of range: checkpoint.at has {step} (at least 1)"
+        for step in config["checkpoint"]["at"]
+        if step < 1
     ]
     warmup = config["schedule"].get("warmup")
     steps = identity.run_identity(config)["budget"].get("steps")
     if steps is not None and isinstance(warmup, int) and warmup >= max(steps, 1):
-        problems.append(f"warmup too long: schedule.warmup={warmup} of train.steps={steps} (below the number of steps)")
+        problems.append(
+            f"warmup too long: schedule.warmup={warmup} of train.steps={steps} (below the number of steps)"
+        )
     return [problem for problem in problems if problem]
 
 
 def _one_budget(
-    train: dict[str, Any], choices: dict[str, str], overrides: list[str], sources: list[str], problems: list[str]
+    train: dict[str, Any],
+    choices: dict[str, str],
+    overrides: list[str],
+    sources: list[str],
+    problems: list[str],
 ) -> dict[str, Any]:
     """tokens, steps and epochs with exactly one set: the one of the last layer that sets any."""
     keys = budget.BUDGET_KEYS
     typed = {
-        o.lstrip("+").partition("=")[0].removeprefix("train.") for o in overrides if o.lstrip("+").startswith("train.")
+        o.lstrip("+").partition("=")[0].removeprefix("train.")
+        for o in overrides
+        if o.lstrip("+").startswith("train.")
     }
-    layers = [("on the command line", [key for key in keys if key in typed and train[key] is not None])]
+    layers = [
+        ("on the command line", [key for key in keys if key in typed and train[key] is not None])
+    ]
     for group in ("debug", "experiment"):
         if choices.get(group):
             set_here = _budgets_in_file(f"{group}/{choices[group]}.yaml", sources)
@@ -309,9 +356,11 @@ def _budgets_in_file(name: str, sources: list[str]) -> list[str]:
 
 
 def check_built(plan: Plan) -> None:
-    """Build model, optimizers and schedule without memory (on `meta`), so that what only constructors know comes early.
+    """Build model, optimizers and schedule without memory (on `meta`), so that what only
+    constructors know comes early.
 
-    Raises ConfigError for arguments that no signature refuses (betas of 1.5, a d_model that heads do not divide).
+    Raises ConfigError for arguments that no signature refuses (betas of 1.5, a d_model that heads
+    do not divide).
     """
     startup.load_torch()
     import torch
@@ -327,7 +376,9 @@ def check_built(plan: Plan) -> None:
     _collect(problems, "train", lambda: choose_precision(cfg))
     threads, cores = cfg["train"]["threads"], os.cpu_count() or 1
     if threads is not None and threads > cores:
-        problems.append(f"too many threads: train.threads={threads} on {cores} cores (at most {cores})")
+        problems.append(
+            f"too many threads: train.threads={threads} on {cores} cores (at most {cores})"
+        )
     schedule = _collect(problems, "schedule", lambda: build(cfg["schedule"]))
     steps = plan.identity["budget"].get("steps")
     if schedule is not None and steps is not None:
@@ -337,14 +388,17 @@ def check_built(plan: Plan) -> None:
 
 
 def vocabulary(plan: Plan) -> tuple[int, str]:
-    """The size of the vocabulary as far as it is known before the text is read, and how it is known.
+    """The size of the vocabulary as far as it is known before the text is read, and how it is
+    known.
 
     Raises ConfigError or DataError for a tokenizer that cannot be.
     """
     from minigpt.data.manifest import read_manifest
 
     with suppress(DataError):  # no tokens yet
-        return read_manifest(plan.tokens_folder)["tokenizer"]["vocab_size"], "of the prepared tokens"
+        return read_manifest(plan.tokens_folder)["tokenizer"][
+            "vocab_size"
+        ], "of the prepared tokens"
     tokenizer = build(plan.config["data"]["tokenizer"])
     if tokenizer.train_bytes == 0:  # it reads no text to learn from
         return tokenizer.train(()).vocab_size, "of the tokenizer"
@@ -381,8 +435,12 @@ def build_optimizer(node: dict[str, Any], model: Any) -> Any:
     return build(node, parameters, drop=SHARED_SCALARS["optim"])
 
 
-def build(node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **supplied: Any) -> Any:
-    """The object that a checked node describes. A constructor's ValueError becomes a ConfigError."""
+def build(
+    node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **supplied: Any
+) -> Any:
+    """The object that a checked node describes. A constructor's ValueError becomes a
+    ConfigError.
+    """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -391,23 +449,33 @@ def build(node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **s
         return instantiate(node, *arguments, **supplied, _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):
-            raise ConfigError(*(f"invalid value: {line}" for line in str(error.__cause__).splitlines())) from None
+            raise ConfigError(
+                *(f"invalid value: {line}" for line in str(error.__cause__).splitlines())
+            ) from None
         raise (error.__cause__ or error) from None
 
 
 def plan_of(cfg: DictConfig) -> Plan:
-    """The plan of a composed configuration, with or without its `hydra` node (inside a job Hydra knows the rest)."""
+    """The plan of a composed configuration, with or without its `hydra` node (inside a job Hydra
+    knows the rest).
+    """
     return check(*parts_of(cfg))
 
 
 def parts_of(cfg: DictConfig) -> tuple[DictConfig, dict[str, str], list[str], list[str]]:
-    """What `check` takes: our part of a composed configuration, and choices, overrides and sources from Hydra's."""
+    """What `check` takes: our part of a composed configuration, and choices, overrides and sources
+    from Hydra's.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
     choices = choices_of(cfg, hydra)
-    overrides = [o for o in typed_of(hydra) if not (o.endswith("=none") and o.partition("=")[0] not in choices)]
+    overrides = [
+        o
+        for o in typed_of(hydra)
+        if not (o.endswith("=none") and o.partition("=")[0] not in choices)
+    ]
     return own_keys(cfg), choices, overrides, sources
 
 
@@ -440,7 +508,9 @@ def own_keys(cfg: DictConfig) -> DictConfig:
 
 
 def choices_of(cfg: DictConfig, hydra: Any) -> dict[str, str]:
-    """Group -> option. An option `none` that leaves its node empty is no choice, as if it had not been typed."""
+    """Group -> option. An option `none` that leaves its node empty is no choice, as if it had not
+    been typed.
+    """
     choices = {}
     for group, option in hydra.runtime.choices.items():
         node = str(group).replace("/", ".").partition("@")[0]

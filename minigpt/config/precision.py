@@ -1,15 +1,18 @@
-"""Device, number format and compilation of a run: a fixed rule, never a measurement, so that two jobs choose alike.
+"""Device, number format and compilation of a run: a fixed rule, never a measurement, so that two
+jobs choose alike.
 
 The rule behind `auto`:
 
     device     CUDA if there is one, else MPS, else the CPU
-    precision  CUDA: bf16 where the GPU has it (Ampere and later), else fp16. CPU: bf16 if the processor multiplies it
-               natively (avx512_bf16, amx_bf16 or Arm's bf16) and d_model >= 128, else fp32: narrower models gain less
-               (1.4x at d_model 64, 2.1x at 128, 3.5x at 512 on a CPU with avx512_bf16). MPS: fp32
-    compile    on CUDA with Triton from d_model 512 on; never on a CPU, where it costs tens of seconds and gains little
+    precision  CUDA: bf16 where the GPU has it (Ampere and later), else fp16. CPU: bf16 if the
+               processor multiplies it natively (avx512_bf16, amx_bf16 or Arm's bf16) and d_model >=
+               128, else fp32: narrower models gain less (1.4x at d_model 64, 2.1x at 128, 3.5x at
+                   512 on a CPU with avx512_bf16). MPS: fp32
+    compile    on CUDA with Triton from d_model 512 on; never on a CPU, where it costs tens of
+    seconds and gains little
 
-bf16 and fp16 mean autocast: weights, gradients and optimizer state stay fp32. fp16 always comes with a loss scaler
-that is enabled; there is no switch that could separate the two.
+bf16 and fp16 mean autocast: weights, gradients and optimizer state stay fp32. fp16 always comes
+with a loss scaler that is enabled; there is no switch that could separate the two.
 """
 
 import ctypes
@@ -54,8 +57,8 @@ class Precision:
         )
 
     def activate(self) -> None:
-        """Set this process's switches: fp32 products may use TF32 on CUDA and nothing else elsewhere; on a CPU freed
-        memory is kept.
+        """Set this process's switches: fp32 products may use TF32 on CUDA and nothing else
+        elsewhere; on a CPU freed memory is kept.
         """
         import torch
 
@@ -71,17 +74,20 @@ class Precision:
         return torch.autocast(self.device, dtype, enabled=self.precision != "fp32")
 
     def grad_scaler(self) -> "torch.amp.GradScaler":
-        """The one path of the loop: scale, unscale, step, update; passes everything through unless fp16."""
+        """The one path of the loop: scale, unscale, step, update; passes everything through unless
+        fp16.
+        """
         import torch
 
         return torch.amp.GradScaler(self.device, enabled=self.precision == "fp16")
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse large freed blocks instead of returning them to the system at once: 5 to 10 % faster steps.
+    """Let glibc reuse large freed blocks instead of returning them to the system at once: 5 to 10 %
+    faster steps.
 
-    By default each tensor above 32 MB is mapped anew, and the kernel clears it page by page; peak memory is the same.
-    Does nothing with another C library.
+    By default each tensor above 32 MB is mapped anew, and the kernel clears it page by page; peak
+    memory is the same. Does nothing with another C library.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     with suppress(OSError, AttributeError):
@@ -90,16 +96,23 @@ def keep_freed_memory() -> None:
         library.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def choose(device: str = "auto", precision: str = "auto", compile: bool | str = "auto", *, d_model: int) -> Precision:
-    """Resolve the three `auto`s and check what was asked for; arguments as in train.device, precision, compile.
+def choose(
+    device: str = "auto", precision: str = "auto", compile: bool | str = "auto", *, d_model: int
+) -> Precision:
+    """Resolve the three `auto`s and check what was asked for; arguments as in train.device,
+    precision, compile.
 
     Raises ConfigError, naming every problem, for a device, precision or compiler that is not there.
     """
     problems = []
     if device not in ("auto", *DEVICES):
-        problems.append(f"unknown device: train.device={device} (choose auto, {', '.join(DEVICES)})")
+        problems.append(
+            f"unknown device: train.device={device} (choose auto, {', '.join(DEVICES)})"
+        )
     if precision not in ("auto", *PRECISIONS):
-        problems.append(f"unknown precision: train.precision={precision} (choose auto, {', '.join(PRECISIONS)})")
+        problems.append(
+            f"unknown precision: train.precision={precision} (choose auto, {', '.join(PRECISIONS)})"
+        )
     if compile not in ("auto", True, False):
         problems.append(f"unknown value: train.compile={compile} (choose auto, true or false)")
     if problems:
@@ -111,7 +124,13 @@ def choose(device: str = "auto", precision: str = "auto", compile: bool | str = 
             f"no such device here: train.device={device}, present: {', '.join(present)} (use auto or one of these)"
         )
     chosen = cast(DeviceName, device) if device != "auto" else present[-1]
-    device_reason = "asked for" if device != "auto" else "the only device" if len(present) == 1 else "the fastest here"
+    device_reason = (
+        "asked for"
+        if device != "auto"
+        else "the only device"
+        if len(present) == 1
+        else "the fastest here"
+    )
 
     formats = formats_of(chosen)
     if precision == "auto":
@@ -119,7 +138,9 @@ def choose(device: str = "auto", precision: str = "auto", compile: bool | str = 
     else:
         number, precision_reason = cast(PrecisionName, precision), "asked for"
     if number not in formats:
-        problems.append(f"not supported by {chosen}: train.precision={number} (use auto, {', '.join(formats)})")
+        problems.append(
+            f"not supported by {chosen}: train.precision={number} (use auto, {', '.join(formats)})"
+        )
 
     missing = missing_compiler(chosen)
     if compile == "auto":
@@ -127,15 +148,23 @@ def choose(device: str = "auto", precision: str = "auto", compile: bool | str = 
     else:
         compiled, compile_reason = bool(compile), "asked for"
     if compiled and missing:
-        problems.append(f"cannot compile: train.compile=true, but {missing} (use train.compile=false)")
+        problems.append(
+            f"cannot compile: train.compile=true, but {missing} (use train.compile=false)"
+        )
     if problems:
         raise ConfigError(*problems)
     return Precision(chosen, number, compiled, device_reason, precision_reason, compile_reason)
 
 
-def _auto_precision(device: str, formats: tuple[PrecisionName, ...], d_model: int) -> tuple[PrecisionName, str]:
+def _auto_precision(
+    device: str, formats: tuple[PrecisionName, ...], d_model: int
+) -> tuple[PrecisionName, str]:
     if device == "cuda":
-        return ("bf16", "native on this GPU") if "bf16" in formats else ("fp16", "this GPU has no bf16")
+        return (
+            ("bf16", "native on this GPU")
+            if "bf16" in formats
+            else ("fp16", "this GPU has no bf16")
+        )
     if device == "mps":
         return "fp32", "the rule on MPS"
     if not _native_bf16_cpu():
@@ -159,12 +188,18 @@ def _present_devices() -> list[DeviceName]:
     """Slowest first; the last is what `auto` takes."""
     import torch
 
-    available = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    available = {
+        "cpu": True,
+        "mps": torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available(),
+    }
     return [name for name in DEVICES if available[name]]
 
 
 def formats_of(device: str) -> tuple[PrecisionName, ...]:
-    """What autocast can do on a device. fp16 on a CPU works and is about twenty times slower: good for tests."""
+    """What autocast can do on a device. fp16 on a CPU works and is about twenty times slower: good
+    for tests.
+    """
     import torch
 
     if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -179,9 +214,14 @@ def _native_bf16_cpu() -> bool:
     except OSError:
         return False
     flags = {
-        flag for line in information.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()
+        flag
+        for line in information.splitlines()
+        if line.startswith(("flags", "Features"))
+        for flag in line.split()
     }
-    return bool(flags & ({"bf16"} if platform.machine() == "aarch64" else {"avx512_bf16", "amx_bf16"}))
+    return bool(
+        flags & ({"bf16"} if platform.machine() == "aarch64" else {"avx512_bf16", "amx_bf16"})
+    )
 
 
 def missing_compiler(device: str) -> str | None:
@@ -191,4 +231,8 @@ def missing_compiler(device: str) -> str | None:
     if device == "mps":
         return "it was never tried on MPS"
     compiler = os.environ.get("CXX", "g++")
-    return None if shutil.which(compiler) or shutil.which("clang++") else f"there is no C++ compiler ({compiler})"
+    return (
+        None
+        if shutil.which(compiler) or shutil.which("clang++")
+        else f"there is no C++ compiler ({compiler})"
+    )

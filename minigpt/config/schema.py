@@ -1,7 +1,8 @@
 """The typed root of the two kinds of configuration: what our own code reads, with its types.
 
-Groups where people add things (model, optim, schedule, data, logger) stay open here; their schema is the signature
-of their class (see config.py). Types are only half a check: ranges are in config.py too.
+Groups where people add things (model, optim, schedule, data, logger) stay open here; their schema
+is the signature of their class (see config.py). Types are only half a check: ranges are in
+config.py too.
 """
 
 from dataclasses import dataclass, field
@@ -136,7 +137,8 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    # Hydra copies the store for each group that --help lists and each time it composes; entries leave it as copies.
+    # Hydra copies the store for each group that --help lists and each time it composes; entries
+    # leave it as copies.
     setattr(ConfigStore, "__deepcopy__", lambda self, memo: self)  # noqa: B010
     store.store(name="train_schema", node=TrainRoot)
     store.store(name="generate_schema", node=GenerateRoot)

@@ -1,9 +1,12 @@
-"""Constructor signatures read from source, without importing anything but what a user's configuration chose.
+"""Constructor signatures read from source, without importing anything but what a user's
+configuration chose.
 
-The schema of an open configuration group is its class's constructor. Importing torch to learn one takes seconds, so
-signatures are read from the syntax tree: a dotted path is followed through packages, modules and re-exports to the
-class, its `__init__` (or that of a base class, or its dataclass fields), and the literals in it. `**kwargs`
-that an `__init__` hands to `super().__init__` are the arguments of the base class.
+The schema of an open configuration group is its class's constructor. Importing torch to learn one
+takes seconds, so
+signatures are read from the syntax tree: a dotted path is followed through packages, modules and
+re-exports to the class, its `__init__` (or that of a base class, or its dataclass fields), and the
+literals in it. `**kwargs` that an `__init__` hands to `super().__init__` are the arguments of the
+base class.
 """
 
 import ast
@@ -21,7 +24,9 @@ OPAQUE = "<not a literal>"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One constructor argument. annotation: a syntax tree (None: anything goes).  default: a literal or a marker."""
+    """One constructor argument. annotation: a syntax tree (None: anything goes).  default: a
+    literal or a marker.
+    """
 
     name: str
     annotation: ast.expr | None
@@ -54,9 +59,11 @@ class Module:
 
 @cache
 def read_signature(target: str) -> Signature:
-    """The signature of the class or function that a dotted path names, also if a file says so: nothing is imported.
+    """The signature of the class or function that a dotted path names, also if a file says so:
+    nothing is imported.
 
-    Raises ModuleNotFoundError if the package is not installed, AttributeError if no source tells the signature.
+    Raises ModuleNotFoundError if the package is not installed, AttributeError if no source tells
+    the signature.
     """
     found = _find(target)
     signature = _CHOSEN.get(target) or (_of(*found, target) if found is not None else None)
@@ -80,7 +87,9 @@ _CHOSEN: dict[str, Signature] = {}
 
 
 def _find(target: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | None:
-    """The module and definition that `target` names, following re-exports; None where only an import could tell."""
+    """The module and definition that `target` names, following re-exports; None where only an
+    import could tell.
+    """
     parts = target.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ModuleNotFoundError(f"no module {target!r}", name=target)
@@ -96,19 +105,25 @@ def _find(target: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.Funct
     for node in reversed(module.tree.body):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return module, node
-        if isinstance(node, ast.Assign) and name in [ast.unparse(target) for target in node.targets]:
+        if isinstance(node, ast.Assign) and name in [
+            ast.unparse(target) for target in node.targets
+        ]:
             return _resolve(module, ast.unparse(node.value), depth + 1)
     for statement in ast.walk(module.tree):
         if isinstance(statement, ast.ImportFrom):
             for alias in statement.names:
                 if (alias.asname or alias.name) == name:
                     return _find(f"{_absolute(module, statement)}.{alias.name}", depth + 1)
-    stars = (s for s in module.tree.body if isinstance(s, ast.ImportFrom) and s.names[0].name == "*")
+    stars = (
+        s for s in module.tree.body if isinstance(s, ast.ImportFrom) and s.names[0].name == "*"
+    )
     found = (_find(f"{_absolute(module, star)}.{name}", depth + 1) for star in stars)
     return next((one for one in found if one is not None), None)
 
 
-def _resolve(module: Module, name: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | None:
+def _resolve(
+    module: Module, name: str, depth: int = 0
+) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | None:
     """What a name means inside a module: a definition there or something imported."""
     head, _, rest = name.partition(".")
     for node in ast.walk(module.tree):
@@ -129,7 +144,9 @@ def _absolute(module: Module, node: ast.ImportFrom) -> str:
 
 @cache
 def load_module(name: str) -> Module | None:
-    """The source of a module, found on the path without importing any of its parents; None if there is none."""
+    """The source of a module, found on the path without importing any of its parents; None if there
+    is none.
+    """
     top, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -142,7 +159,9 @@ def load_module(name: str) -> Module | None:
         if path.name != "__init__.py":
             return None
         folder = path.parent
-        path = next((p for p in (folder / part / "__init__.py", folder / f"{part}.py") if p.is_file()), path)
+        path = next(
+            (p for p in (folder / part / "__init__.py", folder / f"{part}.py") if p.is_file()), path
+        )
         if path.parent == folder and path.name != f"{part}.py":
             return None
     return Module(name, path, ast.parse(path.read_text(encoding="utf-8")))
@@ -151,7 +170,9 @@ def load_module(name: str) -> Module | None:
 def _of(module: Module, node: ast.ClassDef | ast.FunctionDef, target: str) -> Signature | None:
     if isinstance(node, ast.FunctionDef):
         return _of_function(node, target, skip_self=False)
-    initialisers = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    initialisers = [
+        item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"
+    ]
     if initialisers:
         own = _of_function(initialisers[-1], target, skip_self=True)
         handed_on = _handed_on(initialisers[-1])
@@ -167,7 +188,9 @@ def _of(module: Module, node: ast.ClassDef | ast.FunctionDef, target: str) -> Si
 
 
 def _handed_on(initialiser: ast.FunctionDef) -> ast.Call | None:
-    """The call `super().__init__(..., **kwargs)` that gives all that an `__init__` does not know to its base class."""
+    """The call `super().__init__(..., **kwargs)` that gives all that an `__init__` does not know to
+    its base class.
+    """
     rest = initialiser.args.kwarg
     if rest is None:
         return None
@@ -179,7 +202,9 @@ def _handed_on(initialiser: ast.FunctionDef) -> ast.Call | None:
 
 
 def _with_base(own: Signature, call: ast.Call, module: Module, node: ast.ClassDef) -> Signature:
-    """With the arguments of the base class that the call does not give itself; open if no source tells them."""
+    """With the arguments of the base class that the call does not give itself; open if no source
+    tells them.
+    """
     given = {keyword.arg for keyword in call.keywords}
     for base in node.bases:
         try:
@@ -187,8 +212,13 @@ def _with_base(own: Signature, call: ast.Call, module: Module, node: ast.ClassDe
         except (ImportError, AttributeError):
             continue
         inherited = _of(*found, own.target) if found else None
-        if inherited is not None and inherited.parameters:  # one without a constructor hands it on to the next
-            left = {name: p for name, p in list(inherited.parameters.items())[len(call.args) :] if name not in given}
+        # one without a constructor hands it on to the next
+        if inherited is not None and inherited.parameters:
+            left = {
+                name: p
+                for name, p in list(inherited.parameters.items())[len(call.args) :]
+                if name not in given
+            }
             return Signature(own.target, own.parameters | left | own.parameters, inherited.open)
     return own
 
@@ -196,9 +226,14 @@ def _with_base(own: Signature, call: ast.Call, module: Module, node: ast.ClassDe
 def _of_function(node: ast.FunctionDef, target: str, skip_self: bool) -> Signature:
     arguments = node.args
     positional = [*arguments.posonlyargs, *arguments.args]
-    defaults: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults)) + list(
+        arguments.defaults
+    )
     pairs = [*zip(positional, defaults), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
-    parameters = {a.arg: Parameter(a.arg, a.annotation, _default(d)) for a, d in pairs[1 if skip_self else 0 :]}
+    parameters = {
+        a.arg: Parameter(a.arg, a.annotation, _default(d))
+        for a, d in pairs[1 if skip_self else 0 :]
+    }
     return Signature(target, parameters, open=arguments.kwarg is not None)
 
 
@@ -210,7 +245,9 @@ def _of_dataclass(module: Module, node: ast.ClassDef, target: str) -> Signature:
             parameters |= _of_dataclass(found[0], found[1], target).parameters
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            parameters[item.target.id] = Parameter(item.target.id, item.annotation, _default(item.value))
+            parameters[item.target.id] = Parameter(
+                item.target.id, item.annotation, _default(item.value)
+            )
     return Signature(target, parameters, open=False)
 
 
@@ -239,7 +276,9 @@ def _imported(target: str) -> Signature:
 
 
 def type_problem(value: Any, annotation: ast.expr | None) -> str | None:
-    """What the annotation expects ("an integer"), if the value does not fit it; None if it does or nothing is known."""
+    """What the annotation expects ("an integer"), if the value does not fit it; None if it does or
+    nothing is known.
+    """
     if annotation is not None and _is_part(annotation):
         fits = value is None or (isinstance(value, dict) and "_target_" in value)
         return None if fits else "a choice of its own, or a mapping with _target_"
@@ -250,15 +289,23 @@ def type_problem(value: Any, annotation: ast.expr | None) -> str | None:
 
 
 def _is_part(annotation: ast.expr) -> bool:
-    """Whether an argument is something that a configuration builds: a part of a model, the optimizer of a role."""
+    """Whether an argument is something that a configuration builds: a part of a model, the
+    optimizer of a role.
+    """
     names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
     return bool(names & {"Callable", "BuildOptimizer"})
 
 
 def _item_problem(value: list[Any], annotation: ast.expr | None) -> str | None:
-    """What the items of a list should be, if one of them is not; None if nothing is known of them."""
+    """What the items of a list should be, if one of them is not; None if nothing is known of
+    them.
+    """
     for part in ast.walk(annotation) if annotation is not None else ():
-        if isinstance(part, ast.Subscript) and ast.unparse(part.value) in ("list", "tuple", "Sequence"):
+        if isinstance(part, ast.Subscript) and ast.unparse(part.value) in (
+            "list",
+            "tuple",
+            "Sequence",
+        ):
             kinds = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
             expected = _union([kind for kind in kinds if not isinstance(kind, ast.Constant)])
             if expected and not all(any(_fits(item, name) for name in expected) for item in value):
@@ -267,10 +314,16 @@ def _item_problem(value: list[Any], annotation: ast.expr | None) -> str | None:
 
 
 def canonical_number(value: Any, annotation: ast.expr | None) -> Any:
-    """An integer given where only a float is meant, as that float, so that 1 and 1.0 are one configuration."""
+    """An integer given where only a float is meant, as that float, so that 1 and 1.0 are one
+    configuration.
+    """
     expected = _alternatives(annotation)
     wants_float = expected is not None and "float" in expected and "int" not in expected
-    return float(value) if wants_float and isinstance(value, int) and not isinstance(value, bool) else value
+    return (
+        float(value)
+        if wants_float and isinstance(value, int) and not isinstance(value, bool)
+        else value
+    )
 
 
 _WORDS = {
@@ -280,7 +333,9 @@ _WORDS = {
 
 
 def _alternatives(annotation: ast.expr | None) -> list[str] | None:
-    """An annotation as names out of _WORDS and quoted literals; None if any part of it is unknown here."""
+    """An annotation as names out of _WORDS and quoted literals; None if any part of it is unknown
+    here.
+    """
     if annotation is None:
         return None
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
@@ -289,13 +344,21 @@ def _alternatives(annotation: ast.expr | None) -> list[str] | None:
         if annotation.value is None:
             return ["None"]
         return (
-            _alternatives(ast.parse(annotation.value, mode="eval").body) if isinstance(annotation.value, str) else None
+            _alternatives(ast.parse(annotation.value, mode="eval").body)
+            if isinstance(annotation.value, str)
+            else None
         )
     if isinstance(annotation, ast.Name):
-        return [annotation.id] if annotation.id in ("int", "float", "bool", "str", "list", "dict") else None
+        return (
+            [annotation.id]
+            if annotation.id in ("int", "float", "bool", "str", "list", "dict")
+            else None
+        )
     if isinstance(annotation, ast.Subscript):
         outer = ast.unparse(annotation.value).rpartition(".")[2]
-        inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        inner = (
+            annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        )
         if outer == "Literal":
             return [ast.unparse(item) for item in inner]
         if outer in ("Optional", "Union"):
@@ -309,9 +372,15 @@ def _alternatives(annotation: ast.expr | None) -> list[str] | None:
 
 
 def _union(members: list[ast.expr]) -> list[str] | None:
-    """The alternatives of all members but tensors, which no YAML value can be; None if any other is unknown."""
+    """The alternatives of all members but tensors, which no YAML value can be; None if any other is
+    unknown.
+    """
     parts = [_alternatives(m) for m in members if ast.unparse(m) not in ("Tensor", "torch.Tensor")]
-    return None if any(part is None for part in parts) else [name for part in parts if part for name in part]
+    return (
+        None
+        if any(part is None for part in parts)
+        else [name for part in parts if part for name in part]
+    )
 
 
 def _fits(value: Any, name: str) -> bool:

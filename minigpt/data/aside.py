@@ -16,12 +16,15 @@ GRACE_S = 1.0  # for work that is under way when a signal comes; then it is left
 class Workers:
     """Threads that work off what is submitted, in that order.
 
-    They end with the process, whatever they are doing: a library may need minutes for a long stretch without a space.
+    They end with the process, whatever they are doing: a library may need minutes for a long
+    stretch without a space.
     """
 
     def __init__(self, n_threads: int, name: str) -> None:
         self.jobs: SimpleQueue[tuple[Future[Any], Callable[..., Any], Any] | None] = SimpleQueue()
-        self.threads = [Thread(target=self._work, name=f"{name}_{n}", daemon=True) for n in range(n_threads)]
+        self.threads = [
+            Thread(target=self._work, name=f"{name}_{n}", daemon=True) for n in range(n_threads)
+        ]
         for thread in self.threads:
             thread.start()
 

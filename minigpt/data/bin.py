@@ -1,4 +1,6 @@
-"""Tokens that others made: llm.c and modded-nanogpt shards, and nanoGPT's bare .bin files, used where they lie."""
+"""Tokens that others made: llm.c and modded-nanogpt shards, and nanoGPT's bare .bin files, used
+where they lie.
+"""
 
 import glob
 import hashlib
@@ -19,8 +21,9 @@ CHUNK_BYTES = 1 << 24
 class Bin:
     """Training and validation files, each a path or a glob (read in the order of their names).
 
-    A file with the header of llm.c (256 int32, the first of them 20240520, then 1 and the number of tokens) or none
-    at all (nanoGPT); uint16 ids. `prepare` links to the files, checks every id and hashes them; nothing is copied.
+    A file with the header of llm.c (256 int32, the first of them 20240520, then 1 and the number of
+    tokens) or none at all (nanoGPT); uint16 ids. `prepare` links to the files, checks every id and
+    hashes them; nothing is copied.
     """
 
     def __init__(self, train: str, val: str) -> None:
@@ -36,21 +39,30 @@ class Bin:
 
     def paths(self, split: str) -> list[Path]:
         pattern = self.train if split == "train" else self.val
-        found = [Path(path).resolve() for path in sorted(glob.glob(str(Path(pattern).expanduser())))]
+        found = [
+            Path(path).resolve() for path in sorted(glob.glob(str(Path(pattern).expanduser())))
+        ]
         if not found:
             raise DataError(f"no such file: data.{split}={pattern} (give a path or a glob)")
         for path in found:
             if not path.is_file():
-                raise DataError(f"not a regular file: data.{split}: {path} (give a path or a glob of files)")
+                raise DataError(
+                    f"not a regular file: data.{split}: {path} (give a path or a glob of files)"
+                )
         return found
 
     def adopt(self, folder: Path, tokenizer: Any) -> dict[str, Any]:
         """Link the files into `folder`; returns what the manifest says about them."""
         lengths = tokenizer.bytes_per_id()
-        splits = {split: self._adopt_split(split, folder, tokenizer, lengths) for split in ("train", "val")}
+        splits = {
+            split: self._adopt_split(split, folder, tokenizer, lengths)
+            for split in ("train", "val")
+        }
         return {"dtype": "uint16", "splits": splits, "odd": {}}
 
-    def _adopt_split(self, split: str, folder: Path, tokenizer: Any, lengths: np.ndarray | None) -> dict[str, Any]:
+    def _adopt_split(
+        self, split: str, folder: Path, tokenizer: Any, lengths: np.ndarray | None
+    ) -> dict[str, Any]:
         occurrences = np.zeros(1 << 16, np.int64)
         shards = []
         for number, path in enumerate(self.paths(split)):
@@ -59,7 +71,11 @@ class Bin:
             if link.is_symlink():
                 link.unlink()
             link.symlink_to(path)
-            entry = {"name": link.name, "n_tokens": layout.n_tokens, "sha256": count_ids(path, layout, occurrences)}
+            entry = {
+                "name": link.name,
+                "n_tokens": layout.n_tokens,
+                "sha256": count_ids(path, layout, occurrences),
+            }
             shards.append({**entry, "format": layout.format})
         largest_id = int(np.flatnonzero(occurrences)[-1])
         if largest_id >= tokenizer.vocab_size:
@@ -69,7 +85,9 @@ class Bin:
             )
         return {
             "n_tokens": int(occurrences.sum()),
-            "n_documents": 1 if tokenizer.end_of_text is None else int(occurrences[tokenizer.end_of_text]),
+            "n_documents": 1
+            if tokenizer.end_of_text is None
+            else int(occurrences[tokenizer.end_of_text]),
             "n_bytes": None if lengths is None else int(occurrences[: len(lengths)] @ lengths),
             "largest_id": largest_id,
             "shards": shards,

@@ -1,10 +1,13 @@
-"""The policy for odd documents, and its counts: nothing is dropped or changed without being counted."""
+"""The policy for odd documents, and its counts: nothing is dropped or changed without being
+counted.
+"""
 
 from collections.abc import Mapping
 
 from minigpt.text import REPLACEMENT, without_surrogates
 
-# Kinds of oddness. Documents are skipped as a whole; texts are pieces of documents, at most LONGEST_PIECE long.
+# Kinds of oddness. Documents are skipped as a whole; texts are pieces of documents, at most
+# LONGEST_PIECE long.
 MEANING = {
     "null": "null documents skipped",
     "blank": "empty or whitespace-only documents skipped",
@@ -15,7 +18,9 @@ MEANING = {
 
 
 def clean(text: str) -> tuple[str, int, list[str]]:
-    """The text as it is tokenized, its length in UTF-8 bytes, and what was odd about it (kinds of MEANING)."""
+    """The text as it is tokenized, its length in UTF-8 bytes, and what was odd about it (kinds of
+    MEANING).
+    """
     odd = []
     try:
         n_bytes = len(text) if text.isascii() else len(text.encode())

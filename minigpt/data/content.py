@@ -58,7 +58,9 @@ def inner_suffix(path: Path) -> str:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a text file, unpacked. DataError if it cannot be read or does not look like text."""
+    """The bytes of a text file, unpacked. DataError if it cannot be read or does not look like
+    text.
+    """
     with readable(path):
         with ExitStack() as stack:
             refuse_binary(path, unpacked(path, stack).read(LOOKED_AT))
@@ -78,7 +80,9 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """A file, opened without waiting for anybody to write into it. OSError for a pipe or a device."""
+    """A file, opened without waiting for anybody to write into it. OSError for a pipe or a
+    device.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -12,16 +12,21 @@ from minigpt.seeding import derive_seed
 class CopyTask(Source):
     """Documents such as "qxnv=qxnv": `length` random letters, "=", the same letters again.
 
-    Known answer, with data/tokenizer=byte or char and attention within documents: the first half costs
-    ln(n_letters) nats a letter, everything after it nothing, so the best possible loss is
-    length * ln(n_letters) / (2 * length + 2) nats a token, the document's end included (`best_loss`).
+    Known answer, with data/tokenizer=byte or char and attention within documents: the first half
+    costs ln(n_letters) nats a letter, everything after it nothing, so the best possible loss is
+    length * ln(n_letters) / (2 * length + 2) nats a token, the document's end included
+    (`best_loss`).
     """
 
-    def __init__(self, n_documents: int = 4000, length: int = 8, n_letters: int = 16, seed: int = 0) -> None:
+    def __init__(
+        self, n_documents: int = 4000, length: int = 8, n_letters: int = 16, seed: int = 0
+    ) -> None:
         if not 1 <= n_letters <= 26:
             raise ValueError(f"n_letters={n_letters} must be 1 to 26")
         if length < 1 or n_documents < 2:
-            raise ValueError(f"length={length} must be at least 1 and n_documents={n_documents} at least 2")
+            raise ValueError(
+                f"length={length} must be at least 1 and n_documents={n_documents} at least 2"
+            )
         self.n_documents = n_documents
         self.length = length
         self.n_letters = n_letters
@@ -39,7 +44,9 @@ class CopyTask(Source):
     def documents(self, start: Any = None) -> Iterator[Document]:
         for number in range(start or 0, self.n_documents):
             # PCG64's raw stream is fixed by numpy; the convenience methods above it may change.
-            bits = np.random.PCG64(derive_seed(self.seed, "copy task", number)).random_raw(self.length)
+            bits = np.random.PCG64(derive_seed(self.seed, "copy task", number)).random_raw(
+                self.length
+            )
             word = "".join([chr(ord("a") + int(draw) % self.n_letters) for draw in bits])
             yield Document(f"{word}={word}", number)
 
@@ -47,5 +54,7 @@ class CopyTask(Source):
         return self.n_documents * (2 * self.length + 1)
 
     def best_loss(self) -> float:
-        """Nats per token of the best possible model, on documents of end_of_text + 2 * length + 1 characters."""
+        """Nats per token of the best possible model, on documents of end_of_text + 2 * length + 1
+        characters.
+        """
         return self.length * float(np.log(self.n_letters)) / (2 * self.length + 2)

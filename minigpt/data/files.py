@@ -1,4 +1,6 @@
-"""Files of text: a .txt is a document, a row of .jsonl, .csv, .tsv or .parquet is one; also packed, as in .jsonl.gz."""
+"""Files of text: a .txt is a document, a row of .jsonl, .csv, .tsv or .parquet is one; also packed,
+as in .jsonl.gz.
+"""
 
 import codecs
 import glob
@@ -25,14 +27,17 @@ READERS: dict[str, Callable[[Path, str, int], Rows]] = {
 }
 SUFFIXES = (".txt", *READERS)
 CHUNK_BYTES = 1 << 20
-HASHED_BYTES = 256 * 1024 * 1024  # corpora up to this size are recognised by content, larger ones by names and sizes
+# corpora up to this size are recognised by content, larger ones by names and sizes
+HASHED_BYTES = 256 * 1024 * 1024
 
 
 class Files(Source):
-    """A file, a folder (searched to any depth) or a glob of .txt, .jsonl, .csv, .tsv and .parquet, by name.
+    """A file, a folder (searched to any depth) or a glob of .txt, .jsonl, .csv, .tsv and .parquet,
+    by name.
 
-    column: the key of the text where a row is a document. All but .parquet may be packed: .gz, .bz2, .xz, .zst.
-    A single file with another suffix is read as plain text. What is no text by its content is refused.
+    column: the key of the text where a row is a document. All but .parquet may be packed: .gz,
+    .bz2, .xz, .zst. A single file with another suffix is read as plain text. What is no text by its
+    content is refused.
     """
 
     position: ClassVar[Shape] = [int]
@@ -44,7 +49,8 @@ class Files(Source):
         self.column = column
 
     def paths(self) -> list[tuple[str, Path]]:
-        """(name, path) of every file, by name. Names are relative to the folder, so that it can be moved.
+        """(name, path) of every file, by name. Names are relative to the folder, so that it can be
+        moved.
 
         DataError if there is none, or `column` names something although every file is plain text.
         """
@@ -56,12 +62,16 @@ class Files(Source):
                 found = list(root.rglob("*"))
             else:
                 root = Path(glob_root(str(root)))
-                found = [Path(path) for path in glob.glob(os.path.expanduser(self.path), recursive=True)]
+                found = [
+                    Path(path) for path in glob.glob(os.path.expanduser(self.path), recursive=True)
+                ]
             found = [path for path in found if inner_suffix(path) in SUFFIXES and path.is_file()]
             listed = sorted((path.relative_to(root).as_posix(), path) for path in found)
         if not listed:
             suffixes = f"{', '.join(SUFFIXES)} files (or packed: {', '.join(COMPRESSED)})"
-            raise DataError(f"no {suffixes}: data.path={self.path} (give a file, a folder or a glob)")
+            raise DataError(
+                f"no {suffixes}: data.path={self.path} (give a file, a folder or a glob)"
+            )
         for _, path in listed:
             refuse_unread(path)
         if self.column != "text" and not any(inner_suffix(path) in READERS for _, path in listed):
@@ -88,7 +98,9 @@ class Files(Source):
 
     def n_bytes(self) -> int | None:
         paths = [path for _, path in self.paths()]
-        if any(inner_suffix(path) == ".parquet" or path.suffix.lower() in COMPRESSED for path in paths):
+        if any(
+            inner_suffix(path) == ".parquet" or path.suffix.lower() in COMPRESSED for path in paths
+        ):
             return None
         return sum(path.stat().st_size for path in paths)
 
@@ -108,7 +120,9 @@ class Files(Source):
 def refuse_unread(path: Path) -> None:
     """DataError for a file whose name says that its bytes are not the text itself."""
     if inner_suffix(path) == ".json":
-        raise DataError(f"not text but JSON as a whole: {path} (write one JSON object a line, as .jsonl)")
+        raise DataError(
+            f"not text but JSON as a whole: {path} (write one JSON object a line, as .jsonl)"
+        )
     if inner_suffix(path) == ".parquet" and path.suffix.lower() in COMPRESSED:
         raise DataError(f"packed Parquet: {path} (unpack it; Parquet packs its columns itself)")
 
@@ -121,7 +135,9 @@ def glob_root(pattern: str) -> str:
 
 
 def text_chunks(path: Path) -> Iterator[str]:
-    """A text file in chunks; bytes that are not UTF-8 become U+FFFD, a byte order mark is dropped."""
+    """A text file in chunks; bytes that are not UTF-8 become U+FFFD, a byte order mark is
+    dropped.
+    """
     decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
     with open_text(path) as file:
         while content := file.read(CHUNK_BYTES):

@@ -14,14 +14,17 @@ from minigpt.errors import DataError
 from minigpt.interrupt import stop_if_requested
 
 ROWS_A_STATE = 512  # rows between two places where reading can begin again
-WAITS_S = (1, 2, 4, 8, 16)  # between attempts after a failure of the network; progress starts the list anew
+# between attempts after a failure of the network; progress starts the list anew
+WAITS_S = (1, 2, 4, 8, 16)
 
 
 class Hub(Source):
     """One split of a data set, in its order; `column` holds the text.
 
-    name and config: as `datasets.load_dataset` takes them. revision: branch, tag or commit; null takes the newest and
-    notes which that was. source: a local folder laid out like the hub's repository, read instead of it.
+    name and config: as `datasets.load_dataset` takes them. revision: branch, tag or commit; null
+        takes the newest and
+    notes which that was. source: a local folder laid out like the hub's repository, read instead of
+        it.
     """
 
     position: ClassVar[Shape] = {"state": (dict, type(None)), "skip": int}
@@ -57,7 +60,9 @@ class Hub(Source):
 
     def pin(self, pinned: dict[str, Any] | None) -> dict[str, Any]:
         if pinned is None:
-            pinned = {"revision": self.revision if self.source is not None else self._newest_revision()}
+            pinned = {
+                "revision": self.revision if self.source is not None else self._newest_revision()
+            }
         if self.source is None:
             self.revision = pinned["revision"]
         return pinned
@@ -78,7 +83,9 @@ class Hub(Source):
                 failures += 1
 
     def _stream(self, start: dict[str, Any]) -> Iterator[Document]:
-        """One attempt: rows from `start` on, until the end or any exception of the many libraries below."""
+        """One attempt: rows from `start` on, until the end or any exception of the many libraries
+        below.
+        """
         rows = self._load()
         state, skip = start["state"], start["skip"]
         if state is not None:
@@ -100,18 +107,28 @@ class Hub(Source):
         import datasets
 
         datasets.disable_progress_bars()
-        where, revision = (self.name, self.revision) if self.source is None else (str(self.local_folder()), None)
+        where, revision = (
+            (self.name, self.revision) if self.source is None else (str(self.local_folder()), None)
+        )
         try:
-            rows = datasets.load_dataset(where, name=self.config, split=self.split, streaming=True, revision=revision)
+            rows = datasets.load_dataset(
+                where, name=self.config, split=self.split, streaming=True, revision=revision
+            )
         except datasets.exceptions.DataFilesNotFoundError:
             # A part of a repository: `datasets` wants the files of its first configuration, too.
-            files = None if self.source is None else listed_files(Path(where), self.config, self.split)
+            files = (
+                None if self.source is None else listed_files(Path(where), self.config, self.split)
+            )
             if files is None:
                 raise
-            rows = datasets.load_dataset(where, data_files={self.split: files}, split=self.split, streaming=True)
+            rows = datasets.load_dataset(
+                where, data_files={self.split: files}, split=self.split, streaming=True
+            )
         if rows.column_names is not None and self.column not in rows.column_names:
             found = ", ".join(rows.column_names)
-            raise DataError(f"no column {self.column!r}: {where} (it has: {found}; set data.column)")
+            raise DataError(
+                f"no column {self.column!r}: {where} (it has: {found}; set data.column)"
+            )
         return rows.select_columns([self.column])
 
     def _newest_revision(self) -> str:
@@ -120,7 +137,9 @@ class Hub(Source):
         failures = 0
         while True:
             try:
-                return str(huggingface_hub.HfApi().dataset_info(self.name, revision=self.revision).sha)
+                return str(
+                    huggingface_hub.HfApi().dataset_info(self.name, revision=self.revision).sha
+                )
             except Exception as error:
                 self._wait_or_give_up(error, failures)
                 failures += 1
@@ -139,10 +158,18 @@ class Hub(Source):
                 f"no network (HF_HUB_OFFLINE is set): {self.name} (unset it, or use data.source)"
             ) from error
         if isinstance(error, FileNotFoundError | ValueError | KeyError | TypeError):
-            raise DataError(f"cannot read: {self.name} ({cause}; check data.name, data.config, data.split)") from error
+            raise DataError(
+                f"cannot read: {self.name} ({cause}; check data.name, data.config, data.split)"
+            ) from error
         if failures >= len(WAITS_S):
-            raise DataError(f"gave up after {failures + 1} attempts: {self.name} ({cause}; try again later)") from error
-        print(f"trying again in {WAITS_S[failures]} s: {self.name} ({cause})", file=sys.stderr, flush=True)
+            raise DataError(
+                f"gave up after {failures + 1} attempts: {self.name} ({cause}; try again later)"
+            ) from error
+        print(
+            f"trying again in {WAITS_S[failures]} s: {self.name} ({cause})",
+            file=sys.stderr,
+            flush=True,
+        )
         until = time.monotonic() + WAITS_S[failures]
         while time.monotonic() < until:
             stop_if_requested("waited for the network")
@@ -152,12 +179,16 @@ class Hub(Source):
         assert self.source is not None
         folder = Path(self.source).expanduser().resolve()
         if not folder.is_dir():
-            raise DataError(f"no such folder: data.source={self.source} (a folder laid out like the hub's repository)")
+            raise DataError(
+                f"no such folder: data.source={self.source} (a folder laid out like the hub's repository)"
+            )
         return folder
 
 
 def listed_files(folder: Path, config: str | None, split: str) -> Any:
-    """The data files that the README.md of a repository lists for one split of a configuration, or None."""
+    """The data files that the README.md of a repository lists for one split of a configuration, or
+    None.
+    """
     import huggingface_hub
 
     readme = folder / "README.md"
@@ -172,6 +203,8 @@ def listed_files(folder: Path, config: str | None, split: str) -> Any:
 
 def names_and_sizes(folder: Path) -> str:
     """A hash of what lies in a folder, to notice when it changed."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts
+    )
     listing = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in files]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()

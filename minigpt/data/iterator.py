@@ -1,4 +1,6 @@
-"""One walk over a source: its pieces in order, cleaned, split, and each with the state to continue behind it."""
+"""One walk over a source: its pieces in order, cleaned, split, and each with the state to continue
+behind it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +11,8 @@ from minigpt.data.source import Source, SplitName
 from minigpt.data.splitting import split_document
 from minigpt.interrupt import requested
 
-# Where a walk stands, as JSON: position (of the document, in the source's own terms), number (of the document), pieces
-# (of it that are done).
+# Where a walk stands, as JSON: position (of the document, in the source's own terms), number (of
+# the document), pieces (of it that are done).
 State = dict[str, Any]
 START: State = {"position": None, "number": 0, "pieces": 0}
 
@@ -30,14 +32,17 @@ class Piece:
 def walk(source: Source, rule: dict[str, Any], start: State = START) -> Iterator[Piece]:
     """The pieces behind `start`.
 
-    If the source ends with skipped documents, or a stop signal comes among them, an empty piece tells of them.
+    If the source ends with skipped documents, or a stop signal comes among them, an empty piece
+    tells of them.
     """
     skipped: list[str] = []
     after = start
     for number, document in enumerate(source.documents(start["position"]), start["number"]):
         done = start["pieces"] if number == start["number"] else 0
         met = 0
-        for met, (split, starts_document, text) in enumerate(split_document(rule, number, document), 1):
+        for met, (split, starts_document, text) in enumerate(
+            split_document(rule, number, document), 1
+        ):
             if met > done:
                 text, n_bytes, odd = clean(text)
                 after = {"position": document.position, "number": number, "pieces": met}
@@ -45,7 +50,8 @@ def walk(source: Source, rule: dict[str, Any], start: State = START) -> Iterator
                 skipped = []
         if met == 0 and not done:
             skipped.append("null" if document.text is None else "blank")
-            after = {"position": document.position, "number": number, "pieces": 1}  # 1: it is counted
+            # 1: it is counted
+            after = {"position": document.position, "number": number, "pieces": 1}
             if requested() is not None:
                 yield Piece("", 0, "train", False, after, skipped)
                 skipped = []
@@ -54,10 +60,11 @@ def walk(source: Source, rule: dict[str, Any], start: State = START) -> Iterator
 
 
 class DatasetIterator:
-    """The training text of a source, piece by piece, for a tokenizer to learn from; memory stays bounded.
+    """The training text of a source, piece by piece, for a tokenizer to learn from; memory stays
+    bounded.
 
-    max_bytes: stop after the piece in which so many bytes of text are reached; None reads everything. May be iterated
-    again, from the start.
+    max_bytes: stop after the piece in which so many bytes of text are reached; None reads
+    everything. May be iterated again, from the start.
     """
 
     def __init__(self, source: Source, rule: dict[str, Any], max_bytes: int | None = None) -> None:

@@ -1,4 +1,6 @@
-"""What a preparation noted in progress.json, and whether a folder's tokens are the ones that are asked for."""
+"""What a preparation noted in progress.json, and whether a folder's tokens are the ones that are
+asked for.
+"""
 
 import json
 from pathlib import Path
@@ -61,8 +63,13 @@ def refuse_other_request(folder: Path, found: dict[str, Any], wanted: dict[str, 
     for key in sorted(found.keys() | wanted.keys()):
         there, here = found.get(key), wanted.get(key)
         if isinstance(there, dict) and isinstance(here, dict):
-            inner = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-            differences += [f"{key}.{name} {short(there.get(name))} -> {short(here.get(name))}" for name in inner]
+            inner = sorted(
+                name for name in there.keys() | here.keys() if there.get(name) != here.get(name)
+            )
+            differences += [
+                f"{key}.{name} {short(there.get(name))} -> {short(here.get(name))}"
+                for name in inner
+            ]
         elif there != here:
             differences.append(f"{key} {short(there)} -> {short(here)}")
     if differences:

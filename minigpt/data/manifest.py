@@ -35,7 +35,9 @@ SHAPE = {
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked manifest of a folder; touches no shard. DataError if missing, damaged or of another format."""
+    """The checked manifest of a folder; touches no shard. DataError if missing, damaged or of
+    another format.
+    """
     path = folder / MANIFEST
     try:
         manifest = read_json(path)
@@ -61,7 +63,9 @@ def way_out(why: str) -> str:
 
 
 def manifest_fingerprint(manifest: dict[str, Any]) -> str:
-    return sha256_bytes(json_bytes({key: value for key, value in manifest.items() if key != "fingerprint"}))
+    return sha256_bytes(
+        json_bytes({key: value for key, value in manifest.items() if key != "fingerprint"})
+    )
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -75,4 +79,6 @@ def refuse_way_out(folder: Path, path: Path) -> None:
     """DataError for a path that a link leads out of the folder."""
     target = Path(os.path.realpath(path))  # which stops where a link leads in a circle
     if not target.is_relative_to(folder.resolve()):
-        raise DataError(f"a link leads out of the folder of tokens: {path} (put the file itself there)")
+        raise DataError(
+            f"a link leads out of the folder of tokens: {path} (put the file itself there)"
+        )

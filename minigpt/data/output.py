@@ -1,4 +1,6 @@
-"""The token shards of both splits while they are written, with what the manifest says about them."""
+"""The token shards of both splits while they are written, with what the manifest says about
+them.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -25,10 +27,17 @@ class Output:
     """
 
     def __init__(
-        self, folder: Path, tokenizer: Any, shard_tokens: int, max_tokens: int | None, remains: dict[str, Any] | None
+        self,
+        folder: Path,
+        tokenizer: Any,
+        shard_tokens: int,
+        max_tokens: int | None,
+        remains: dict[str, Any] | None,
     ) -> None:
         if tokenizer.end_of_text is None:
-            raise DataError("no end of text to put between documents: data.tokenizer (text needs another tokenizer)")
+            raise DataError(
+                "no end of text to put between documents: data.tokenizer (text needs another tokenizer)"
+            )
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.vocab_size: int = tokenizer.vocab_size
@@ -41,7 +50,9 @@ class Output:
         self.taken: dict[str, int] = {}  # tokens of each split so far, waiting ones included
         for name in SPLITS:
             known = remains["splits"][name] if remains else NOTHING_WRITTEN
-            self.writers[name] = ShardWriter(folder, name, self.dtype, shard_tokens, **known["writer"])
+            self.writers[name] = ShardWriter(
+                folder, name, self.dtype, shard_tokens, **known["writer"]
+            )
             self.writers[name].restore()
             self.totals[name] = dict(known["totals"])
             self.taken[name] = self.writers[name].n_tokens
@@ -50,9 +61,11 @@ class Output:
         return self.max_tokens is not None and self.taken["train"] >= self.max_tokens
 
     def append(self, piece: Piece, ids: np.ndarray) -> int:
-        """Take the ids of a piece, behind end_of_text if a document begins with it; `flush` writes them.
+        """Take the ids of a piece, behind end_of_text if a document begins with it; `flush` writes
+        them.
 
-        Returns the number of tokens that this made. A piece of training text is cut where it would pass max_tokens.
+        Returns the number of tokens that this made. A piece of training text is cut where it would
+        pass max_tokens.
         """
         n_bytes = piece.n_bytes
         if piece.split == "train" and self.max_tokens is not None:
@@ -71,13 +84,17 @@ class Output:
         return n_tokens
 
     def flush(self) -> None:
-        """Write what was appended; many small writes would cost more than the encoding of short documents allows."""
+        """Write what was appended; many small writes would cost more than the encoding of short
+        documents allows.
+        """
         for name, parts in self.waiting.items():
             ids = np.concatenate(parts) if parts else np.empty(0, np.uint32)
             if len(ids):
                 totals = self.totals[name]
                 totals["largest_id"] = max(totals["largest_id"], int(ids.max()))
-                assert totals["largest_id"] < self.vocab_size, "the tokenizer gives ids outside its vocabulary"
+                assert totals["largest_id"] < self.vocab_size, (
+                    "the tokenizer gives ids outside its vocabulary"
+                )
                 self.writers[name].append(ids)
             parts.clear()
 
@@ -97,7 +114,10 @@ class Output:
         """JSON from which another Output continues; what it counts on is on the disk."""
         for writer in self.writers.values():
             writer.sync()
-        splits = {name: {"writer": self.writers[name].state(), "totals": self.totals[name]} for name in SPLITS}
+        splits = {
+            name: {"writer": self.writers[name].state(), "totals": self.totals[name]}
+            for name in SPLITS
+        }
         return {"splits": splits, "odd": self.odd}
 
     def finish(self) -> dict[str, Any]:

@@ -3,11 +3,13 @@
     folder/manifest.json          written last: its presence means that everything else is complete
     folder/train_00000.bin ...    shards.py
     folder/tokenizer/             what the tokenizer saved
-    folder/progress.json          while work is under way: what is durable so far and where to continue
+    folder/progress.json          while work is under way: what is durable so far and where to
+    continue
 
-Killed at any moment and called again, `prepare` continues behind the last finished shard and ends with the same bytes.
-The bytes depend on the source, the tokenizer and val_fraction, max_tokens, shard_tokens only: pieces of text are
-encoded one by one and written in order, whatever the number of workers.
+Killed at any moment and called again, `prepare` continues behind the last finished shard and ends
+with the same bytes. The bytes depend on the source, the tokenizer and val_fraction, max_tokens,
+shard_tokens only: pieces of text are encoded one by one and written in order, whatever the number
+    of workers.
 """
 
 import json
@@ -68,15 +70,19 @@ def prepare(
     wait: bool = False,
     progress: bool = True,
 ) -> Tokens:
-    """Tokenize a corpus into `folder`, or open it if that is done; returns the opened, verified tokens.
+    """Tokenize a corpus into `folder`, or open it if that is done; returns the opened, verified
+    tokens.
 
-    val_fraction: share of the text held out, by document (splitting.py); unused where the source names its split.
-    max_tokens: at most so many training tokens; the document that would pass it is cut there, and ends the preparation
-    (documents held out before it are taken whole, and one from behind it where there was none).
+    val_fraction: share of the text held out, by document (splitting.py); unused where the source
+        names its split.
+    max_tokens: at most so many training tokens; the document that would pass it is cut there, and
+    ends the preparation (documents held out before it are taken whole, and one from behind it where
+    there was none).
     shard_tokens: tokens a shard. workers: threads that encode.
     wait: wait for another process that prepares the same folder instead of raising BusyError.
 
-    Raises DataError (nothing to read, a folder of other tokens, a damaged one), BusyError, StorageError, Stopped.
+    Raises DataError (nothing to read, a folder of other tokens, a damaged one), BusyError,
+    StorageError, Stopped.
     """
     if not 0 < val_fraction <= 0.5:
         raise ValueError(f"val_fraction={val_fraction} must be above 0 and at most 0.5")
@@ -88,7 +94,9 @@ def prepare(
         if value is not None and value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
     if isinstance(corpus, Bin) and max_tokens is not None:
-        raise ValueError(f"max_tokens={max_tokens} is not used: token files that exist are taken whole (leave it out)")
+        raise ValueError(
+            f"max_tokens={max_tokens} is not used: token files that exist are taken whole (leave it out)"
+        )
     folder = Path(folder)
     request = {
         "source": corpus.describe(),
@@ -103,7 +111,9 @@ def prepare(
             folder.mkdir(parents=True, exist_ok=True)
             with lock_folder(folder, wait) as lock:
                 if not (folder / MANIFEST).exists():
-                    work = Preparation(corpus, tokenizer, folder, request, workers, Progress(None, None, progress))
+                    work = Preparation(
+                        corpus, tokenizer, folder, request, workers, Progress(None, None, progress)
+                    )
                     try:
                         work.run()
                     except DataError:
@@ -119,7 +129,9 @@ def prepare(
 
 
 def lock_folder(folder: Path, wait: bool) -> FolderLock:
-    """The folder's lock; if it is taken, wait for it (looking out for stop signals) or raise BusyError."""
+    """The folder's lock; if it is taken, wait for it (looking out for stop signals) or raise
+    BusyError.
+    """
     lock = FolderLock(folder, "folder of tokens")
     said = False
     while True:
@@ -136,7 +148,9 @@ def lock_folder(folder: Path, wait: bool) -> FolderLock:
 
 
 class Preparation:
-    """The work on one locked folder. What must survive a kill is in `journal`, written to progress.json."""
+    """The work on one locked folder. What must survive a kill is in `journal`, written to
+    progress.json.
+    """
 
     def __init__(
         self,
@@ -180,7 +194,8 @@ class Preparation:
             self.write_journal({**plan, "encoding": None})
         max_bytes = self.spec.train_bytes
         if max_bytes is not None and self.request["max_tokens"] is not None:
-            max_bytes = min(max_bytes, 4 * self.request["max_tokens"])  # about the text that will be tokenized
+            # about the text that will be tokenized
+            max_bytes = min(max_bytes, 4 * self.request["max_tokens"])
         tokenizer = self.make_tokenizer(interruptible(DatasetIterator(source, rule, max_bytes)))
         shards = self.encode(source, tokenizer, plan, remains["encoding"] if remains else None)
         self.finish(tokenizer, rule, pinned, shards)
@@ -209,7 +224,8 @@ class Preparation:
             return self.spec.load(published)
         if self.spec.train_bytes != 0:
             self.progress.say("training the tokenizer")
-        # In another thread: the trainer keeps its own from running Python, and with it from seeing a stop signal.
+        # In another thread: the trainer keeps its own from running Python, and with it from seeing
+        # a stop signal.
         threads = Workers(1, "tokenizer")
         try:
             training = threads.submit(self.spec.train, texts)
@@ -248,7 +264,9 @@ class Preparation:
                 for piece, ids in zip(batch.pieces, batch.ids):
                     if output.full() and (piece.split == "train" or output.taken["val"]):
                         continue
-                    self.progress.add(piece.starts_document, output.append(piece, ids), piece.n_bytes)
+                    self.progress.add(
+                        piece.starts_document, output.append(piece, ids), piece.n_bytes
+                    )
                 output.flush()
                 done = batch.pieces[-1].after
                 if output.n_published() > n_published:
@@ -258,14 +276,18 @@ class Preparation:
                     break
             if requested() is not None:
                 keep()
-                stop_if_requested(f"{output.n_tokens():,} tokens are kept (the same command continues)")
+                stop_if_requested(
+                    f"{output.n_tokens():,} tokens are kept (the same command continues)"
+                )
             for line in report(output.odd):
                 self.progress.say(line)
             return output.finish()
         finally:
             output.close()
 
-    def finish(self, tokenizer: Any, rule: dict[str, Any], pinned: dict[str, Any], shards: dict[str, Any]) -> None:
+    def finish(
+        self, tokenizer: Any, rule: dict[str, Any], pinned: dict[str, Any], shards: dict[str, Any]
+    ) -> None:
         """Write the manifest, which makes the folder whole."""
         published = self.folder / "tokenizer"
         manifest = {

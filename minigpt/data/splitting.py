@@ -1,12 +1,13 @@
-"""Which documents are validation: decided before tokenizing, so that the tokenizer sees training text only.
+"""Which documents are validation: decided before tokenizing, so that the tokenizer sees training
+text only.
 
 Three rules, tried in this order; the chosen one is JSON and part of the manifest:
 - named: the source itself says train or val for every document.
-- documents: a corpus of few documents; those with the smallest hashes are held out, as long as they are small enough.
-  Where none is (one text file), `tail`: the end of the longest document.
-- hash: any larger corpus; a document is held out if the hash of its first piece falls below the fraction, so that
-  neither order nor neighbours matter and a duplicate lands in the same split. One early document is always held out,
-  so that validation is never empty.
+- documents: a corpus of few documents; those with the smallest hashes are held out, as long as they
+  are small enough. Where none is (one text file), `tail`: the end of the longest document.
+- hash: any larger corpus; a document is held out if the hash of its first piece falls below the
+  fraction, so that neither order nor neighbours matter and a duplicate lands in the same split. One
+  early document is always held out, so that validation is never empty.
 """
 
 import hashlib
@@ -48,7 +49,9 @@ def text_pieces(document: Document) -> Iterator[str]:
 
 
 def plan_split(source: Source, val_fraction: float) -> dict[str, Any]:
-    """The rule for this source, after a look at its first documents. DataError if there is too little text."""
+    """The rule for this source, after a look at its first documents. DataError if there is too
+    little text.
+    """
     lengths: dict[int, int] = {}
     hashes: dict[int, float] = {}
     number = -1
@@ -64,13 +67,19 @@ def plan_split(source: Source, val_fraction: float) -> dict[str, Any]:
     if number < FEW_DOCUMENTS:
         return plan_few(lengths, hashes, val_fraction)
     if not lengths:
-        raise DataError(f"no text in the first {FEW_DOCUMENTS} documents (check the source and its column)")
+        raise DataError(
+            f"no text in the first {FEW_DOCUMENTS} documents (check the source and its column)"
+        )
     mean_length = sum(lengths.values()) / len(lengths)
-    always = min((number for number in lengths if lengths[number] <= mean_length), key=hashes.__getitem__)
+    always = min(
+        (number for number in lengths if lengths[number] <= mean_length), key=hashes.__getitem__
+    )
     return {"rule": "hash", "fraction": val_fraction, "always": always}
 
 
-def plan_few(lengths: dict[int, int], hashes: dict[int, float], val_fraction: float) -> dict[str, Any]:
+def plan_few(
+    lengths: dict[int, int], hashes: dict[int, float], val_fraction: float
+) -> dict[str, Any]:
     total = sum(lengths.values())
     if total < 2:
         raise DataError(f"the corpus holds {total} characters of text (choose a source with more)")
@@ -86,7 +95,9 @@ def plan_few(lengths: dict[int, int], hashes: dict[int, float], val_fraction: fl
     return {"rule": "tail", "document": longest, "characters": cut}
 
 
-def split_document(rule: dict[str, Any], number: int, document: Document) -> Iterator[tuple[SplitName, bool, str]]:
+def split_document(
+    rule: dict[str, Any], number: int, document: Document
+) -> Iterator[tuple[SplitName, bool, str]]:
     """(split, starts a document, piece) for each piece of document `number` under the rule."""
     in_pieces = text_pieces(document)
     if rule["rule"] == "tail" and rule["document"] == number:
@@ -97,12 +108,18 @@ def split_document(rule: dict[str, Any], number: int, document: Document) -> Ite
         if index == 0:
             if rule["rule"] == "named":
                 if document.split is None:
-                    raise DataError(f"document {number} has no split although others have (a bug in the source)")
+                    raise DataError(
+                        f"document {number} has no split although others have (a bug in the source)"
+                    )
                 split = document.split
             elif rule["rule"] == "documents":
                 split = "val" if number in rule["documents"] else "train"
             elif rule["rule"] == "hash":
-                split = "val" if number == rule["always"] or stable_hash(piece) < rule["fraction"] else "train"
+                split = (
+                    "val"
+                    if number == rule["always"] or stable_hash(piece) < rule["fraction"]
+                    else "train"
+                )
         yield split, index == 0, piece
 
 

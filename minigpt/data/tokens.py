@@ -1,4 +1,6 @@
-"""Prepared tokens: a folder of shards with a manifest, verified when it is opened and guarded while it is read."""
+"""Prepared tokens: a folder of shards with a manifest, verified when it is opened and guarded while
+it is read.
+"""
 
 import os
 from collections.abc import Callable
@@ -31,11 +33,14 @@ class Shard:
 class Split:
     """The tokens of one split as one long stream, read from disk a stretch at a time.
 
-    n_tokens: ids in the stream, end_of_text before every document included. n_documents. n_bytes: UTF-8 bytes of the
-    text behind them; None where nobody knows (foreign shards without a tokenizer).
+    n_tokens: ids in the stream, end_of_text before every document included. n_documents. n_bytes:
+    UTF-8 bytes of the text behind them; None where nobody knows (foreign shards without a
+    tokenizer).
     """
 
-    def __init__(self, name: str, shards: list[Shard], n_bytes: int | None, n_documents: int) -> None:
+    def __init__(
+        self, name: str, shards: list[Shard], n_bytes: int | None, n_documents: int
+    ) -> None:
         self.name = name
         self.shards = shards
         self.n_bytes = n_bytes
@@ -48,10 +53,13 @@ class Split:
     def read(self, start: int, count: int) -> np.ndarray:
         """Tokens [start, start + count), (count,) uint16 or uint32.
 
-        IndexError outside the stream; DataError if a shard was truncated, changed or removed since it was opened.
+        IndexError outside the stream; DataError if a shard was truncated, changed or removed since
+        it was opened.
         """
         if start < 0 or count < 0 or start + count > self.n_tokens:
-            raise IndexError(f"tokens {start}..{start + count} of {self.n_tokens} in split {self.name}")
+            raise IndexError(
+                f"tokens {start}..{start + count} of {self.n_tokens} in split {self.name}"
+            )
         parts = []
         while count:
             index = int(np.searchsorted(self._firsts, start, side="right")) - 1
@@ -72,7 +80,9 @@ class Split:
 
 
 class ShardFile:
-    """An open shard. pread, not a memory map: a truncated map kills the process with SIGBUS and no message."""
+    """An open shard. pread, not a memory map: a truncated map kills the process with SIGBUS and no
+    message.
+    """
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
@@ -86,11 +96,14 @@ class ShardFile:
     def read(self, start: int, count: int) -> np.ndarray:
         layout = self.shard.layout
         itemsize = layout.dtype.itemsize
-        content = os.pread(self.descriptor, count * itemsize, layout.header_bytes + start * itemsize)
+        content = os.pread(
+            self.descriptor, count * itemsize, layout.header_bytes + start * itemsize
+        )
         if len(content) != count * itemsize:
             raise DataError(f"shard was truncated while in use: {self.shard.path} ({AGAIN})")
         if file_identity(self.shard.path) != self.shard.identity:
-            # Touched, replaced or written to: go on only if the bytes are still the ones of the manifest.
+            # Touched, replaced or written to: go on only if the bytes are still the ones of the
+            # manifest.
             self.open()
             if sha256_file(self.shard.path) != self.shard.sha256:
                 raise DataError(f"shard changed while in use: {self.shard.path} ({AGAIN})")
@@ -116,10 +129,12 @@ def file_identity(path: Path) -> tuple[int, ...]:
 
 
 class Tokens:
-    """A folder of prepared tokens: `train` and `val` splits, tokenizer, manifest and its fingerprint.
+    """A folder of prepared tokens: `train` and `val` splits, tokenizer, manifest and its
+    fingerprint.
 
-    fingerprint: SHA-256 over the manifest, which holds the SHA-256 of every shard and tokenizer file; it says whether
-    two runs saw the same data. It depends neither on where the folder lies nor on when or how it was made.
+    fingerprint: SHA-256 over the manifest, which holds the SHA-256 of every shard and tokenizer
+    file; it says whether two runs saw the same data. It depends neither on where the folder lies
+    nor on when or how it was made.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], tokenizer: Any) -> None:
@@ -132,18 +147,24 @@ class Tokens:
         self.val = open_split(folder, "val", manifest)
 
     @classmethod
-    def open(cls, folder: Path | str, load_tokenizer: Callable[[Path], Any], verify: bool = True) -> "Tokens":
+    def open(
+        cls, folder: Path | str, load_tokenizer: Callable[[Path], Any], verify: bool = True
+    ) -> "Tokens":
         """Open a folder that `prepare` made.
 
-        load_tokenizer: reads the tokenizer's folder (minigpt.tokenizer.load). verify: hash every shard (about a second
-        for 2 GB); without it only sizes and headers are checked. DataError names the file that is missing or damaged.
+        load_tokenizer: reads the tokenizer's folder (minigpt.tokenizer.load). verify: hash every
+        shard (about a second for 2 GB); without it only sizes and headers are checked. DataError
+        names the file that is missing or damaged.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
         check_tokenizer_files(folder, manifest)
         tokenizer = load_tokenizer(folder / "tokenizer")
         expected = manifest["tokenizer"]
-        if (tokenizer.fingerprint, tokenizer.vocab_size) != (expected["fingerprint"], expected["vocab_size"]):
+        if (tokenizer.fingerprint, tokenizer.vocab_size) != (
+            expected["fingerprint"],
+            expected["vocab_size"],
+        ):
             raise DataError(
                 f"the tokenizer is not the one that made the shards: {folder / 'tokenizer'} (prepare again)"
             )
@@ -156,10 +177,14 @@ class Tokens:
         """Hash every shard; DataError names the first whose bytes are not the manifest's."""
         shards = [*self.train.shards, *self.val.shards]
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-            for shard, sha256 in zip(shards, threads.map(sha256_unless_stopped, [shard.path for shard in shards])):
+            for shard, sha256 in zip(
+                shards, threads.map(sha256_unless_stopped, [shard.path for shard in shards])
+            ):
                 stop_if_requested("nothing was changed (the same command goes on)")
                 if sha256 != shard.sha256:
-                    raise DataError(f"damaged shard: {shard.path} (its hash is not the manifest's; {AGAIN})")
+                    raise DataError(
+                        f"damaged shard: {shard.path} (its hash is not the manifest's; {AGAIN})"
+                    )
 
 
 def sha256_unless_stopped(path: Path) -> str:
@@ -176,7 +201,9 @@ def check_tokenizer_files(folder: Path, manifest: dict[str, Any]) -> None:
             what = "missing tokenizer file" if error.missing else "cannot read a tokenizer file"
             raise DataError(f"{what}: {path}: {error.why} ({AGAIN})") from None
         if found != sha256:
-            raise DataError(f"damaged tokenizer file: {path} (its hash is not the manifest's; {AGAIN})")
+            raise DataError(
+                f"damaged tokenizer file: {path} (its hash is not the manifest's; {AGAIN})"
+            )
 
 
 def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
@@ -197,8 +224,13 @@ def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
         identity = file_identity(path)
         layout = read_layout(path, shard_format)
         if (layout.n_tokens, layout.dtype.name) != (listed["n_tokens"], manifest["dtype"]):
-            found, expected = f"{layout.n_tokens} {layout.dtype.name}", f"{listed['n_tokens']} {manifest['dtype']}"
-            raise DataError(f"shard holds {found} ids, the manifest says {expected}: {path} ({AGAIN})")
+            found, expected = (
+                f"{layout.n_tokens} {layout.dtype.name}",
+                f"{listed['n_tokens']} {manifest['dtype']}",
+            )
+            raise DataError(
+                f"shard holds {found} ids, the manifest says {expected}: {path} ({AGAIN})"
+            )
         shards.append(Shard(path, first, layout, listed["sha256"], identity))
         first += layout.n_tokens
     if not shards:

@@ -25,22 +25,34 @@ def sampling_of(cfg: DictConfig) -> Sampling:
         raise ConfigError(f"out of range: seed={cfg.seed} (at least 0)")
     trusted_packages(cfg.trust)
     return Sampling(
-        cfg.max_new_tokens, cfg.temperature, cfg.top_k, cfg.top_p, cfg.ngram_size, cfg.ngram_penalty, cfg.num_samples
+        cfg.max_new_tokens,
+        cfg.temperature,
+        cfg.top_k,
+        cfg.top_p,
+        cfg.ngram_size,
+        cfg.ngram_penalty,
+        cfg.num_samples,
     )
 
 
 def generate(cfg: DictConfig) -> None:
-    """Continue the prompt; each sample as it comes, or one after the other, separated by a line of ---."""
+    """Continue the prompt; each sample as it comes, or one after the other, separated by a line of
+    ---.
+    """
     sampling = sampling_of(cfg)
     loaded = load_any(find_run(cfg.run, cfg.output_dir), trusted_packages(cfg.trust))
-    chosen = precision.choose(cfg.device, cfg.precision, False, d_model=loaded.model.embed.weight.shape[1])
+    chosen = precision.choose(
+        cfg.device, cfg.precision, False, d_model=loaded.model.embed.weight.shape[1]
+    )
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen.precision]
     model = loaded.model.to(chosen.device, dtype)
     step = "exported" if loaded.step is None else f"step {loaded.step}"
     log.info("%s (%s, %s, %s)", loaded.folder, step, chosen.device, chosen.precision)
 
     tokenizer, ids = loaded.tokenizer, encode_prompt(loaded.tokenizer, cfg.prompt)
-    steps = generate_tokens(model, ids, sampling, generator(cfg.seed, "sampling"), stop=tokenizer.end_of_text)
+    steps = generate_tokens(
+        model, ids, sampling, generator(cfg.seed, "sampling"), stop=tokenizer.end_of_text
+    )
     live = cfg.stream and sampling.num_samples == 1
     streams = [TextStream() for _ in range(sampling.num_samples)]
     texts = [cfg.prompt] * sampling.num_samples

@@ -1,7 +1,9 @@
-"""A trained model as a Hugging Face folder, and back: Llama, or Qwen3 where queries and keys are normalised.
+"""A trained model as a Hugging Face folder, and back: Llama, or Qwen3 where queries and keys are
+normalised.
 
-The folder is written by hand (safetensors and JSON), so transformers is not needed here. Loaded there, the model gives
-the same logits bit for bit. Parts without a counterpart in these two architectures are refused.
+The folder is written by hand (safetensors and JSON), so transformers is not needed here. Loaded
+there, the model gives the same logits bit for bit. Parts without a counterpart in these two
+architectures are refused.
 """
 
 import shutil
@@ -42,23 +44,33 @@ BLOCK = {
 
 
 def names(n_layers: int) -> dict[str, str]:
-    """Our name of every parameter that a model of n_layers can have -> the name in Llama and Qwen3."""
-    blocks = {f"blocks.{i}.{a}": f"model.layers.{i}.{b}" for i in range(n_layers) for a, b in BLOCK.items()}
+    """Our name of every parameter that a model of n_layers can have -> the name in Llama and
+    Qwen3.
+    """
+    blocks = {
+        f"blocks.{i}.{a}": f"model.layers.{i}.{b}"
+        for i in range(n_layers)
+        for a, b in BLOCK.items()
+    }
     return TOP | blocks
 
 
 def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
-    """Write config.json, model.safetensors, generation_config.json and the tokenizer's files into a new folder.
+    """Write config.json, model.safetensors, generation_config.json and the tokenizer's files into a
+    new folder.
 
-    tokenizer: needs `save(folder)` and `end_of_text`. Raises ConfigError for a model that does not map, StorageError
-    if the folder exists and is not empty, or cannot be written; a folder that appears is complete.
+    tokenizer: needs `save(folder)` and `end_of_text`. Raises ConfigError for a model that does not
+    map, StorageError if the folder exists and is not empty, or cannot be written; a folder that
+    appears is complete.
     """
     config = hugging_face_config(model, tokenizer.end_of_text)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"cannot export: {folder} exists already (choose a new folder)")
     generation = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
     theirs = names(len(model.blocks))
-    weights = {theirs[name]: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
+    weights = {
+        theirs[name]: value.detach().cpu().contiguous() for name, value in model.named_parameters()
+    }
     temporary = temporary_name(folder)
     with writing(folder, "the argument DIR"):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +89,16 @@ def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
 def hugging_face_config(model: Transformer, end_of_text: int | None) -> dict[str, Any]:
     """config.json. Raises ConfigError for parts that neither Llama nor Qwen3 has."""
     parts: list[tuple[object, type]] = [(model, Transformer), (model.embed, nn.Embedding)]
-    parts += [pair for block in model.blocks for pair in ((block.attention, Attention), (block.mlp, SwiGLU))]
+    parts += [
+        pair
+        for block in model.blocks
+        for pair in ((block.attention, Attention), (block.mlp, SwiGLU))
+    ]
     foreign = {type(part).__name__ for part, known in parts if type(part) is not known}
     if foreign:
-        raise ConfigError(f"cannot export: {', '.join(sorted(foreign))} has no counterpart in Llama or Qwen3 (the run)")
+        raise ConfigError(
+            f"cannot export: {', '.join(sorted(foreign))} has no counterpart in Llama or Qwen3 (the run)"
+        )
     block: Any = model.blocks[0]
     dtype = str(model.embed.weight.dtype).removeprefix("torch.")
     normalised = block.attention.q_norm is not None
@@ -110,13 +128,17 @@ def hugging_face_config(model: Transformer, end_of_text: int | None) -> dict[str
 
 
 def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The keyword arguments of Transformer and the parameters, by our names, of a Llama or Qwen3 folder.
+    """The keyword arguments of Transformer and the parameters, by our names, of a Llama or Qwen3
+    folder.
 
-    For folders that `to_hugging_face` wrote, and others with one model.safetensors and nothing that our model lacks
-    (biases, scaled RoPE, another activation, sliding windows). Raises CheckpointError otherwise.
+    For folders that `to_hugging_face` wrote, and others with one model.safetensors and nothing that
+    our model lacks (biases, scaled RoPE, another activation, sliding windows). Raises
+    CheckpointError otherwise.
     """
     # In a cache of Hugging Face's, the files of a snapshot are links to blobs beside it.
-    inside = folder.absolute().parent.parent if folder.absolute().parent.name == "snapshots" else folder
+    inside = (
+        folder.absolute().parent.parent if folder.absolute().parent.name == "snapshots" else folder
+    )
     path = folder / "config.json"
     try:
         config = read_json(path, inside=inside)
@@ -124,21 +146,33 @@ def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         weights = load(read_bytes(folder / "model.safetensors", inside=inside))
     except UnreadableError as error:
         if error.missing:
-            raise CheckpointError(f"not an exported model: {folder} has no {error.path.name}") from None
-        raise CheckpointError(f"damaged export: {error.path}: {error.why} (export it again)") from None
+            raise CheckpointError(
+                f"not an exported model: {folder} has no {error.path.name}"
+            ) from None
+        raise CheckpointError(
+            f"damaged export: {error.path}: {error.why} (export it again)"
+        ) from None
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"damaged export: {folder} ({type(error).__name__}: {error}; export it again)") from None
+        raise CheckpointError(
+            f"damaged export: {folder} ({type(error).__name__}: {error}; export it again)"
+        ) from None
     try:
         arguments = _arguments(config)
         lacking = _differences(config, arguments)
         ours = {b: a for a, b in names(min(arguments["n_layers"], len(weights))).items()}
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise CheckpointError(f"damaged export: {path} ({type(error).__name__}: {error}; export it again)") from None
+        raise CheckpointError(
+            f"damaged export: {path} ({type(error).__name__}: {error}; export it again)"
+        ) from None
     if lacking:
-        raise CheckpointError(f"cannot import: {path}: {', '.join(lacking)} (our model has no counterpart)")
+        raise CheckpointError(
+            f"cannot import: {path}: {', '.join(lacking)} (our model has no counterpart)"
+        )
     unknown = sorted(weights.keys() - ours.keys())
     if unknown:
-        raise CheckpointError(f"cannot import: {folder}: unknown weight {unknown[0]} (our model has no counterpart)")
+        raise CheckpointError(
+            f"cannot import: {folder}: unknown weight {unknown[0]} (our model has no counterpart)"
+        )
     return arguments, {ours[name]: value for name, value in weights.items()}
 
 
@@ -161,7 +195,9 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 def _differences(config: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
     """What a foreign config.json has that our model cannot do, as key=value."""
-    rope = (config.get("rope_parameters") or config.get("rope_scaling") or {}).get("rope_type", "default")
+    rope = (config.get("rope_parameters") or config.get("rope_scaling") or {}).get(
+        "rope_type", "default"
+    )
     head_size = arguments["d_model"] // arguments["n_heads"]
     fits = {
         "model_type": config["model_type"] in ("llama", "qwen3"),

@@ -21,7 +21,9 @@ from minigpt.tokenizer import load as load_tokenizer
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready for use. step: that of a run's newest checkpoint; None for an exported folder."""
+    """A model ready for use. step: that of a run's newest checkpoint; None for an exported
+    folder.
+    """
 
     folder: Path
     model: Transformer
@@ -30,18 +32,28 @@ class Loaded:
 
 
 def find_run(path: str | None, output_dir: str) -> Path:
-    """The run folder that was asked for, or the newest finished one. Raises ConfigError if there is none."""
+    """The run folder that was asked for, or the newest finished one. Raises ConfigError if there is
+    none.
+    """
     if path is not None:
         folder = Path(path).expanduser()
         if not any(os.path.isfile(folder / name) for name in ("run.json", "config.json")):
-            raise ConfigError(f"no run there: run={path} (a run such as outputs/<name>-<id>, or an exported folder)")
+            raise ConfigError(
+                f"no run there: run={path} (a run such as outputs/<name>-<id>, or an exported folder)"
+            )
         return folder
     finished = [
-        folder for folder in Path(output_dir).expanduser().glob("*-????????") if read_summary(folder) is not None
+        folder
+        for folder in Path(output_dir).expanduser().glob("*-????????")
+        if read_summary(folder) is not None
     ]
-    finished = [folder for folder in finished if (read_summary(folder) or {}).get("status") == "finished"]
+    finished = [
+        folder for folder in finished if (read_summary(folder) or {}).get("status") == "finished"
+    ]
     if not finished:
-        raise ConfigError(f"no finished run: {output_dir} (train one with: python train.py, or give run=<folder>)")
+        raise ConfigError(
+            f"no finished run: {output_dir} (train one with: python train.py, or give run=<folder>)"
+        )
     return max(finished, key=lambda folder: (folder / "summary.json").stat().st_mtime_ns)
 
 
@@ -51,7 +63,9 @@ def load_any(folder: Path, trust: Collection[str] = ()) -> Loaded:
 
 
 def load_exported(folder: Path) -> Loaded:
-    """The model of a Hugging Face folder, in evaluation mode on the CPU, with its tokenizer. Raises CheckpointError."""
+    """The model of a Hugging Face folder, in evaluation mode on the CPU, with its tokenizer. Raises
+    CheckpointError.
+    """
     arguments, weights = hugging_face.from_hugging_face(folder)
     vocab_size = arguments.pop("vocab_size")
     model = rebuild({"_target_": hugging_face.MODEL, **arguments}, vocab_size, weights, folder)
@@ -59,7 +73,8 @@ def load_exported(folder: Path) -> Loaded:
 
 
 def load_run(folder: Path, trust: Collection[str] = ()) -> Loaded:
-    """The model of a run's newest valid checkpoint, in evaluation mode on the CPU, with its tokenizer.
+    """The model of a run's newest valid checkpoint, in evaluation mode on the CPU, with its
+    tokenizer.
 
     trust: packages beside minigpt.model whose classes it may name; their code is run.
     Raises CheckpointError if there is none, or if it names another class.
@@ -68,14 +83,23 @@ def load_run(folder: Path, trust: Collection[str] = ()) -> Loaded:
         raise CheckpointError(f"not a run: {folder}: no run.json (give the folder of a run)")
     found = checkpoint.newest(folder / "checkpoints")
     if found is None:
-        raise CheckpointError(f"no checkpoint yet: {folder} (let the run reach checkpoint.every, or finish)")
+        raise CheckpointError(
+            f"no checkpoint yet: {folder} (let the run reach checkpoint.every, or finish)"
+        )
     vocab_size = found.state.get("vocab_size")
     model = rebuild(found.state.get("model"), vocab_size, found.model, found.folder, trust)
-    return Loaded(folder, model, _tokenizer(folder / "tokenizer", vocab_size), checkpoint.step_of(found.folder))
+    return Loaded(
+        folder,
+        model,
+        _tokenizer(folder / "tokenizer", vocab_size),
+        checkpoint.step_of(found.folder),
+    )
 
 
 def _tokenizer(folder: Path, vocab_size: Any) -> Any:
-    """The tokenizer of a model with so many ids. Raises CheckpointError if it is that of another."""
+    """The tokenizer of a model with so many ids. Raises CheckpointError if it is that of
+    another.
+    """
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != vocab_size:
         raise CheckpointError(
@@ -108,7 +132,9 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
 
 
 def tokenizer_change(source: Path, tokenizer: Any) -> str | None:
-    """How the tokenizer of `init_from` differs from this run's, as both fingerprints; None if it does not."""
+    """How the tokenizer of `init_from` differs from this run's, as both fingerprints; None if it
+    does not.
+    """
     folder = source / "tokenizer" if os.path.isfile(source / "run.json") else source
     try:
         theirs = load_tokenizer(folder).fingerprint

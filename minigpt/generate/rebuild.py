@@ -30,7 +30,9 @@ REFUSED_VALUES = (ValueError, TypeError, RuntimeError, ArithmeticError, Attribut
 
 
 def trusted_packages(names: Any) -> tuple[str, ...]:
-    """The packages of `trust=mylab` or `trust=[mylab,other]`. Raises ConfigError for what is none."""
+    """The packages of `trust=mylab` or `trust=[mylab,other]`. Raises ConfigError for what is
+    none.
+    """
     if names is None or isinstance(names, str | int | float):
         names = [] if names is None else [names]
     packages = tuple(str(name) for name in names)
@@ -113,7 +115,9 @@ class Parts:
             if not (isinstance(item, dict) or parameter is None):
                 expected = signature.type_problem(item, parameter.annotation)
                 if expected is not None:
-                    raise self.error("wrong type", f"{key}.{name}={item!r:.80} (expects {expected})")
+                    raise self.error(
+                        "wrong type", f"{key}.{name}={item!r:.80} (expects {expected})"
+                    )
         arguments = {name: self.build(item, f"{key}.{name}") for name, item in arguments.items()}
         if value.get("_partial_"):
             return partial(found, **arguments)

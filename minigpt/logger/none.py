@@ -6,8 +6,12 @@ from typing import Any
 class NoLogger:
     """Keeps nothing."""
 
-    def start(self, run: dict[str, Any], config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Begin to mirror a run: its record (run.json), its configuration, and the rows logged before a resume."""
+    def start(
+        self, run: dict[str, Any], config: dict[str, Any], rows: list[dict[str, Any]]
+    ) -> None:
+        """Begin to mirror a run: its record (run.json), its configuration, and the rows logged
+        before a resume.
+        """
 
     def log(self, row: dict[str, Any]) -> None:
         """Mirror one row of metrics.jsonl."""

@@ -1,4 +1,6 @@
-"""Weights & Biases as a mirror of metrics.jsonl: online with a key, else offline; never a prompt, never a crash."""
+"""Weights & Biases as a mirror of metrics.jsonl: online with a key, else offline; never a prompt,
+never a crash.
+"""
 
 import json
 import logging
@@ -27,11 +29,13 @@ class WandbLogger:
     """Mirror rows to wandb.
 
     project, entity: as wandb knows them.  folder: where wandb keeps its files, shared by all runs.
-    timeout_s: how long starting may take before it falls back to offline; the run does not wait for it.
-    finish_timeout_s: how long the end of a run waits for the last upload; after that wandb is stopped, and
-    `wandb sync` can send what lies on the disk. After a stop signal that is STOPPED_S at most, after another nothing.
-    wandb runs in a process of its own, fed by a thread, so whatever it does never holds up a step.
-    Online if WANDB_API_KEY is set (or netrc has the host) and WANDB_MODE does not say otherwise; WANDB_MODE wins.
+    timeout_s: how long starting may take before it falls back to offline; the run does not wait for
+        it.
+    finish_timeout_s: how long the end of a run waits for the last upload; after that wandb is
+    stopped, and `wandb sync` can send what lies on the disk. After a stop signal that is STOPPED_S
+    at most, after another nothing. wandb runs in a process of its own, fed by a thread, so whatever
+    it does never holds up a step. Online if WANDB_API_KEY is set (or netrc has the host) and
+    WANDB_MODE does not say otherwise; WANDB_MODE wins.
     """
 
     def __init__(
@@ -56,8 +60,12 @@ class WandbLogger:
         self._sending = threading.Event()  # it has started, or never will
         self._warned = False
 
-    def start(self, run: dict[str, Any], config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Begin a mirror. A resumed run replays its earlier rows, so that its last segment alone is the whole run."""
+    def start(
+        self, run: dict[str, Any], config: dict[str, Any], rows: list[dict[str, Any]]
+    ) -> None:
+        """Begin a mirror. A resumed run replays its earlier rows, so that its last segment alone is
+        the whole run.
+        """
         init = {
             "project": self.project,
             "entity": self.entity,
@@ -76,10 +84,14 @@ class WandbLogger:
     def log(self, row: dict[str, Any]) -> None:
         """Mirror one row; after a failure the mirror stays silent."""
         if not self._warned:
-            self._messages.put({"row": {key: value for key, value in row.items() if value is not None}})
+            self._messages.put(
+                {"row": {key: value for key, value in row.items() if value is not None}}
+            )
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary and end, within `finish_timeout_s` of a start; sooner after a stop signal."""
+        """Write the summary and end, within `finish_timeout_s` of a start; sooner after a stop
+        signal.
+        """
         if self._thread is None:
             return
         self._messages.put({"summary": summary})
@@ -90,7 +102,11 @@ class WandbLogger:
             if not (self._sending.is_set() or heard):
                 begin = time.monotonic()  # starting has limits of its own
             waited = time.monotonic() - begin
-            limit = min(STOPPED_S, self.finish_timeout_s) if interrupt.requested() else self.finish_timeout_s
+            limit = (
+                min(STOPPED_S, self.finish_timeout_s)
+                if interrupt.requested()
+                else self.finish_timeout_s
+            )
             if waited > limit or interrupt.count() > heard:
                 self._warn(f"no answer for {waited:.0f} s")
                 break
@@ -101,7 +117,9 @@ class WandbLogger:
         self._thread = None
 
     def _mirror(self, init: dict[str, Any]) -> None:
-        """In the thread: start, online or else offline; then hand over the messages as they come."""
+        """In the thread: start, online or else offline; then hand over the messages as they
+        come.
+        """
         try:
             if self._starts(init):
                 self._sending.set()
@@ -116,7 +134,12 @@ class WandbLogger:
         for attempt in dict.fromkeys([mode, "offline"]):
             if self._warned:  # the run has ended
                 break
-            settings = {"init_timeout": self.timeout_s, "silent": True, "console": "off", "disable_git": True}
+            settings = {
+                "init_timeout": self.timeout_s,
+                "silent": True,
+                "console": "off",
+                "disable_git": True,
+            }
             options = {"mode": attempt, "resume": "allow" if attempt == "online" else None}
             self._process = WandbProcess()
             limit_s = self.timeout_s if attempt == "online" else LOCAL_S
@@ -140,7 +163,9 @@ class WandbLogger:
 
     def _warn(self, why: str) -> None:
         if not self._warned:
-            log.warning("warning: wandb stopped: %s (the run goes on; metrics.jsonl is complete)", why)
+            log.warning(
+                "warning: wandb stopped: %s (the run goes on; metrics.jsonl is complete)", why
+            )
         self._warned = True
 
 

@@ -1,8 +1,9 @@
 """wandb in a process of its own: it has threads, hooks and waits that a run must not wait for.
 
-Started by wandb.py, as a script. Reads a JSON object a line from stdin: {"init": {...}, "settings": {...}},
-then {"row": {...}}, at the end {"summary": {...}}. Answers a line each on stdout: "ready" (wandb is imported),
-"started" and the process that wandb itself has started, "done"; or "failed" and why, as the last one.
+Started by wandb.py, as a script. Reads a JSON object a line from stdin: {"init": {...}, "settings":
+{...}}, then {"row": {...}}, at the end {"summary": {...}}. Answers a line each on stdout: "ready"
+(wandb is imported), "started" and the process that wandb itself has started, "done"; or "failed"
+and why, as the last one.
 """
 
 import json
@@ -29,7 +30,8 @@ def mirror(answers: TextIO) -> None:
             continue
         run.summary.update(message["summary"])
         run.finish(exit_code=0)
-        with suppress(Exception, SystemExit):  # all is on the disk once wandb's own process has ended
+        # all is on the disk once wandb's own process has ended
+        with suppress(Exception, SystemExit):
             wandb.teardown()
         print("done", file=answers, flush=True)
         return

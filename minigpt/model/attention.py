@@ -1,7 +1,7 @@
 """Causal self-attention with shared key/value heads.
 
-B batch, T sequence, D model, H query heads, G key/value heads, K head size (D / H), S keys seen (with a cache more
-than T).
+B batch, T sequence, D model, H query heads, G key/value heads, K head size (D / H), S keys seen
+(with a cache more than T).
 """
 
 import torch
@@ -16,11 +16,13 @@ from minigpt.model.rope import RopeTable, rotate
 
 
 class Attention(nn.Module):
-    """Multi-head (n_kv_heads = n_heads), grouped-query or multi-query (n_kv_heads = 1) attention, no biases.
+    """Multi-head (n_kv_heads = n_heads), grouped-query or multi-query (n_kv_heads = 1) attention,
+    no biases.
 
-    Multi-query: Shazeer 2019; grouped-query: Ainslie et al. 2023. q, k, v and o are separate matrices, because
-    optimizers such as Muon act on each matrix as a whole. With `qk_norm`, queries and keys pass an RMSNorm over
-    each head, before RoPE (Qwen3). Another attention is a class with this constructor and forward.
+    Multi-query: Shazeer 2019; grouped-query: Ainslie et al. 2023. q, k, v and o are separate
+    matrices, because optimizers such as Muon act on each matrix as a whole. With `qk_norm`, queries
+    and keys pass an RMSNorm over each head, before RoPE (Qwen3). Another attention is a class with
+    this constructor and forward.
     """
 
     def __init__(
@@ -44,7 +46,11 @@ class Attention(nn.Module):
         self.heads = {"q": n_heads, "k": n_kv_heads, "v": n_kv_heads, "o": n_heads}  # for the roles
 
     def forward(
-        self, x: Tensor, rope: RopeTable, mask: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        rope: RopeTable,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D).
 
@@ -67,7 +73,9 @@ class Attention(nn.Module):
 def attention_reference(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: LayerCache | None = None
 ) -> Tensor:
-    """torch's attention for q (B, T, H, K), k and v (B, T, G, K), which the keys of a cache precede; (B, T, H, K)."""
+    """torch's attention for q (B, T, H, K), k and v (B, T, G, K), which the keys of a cache
+    precede; (B, T, H, K).
+    """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if cache is not None:
         k, v = cache.append(k, v)  # (B, G, S, K)

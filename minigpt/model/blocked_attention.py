@@ -1,9 +1,13 @@
-"""Causal attention for training on a CPU, in blocks that stay in cache; about 2.5 times as fast as torch's in bf16.
+"""Causal attention for training on a CPU, in blocks that stay in cache; about 2.5 times as fast as
+torch's in bf16.
 
-torch's scaled_dot_product_attention is the reference. As there, nothing of size (T, T) is kept where sequences are
-long: the backward pass computes the probabilities again. Where they take little memory beside the rest they are kept.
+torch's scaled_dot_product_attention is the reference. As there, nothing of size (T, T) is kept
+where sequences are
+long: the backward pass computes the probabilities again. Where they take little memory beside the
+    rest they are kept.
 
-B batch, T sequence, H query heads, G key/value heads, R = H / G queries per key, K head size, N = B * G.
+B batch, T sequence, H query heads, G key/value heads, R = H / G queries per key, K head size, N = B
+* G.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from minigpt.model.dropout import kept, rounded, split
 
-QUERIES, ROWS = 64, 128  # positions in a block, or more if that gives fewer than so many rows (positions times R)
+# positions in a block, or more if that gives fewer than so many rows (positions times R)
+QUERIES, ROWS = 64, 128
 SCORES = 2**20  # scores of a block, at most, unless one batch item has more: 2 MB in bf16
 SCORES_ELSEWHERE = 2**26  # on a GPU, which wants large blocks (not tuned)
 KEPT = 2**22  # scores of a layer up to which the backward pass gets the probabilities: 8 MB in bf16
@@ -29,15 +34,18 @@ def blocked_attention(
     dropout: float = 0.0,
     seeds: Tensor | None = None,
 ) -> Tensor:
-    """softmax(q k' / sqrt(K)) v with causal masking: q (B, T, H, K), k and v (B, T, G, K) -> (B, T, H, K).
+    """softmax(q k' / sqrt(K)) v with causal masking: q (B, T, H, K), k and v (B, T, G, K) -> (B, T,
+    H, K).
 
-    mask: (B or 1, 1, T, T) bool, True where a query may look, never beyond the causal triangle; None for all of it.
+    mask: (B or 1, 1, T, T) bool, True where a query may look, never beyond the causal triangle;
+        None for all of it.
     dropout: of the probabilities. Scores are rounded to the dtype of q.
     seeds: (B,) int64, of the dropout's masks (see Dropout.seeds).
     """
     b, t, h, size = q.shape
     g = k.shape[2]
-    # All queries of a key/value head become rows of one matrix, position by position: a view if there is one such head.
+    # All queries of a key/value head become rows of one matrix, position by position: a view if
+    # there is one such head.
     rows = q.view(b, t, g, h // g, size).transpose(1, 2).reshape(b * g, t * h // g, size)
     keys, values = (x.transpose(1, 2).reshape(b * g, t, size) for x in (k, v))
     if mask is not None:
@@ -51,7 +59,13 @@ def blocked_attention(
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, seeds: Tensor | None
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        dropout: float,
+        seeds: Tensor | None,
     ) -> Tensor:
         """q (N, T R, K), k and v (N, T, K), seeds (N,) -> (N, T R, K)."""
         ctx.dropout = dropout
@@ -84,9 +98,15 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def _blocks(
-    q: Tensor, k: Tensor, mask: Tensor | None, dropout: float, seeds: Tensor | None, saved: Sequence[Tensor] = ()
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    seeds: Tensor | None,
+    saved: Sequence[Tensor] = (),
 ) -> Iterator[tuple[slice, slice, slice, Tensor, Tensor | None]]:
-    """Slices of N, rows and keys, with the probabilities there and what dropout keeps; the same at every call.
+    """Slices of N, rows and keys, with the probabilities there and what dropout keeps; the same at
+    every call.
 
     saved: the probabilities of an earlier call, block by block, if they were kept.
     """
@@ -102,15 +122,24 @@ def _blocks(
             rows, seen = slice(start * r, end * r), slice(0, end)
             p = next(remaining, None)
             if p is None:
-                p = _probabilities(q[n, rows], k[n, seen], None if mask is None else mask[n, start:end, :end], start)
+                p = _probabilities(
+                    q[n, rows],
+                    k[n, seen],
+                    None if mask is None else mask[n, start:end, :end],
+                    start,
+                )
             keep = None
             if seeds is not None:  # `first`: beyond all numbers of the blocks before
-                keep = kept(seeds[n], p.shape[1] * p.shape[2], dropout, first=start * r * t).view(p.shape)
+                keep = kept(seeds[n], p.shape[1] * p.shape[2], dropout, first=start * r * t).view(
+                    p.shape
+                )
             yield n, rows, seen, p, keep
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, start: int) -> Tensor:
-    """Of the queries from position `start` on, (n, (end - start) R, K), for the keys before `end`, (n, end, K)."""
+    """Of the queries from position `start` on, (n, (end - start) R, K), for the keys before `end`,
+    (n, end, K).
+    """
     end = k.shape[1]
     queries = end - start
     scores = torch.bmm(q, k.transpose(1, 2))

@@ -7,13 +7,17 @@ NO_TOKEN = -1  # stands for a token before the beginning
 
 
 class LayerCache:
-    """Keys and values of one block in preallocated (B, H_kv, capacity, K) memory; appending copies only what is new."""
+    """Keys and values of one block in preallocated (B, H_kv, capacity, K) memory; appending copies
+    only what is new.
+    """
 
     def __init__(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
         self.keys, self.values, self.length = keys, values, length
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H_kv, T, K) behind what is there; return views of everything stored, (B, H_kv, length, K)."""
+        """Store (B, H_kv, T, K) behind what is there; return views of everything stored, (B, H_kv,
+        length, K).
+        """
         end = self.length + keys.shape[2]
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
@@ -29,7 +33,11 @@ class KVCache:
 
     @classmethod
     def empty(
-        cls, n_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+        cls,
+        n_layers: int,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> "KVCache":
         """A cache of `shape` (B, H_kv, capacity, K) in each block."""
         make = lambda: torch.zeros(shape, dtype=dtype, device=device)
@@ -45,8 +53,14 @@ class KVCache:
         return self.layers[0].keys.shape[2]
 
     def tokens_before(self, tokens: Tensor, n: int) -> Tensor:
-        """The n tokens (B, n) stored last, NO_TOKEN where there were fewer; keeps those (B, T) that now follow."""
-        before = tokens.new_full((len(tokens), n), NO_TOKEN) if self.last_tokens is None else self.last_tokens
+        """The n tokens (B, n) stored last, NO_TOKEN where there were fewer; keeps those (B, T) that
+        now follow.
+        """
+        before = (
+            tokens.new_full((len(tokens), n), NO_TOKEN)
+            if self.last_tokens is None
+            else self.last_tokens
+        )
         self.last_tokens = torch.cat([before, tokens], dim=1)[:, -n:]
         return before
 
@@ -59,6 +73,9 @@ class KVCache:
     def repeat(self, n: int) -> "KVCache":
         """A copy for n sequences that share the one stored here (one prompt, n continuations)."""
         return KVCache(
-            [LayerCache(x.keys.repeat(n, 1, 1, 1), x.values.repeat(n, 1, 1, 1), x.length) for x in self.layers],
+            [
+                LayerCache(x.keys.repeat(n, 1, 1, 1), x.values.repeat(n, 1, 1, 1), x.length)
+                for x in self.layers
+            ],
             None if self.last_tokens is None else self.last_tokens.repeat(n, 1),
         )

@@ -1,7 +1,7 @@
 """Several transformers trained side by side, which predict together.
 
-Deep ensembles (Lakshminarayanan et al. 2017, arXiv 1612.01474). Where text is scarce and read many times, they go below
-what one model reaches by any size (Kim et al. 2025, arXiv 2509.14786).
+Deep ensembles (Lakshminarayanan et al. 2017, arXiv 1612.01474). Where text is scarce and read many
+times, they go below what one model reaches by any size (Kim et al. 2025, arXiv 2509.14786).
 
 M members, B batch, T sequence, D model, V vocabulary.
 """
@@ -21,11 +21,13 @@ from minigpt.roles import Role
 
 
 class Ensemble(Transformer):
-    """A transformer and `members` - 1 `others` like it, with weights of their own, that read the same batches.
+    """A transformer and `members` - 1 `others` like it, with weights of their own, that read the
+    same batches.
 
-    Each is trained on its own loss: they share the batches and the clipping of gradients (of the mean of the losses, so
-    its threshold is looser by sqrt(members)), and no weights, so they err differently. In evaluation mode, and for
-    logits, the prediction is the mean of their probabilities. Costs `members` times one of them in everything.
+    Each is trained on its own loss: they share the batches and the clipping of gradients (of the
+    mean of the losses, so its threshold is looser by sqrt(members)), and no weights, so they err
+    differently. In evaluation mode, and for logits, the prediction is the mean of their
+    probabilities. Costs `members` times one of them in everything.
 
     transformer: arguments of Transformer, the same for all.
     Raises ValueError for less than two members.
@@ -33,21 +35,30 @@ class Ensemble(Transformer):
 
     def __init__(self, vocab_size: int, *, members: int = 3, **transformer: Any) -> None:
         if members < 2:
-            raise ValueError(f"members={members} must be at least 2 (for one, model._target_ is Transformer)")
+            raise ValueError(
+                f"members={members} must be at least 2 (for one, model._target_ is Transformer)"
+            )
         super().__init__(vocab_size, **transformer)
-        self.others = nn.ModuleList(Transformer(vocab_size, **transformer) for _ in range(members - 1))
+        self.others = nn.ModuleList(
+            Transformer(vocab_size, **transformer) for _ in range(members - 1)
+        )
         number(self)  # no two members drop the same
 
     @property
     def members(self) -> list[Transformer]:
         return [self, *self.others]  # type: ignore[list-item]  # a ModuleList does not say what it holds
 
-    def hidden(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """What the members' heads read, (M, B, T, D)."""
         n = len(self.blocks)
         caches: list[KVCache | None] = [None] * len(self.members)
         if cache is not None:
-            caches = [KVCache(cache.layers[i * n : (i + 1) * n], cache.last_tokens) for i in range(len(self.members))]
+            caches = [
+                KVCache(cache.layers[i * n : (i + 1) * n], cache.last_tokens)
+                for i in range(len(self.members))
+            ]
         found = []
         for member, part in zip(self.members, caches):
             member.activation_checkpointing = self.activation_checkpointing
@@ -57,7 +68,9 @@ class Ensemble(Transformer):
         return torch.stack(found)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(M, ..., D) -> (..., V), fp32: logarithms of the mean probabilities, which serve as logits."""
+        """(M, ..., D) -> (..., V), fp32: logarithms of the mean probabilities, which serve as
+        logits.
+        """
         total: Tensor | None = None
         for x, member in zip(hidden, self.members):
             log_p = Transformer.logits(member, x).float().log_softmax(-1)
@@ -66,22 +79,31 @@ class Ensemble(Transformer):
         return total - math.log(len(hidden))
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """In training mode the mean of the members' losses, else the loss of the mean of their probabilities."""
+        """In training mode the mean of the members' losses, else the loss of the mean of their
+        probabilities.
+        """
         if self.training:
-            return torch.stack([Transformer.loss(m, x, targets) for m, x in zip(self.members, hidden)]).mean()
+            return torch.stack(
+                [Transformer.loss(m, x, targets) for m, x in zip(self.members, hidden)]
+            ).mean()
         nats = [  # a sequence at a time: all members' logits of a batch would be large
             F.nll_loss(self.logits(hidden[:, i]), row, ignore_index=IGNORE, reduction="sum")
             for i, row in enumerate(targets)
         ]
         return torch.stack(nats).sum()
 
-    def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None, length: int | None = None) -> KVCache:
+    def new_cache(
+        self, batch_size: int = 1, dtype: torch.dtype | None = None, length: int | None = None
+    ) -> KVCache:
         """The members' layers one after the other."""
-        caches = [Transformer.new_cache(member, batch_size, dtype, length) for member in self.members]
+        caches = [
+            Transformer.new_cache(member, batch_size, dtype, length) for member in self.members
+        ]
         return KVCache([layer for cache in caches for layer in cache.layers])
 
     def roles(self) -> dict[str, Role]:
-        roles = super().roles()  # wrong for the others' parameters, whose names it does not understand
+        # wrong for the others' parameters, whose names it does not understand
+        roles = super().roles()
         for i, other in enumerate(self.members[1:]):
             roles |= {f"others.{i}.{name}": role for name, role in other.roles().items()}
         return roles

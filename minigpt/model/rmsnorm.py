@@ -11,9 +11,11 @@ from minigpt.model.autocast import product_dtype
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * gain over the last dimension, computed in fp32; any leading shape, same shape out.
+    """x / sqrt(mean(x^2) + eps) * gain over the last dimension, computed in fp32; any leading
+    shape, same shape out.
 
-    Under autocast the result has autocast's dtype, since matrix products read it: one cast here, not one in each.
+    Under autocast the result has autocast's dtype, since matrix products read it: one cast here,
+    not one in each.
     """
 
     def __init__(self, size: int, eps: float = 1e-5) -> None:
@@ -33,11 +35,16 @@ class RMSNorm(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """F.rms_norm for training on a CPU, where autograd would go through eight operations; twice as fast."""
+    """F.rms_norm for training on a CPU, where autograd would go through eight operations; twice as
+    fast.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
+        mean_square = (
+            torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square()
+            / x.shape[-1]
+        )
         scale = (mean_square + eps).rsqrt()
         ctx.save_for_backward(x, gain, scale)
         return torch.mul(x * scale, gain, out=torch.empty_like(x, dtype=dtype))
@@ -45,7 +52,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """With n = x scale: dx = scale (g gain - n mean(g gain n)), dgain = sum of g n over all rows.
+        """With n = x scale: dx = scale (g gain - n mean(g gain n)), dgain = sum of g n over all
+        rows.
 
         n is never made: its scale, one number a row, goes to the small factor of each product.
         """

@@ -2,8 +2,9 @@
 
 B batch, H heads, T sequence, K head size.
 
-The tables are a pure function of the positions, made anew in each forward pass (T * K / 2 cosines, nothing beside
-one block). So there is no buffer that a cast to bf16 could round or a `meta` construction could leave empty.
+The tables are a pure function of the positions, made anew in each forward pass (T * K / 2 cosines,
+nothing beside one block). So there is no buffer that a cast to bf16 could round or a `meta`
+construction could leave empty.
 """
 
 from typing import Any
@@ -15,10 +16,13 @@ from torch.autograd.function import once_differentiable
 RopeTable = tuple[Tensor, Tensor]
 
 
-def rope_table(start: int, length: int, head_size: int, theta: float, device: torch.device) -> RopeTable:
+def rope_table(
+    start: int, length: int, head_size: int, theta: float, device: torch.device
+) -> RopeTable:
     """cos and sin of the angles of positions start .. start + length - 1, each (T, 1, K/2) in fp32.
 
-    Pair i of a head turns by position / theta^(2i/K) radians (eq. 15). fp32 always: bf16 cannot even hold position 257.
+    Pair i of a head turns by position / theta^(2i/K) radians (eq. 15). fp32 always: bf16 cannot
+    even hold position 257.
     """
     pairs = torch.arange(0, head_size, 2, dtype=torch.float32, device=device)
     frequencies = 1.0 / theta ** (pairs / head_size)
@@ -28,7 +32,9 @@ def rope_table(start: int, length: int, head_size: int, theta: float, device: to
 
 
 def rotate(x: Tensor, table: RopeTable) -> Tensor:
-    """Turn queries or keys (B, T, H, K) by the angles of their positions: computed in fp32, returned as x.dtype."""
+    """Turn queries or keys (B, T, H, K) by the angles of their positions: computed in fp32,
+    returned as x.dtype.
+    """
     if x.device.type == "cpu" and torch.is_grad_enabled():
         y: Tensor = _Rotate.apply(x, *table)
         return y
@@ -43,9 +49,11 @@ def rotate_reference(x: Tensor, table: RopeTable) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """The same bits for training on a CPU in half the time: passes over rows of H K values instead of K/2.
+    """The same bits for training on a CPU in half the time: passes over rows of H K values instead
+    of K/2.
 
-    The gradient too, but for bf16, where autograd would add two rounded halves and this rounds once.
+    The gradient too, but for bf16, where autograd would add two rounded halves and this rounds
+    once.
     """
 
     @staticmethod

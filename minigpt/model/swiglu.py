@@ -14,7 +14,9 @@ from minigpt.model.autocast import autocast_off, product_dtype
 
 
 class SwiGLU(nn.Module):
-    """(silu(x gate) * x up) down, no biases; (B, T, D) -> (B, T, D). Another feed-forward is a class like this."""
+    """(silu(x gate) * x up) down, no biases; (B, T, D) -> (B, T, D). Another feed-forward is a
+    class like this.
+    """
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
@@ -33,10 +35,14 @@ class SwiGLU(nn.Module):
 
 
 class _SwiGLU(torch.autograd.Function):
-    """The same numbers with half the memory: what `down` reads is computed again in the backward pass, in place."""
+    """The same numbers with half the memory: what `down` reads is computed again in the backward
+    pass, in place.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         """x (N, D) in `dtype`; gate, up (F, D) and down (D, F) in any -> (N, D) in `dtype`."""
         gated, lifted = x @ gate.to(dtype).T, x @ up.to(dtype).T  # (N, F)
         ctx.save_for_backward(x, gate, up, down, gated, lifted)
@@ -47,7 +53,8 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         """With s = silu(x gate), h = x up, y = s h and dy = g down: dh = dy s, ds = dy h."""
         x, *weights, gated, lifted = ctx.saved_tensors
-        gate, up, down = (weight.to(x.dtype) for weight in weights)  # again: kept, they take half of the weights' bytes
+        # again: kept, they take half of the weights' bytes
+        gate, up, down = (weight.to(x.dtype) for weight in weights)
         s = F.silu(gated)
         d_down = gradient.T @ (s * lifted)
         dy = gradient @ down

@@ -30,7 +30,9 @@ RESIDUAL = ("o", "down")  # the matrices that write into the residual stream
 class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, attention: nn.Module, mlp: nn.Module, d_model: int, dropout: float, norm_eps: float) -> None:
+    def __init__(
+        self, attention: nn.Module, mlp: nn.Module, d_model: int, dropout: float, norm_eps: float
+    ) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(d_model, norm_eps)
         self.attention = attention
@@ -38,7 +40,9 @@ class TransformerBlock(nn.Module):
         self.mlp = mlp
         self.attention_dropout, self.mlp_dropout = Dropout(dropout), Dropout(dropout)
 
-    def forward(self, x: Tensor, rope: RopeTable, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: RopeTable, mask: Tensor | None, cache: LayerCache | None
+    ) -> Tensor:
         x = x + self.attention_dropout(self.attention(self.attention_norm(x), rope, mask, cache))
         return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
 
@@ -47,20 +51,25 @@ class Transformer(nn.Module):
     """Tokens to logits, or to the summed loss of given targets.
 
     vocab_size: V, given by the tokenizer.
-    n_layers, d_model, n_heads: blocks, width D, query heads; the head size d_model / n_heads must be even (RoPE).
-    n_kv_heads: key/value heads, any divisor of n_heads; 1 is multi-query, n_heads is multi-head attention.
-    d_ff: width of the feed-forward layer; None is 8/3 d_model rounded up to a multiple of 32, which gives SwiGLU's
-        three matrices about the size of a classic MLP's two.
+    n_layers, d_model, n_heads: blocks, width D, query heads; the head size d_model / n_heads must
+        be even (RoPE).
+    n_kv_heads: key/value heads, any divisor of n_heads; 1 is multi-query, n_heads is multi-head
+        attention.
+    d_ff: width of the feed-forward layer; None is 8/3 d_model rounded up to a multiple of 32, which
+        gives SwiGLU's three matrices about the size of a classic MLP's two.
     max_seq_len: longest sequence accepted, and the context that generation keeps.
-    dropout: on attention weights and on what each layer adds to the residual stream; masks: see dropout.py.
+    dropout: on attention weights and on what each layer adds to the residual stream; masks: see
+        dropout.py.
     tie_embeddings: the head is the embedding matrix.
     qk_norm: RMSNorm on each head of queries and keys.
-    parametrization: standard, or mup, under which the best learning rate hardly depends on d_model (muP, arXiv
-        2203.03466): hidden matrices start with a standard deviation that falls as 1/sqrt(d_model), the head as
-        1/d_model, and optimizers scale their lr by `Role.width` = d_model / 128. Widen by more heads of equal size.
-    embedding, attention, mlp: other classes for these parts, called with the arguments of nn.Embedding (V, D), of
-        Attention and of SwiGLU. An embedding with an attribute `context` > 0 is also called with that many tokens from
-        before the given ones, and with the documents (see NgramEmbedding).
+    parametrization: standard, or mup, under which the best learning rate hardly depends on d_model
+        (muP, arXiv 2203.03466): hidden matrices start with a standard deviation that falls as
+        1/sqrt(d_model), the head as 1/d_model, and optimizers scale their lr by `Role.width` =
+        d_model / 128. Widen by more heads of equal size.
+    embedding, attention, mlp: other classes for these parts, called with the arguments of
+        nn.Embedding (V, D), of Attention and of SwiGLU. An embedding with an attribute `context` >
+        0 is also called with that many tokens from before the given ones, and with the documents
+        (see NgramEmbedding).
 
     The parameters are not drawn here: call `init_weights`, or load a state.
     Raises ValueError for sizes that do not fit each other.
@@ -87,7 +96,12 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         d_ff = math.ceil(8 * d_model / 3 / 32) * 32 if d_ff is None else d_ff
-        sizes = {"vocab_size": vocab_size, "n_layers": n_layers, "d_model": d_model, "n_heads": n_heads}
+        sizes = {
+            "vocab_size": vocab_size,
+            "n_layers": n_layers,
+            "d_model": d_model,
+            "n_heads": n_heads,
+        }
         sizes |= {"n_kv_heads": n_kv_heads, "d_ff": d_ff, "max_seq_len": max_seq_len}
         _check_sizes(**sizes)
         _check_values(dropout=dropout, rope_theta=rope_theta, norm_eps=norm_eps)
@@ -98,18 +112,27 @@ class Transformer(nn.Module):
                 "tie_embeddings=true with parametrization=mup: embedding and head need different scales (untie them)"
             )
 
-        self.activation_checkpointing = False  # True: the backward pass computes each block again instead of keeping it
+        # True: the backward pass computes each block again instead of keeping it
+        self.activation_checkpointing = False
         self.width = d_model / BASE_WIDTH if parametrization == "mup" else 1.0
         self.max_seq_len, self.rope_theta = max_seq_len, rope_theta
         self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
         make_attention = partial(
-            attention or Attention, d_model, n_heads, n_kv_heads, dropout=dropout, qk_norm=qk_norm, norm_eps=norm_eps
+            attention or Attention,
+            d_model,
+            n_heads,
+            n_kv_heads,
+            dropout=dropout,
+            qk_norm=qk_norm,
+            norm_eps=norm_eps,
         )
         make_mlp = partial(mlp or SwiGLU, d_model, d_ff)
-        with torch.random.fork_rng(devices=[]):  # torch's layers draw values that init_weights replaces; nobody notices
+        # torch's layers draw values that init_weights replaces; nobody notices
+        with torch.random.fork_rng(devices=[]):
             self.embed = (embedding or _plain_embedding)(vocab_size, d_model)
             self.blocks = nn.ModuleList(
-                TransformerBlock(make_attention(), make_mlp(), d_model, dropout, norm_eps) for _ in range(n_layers)
+                TransformerBlock(make_attention(), make_mlp(), d_model, dropout, norm_eps)
+                for _ in range(n_layers)
             )
             self.final_norm = RMSNorm(d_model, norm_eps)
             self.head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
@@ -122,9 +145,11 @@ class Transformer(nn.Module):
         documents: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of the tokens (B, T) int64; with targets (B, T) the sum of nats over targets != -100 (fp32).
+        """Logits (B, T, V) of the tokens (B, T) int64; with targets (B, T) the sum of nats over
+        targets != -100 (fp32).
 
-        documents: (B, T) int, which document each token belongs to; attention stays inside a document.
+        documents: (B, T) int, which document each token belongs to; attention stays inside a
+            document.
         cache: the tokens continue those stored in it, and are added to it.
         """
         x = self.hidden(tokens, documents, cache)
@@ -135,14 +160,20 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.head_weight)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Sum of nats over targets (B, T) != -100, fp32; hidden (B, T, D) is what the head reads."""
+        """Sum of nats over targets (B, T) != -100, fp32; hidden (B, T, D) is what the head
+        reads.
+        """
         return cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten())
 
-    def hidden(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """What the head reads, (B, T, D); arguments as in `forward`."""
         start, length = (0 if cache is None else cache.length), tokens.shape[1]
         if start + length > self.max_seq_len:
-            raise ValueError(f"{start + length} tokens are longer than max_seq_len={self.max_seq_len}")
+            raise ValueError(
+                f"{start + length} tokens are longer than max_seq_len={self.max_seq_len}"
+            )
         rope = rope_table(start, length, self.head_size, self.rope_theta, tokens.device)
         mask = _mask(start, length, documents, tokens.device)
         x = self.embedded(tokens, documents, cache)
@@ -162,7 +193,9 @@ class Transformer(nn.Module):
         return self.embed(tokens, before, documents)
 
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Logits (B, V) of what follows the last of the tokens (B, T), which continue `cache` and are added to it."""
+        """Logits (B, V) of what follows the last of the tokens (B, T), which continue `cache` and
+        are added to it.
+        """
         return self.logits(self.hidden(tokens, cache=cache)[..., -1, :])
 
     @property
@@ -170,19 +203,25 @@ class Transformer(nn.Module):
         """(V, D); the embedding matrix itself where tied."""
         return self.embed.weight if self.head is None else self.head.weight
 
-    def new_cache(self, batch_size: int = 1, dtype: torch.dtype | None = None, length: int | None = None) -> KVCache:
-        """An empty cache for `length` tokens (default max_seq_len); dtype defaults to that of the weights."""
+    def new_cache(
+        self, batch_size: int = 1, dtype: torch.dtype | None = None, length: int | None = None
+    ) -> KVCache:
+        """An empty cache for `length` tokens (default max_seq_len); dtype defaults to that of the
+        weights.
+        """
         shape = (batch_size, self.n_kv_heads, length or self.max_seq_len, self.head_size)
         weight = self.embed.weight
         return KVCache.empty(len(self.blocks), shape, dtype or weight.dtype, weight.device)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """GPT-2's initialisation: every matrix from N(0, 0.02^2), those that write into the residual stream (o, down)
-        divided by sqrt(2 n_layers), gains 1, biases 0. With w = d_model / 128, mup divides the standard deviation of
-        hidden matrices by sqrt(w) and that of the head by w.
+        """GPT-2's initialisation: every matrix from N(0, 0.02^2), those that write into the
+        residual stream (o, down) divided by sqrt(2 n_layers), gains 1, biases 0. With w = d_model /
+        128, mup divides the standard deviation of hidden matrices by sqrt(w) and that of the head
+        by w.
 
-        Drawn on the CPU in the order of `named_parameters`, so the weights do not depend on device or dtype.
+        Drawn on the CPU in the order of `named_parameters`, so the weights do not depend on device
+        or dtype.
         """
         roles = self.roles()
         for name, parameter in self.named_parameters():
@@ -195,11 +234,17 @@ class Transformer(nn.Module):
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
 
     def roles(self) -> dict[str, Role]:
-        """The role of every parameter, by its name in `named_parameters`. A tied head has the role embed.
+        """The role of every parameter, by its name in `named_parameters`. A tied head has the role
+        embed.
 
-        Inside blocks, a matrix is hidden and its kind is the name of its module (`blocks.0.attention.q.weight` -> q).
+        Inside blocks, a matrix is hidden and its kind is the name of its module
+        (`blocks.0.attention.q.weight` -> q).
         """
-        heads = {f"{path}.{kind}": n for path, m in self.named_modules() for kind, n in getattr(m, "heads", {}).items()}
+        heads = {
+            f"{path}.{kind}": n
+            for path, m in self.named_modules()
+            for kind, n in getattr(m, "heads", {}).items()
+        }
         roles = {}
         for name, parameter in self.named_parameters():
             path, _, last = name.rpartition(".")
@@ -215,12 +260,17 @@ class Transformer(nn.Module):
         return roles
 
     def flops_per_token(self, seq_len: int) -> int:
-        """Floating point operations of forward and backward for one token of a sequence (PaLM, appendix B).
+        """Floating point operations of forward and backward for one token of a sequence (PaLM,
+        appendix B).
 
-        6 per weight of a matrix product (2 forward, 4 backward; the embedding lookup is none, the head is one, tied or
-        not), plus 12 n_layers d_model seq_len for queries by keys and weights by values, the causal half not taken off.
+        6 per weight of a matrix product (2 forward, 4 backward; the embedding lookup is none, the
+        head is one, tied or not), plus 12 n_layers d_model seq_len for queries by keys and weights
+        by values, the causal half not taken off.
         """
-        matrices = sum(p.numel() for p in self.blocks.parameters() if p.ndim >= 2) + self.head_weight.numel()
+        matrices = (
+            sum(p.numel() for p in self.blocks.parameters() if p.ndim >= 2)
+            + self.head_weight.numel()
+        )
         return 6 * matrices + 12 * len(self.blocks) * self.n_heads * self.head_size * seq_len
 
 
@@ -230,20 +280,30 @@ def _plain_embedding(vocab_size: int, d_model: int) -> nn.Embedding:
 
 
 def _mask(start: int, length: int, documents: Tensor | None, device: torch.device) -> Tensor | None:
-    """Who may look where, (B or 1, 1, T, S) bool; None for plain causal attention, which needs no mask."""
+    """Who may look where, (B or 1, 1, T, S) bool; None for plain causal attention, which needs no
+    mask.
+    """
     if documents is not None:
         if start:
             raise ValueError("documents cannot be combined with a cache that holds tokens")
         same = documents[:, None, :, None] == documents[:, None, None, :]
         return same & torch.ones(length, length, dtype=torch.bool, device=device).tril()
     if start and length > 1:
-        keys, queries = torch.arange(start + length, device=device), torch.arange(start, start + length, device=device)
+        keys, queries = (
+            torch.arange(start + length, device=device),
+            torch.arange(start, start + length, device=device),
+        )
         return (keys[None, :] <= queries[:, None])[None, None]
     return None
 
 
 def _check_sizes(n_heads: int, n_kv_heads: int, d_model: int, **others: int) -> None:
-    for key, value in {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_model": d_model, **others}.items():
+    for key, value in {
+        "n_heads": n_heads,
+        "n_kv_heads": n_kv_heads,
+        "d_model": d_model,
+        **others,
+    }.items():
         if value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
     if d_model % n_heads:
@@ -254,7 +314,9 @@ def _check_sizes(n_heads: int, n_kv_heads: int, d_model: int, **others: int) -> 
         )
     if n_heads % n_kv_heads:
         divisors = ", ".join(str(n) for n in range(1, min(n_heads, 1024) + 1) if n_heads % n == 0)
-        raise ValueError(f"n_heads={n_heads} is not a multiple of n_kv_heads={n_kv_heads} (possible: {divisors})")
+        raise ValueError(
+            f"n_heads={n_heads} is not a multiple of n_kv_heads={n_kv_heads} (possible: {divisors})"
+        )
 
 
 def _check_values(dropout: float, rope_theta: float, norm_eps: float) -> None:

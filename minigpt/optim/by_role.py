@@ -1,7 +1,7 @@
 """One optimizer per role, driven as one. Roles come from the model; shapes decide nothing.
 
-Two arms of a comparison differ in one YAML block (`hidden:`), and the proof that every parameter has exactly one
-optimizer is made when the object is built.
+Two arms of a comparison differ in one YAML block (`hidden:`), and the proof that every parameter
+has exactly one optimizer is made when the object is built.
 """
 
 import copy
@@ -18,33 +18,39 @@ from minigpt.errors import CheckpointError, ConfigError
 from minigpt.optim.state_tree import bytes_of, from_tree, to_tree
 from minigpt.roles import ROLES, Role, scaled_lr
 
-# From group dicts to an optimizer: a class with its arguments bound, e.g. partial(torch.optim.AdamW, lr=1e-3).
+# From group dicts to an optimizer: a class with its arguments bound, e.g.
+# partial(torch.optim.AdamW, lr=1e-3).
 BuildOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 # Those of torch that have no matrix product, and cannot say so.
 ELEMENTWISE = {
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam,
     torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta,
 }  # fmt: skip
-FROM_CONFIG = ("params", "lr", "initial_lr")  # never saved with a group, never taken from a checkpoint
+# never saved with a group, never taken from a checkpoint
+FROM_CONFIG = ("params", "lr", "initial_lr")
 
 
 class ByRole:
     """Gives each role's parameters to that role's optimizer.
 
-    parameters: (name, parameter, role) of the whole model. Frozen ones (requires_grad False) get no optimizer.
-    hidden, embed, head, scalar: what builds the role's optimizer; None where the model has no such role.
-        A head block is ignored if the head is tied to the embedding, since a tied weight has the role embed.
+    parameters: (name, parameter, role) of the whole model. Frozen ones (requires_grad False) get no
+        optimizer.
+    hidden, embed, head, scalar: what builds the role's optimizer; None where the model has no such
+        role. A head block is ignored if the head is tied to the embedding, since a tied weight has
+        the role embed.
     lr_scale: multiplies every lr.
-    hidden_width_exponent: with w = `Role.width` (1 unless the model says otherwise), the lr of hidden is divided by w
-        to this power, and its weight decay multiplied, so that lr * decay stays; the head's exponent is 1. None asks
-        the optimizer (`width_exponent`, which Muon has), else 1, which is right for Adam and its kin (muP, arXiv
-        2203.03466, table 3; decay: arXiv 2405.13698).
+    hidden_width_exponent: with w = `Role.width` (1 unless the model says otherwise), the lr of
+        hidden is divided by w to this power, and its weight decay multiplied, so that lr * decay
+        stays; the head's exponent is 1. None asks the optimizer (`width_exponent`, which Muon has),
+        else 1, which is right for Adam and its kin (muP, arXiv 2203.03466, table 3; decay: arXiv
+        2405.13698).
 
-    `param_groups` are the live groups of all optimizers: one for each (role, kind, n_heads), with those keys, `lr`
-    (what the loop sets: initial_lr * schedule) and `initial_lr` (lr of the config times lr_scale).
+    `param_groups` are the live groups of all optimizers: one for each (role, kind, n_heads), with
+    those keys, `lr` (what the loop sets: initial_lr * schedule) and `initial_lr` (lr of the config
+    times lr_scale).
 
-    Raises ValueError when a role lacks an optimizer, a block matches no parameter, a parameter would have two owners or
-    none, or an lr or weight decay is not a finite number >= 0.
+    Raises ValueError when a role lacks an optimizer, a block matches no parameter, a parameter
+    would have two owners or none, or an lr or weight decay is not a finite number >= 0.
     """
 
     def __init__(
@@ -60,7 +66,9 @@ class ByRole:
         if not 0.0 < lr_scale < math.inf:
             raise ValueError(f"lr_scale={lr_scale} must be a finite number > 0")
         listed = list(parameters)
-        builders: dict[str, BuildOptimizer | None] = dict(zip(ROLES, (hidden, embed, head, scalar), strict=True))
+        builders: dict[str, BuildOptimizer | None] = dict(
+            zip(ROLES, (hidden, embed, head, scalar), strict=True)
+        )
         _check_roles(listed, builders)
 
         self.names: dict[nn.Parameter, str] = {p: name for name, p, _ in listed if p.requires_grad}
@@ -78,7 +86,9 @@ class ByRole:
         self._training_weights: dict[Tensor, Tensor] = {}  # while eval() is on
         for optimizer in self._switchable():
             optimizer.train()
-        self._configured = {key: _settings(group) for key, (_, group) in self._keyed_groups().items()}
+        self._configured = {
+            key: _settings(group) for key, (_, group) in self._keyed_groups().items()
+        }
 
     def _prove_cover(self) -> None:
         owned = [p for group in self.param_groups for p in group["params"]]
@@ -92,7 +102,9 @@ class ByRole:
         return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
     def step(self) -> None:
-        """Step every optimizer. Whether the gradients are finite is decided before, once for all of them."""
+        """Step every optimizer. Whether the gradients are finite is decided before, once for all of
+        them.
+        """
         for optimizer in self.optimizers.values():
             optimizer.step()
 
@@ -101,10 +113,11 @@ class ByRole:
             p.grad = None
 
     def eval(self) -> None:
-        """Put the weights to evaluate in place, for optimizers that average (schedule-free); nothing otherwise.
+        """Put the weights to evaluate in place, for optimizers that average (schedule-free);
+        nothing otherwise.
 
-        `train` brings back the training weights bit for bit, so that evaluating changes no run (the optimizers' own
-        round trip through the average rounds).
+        `train` brings back the training weights bit for bit, so that evaluating changes no run (the
+        optimizers' own round trip through the average rounds).
         """
         if self._training_weights:
             return
@@ -123,11 +136,17 @@ class ByRole:
         self._training_weights = {}
 
     def _switchable(self) -> list[Any]:
-        return [optimizer for optimizer in self.optimizers.values() if callable(getattr(optimizer, "eval", None))]
+        return [
+            optimizer
+            for optimizer in self.optimizers.values()
+            if callable(getattr(optimizer, "eval", None))
+        ]
 
     def state_bytes(self) -> int:
         """Memory of all optimizer state so far (it is made in the first step)."""
-        return bytes_of([to_tree(dict(o.state[p])) for o in self.optimizers.values() for p in o.state])
+        return bytes_of(
+            [to_tree(dict(o.state[p])) for o in self.optimizers.values() for p in o.state]
+        )
 
     def flops_per_step(self) -> int | None:
         """FLOPs of the matrix products in one step, such as Muon's Newton-Schulz; None if an
@@ -146,30 +165,47 @@ class ByRole:
         return total
 
     def state_tree(self) -> dict[str, Any]:
-        """Everything a resumed run needs, keyed by parameter name; tensors are live, so encode before the next step.
+        """Everything a resumed run needs, keyed by parameter name; tensors are live, so encode
+        before the next step.
 
-        parameters: {name: the optimizer's state of it}; like: {name: "float32 (64, 32)"}; groups: {role/kind/n_heads:
-        what the optimizer itself has changed in the group since it was built}; optimizers: {role: class}.
-        Call it in training mode (after `train`). Raises ConfigError if an optimizer keeps what cannot be saved.
+        parameters: {name: the optimizer's state of it}; like: {name: "float32 (64, 32)"}; groups:
+        {role/kind/n_heads: what the optimizer itself has changed in the group since it was built};
+        optimizers: {role: class}. Call it in training mode (after `train`). Raises ConfigError if
+            an optimizer keeps what cannot be saved.
         """
         assert not self._training_weights, "call train() first: these are weights for evaluation"
         parameters: dict[str, Any] = {}
         for optimizer, group in self._keyed_groups().values():
             try:
-                parameters |= {self.names[p]: to_tree(dict(optimizer.state.get(p, {}))) for p in group["params"]}
+                parameters |= {
+                    self.names[p]: to_tree(dict(optimizer.state.get(p, {})))
+                    for p in group["params"]
+                }
             except TypeError as error:
                 what = f"optim.{group['role']}: {_class_name(optimizer)}"
-                raise ConfigError(f"optimizer state: {what}: {error} (choose another optimizer)") from None
+                raise ConfigError(
+                    f"optimizer state: {what}: {error} (choose another optimizer)"
+                ) from None
         changed = {
-            key: {k: to_tree(v) for k, v in _settings(group).items() if not _same(v, self._configured[key].get(k))}
+            key: {
+                k: to_tree(v)
+                for k, v in _settings(group).items()
+                if not _same(v, self._configured[key].get(k))
+            }
             for key, (_, group) in self._keyed_groups().items()
         }
-        return {"parameters": parameters, "like": self._like(), "groups": changed, "optimizers": self._classes()}
+        return {
+            "parameters": parameters,
+            "like": self._like(),
+            "groups": changed,
+            "optimizers": self._classes(),
+        }
 
     def load_state_tree(self, tree: dict[str, Any]) -> None:
         """Take over a state tree by name; hyperparameters, lr above all, stay those of the config.
 
-        Raises CheckpointError, and changes nothing, if names, shapes, dtypes, roles or optimizers differ.
+        Raises CheckpointError, and changes nothing, if names, shapes, dtypes, roles or optimizers
+        differ.
         """
         try:
             self._load_state_tree(tree)
@@ -182,7 +218,11 @@ class ByRole:
         for what, saved, ours in (
             ("optimizers", tree["optimizers"], self._classes()),
             ("parameters", tree["like"], self._like()),
-            ("groups", dict.fromkeys(tree["groups"], "present"), dict.fromkeys(self._configured, "present")),
+            (
+                "groups",
+                dict.fromkeys(tree["groups"], "present"),
+                dict.fromkeys(self._configured, "present"),
+            ),
         ):
             if saved != ours:
                 raise CheckpointError(
@@ -194,7 +234,9 @@ class ByRole:
             on_device = group.get("fused") or group.get("capturable")
             for p in group["params"]:
                 steps_on = p.device if on_device else torch.device("cpu")
-                states.append((optimizer, p, from_tree(tree["parameters"][self.names[p]], p.device, steps_on)))
+                states.append(
+                    (optimizer, p, from_tree(tree["parameters"][self.names[p]], p.device, steps_on))
+                )
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         for optimizer, p, state in states:
@@ -214,16 +256,23 @@ class ByRole:
         }
 
     def _like(self) -> dict[str, str]:
-        return {name: f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}" for p, name in self.names.items()}
+        return {
+            name: f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}"
+            for p, name in self.names.items()
+        }
 
     def _classes(self) -> dict[str, str]:
         return {role: _class_name(optimizer) for role, optimizer in self.optimizers.items()}
 
 
-def _check_roles(listed: list[tuple[str, nn.Parameter, Role]], builders: dict[str, BuildOptimizer | None]) -> None:
+def _check_roles(
+    listed: list[tuple[str, nn.Parameter, Role]], builders: dict[str, BuildOptimizer | None]
+) -> None:
     names = [name for name, _, _ in listed]
     if len(set(names)) != len(names) or len({p for _, p, _ in listed}) != len(names):
-        raise ValueError("a parameter is listed twice: list named_parameters(), where a tied weight appears once")
+        raise ValueError(
+            "a parameter is listed twice: list named_parameters(), where a tied weight appears once"
+        )
     present = {role.name for _, _, role in listed}
     if unknown := present - set(ROLES):
         raise ValueError(f"unknown roles {sorted(unknown)}; roles are {', '.join(ROLES)}")
@@ -231,8 +280,11 @@ def _check_roles(listed: list[tuple[str, nn.Parameter, Role]], builders: dict[st
         if builder is None and role_name in present:
             example = next(name for name, _, role in listed if role.name == role_name)
             raise ValueError(f"{role_name}: no optimizer for this role, which {example} has")
-        if builder is not None and role_name not in present and role_name != "head":  # no head at all: it is tied
-            raise ValueError(f"{role_name}: matches no parameter of the model (set it to null if that is meant)")
+        # no head at all: it is tied
+        if builder is not None and role_name not in present and role_name != "head":
+            raise ValueError(
+                f"{role_name}: matches no parameter of the model (set it to null if that is meant)"
+            )
     if not any(p.requires_grad for _, p, _ in listed):
         raise ValueError("every parameter is frozen: nothing to train")
 
@@ -257,7 +309,10 @@ def _build(
     if width_exponent is None:
         width_exponent = getattr(optimizer, "width_exponent", 1.0)
     for group, role in zip(optimizer.param_groups, groups, strict=True):
-        for key, value in (("lr", group.get("lr")), ("weight_decay", group.get("weight_decay", 0.0))):
+        for key, value in (
+            ("lr", group.get("lr")),
+            ("weight_decay", group.get("weight_decay", 0.0)),
+        ):
             if not isinstance(value, float | int) or not 0.0 <= value < math.inf:
                 raise ValueError(f"{role_name}: {key}={value} must be a finite number >= 0")
         factor = role.width**width_exponent
@@ -278,7 +333,8 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _class_name(optimizer: Optimizer) -> str:
-    package = type(optimizer).__module__.partition(".")[0]  # not the module: packages move their classes around
+    # not the module: packages move their classes around
+    package = type(optimizer).__module__.partition(".")[0]
     return f"{package}.{type(optimizer).__qualname__}"
 
 
@@ -286,6 +342,7 @@ def _difference(saved: dict[str, str], ours: dict[str, str]) -> str:
     """The first few entries that differ, saved -> ours."""
     keys = [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]
     shown = [
-        f"{key} {saved.get(key, 'absent')!s} -> {ours.get(key, 'absent')!s}".replace("  ", " ") for key in keys[:3]
+        f"{key} {saved.get(key, 'absent')!s} -> {ours.get(key, 'absent')!s}".replace("  ", " ")
+        for key in keys[:3]
     ]
     return "; ".join(shown) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -13,14 +13,19 @@ from torch import Tensor
 
 
 class Lion(torch.optim.Optimizer):
-    """Every entry moves by exactly lr a step, so lr is 3-10x below AdamW's and weight_decay as much above it.
+    """Every entry moves by exactly lr a step, so lr is 3-10x below AdamW's and weight_decay as much
+    above it.
 
     params: parameters, named parameters or group dicts. betas: beta1 and beta2 above, in [0, 1).
     Raises ValueError for values out of range.
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float = 1e-3, betas: list[float] | None = None, weight_decay: float = 0.0
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: list[float] | None = None,
+        weight_decay: float = 0.0,
     ) -> None:
         betas = [0.9, 0.99] if betas is None else list(betas)
         for key, value in (("lr", lr), ("weight_decay", weight_decay)):

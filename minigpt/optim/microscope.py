@@ -1,7 +1,7 @@
 """The optimizer under the microscope: what one step does to the matrices, per role and per kind.
 
-Looking changes nothing: it reads gradients before the step and weights and momentum after it, writes to none of them
-and draws no random number, so a run is bit-identical with and without it.
+Looking changes nothing: it reads gradients before the step and weights and momentum after it,
+writes to none of them and draws no random number, so a run is bit-identical with and without it.
 """
 
 import math
@@ -21,8 +21,8 @@ MOMENTA = ("momentum_buffer", "exp_avg")  # Muon, SGD, Lion; the Adam family
 class Microscope:
     """Looks at single steps of a ByRole: `before()`, then the step, then `after()`.
 
-    matrices_per_kind: of how many matrices of a kind (q, k, ..., evenly spread over the layers) the singular values are
-        taken; that is what costs. Norms cover all of them.
+    matrices_per_kind: of how many matrices of a kind (q, k, ..., evenly spread over the layers) the
+        singular values are taken; that is what costs. Norms cover all of them.
     """
 
     def __init__(self, optimizer: ByRole, matrices_per_kind: int = 3) -> None:
@@ -35,7 +35,9 @@ class Microscope:
 
     @torch.no_grad()
     def before(self, clip_factor: float = 1.0) -> None:
-        """Between clipping and the step. clip_factor: what the gradients were multiplied by (1: not clipped)."""
+        """Between clipping and the step. clip_factor: what the gradients were multiplied by (1: not
+        clipped).
+        """
         start = time.perf_counter()
         self._row = {"probe/clipped_fraction": 1.0 - clip_factor}
         squares: dict[str, float] = defaultdict(float)
@@ -44,22 +46,28 @@ class Microscope:
                 square = 0.0 if p.grad is None else p.grad.float().square().sum().item()
                 for prefix in _prefixes(group):
                     squares[prefix] += square
-        self._row |= {f"{prefix}/gradient_norm": math.sqrt(square) for prefix, square in squares.items()}
-        self._weights = {p: p.clone() for group in self.optimizer.param_groups for p in group["params"]}
+        self._row |= {
+            f"{prefix}/gradient_norm": math.sqrt(square) for prefix, square in squares.items()
+        }
+        self._weights = {
+            p: p.clone() for group in self.optimizer.param_groups for p in group["params"]
+        }
         self._seconds = time.perf_counter() - start
 
     @torch.no_grad()
     def after(self) -> dict[str, float]:
-        """Right after the step, before lr changes: the row to log, keys `probe/<role>[/<kind>]/<what>`.
+        """Right after the step, before lr changes: the row to log, keys
+        `probe/<role>[/<kind>]/<what>`.
 
-        For roles and kinds: gradient_norm (after clipping), parameter_norm, update_rms (of the change's entries, decay
-        included). For kinds of matrices, as means over those looked at, with the decay taken out of the update U:
-            relative_update       ||U||_2 / ||W||_2
-            orthogonality_error   RMS of s^2 / mean(s^2) - 1 over the singular values s of U; 0 if U is orthogonal
-            singular_value_spread (95 % quantile - 5 % quantile) / median of s
+        For roles and kinds: gradient_norm (after clipping), parameter_norm, update_rms (of the
+        change's entries, decay included). For kinds of matrices, as means over those looked at,
+            with the decay taken out of the update U: relative_update       ||U||_2 / ||W||_2
+            orthogonality_error   RMS of s^2 / mean(s^2) - 1 over the singular values s of U; 0 if U
+            is orthogonal singular_value_spread (95 % quantile - 5 % quantile) / median of s
             stable_rank_momentum, stable_rank_weight   ||.||_F^2 / ||.||_2^2
-        Besides probe/clipped_fraction (share of the gradient's norm that clipping removed) and probe/time_s (cost of
-        this look). What is undefined (no momentum, a zero update) is left out.
+        Besides probe/clipped_fraction (share of the gradient's norm that clipping removed) and
+        probe/time_s (cost of this look). What is undefined (no momentum, a zero update) is left
+        out.
         """
         assert self._weights, "call before() in front of the step"
         start = time.perf_counter()
@@ -74,7 +82,9 @@ class Microscope:
                         sums[f"{prefix}/parameter_norm"] += p.float().square().sum().item()
                         sums[f"{prefix}/update_rms"] += changed
                         counts[f"{prefix}/update_rms"] += p.numel()
-                for p in _spread([p for p in group["params"] if p.ndim >= 2], self.matrices_per_kind):
+                for p in _spread(
+                    [p for p in group["params"] if p.ndim >= 2], self.matrices_per_kind
+                ):
                     for what, value in self._spectrum(optimizer, group, p).items():
                         means[f"{_prefixes(group)[-1]}/{what}"].append(value)
         self._row |= {key: math.sqrt(total / counts.get(key, 1)) for key, total in sums.items()}
@@ -82,11 +92,14 @@ class Microscope:
         self._weights = {}
         return self._row | {"probe/time_s": self._seconds + time.perf_counter() - start}
 
-    def _spectrum(self, optimizer: Optimizer, group: dict[str, Any], p: nn.Parameter) -> dict[str, float]:
+    def _spectrum(
+        self, optimizer: Optimizer, group: dict[str, Any], p: nn.Parameter
+    ) -> dict[str, float]:
         weight = self._weights[p].float()
         update = p.float() - weight
         shrunk = weight * _decay(optimizer, group)
-        # cautious decay leaves entries alone whose update would grow them, and then the change has the weight's sign
+        # cautious decay leaves entries alone whose update would grow them, and then the change has
+        # the weight's sign
         update += shrunk * (update * weight <= 0) if group.get("cautious") else shrunk
         state = optimizer.state.get(p, {})
         momentum = next((state[key] for key in MOMENTA if key in state), None)
@@ -99,7 +112,9 @@ class Microscope:
         median = of_update.median()
         if median > 0:
             squares = of_update.square()
-            row["orthogonality_error"] = (squares / squares.mean() - 1).square().mean().sqrt().item()
+            row["orthogonality_error"] = (
+                (squares / squares.mean() - 1).square().mean().sqrt().item()
+            )
             low, high = of_update.quantile(0.05), of_update.quantile(0.95)
             row["singular_value_spread"] = ((high - low) / median).item()
         if momentum is not None and (of_momentum := _singular_values(momentum))[-1] > 0:
@@ -121,7 +136,9 @@ def _spread(parameters: list[nn.Parameter], count: int) -> list[nn.Parameter]:
 
 
 def _decay(optimizer: Optimizer, group: dict[str, Any]) -> float:
-    """Share of the weight that decoupled decay took in this step; 0 where the decay goes through the gradient."""
+    """Share of the weight that decoupled decay took in this step; 0 where the decay goes through
+    the gradient.
+    """
     decoupled = group.get("decoupled_weight_decay", group.get("weight_decouple", True))
     if not decoupled or isinstance(optimizer, torch.optim.SGD):
         return 0.0
@@ -129,8 +146,8 @@ def _decay(optimizer: Optimizer, group: dict[str, Any]) -> float:
 
 
 def _singular_values(matrix: Tensor) -> Tensor:
-    """Ascending, by the eigenvalues of the small Gram matrix in float64: much faster than an SVD, and good to 1e-8 of
-    the largest."""
+    """Ascending, by the eigenvalues of the small Gram matrix in float64: much faster than an SVD,
+    and good to 1e-8 of the largest."""
     x = matrix.detach().double().flatten(1)
     x = x.T if x.size(0) > x.size(1) else x
     return torch.linalg.eigvalsh(x @ x.T).clamp(min=0).sqrt()

@@ -1,12 +1,13 @@
 """Newton-Schulz: replace the singular values of a matrix by ones, with nothing but matrix products.
 
-M = U S V^T becomes (nearly) U V^T, its polar factor. One iteration applies an odd polynomial to every singular value,
-    s <- a s + b s^3 + c s^5,
-because X <- a X + (b A + c A A) X with A = X X^T does exactly that and leaves U and V alone. Dividing by the
-Frobenius norm first puts all s into [0, 1], where the polynomials below push them towards 1.
+M = U S V^T becomes (nearly) U V^T, its polar factor. One iteration applies an odd polynomial to
+    every singular value, s <- a s + b s^3 + c s^5,
+because X <- a X + (b A + c A A) X with A = X X^T does exactly that and leaves U and V alone.
+Dividing by the Frobenius norm first puts all s into [0, 1], where the polynomials below push them
+towards 1.
 
-Shapes: a matrix is (R, C) = (out, in); m = min(R, C), n = max(R, C). The iteration runs on the wide orientation (m, n),
-where A is the small (m, m).
+Shapes: a matrix is (R, C) = (out, in); m = min(R, C), n = max(R, C). The iteration runs on the wide
+orientation (m, n), where A is the small (m, m).
 """
 
 from collections.abc import Sequence
@@ -20,13 +21,15 @@ Coefficients = Sequence[tuple[float, float, float]]
 Schedule = Literal["keller", "polar_express", "exact"]
 EPSILON = 1e-7  # floor of the norm: a zero matrix stays zero
 
-# Keller Jordan's quintic (kellerjordan.github.io/posts/muon): steepest at 0, so tiny singular values rise fastest; it
-# never converges but keeps every s >= 5e-3 inside 0.68-1.15 after five steps.
+# Keller Jordan's quintic (kellerjordan.github.io/posts/muon): steepest at 0, so tiny singular
+# values rise fastest; it never converges but keeps every s >= 5e-3 inside 0.68-1.15 after five
+# steps.
 KELLER = (3.4445, -4.7750, 2.0315)
 
-# Polar Express (Amsel et al., arXiv 2505.16932): per step the minimax polynomial for the interval that the step before
-# left, for s in [1e-3, 1]. Beyond 1 the composition explodes, and bf16 does round above 1, so each polynomial but
-# the last, convergent one sees s / 1.01 (their safety factor).
+# Polar Express (Amsel et al., arXiv 2505.16932): per step the minimax polynomial for the interval
+# that the step before left, for s in [1e-3, 1]. Beyond 1 the composition explodes, and bf16 does
+# round above 1, so each polynomial but the last, convergent one sees s / 1.01 (their safety
+# factor).
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -36,23 +39,35 @@ _POLAR_EXPRESS = (
     (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
 )
-POLAR_EXPRESS = (*((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _POLAR_EXPRESS), (1.875, -1.25, 0.375))
+POLAR_EXPRESS = (
+    *((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _POLAR_EXPRESS),
+    (1.875, -1.25, 0.375),
+)
 
 # Fixed point at s = 1 with zero slope: converges to exactly 1, at more cost.
 EXACT = (2.0, -1.5, 0.5)
 
 
-def coefficients_of(schedule: Schedule | list[list[float]], steps: int | None = None) -> Coefficients:
+def coefficients_of(
+    schedule: Schedule | list[list[float]], steps: int | None = None
+) -> Coefficients:
     """The (a, b, c) of every iteration; past its end a schedule repeats its last polynomial.
 
-    schedule: keller (5 unless `steps` says otherwise), polar_express (5), exact (12), or your own [[a, b, c], ...].
-    Raises ValueError for an unknown name, a polynomial that is not three numbers, steps outside 1..99, or polynomials
-    that let a singular value explode (a divergent schedule would write NaN into the weights).
+    schedule: keller (5 unless `steps` says otherwise), polar_express (5), exact (12), or your own
+    [[a, b, c], ...]. Raises ValueError for an unknown name, a polynomial that is not three numbers,
+    steps outside 1..99, or polynomials that let a singular value explode (a divergent schedule
+    would write NaN into the weights).
     """
     if isinstance(schedule, str):
-        named = {"keller": ((KELLER,), 5), "polar_express": (POLAR_EXPRESS, 5), "exact": ((EXACT,), 12)}
+        named = {
+            "keller": ((KELLER,), 5),
+            "polar_express": (POLAR_EXPRESS, 5),
+            "exact": ((EXACT,), 12),
+        }
         if schedule not in named:
-            raise ValueError(f"ns_schedule={schedule!r} is none of {', '.join(named)} (or give a list of [a, b, c])")
+            raise ValueError(
+                f"ns_schedule={schedule!r} is none of {', '.join(named)} (or give a list of [a, b, c])"
+            )
         polynomials, default_steps = named[schedule]
     else:
         if not schedule or any(len(polynomial) != 3 for polynomial in schedule):
@@ -68,23 +83,28 @@ def coefficients_of(schedule: Schedule | list[list[float]], steps: int | None = 
         for a, b, c in coefficients:
             image = a * image + b * image**3 + c * image**5
             if not abs(image) < 10:
-                raise ValueError(f"ns_schedule={schedule} with ns_steps={steps} diverges: singular value {s} explodes")
+                raise ValueError(
+                    f"ns_schedule={schedule} with ns_steps={steps} diverges: singular value {s} explodes"
+                )
     return coefficients
 
 
 @cache
 def dtype_of(ns_dtype: Literal["auto", "fp32", "bf16"], device_type: str) -> torch.dtype:
-    """The dtype to iterate in. auto: bf16 where the hardware multiplies bf16 matrices itself, else fp32.
+    """The dtype to iterate in. auto: bf16 where the hardware multiplies bf16 matrices itself, else
+    fp32.
 
-    bf16 costs 1-2 % of accuracy on a well-conditioned matrix (Muon does not notice) and is 2-3x as fast in hardware,
-    but slower than fp32 where it is emulated.
+    bf16 costs 1-2 % of accuracy on a well-conditioned matrix (Muon does not notice) and is 2-3x as
+    fast in hardware, but slower than fp32 where it is emulated.
     """
     if ns_dtype == "auto":
         if device_type == "cpu":
             capabilities = torch.cpu.get_capabilities()
             native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
         else:
-            native = device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            native = device_type == "cuda" and torch.cuda.is_bf16_supported(
+                including_emulation=False
+            )
         return torch.bfloat16 if native else torch.float32
     if ns_dtype not in ("fp32", "bf16"):
         raise ValueError(f"ns_dtype={ns_dtype!r} is none of auto, fp32, bf16")
@@ -96,8 +116,8 @@ def orthogonalise(
 ) -> Tensor:
     """The polar factor of one (R, C) matrix, in `dtype`; the input is not changed.
 
-    The plain version, bit for bit what torch.optim.Muon computes in bf16; `batching.py` does many at once.
-    A norm that overflows fp32 gives zeros, NaN gives NaN: check before (Muon does).
+    The plain version, bit for bit what torch.optim.Muon computes in bf16; `batching.py` does many
+    at once. A norm that overflows fp32 gives zeros, NaN gives NaN: check before (Muon does).
     """
     x = normalised(matrix, dtype)
     tall = x.size(0) > x.size(1)

@@ -1,11 +1,14 @@
-"""NorMuon (Li et al., arXiv 2510.05491): Muon whose update has, on average over time, rows of equal size.
+"""NorMuon (Li et al., arXiv 2510.05491): Muon whose update has, on average over time, rows of equal
+size.
 
-An orthogonal matrix still has rows (neurons) of unequal norm. Per row, with O the orthogonal update,
+An orthogonal matrix still has rows (neurons) of unequal norm. Per row, with O the orthogonal
+update,
 
     v  <- beta2 v + (1 - beta2) mean over columns of O^2
     O' <- O / sqrt(v), rescaled to the Frobenius norm of O
 
-so it is Adam's second moment, one number a neuron. As the norm is kept, Muon's lr and scales keep their meaning.
+so it is Adam's second moment, one number a neuron. As the norm is kept, Muon's lr and scales keep
+their meaning.
 """
 
 from collections.abc import Iterable
@@ -32,7 +35,8 @@ class NorMuon(Muon):
     def _adjust(self, matrix: Matrix, update: Tensor) -> Tensor:
         update = super()._adjust(matrix, update).float()
         mean_square = update.square().mean(dim=1, keepdim=True)  # (R, 1)
-        moments = matrix.state.setdefault("row_second_moments", [])  # one entry for each part of the parameter
+        # one entry for each part of the parameter
+        moments = matrix.state.setdefault("row_second_moments", [])
         if matrix.part == len(moments):
             moments.append(mean_square * (1 - self.beta2))
         else:

@@ -16,9 +16,11 @@ log = logging.getLogger(__name__)
 
 
 def answer(plan: Plan) -> dict[str, Any] | None:
-    """The summary of a run that has ended already, said aloud; None if there is still something to do. Needs no torch.
+    """The summary of a run that has ended already, said aloud; None if there is still something to
+    do. Needs no torch.
 
-    Raises CheckpointError if code or tokens changed since (unless accepted), NumericsError if the run had diverged.
+    Raises CheckpointError if code or tokens changed since (unless accepted), NumericsError if the
+    run had diverged.
     """
     summary, record = read_summary(plan.folder), own_record(plan.folder, plan.id)
     if summary is None or record is None:
@@ -54,7 +56,9 @@ def _only_watched(override: str) -> bool:
         "train.deterministic",
         "train.stop_after",
         "branch",
-    ) or key.startswith(("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe.", "verdict."))
+    ) or key.startswith(
+        ("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe.", "verdict.")
+    )
 
 
 def report(folder: Path, summary: dict[str, Any]) -> None:

@@ -27,7 +27,9 @@ def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     modules = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     changes = [f"code changed: {name.replace('.', '/')}.py" for name in modules]
     if saved["data"]["fingerprint"] != now["data"]["fingerprint"]:
-        changes.append(f"tokens changed: {saved['data']['fingerprint'][:12]} -> {now['data']['fingerprint'][:12]}")
+        changes.append(
+            f"tokens changed: {saved['data']['fingerprint'][:12]} -> {now['data']['fingerprint'][:12]}"
+        )
     return changes
 
 
@@ -53,7 +55,9 @@ def changed(folder: Path, changes: list[str]) -> CheckpointError:
 
 
 def recorded_fingerprint(tokens_folder: Path) -> str | None:
-    """The fingerprint in a token folder's manifest, without reading the tokens; None if there is no sound manifest."""
+    """The fingerprint in a token folder's manifest, without reading the tokens; None if there is no
+    sound manifest.
+    """
     try:
         fingerprint = read_json(tokens_folder / "manifest.json").get("fingerprint")
     except UnreadableError:

@@ -1,4 +1,6 @@
-"""Whose folder it is: a run trains only in a folder whose run.json has its id, or in one that holds nothing."""
+"""Whose folder it is: a run trains only in a folder whose run.json has its id, or in one that holds
+nothing.
+"""
 
 import os
 import re
@@ -8,11 +10,14 @@ from typing import Any
 from minigpt.errors import CheckpointError
 from minigpt.run.record import read_record
 
-FILES = r"run\.json|config\.yaml|summary\.json|failed\.json|sample\.txt"  # published whole, in the folder itself
+# published whole, in the folder itself
+FILES = r"run\.json|config\.yaml|summary\.json|failed\.json|sample\.txt"
 
 
 def own_record(folder: Path, id: str) -> dict[str, Any] | None:
-    """run.json of a folder; None if there is none. Raises CheckpointError if it is damaged or of another run."""
+    """run.json of a folder; None if there is none. Raises CheckpointError if it is damaged or of
+    another run.
+    """
     record = read_record(folder)
     if record is not None and record.get("id") != id:
         raise CheckpointError(
@@ -24,13 +29,15 @@ def own_record(folder: Path, id: str) -> dict[str, Any] | None:
 def claim(folder: Path, id: str) -> dict[str, Any] | None:
     """The record of a folder that this run may use; None if the run has not begun.
 
-    Without a record a folder may hold only what a start leaves that was killed before it wrote one. Raises
+    Without a record a folder may hold only what a start leaves that was killed before it wrote one.
+    Raises
     CheckpointError for anything else: what a folder holds is never taken over without proof.
     """
     record = own_record(folder, id)
     if record is None and folder.is_dir():
         foreign = sorted(path.name for path in folder.iterdir() if not _before_the_record(path))
-        if foreign and (record := own_record(folder, id)) is None:  # another process may just have begun
+        # another process may just have begun
+        if foreign and (record := own_record(folder, id)) is None:
             raise CheckpointError(
                 f"not a run: {folder}: holds {foreign[0]} and no run.json (restore run.json, or move the folder away)"
             )
@@ -38,7 +45,9 @@ def claim(folder: Path, id: str) -> dict[str, Any] | None:
 
 
 def _before_the_record(path: Path) -> bool:
-    """Whether this is of a start that never began: `RunFolder.__enter__` and `begin` make these, in this order."""
+    """Whether this is of a start that never began: `RunFolder.__enter__` and `begin` make these, in
+    this order.
+    """
     if path.name == "checkpoints":
         return path.is_symlink() or (path.is_dir() and not os.listdir(path))
     if path.name == "metrics.jsonl":

@@ -45,8 +45,9 @@ log = logging.getLogger(__name__)
 class RunFolder:
     """Exclusive use of one run's folder, from `with RunFolder(plan) as run:` to its end.
 
-    Raises BusyError if another process trains in it, StorageError if it cannot be written, CheckpointError if what
-    is there is not this run. A refusal takes away what this start made, and nothing else.
+    Raises BusyError if another process trains in it, StorageError if it cannot be written,
+    CheckpointError if what is there is not this run. A refusal takes away what this start made, and
+    nothing else.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -74,7 +75,9 @@ class RunFolder:
     def _open(self) -> None:
         """Remove what a killed process left; open the files that grow."""
         metrics, train_log = self.folder / "metrics.jsonl", self.folder / "train.log"
-        self._made = [path for path in (self.checkpoints, metrics, train_log) if not os.path.lexists(path)]
+        self._made = [
+            path for path in (self.checkpoints, metrics, train_log) if not os.path.lexists(path)
+        ]
         durable.make_folder(self.checkpoints)
         if self.saved is not None:
             (self.folder / FAILED).unlink(missing_ok=True)
@@ -90,7 +93,9 @@ class RunFolder:
             raise
 
     def _leave_no_trace(self) -> None:
-        """Give up a folder in which nothing began: remove what this start made, and folders that are empty then."""
+        """Give up a folder in which nothing began: remove what this start made, and folders that
+        are empty then.
+        """
         if self.saved is None and self.lock.is_ours():
             for path in self._made:
                 with suppress(OSError):
@@ -101,7 +106,10 @@ class RunFolder:
         self.lock.release()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         ours = self.lock.is_ours()  # what is no longer ours stays as it is
         if error is not None and kind is not None and not isinstance(error, SystemExit) and ours:
@@ -110,7 +118,13 @@ class RunFolder:
         self._handler.close()
         self.metrics.close()
         begun, ended = self.saved is not None, (self.folder / "summary.json").exists()
-        if isinstance(error, Exception) and not isinstance(error, Stopped) and begun and not ended and ours:
+        if (
+            isinstance(error, Exception)
+            and not isinstance(error, Stopped)
+            and begun
+            and not ended
+            and ours
+        ):
             with suppress(OSError):
                 durable.write_atomic(self.folder / FAILED, durable.json_bytes(failure(error)))
         if isinstance(error, MinigptError) and not begun:
@@ -127,9 +141,11 @@ class RunFolder:
     ) -> None:
         """Write who this run is, or check that it is still what it was.
 
-        chosen: device, precision, compile, threads, micro-batch as they will be used. steps: of the whole run.
+        chosen: device, precision, compile, threads, micro-batch as they will be used. steps: of the
+            whole run.
         accepted: what marks a new run as mixed from its start.
-        Raises CheckpointError if code, tokens or the chosen path changed, unless accept_changes is set.
+        Raises CheckpointError if code, tokens or the chosen path changed, unless accept_changes is
+        set.
         """
         record = {
             "schema": SCHEMA,
@@ -156,7 +172,8 @@ class RunFolder:
             changes = [*changes_since(self.saved, record), *path_changes(self.saved, record)]
             if changes and not self.plan.config["accept_changes"]:
                 raise changed(self.folder, changes)
-            if not changes and (self.folder / "config.yaml").exists():  # a kill between the two leaves one
+            # a kill between the two leaves one
+            if not changes and (self.folder / "config.yaml").exists():
                 return
             for change in changes:
                 log.warning("warning: accepted change: %s", change)
@@ -170,7 +187,8 @@ class RunFolder:
         with durable.writing(self.folder):
             config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
             self.lock.check()
-            durable.write_atomic(self.folder / "run.json", durable.json_bytes(record))  # first: now the folder is ours
+            # first: now the folder is ours
+            durable.write_atomic(self.folder / "run.json", durable.json_bytes(record))
             first, self.saved = self.saved is None, record
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
         if first:
@@ -181,7 +199,9 @@ class RunFolder:
                 log.info("%s", near)
 
     def note_branch(self, origin: dict[str, Any] | None) -> None:
-        """Keep in run.json from which step of which run this one goes on; None: it trains every step itself."""
+        """Keep in run.json from which step of which run this one goes on; None: it trains every
+        step itself.
+        """
         assert self.saved is not None
         if self.saved.get("branched_from") == origin:
             return
@@ -205,9 +225,11 @@ class RunFolder:
                 durable.write_atomic(folder / name, content)
 
     def newest_checkpoint(self) -> checkpoint.Checkpoint | None:
-        """Where to go on, or None for a new run. Rows logged after it are dropped; they will come again.
+        """Where to go on, or None for a new run. Rows logged after it are dropped; they will come
+        again.
 
-        Raises CheckpointError if rows logged before it are gone, unless accept_changes is set. Rows that a full disk
+        Raises CheckpointError if rows logged before it are gone, unless accept_changes is set. Rows
+        that a full disk
         refused are no such case: the checkpoint knows the length that the file had.
         """
         found = checkpoint.newest(self.checkpoints)
@@ -228,7 +250,9 @@ class RunFolder:
     def _accept_lost_rows(self, found: Path, logged: int) -> None:
         lost = f"rows are gone: {self.metrics.path}: {self.metrics.n_bytes} bytes, {found.name} has {logged}"
         if not self.plan.config["accept_changes"]:
-            raise CheckpointError(f"{lost} (restore the file; accept_changes=true goes on without and marks the run)")
+            raise CheckpointError(
+                f"{lost} (restore the file; accept_changes=true goes on without and marks the run)"
+            )
         log.warning("warning: accepted change: %s", lost)
         self.metrics.drop_torn_row()
         assert self.saved is not None
@@ -245,19 +269,36 @@ class RunFolder:
     ) -> None:
         """A checkpoint now; those at the steps of self.keep_at are never pruned.
 
-        A full disk on the way is a warning and is tried again later; at the end an error. Raises StorageError or
-        BusyError if the folder is no longer this process's own.
+        A full disk on the way is a warning and is tried again later; at the end an error. Raises
+        StorageError or BusyError if the folder is no longer this process's own.
         """
         self.lock.check()
-        state = {**state, "run": self.plan.id, "metrics_bytes": self.metrics.sync(), "minigpt": minigpt.__version__}
+        state = {
+            **state,
+            "run": self.plan.id,
+            "metrics_bytes": self.metrics.sync(),
+            "minigpt": minigpt.__version__,
+        }
         keep = 1 if final else self.plan.config["checkpoint"]["keep"]
         try:
-            # A run stopped in its final evaluation has a checkpoint of this step, but not the one to be used.
-            checkpoint.save(self.checkpoints, state["step"], model, optimizer, state, keep, self.keep_at, replace=final)
+            # A run stopped in its final evaluation has a checkpoint of this step, but not the one
+            # to be used.
+            checkpoint.save(
+                self.checkpoints,
+                state["step"],
+                model,
+                optimizer,
+                state,
+                keep,
+                self.keep_at,
+                replace=final,
+            )
         except OSError as error:
             need = sum(tensor.nbytes for tensor in model.values()) / 2**20
             where = error.filename if isinstance(error, FileExistsError) else self.checkpoints
-            message = f"cannot save a checkpoint: {where}: {error.strerror}, {need:.1f} MiB of weights"
+            message = (
+                f"cannot save a checkpoint: {where}: {error.strerror}, {need:.1f} MiB of weights"
+            )
             with suppress(OSError):
                 message += f", {shutil.disk_usage(self.checkpoints).free / 2**20:.1f} MiB free"
             if final:
@@ -269,7 +310,8 @@ class RunFolder:
         self.lock.check()
         with durable.writing(self.folder):
             if sample is not None:
-                durable.remove_leftovers(self.checkpoints, checkpoint.NAMES)  # of a disk that refused to delete
+                # of a disk that refused to delete
+                durable.remove_leftovers(self.checkpoints, checkpoint.NAMES)
                 # A kill right after the last save left more.
                 checkpoint.prune(self.checkpoints, 1, self.plan.id, self.keep_at)
                 durable.write_atomic(self.folder / "sample.txt", sample.encode())
@@ -287,13 +329,17 @@ def ensure_writable(folder: Path) -> None:
 
 
 def nearest_run(plan: Plan) -> str | None:
-    """A sentence about an existing run that differs from this one in a single key, if there is one."""
+    """A sentence about an existing run that differs from this one in a single key, if there is
+    one.
+    """
     for folder in sorted(plan.folder.parent.glob("*-????????")):
         if folder == plan.folder:
             continue
         try:
             record = read_record(folder)
-            different = {} if record is None else identity.differences(record["identity"], plan.identity)
+            different = (
+                {} if record is None else identity.differences(record["identity"], plan.identity)
+            )
         except (CheckpointError, KeyError):  # a damaged neighbour
             continue
         if len(different) == 1 and next(iter(different)) != "seed":

@@ -20,13 +20,23 @@ class RunLog(logging.FileHandler):
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
 
     def _open(self) -> Any:
-        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=regular_file)
+        return open(
+            self.baseFilename,
+            self.mode,
+            encoding=self.encoding,
+            errors=self.errors,
+            opener=regular_file,
+        )
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._failed:
-            print(f"warning: cannot write the log: {self.baseFilename} (training goes on without)", file=sys.stderr)
+            print(
+                f"warning: cannot write the log: {self.baseFilename} (training goes on without)",
+                file=sys.stderr,
+            )
         self._failed = True
 
     def close(self) -> None:
-        with suppress(OSError):  # what could not be written before is tried once more, and has been warned of
+        # what could not be written before is tried once more, and has been warned of
+        with suppress(OSError):
             super().close()

@@ -1,4 +1,6 @@
-"""metrics.jsonl: the record of truth, one JSON object a line. Loggers mirror it; nothing reads them back."""
+"""metrics.jsonl: the record of truth, one JSON object a line. Loggers mirror it; nothing reads them
+back.
+"""
 
 import json
 import logging
@@ -30,7 +32,9 @@ class Metrics:
     def append(self, row: dict[str, Any]) -> None:
         """Write one row. Non-finite numbers become null, since JSON has none."""
         self.check()
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        finite = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
+        }
         before = self.n_bytes
         rest = memoryview(json.dumps(finite).encode() + b"\n")
         try:
@@ -41,12 +45,16 @@ class Metrics:
                 os.ftruncate(self._file.fileno(), before)
             if not self._failed:
                 log.warning(
-                    "warning: cannot write metrics: %s: %s (training goes on without)", self.path, error.strerror
+                    "warning: cannot write metrics: %s: %s (training goes on without)",
+                    self.path,
+                    error.strerror,
                 )
             self._failed = True
 
     def sync(self) -> int:
-        """Make all rows durable; returns the length of the file in bytes, to be kept in a checkpoint."""
+        """Make all rows durable; returns the length of the file in bytes, to be kept in a
+        checkpoint.
+        """
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -54,7 +62,9 @@ class Metrics:
         return self.n_bytes
 
     def rewind(self, length: int) -> None:
-        """Drop the rows after a checkpoint: they will be written again, and a torn last line goes with them."""
+        """Drop the rows after a checkpoint: they will be written again, and a torn last line goes
+        with them.
+        """
         if self.n_bytes > length:
             self.check()
             os.ftruncate(self._file.fileno(), length)

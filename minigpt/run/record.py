@@ -13,7 +13,9 @@ FAILED = "failed.json"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """summary.json of a run that ended; None before that, or if a crash of the machine left it unreadable."""
+    """summary.json of a run that ended; None before that, or if a crash of the machine left it
+    unreadable.
+    """
     try:
         return records.read_summary(folder)
     except UnreadableError:

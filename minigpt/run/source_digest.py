@@ -1,8 +1,9 @@
 """Which code computes a run: a digest per source file, so that a change since can be named.
 
-Only files that can change a result count: the classes that the configuration names, the loop and the windows of a
-step, and whatever of minigpt they import. Comments, docstrings and layout do not count, and neither does a new file
-that the run does not use, so adding an optimizer leaves old runs as they are.
+Only files that can change a result count: the classes that the configuration names, the loop and
+the windows of a step, and whatever of minigpt they import. Comments, docstrings and layout do not
+count, and neither does a new file that the run does not use, so adding an optimizer leaves old runs
+as they are.
 """
 
 import ast
@@ -14,9 +15,21 @@ from typing import Any
 
 from minigpt.config import signature
 
-COMPUTES = ("minigpt.train.loop", "minigpt.train.evaluate", "minigpt.data.windows", "minigpt.data.tokens")
+COMPUTES = (
+    "minigpt.train.loop",
+    "minigpt.train.evaluate",
+    "minigpt.data.windows",
+    "minigpt.data.tokens",
+)
 # Imported by what computes, without a say in any number.
-SILENT = {"minigpt.errors", "minigpt.durable", "minigpt.interrupt", "minigpt.train.progress", "minigpt.reading", "minigpt"}
+SILENT = {
+    "minigpt.errors",
+    "minigpt.durable",
+    "minigpt.interrupt",
+    "minigpt.train.progress",
+    "minigpt.reading",
+    "minigpt",
+}
 SILENT |= {"minigpt.data.manifest", "minigpt.data.shape", "minigpt.data.aside"}
 
 
@@ -36,15 +49,27 @@ def source_digest(config: dict[str, Any]) -> dict[str, str]:
 
 
 def changed_modules(record: dict[str, Any]) -> list[str]:
-    """Modules that are not what they were, by the `source` of a run.json. What is not found here tells nothing."""
-    return [name for name, digest in record["source"].items() if (now := _digest_of(name)) and now != digest]
+    """Modules that are not what they were, by the `source` of a run.json. What is not found here
+    tells nothing.
+    """
+    return [
+        name
+        for name, digest in record["source"].items()
+        if (now := _digest_of(name)) and now != digest
+    ]
 
 
 def _digest_of(name: str) -> str | None:
-    """The digest of a module that a file names; None for what is not ours, which is not even read."""
+    """The digest of a module that a file names; None for what is not ours, which is not even
+    read.
+    """
     top = name.partition(".")[0]
     found = signature.load_module(top) if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) else None
-    return None if found is None or _is_installed(found.path) else (_digest_and_imports(name) or (None,))[0]
+    return (
+        None
+        if found is None or _is_installed(found.path)
+        else (_digest_and_imports(name) or (None,))[0]
+    )
 
 
 def targets(node: Any) -> list[str]:
@@ -54,12 +79,19 @@ def targets(node: Any) -> list[str]:
     if not isinstance(node, dict):
         return []
     own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
-    return own + [target for key, value in node.items() if key not in ("logger", "probe") for target in targets(value)]
+    return own + [
+        target
+        for key, value in node.items()
+        if key not in ("logger", "probe")
+        for target in targets(value)
+    ]
 
 
 @cache
 def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
-    """Digest and imported minigpt modules of one module; None for installed packages, whose versions are recorded."""
+    """Digest and imported minigpt modules of one module; None for installed packages, whose
+    versions are recorded.
+    """
     module = signature.load_module(name)
     if module is None or _is_installed(module.path):
         return None
@@ -81,6 +113,9 @@ def _is_installed(path: Path) -> bool:
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return tree

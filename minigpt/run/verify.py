@@ -20,6 +20,8 @@ from minigpt.reading import UnreadableError
 from minigpt.tokenizer import load as load_tokenizer
 
 T = TypeVar("T")
+
+
 def problems_of(folder: Path) -> Iterator[str]:
     """What is wrong with a run's folder, one sentence each; nothing if it can be trusted."""
     if not folder.is_dir():
@@ -48,7 +50,9 @@ def _read(reader: Callable[[], T]) -> Generator[str, None, T | None]:
     try:
         return reader()
     except UnreadableError as error:
-        yield f"{error.path.name} is missing" if error.missing else f"{error.path.name}: {error.why}"
+        yield (
+            f"{error.path.name} is missing" if error.missing else f"{error.path.name}: {error.why}"
+        )
     except MinigptError as error:
         yield from error.problems
     return None
@@ -60,7 +64,8 @@ def _identity(record: dict[str, Any], config: dict[str, Any] | None) -> Iterator
     if config is None:
         return
     try:
-        weights = record["identity"].get("init_from")  # those it began with, whatever lies there by now
+        # those it began with, whatever lies there by now
+        weights = record["identity"].get("init_from")
         found = identity.short_hash(identity.run_identity(config, weights))
     except (ImportError, AttributeError, SyntaxError):
         if _targets(config) != _targets(record["identity"]):
@@ -79,7 +84,9 @@ def _targets(node: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def _unknown_class(folder: Path) -> str | None:
-    """Why config.yaml could not be hashed, where that is no fault of the run: a class whose source is not here."""
+    """Why config.yaml could not be hashed, where that is no fault of the run: a class whose source
+    is not here.
+    """
     try:
         identity.run_identity(records.read_config(folder))
     except (ImportError, AttributeError, SyntaxError) as error:
@@ -96,7 +103,9 @@ def _tokens(record: dict[str, Any]) -> Iterator[str]:
         yield f"tokens in {folder} are not those of the run: {expected[:12]} -> {found[:12]}"
 
 
-def _checkpoints(folder: Path, record: dict[str, Any]) -> Generator[str, None, checkpoint.Checkpoint | None]:
+def _checkpoints(
+    folder: Path, record: dict[str, Any]
+) -> Generator[str, None, checkpoint.Checkpoint | None]:
     """Yields problems, returns the newest whole checkpoint or None."""
     newest = None
     for path in checkpoint.steps_on_disk(folder / "checkpoints"):
@@ -134,7 +143,9 @@ def _long_enough(folder: Path, newest: checkpoint.Checkpoint) -> bool:
 
 
 def _steps(rows: list[dict[str, Any]], config: dict[str, Any]) -> Iterator[str]:
-    """Rows of each kind go forward, none is missing, and each step has the same number of tokens."""
+    """Rows of each kind go forward, none is missing, and each step has the same number of
+    tokens.
+    """
     for kind in ("train/loss", "val/loss"):
         steps = [row["step"] for row in rows if kind in row]
         repeated = next((b for a, b in pairwise(steps) if b <= a), None)
@@ -145,7 +156,11 @@ def _steps(rows: list[dict[str, Any]], config: dict[str, Any]) -> Iterator[str]:
         every = config.get(interval, {}).get("every")
         if not every:
             continue
-        logged = {row["step"] for row in rows if kind in row and row["step"] % every == 0 and row["step"] <= end}
+        logged = {
+            row["step"]
+            for row in rows
+            if kind in row and row["step"] % every == 0 and row["step"] <= end
+        }
         missing = end // every - len(logged - {0})
         if missing > 0:
             first = next(step for step in count(every, every) if step not in logged)
@@ -181,7 +196,10 @@ def _summary(
 def line_about(folder: Path) -> tuple[bool, str]:
     """Whether the run can be trusted, and the line that says so."""
     if problems := list(problems_of(folder)):
-        return False, f"NOT to be trusted: {folder}: {'; '.join(' '.join(problem.split()) for problem in problems)}"
+        return (
+            False,
+            f"NOT to be trusted: {folder}: {'; '.join(' '.join(problem.split()) for problem in problems)}",
+        )
     record, summary = records.read_record(folder), records.read_summary(folder)
     assert record is not None
     steps = checkpoint.steps_on_disk(folder / "checkpoints")

@@ -13,7 +13,9 @@ LIBRARIES = ("torch", "numpy", "hydra-core", "omegaconf", "safetensors", "tokeni
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and uncommitted diff of the code that runs; None outside a repository or without git."""
+    """Commit and uncommitted diff of the code that runs; None outside a repository or without
+    git.
+    """
     root = Path(minigpt.__file__).parent.parent
 
     def git(*arguments: str) -> str:

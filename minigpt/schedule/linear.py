@@ -1,4 +1,6 @@
-"""Linear warm-up, then a straight line down to a floor (zero by default: Bergsma et al., arXiv 2502.15938)."""
+"""Linear warm-up, then a straight line down to a floor (zero by default: Bergsma et al., arXiv
+2502.15938).
+"""
 
 from dataclasses import dataclass
 
@@ -24,7 +26,9 @@ class Linear:
         check_floor(self.floor)
 
     def __call__(self, step: int, steps: int) -> float:
-        """Raises ValueError if the warm-up does not fit into the run or step is outside 0..steps."""
+        """Raises ValueError if the warm-up does not fit into the run or step is outside
+        0..steps.
+        """
         check_step(step, steps)
         warmup = warmup_steps(self.warmup, steps)
         if step < warmup:

@@ -2,12 +2,15 @@
 
 
 def duration(key: str, value: float, steps: int) -> int:
-    """A number of steps from a config value: below 1 a share of the run (rounded), else whole steps.
+    """A number of steps from a config value: below 1 a share of the run (rounded), else whole
+    steps.
 
     Raises ValueError for a negative value or a fraction of a step above 1.
     """
     if not 0 <= value < float("inf") or (value >= 1 and value != int(value)):
-        raise ValueError(f"{key}={value} must be a number of steps (an integer >= 0) or a share of the run (below 1)")
+        raise ValueError(
+            f"{key}={value} must be a number of steps (an integer >= 0) or a share of the run (below 1)"
+        )
     return round(value * steps) if value < 1 else int(value)
 
 

@@ -1,4 +1,6 @@
-"""The jobs of a sweep before any of them runs: their overrides, their plans, and which are launched at all."""
+"""The jobs of a sweep before any of them runs: their overrides, their plans, and which are launched
+at all.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -21,7 +23,9 @@ Compose = Callable[[list[str]], DictConfig]
 
 
 def jobs_of(cfg: DictConfig, overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job, in Hydra's order, without composing any; [] where only the sweeper knows them."""
+    """The overrides of each job, in Hydra's order, without composing any; [] where only the sweeper
+    knows them.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -31,7 +35,9 @@ def jobs_of(cfg: DictConfig, overrides: list[str]) -> list[list[str]]:
     params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.get("params") or {}).items()]
     try:
         parsed = OverridesParser.create().parse_overrides([*params, *overrides])
-        (jobs,) = BasicSweeper.split_arguments([o for o in parsed if not o.is_hydra_override()], None)
+        (jobs,) = BasicSweeper.split_arguments(
+            [o for o in parsed if not o.is_hydra_override()], None
+        )
     except HydraException:  # glob() needs the configuration to be listed
         return []
     return jobs
@@ -52,7 +58,9 @@ def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterato
     parsed = {text: parser.parse_override(text) for job in jobs for text in {*job} - everywhere}
     bases: dict[tuple[str, ...], Any] = {}
     for job in jobs:
-        values = [parsed[text] for text in job if text in parsed and _is_value(parsed[text], groups)]
+        values = [
+            parsed[text] for text in job if text in parsed and _is_value(parsed[text], groups)
+        ]
         apart = {value.input_line for value in values}
         shared = tuple(text for text in job if text not in apart)
         try:
@@ -68,7 +76,9 @@ def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterato
 
 
 def refuse_changes(planned: list[Plan]) -> None:
-    """Raise CheckpointError if a job began with other code or tokens, before any job goes on with those of now."""
+    """Raise CheckpointError if a job began with other code or tokens, before any job goes on with
+    those of now.
+    """
     changes: dict[str, None] = {}
     changed = 0
     for plan in planned:
@@ -102,7 +112,9 @@ def only(jobs: list[list[str]] | None) -> Iterator[None]:
     def split(overrides: "list[Override]", max_batch_size: int | None) -> list[list[list[str]]]:
         (found,) = every(overrides, None)
         left = [job for job in found if jobs is None or job in jobs]
-        return [list(chunk) for chunk in BasicSweeper.split_overrides_to_chunks(left, max_batch_size)]
+        return [
+            list(chunk) for chunk in BasicSweeper.split_overrides_to_chunks(left, max_batch_size)
+        ]
 
     BasicSweeper.split_arguments = staticmethod(split)  # type: ignore[method-assign, assignment]
     try:
@@ -112,8 +124,9 @@ def only(jobs: list[list[str]] | None) -> Iterator[None]:
 
 
 def shortest_first(overrides: list[str]) -> list[str]:
-    """The same sweep with its budgets in ascending order, as its slowest axis: all jobs of the shortest budget come
-    first. Results come early, and a longer run finds what a shorter one has trained already (see branch.py)."""
+    """The same sweep with its budgets in ascending order, as its slowest axis: all jobs of the
+    shortest budget come first. Results come early, and a longer run finds what a shorter one has
+    trained already (see branch.py)."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -121,7 +134,8 @@ def shortest_first(overrides: list[str]) -> list[str]:
     for name in BUDGET_KEYS:
         same = [override for override in overrides if override.partition("=")[0] == f"train.{name}"]
         with suppress(HydraException, ValueError):
-            parsed = OverridesParser.create().parse_override(same[-1] if same else "")  # the last one counts
+            # the last one counts
+            parsed = OverridesParser.create().parse_override(same[-1] if same else "")
             if parsed.is_sweep_override() and parsed.is_discrete_sweep():
                 values = sorted(parsed.sweep_string_iterator(), key=float)
                 rest = [override for override in result if override not in same]

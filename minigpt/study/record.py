@@ -4,10 +4,11 @@
     {"schema": 1, "study": null, "command": ["-m", ...], "jobs": [
         {"overrides": ["seed=0"], "folder": "tiny-muon-s0-0123abcd", "study": null}, ...]}
 
-`folder` is the name of the job's run folder and ends in the run's id; null while the job has not been composed.
-`failed` in a job is why it left no run, as failed.json would hold it. A run that was begun under one study and asked
-for again under another, without a sweep, is a job of the record whose command is that study alone.
-A study's runs are those of its records, and those whose run.json names it. So a run may belong to several.
+`folder` is the name of the job's run folder and ends in the run's id; null while the job has not
+been composed. `failed` in a job is why it left no run, as failed.json would hold it. A run that was
+begun under one study and asked for again under another, without a sweep, is a job of the record
+whose command is that study alone. A study's runs are those of its records, and those whose run.json
+names it. So a run may belong to several.
 """
 
 import os
@@ -44,7 +45,9 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run stands in a record: the number of its job, in the order in which they were typed."""
+    """Where a run stands in a record: the number of its job, in the order in which they were
+    typed.
+    """
 
     record: Path
     number: int
@@ -57,8 +60,8 @@ def id_in(folder: str) -> str:
 
 
 def folder_of(output: Path, name: str) -> Path:
-    """The folder of the run that a record names. The id identifies it: the words before it may have been typed
-    in another order."""
+    """The folder of the run that a record names. The id identifies it: the words before it may have
+    been typed in another order."""
     if not (output / name / "run.json").is_file():
         for other in sorted(output.glob(f"*-{id_in(name)}/run.json")):
             return other.parent
@@ -82,7 +85,9 @@ def sweeps_in(output: Path) -> list[Path]:
 
 
 def places_in(output: Path) -> dict[str, list[Place]]:
-    """Run id -> where the run stands in the records of its folder. A record that cannot be read holds nothing."""
+    """Run id -> where the run stands in the records of its folder. A record that cannot be read
+    holds nothing.
+    """
     found: dict[str, list[Place]] = {}
     for path in sweeps_in(output):
         try:
@@ -105,7 +110,8 @@ def path_of(output: Path, study: str | None, command: list[str]) -> Path:
 def changing(path: Path, study: str | None, command: list[str]) -> Iterator[list[dict[str, Any]]]:
     """The jobs of a record, to be changed in place; written afterwards. Other processes wait.
 
-    Raises OSError if that cannot be done; on a file system without locks no run could be trained either.
+    Raises OSError if that cannot be done; on a file system without locks no run could be trained
+    either.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with durable.FolderLock(path.parent, "the records of sweeps").acquire(wait=True):
@@ -116,7 +122,9 @@ def changing(path: Path, study: str | None, command: list[str]) -> Iterator[list
 
 
 def _own_jobs(path: Path, command: list[str]) -> list[dict[str, Any]]:
-    """The jobs noted so far. Raises StorageError if what has the record's name is not of this very command."""
+    """The jobs noted so far. Raises StorageError if what has the record's name is not of this very
+    command.
+    """
     try:
         record = records.read_sweep(path)
     except UnreadableError as error:
@@ -124,13 +132,16 @@ def _own_jobs(path: Path, command: list[str]) -> list[dict[str, Any]]:
             return []
         raise StorageError(f"not a record of sweeps: {path}: {error.why} (move it away)") from None
     if record["command"] != command:
-        raise StorageError(f"another record: {path}: of {record['command']}, expected {command} (move it away)")
+        raise StorageError(
+            f"another record: {path}: of {record['command']}, expected {command} (move it away)"
+        )
     jobs: list[dict[str, Any]] = record["jobs"]
     return jobs
 
 
 def join(folder: Path, study: str | None, overrides: list[str]) -> None:
-    """Let a run that has begun under another study, or none, belong to this one too; its own files stay as they are.
+    """Let a run that has begun under another study, or none, belong to this one too; its own files
+    stay as they are.
 
     Raises OSError if that cannot be noted.
     """

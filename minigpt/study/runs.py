@@ -32,8 +32,10 @@ LEARNING_RATE = re.compile(r"optim\.\w+\.lr")  # each role's
 class Run:
     """One run folder.
 
-    record: run.json.  config: config.yaml.  summary: summary.json, None before the end.  failure: failed.json.
-    running: another process holds the folder's lock.  places: where it stands in the records of sweeps.
+    record: run.json.  config: config.yaml.  summary: summary.json, None before the end.  failure:
+        failed.json.
+    running: another process holds the folder's lock.  places: where it stands in the records of
+        sweeps.
     """
 
     folder: Path
@@ -59,7 +61,9 @@ class Run:
 
     @cached_property
     def flat_identity(self) -> dict[str, Any]:
-        """What decides the result, as dotted keys; arguments equal to their default are left out."""
+        """What decides the result, as dotted keys; arguments equal to their default are left
+        out.
+        """
         return identity.flatten(self.record["identity"])
 
     @cached_property
@@ -88,16 +92,24 @@ class Run:
 
     @cached_property
     def horizon(self) -> int | None:
-        """The budget in tokens as it was asked for; None if only the corpus knows (epochs, before the end)."""
+        """The budget in tokens as it was asked for; None if only the corpus knows (epochs, before
+        the end).
+        """
         train, steps = self.config["train"], self.record.get("steps")
         if train.get("tokens") is not None:
             return int(train["tokens"])
         if (steps := train.get("steps") or steps) is not None:
             return int(steps) * self.tokens_per_step
-        return int(self.summary["tokens"]) if self.summary is not None and self.status == "finished" else None
+        return (
+            int(self.summary["tokens"])
+            if self.summary is not None and self.status == "finished"
+            else None
+        )
 
     def loss(self, metric: str) -> float | None:
-        """The final validation loss; infinite for a diverged run, None for one that has not ended."""
+        """The final validation loss; infinite for a diverged run, None for one that has not
+        ended.
+        """
         if self.status == "diverged":
             return math.inf
         if self.summary is None or self.summary.get(metric) is None:
@@ -112,7 +124,9 @@ class Run:
 
     @property
     def own_share(self) -> float:
-        """The part of its steps that it trained itself: a branched run took its first ones over from another run."""
+        """The part of its steps that it trained itself: a branched run took its first ones over
+        from another run.
+        """
         origin, steps = self.record.get("branched_from"), (self.summary or {}).get("step")
         return 1 - origin["step"] / steps if origin and steps else 1.0
 
@@ -123,7 +137,9 @@ class Run:
 
     @cached_property
     def interval_s(self) -> tuple[float, float] | None:
-        """When it ran, as seconds since 1970: from its first start, for as long as its parts took together."""
+        """When it ran, as seconds since 1970: from its first start, for as long as its parts took
+        together.
+        """
         if "started" not in self.record:
             return None
         begin = datetime.fromisoformat(self.record["started"]).timestamp()
@@ -139,21 +155,31 @@ class Run:
             if not error.missing:
                 print(escape_line(f"warning: {error.path}: {error.why}: left out"), file=sys.stderr)
         if bad:
-            print(escape_line(f"warning: {self.name}: {len(bad)} lines of metrics.jsonl left out"), file=sys.stderr)
+            print(
+                escape_line(f"warning: {self.name}: {len(bad)} lines of metrics.jsonl left out"),
+                file=sys.stderr,
+            )
         return rows
 
     def value(self, key: str) -> Any:
-        """A group's choice (`optim`, `data/tokenizer`), else what is configured, identified or chosen under this key.
+        """A group's choice (`optim`, `data/tokenizer`), else what is configured, identified or
+        chosen under this key.
 
         Raises KeyError if there is no such key.
         """
         choices = self.record["choices"]
-        stand_in = next((choice for name, choice in choices.items() if name.startswith(f"{key}@stand_in")), None)
+        stand_in = next(
+            (choice for name, choice in choices.items() if name.startswith(f"{key}@stand_in")), None
+        )
         if stand_in is not None or key in choices:
             return stand_in or choices[key]
         if LEARNING_RATE.fullmatch(key) and self.decided(key) is not None:
             return self.decided(key)
-        for flat in (self.flat_config, self.flat_identity, identity.flatten({"chosen": self.record["chosen"]})):
+        for flat in (
+            self.flat_config,
+            self.flat_identity,
+            identity.flatten({"chosen": self.record["chosen"]}),
+        ):
             if key in flat:
                 return flat[key]
             if (target := flat.get(f"{key}._target_")) is not None:
@@ -161,7 +187,8 @@ class Run:
         raise KeyError(key)
 
     def decided(self, key: str) -> Any:
-        """The value of a key of the identity, also where it was left out for being the constructor's default.
+        """The value of a key of the identity, also where it was left out for being the
+        constructor's default.
 
         A learning rate comes with lr_scale multiplied in. None where nothing is configured either.
         """
@@ -186,7 +213,8 @@ class Found:
 
 
 def find(paths: Iterable[Path]) -> Found:
-    """Every run below the paths; debug runs and what lies inside run folders only if a path names them.
+    """Every run below the paths; debug runs and what lies inside run folders only if a path names
+    them.
 
     Raises ConfigError for a path that does not exist, or if there is no run at all.
     """
@@ -195,7 +223,9 @@ def find(paths: Iterable[Path]) -> Found:
     paths = list(paths)
     for path in paths:
         if not path.is_dir():
-            raise ConfigError(f"no such folder: {path} (give run folders, or folders of runs such as outputs)")
+            raise ConfigError(
+                f"no such folder: {path} (give run folders, or folders of runs such as outputs)"
+            )
         for folder in run_folders(path):
             if folder.resolve() in seen:
                 continue
@@ -209,7 +239,9 @@ def find(paths: Iterable[Path]) -> Found:
     found.runs.sort(key=lambda run: (str(run.record.get("started")), run.name))
     if not found.runs and not found.unreadable:
         shown = ", ".join(str(path) for path in paths)
-        raise ConfigError(f"no runs: {shown} (a run folder holds run.json; train some first, e.g. python train.py)")
+        raise ConfigError(
+            f"no runs: {shown} (a run folder holds run.json; train some first, e.g. python train.py)"
+        )
     return found
 
 
@@ -221,7 +253,9 @@ def run_folders(path: Path) -> list[Path]:
             folders.append(Path(root))
             inside.clear()
         else:
-            inside[:] = sorted(name for name in inside if name not in NO_RUNS_INSIDE and not name.startswith("."))
+            inside[:] = sorted(
+                name for name in inside if name not in NO_RUNS_INSIDE and not name.startswith(".")
+            )
     return sorted(folders)
 
 
@@ -239,7 +273,10 @@ def read(folder: Path, places: Mapping[str, Sequence[Place]] = MappingProxyType(
     if record is None:
         raise UnreadableError(folder / "run.json", "no such file", missing=True)
     summary = records.read_summary(folder)
-    failure, running = records.read_failure(folder), summary is None and durable.lock_is_held(folder)
+    failure, running = (
+        records.read_failure(folder),
+        summary is None and durable.lock_is_held(folder),
+    )
     own = tuple(places.get(id_in(folder.name), ()))
     run = Run(folder, record, records.read_config(folder), summary, failure, running, own)
     try:
@@ -251,13 +288,15 @@ def read(folder: Path, places: Mapping[str, Sequence[Place]] = MappingProxyType(
 
 
 def select(runs: list[Run], study: str | None, where: list[str]) -> list[Run]:
-    """The runs of a study for which every `key=value` holds. Raises ConfigError for a key that no run knows, and if
-    no run is left."""
+    """The runs of a study for which every `key=value` holds. Raises ConfigError for a key that no
+    run knows, and if no run is left."""
     if study is not None:
         known = sorted({name for run in runs for name in run.studies})
         runs = [run for run in runs if study in run.studies]
         if not runs:
-            raise ConfigError(f"no runs of this study: --study {study} (there are: {', '.join(known) or 'none'})")
+            raise ConfigError(
+                f"no runs of this study: --study {study} (there are: {', '.join(known) or 'none'})"
+            )
     for condition in where:
         key, equals, value = condition.partition("=")
         if not equals:
@@ -281,7 +320,11 @@ def hint(key: str, runs: list[Run]) -> str:
 
     known = sorted(set().union(*(run.keys() for run in runs))) if runs else []
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"(did you mean {near[0]}?)" if near else "(give a group such as optim, or a key of config.yaml)"
+    return (
+        f"(did you mean {near[0]}?)"
+        if near
+        else "(give a group such as optim, or a key of config.yaml)"
+    )
 
 
 def _has(run: Run, key: str) -> bool:

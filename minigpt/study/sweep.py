@@ -1,7 +1,9 @@
-"""The jobs of a multirun: checked and recorded before the first starts, what became of each, a table at the end.
+"""The jobs of a multirun: checked and recorded before the first starts, what became of each, a
+table at the end.
 
-What became of a job stands in its run folder, so that the table is the same whatever process ran the job. Finished
-jobs answer without Hydra, which takes two tenths of a second for each; the others are left to it.
+What became of a job stands in its run folder, so that the table is the same whatever process ran
+the job. Finished jobs answer without Hydra, which takes two tenths of a second for each; the others
+are left to it.
 """
 
 import multiprocessing
@@ -21,7 +23,15 @@ from omegaconf import DictConfig
 from minigpt import durable, interrupt, records
 from minigpt.checkpoint import store as checkpoint
 from minigpt.config.plan import Plan, choices_of, typed_of
-from minigpt.errors import BusyError, CheckpointError, ConfigError, MinigptError, NumericsError, Stopped, StorageError
+from minigpt.errors import (
+    BusyError,
+    CheckpointError,
+    ConfigError,
+    MinigptError,
+    NumericsError,
+    Stopped,
+    StorageError,
+)
 from minigpt.reading import UnreadableError, read_bytes
 from minigpt.run.answer import answer, report
 from minigpt.run.record import FAILED, failure, read_summary
@@ -36,7 +46,9 @@ Report = Callable[[MinigptError], None]
 
 
 class JobFailed(MinigptError):
-    """A job of a sweep failed; its process has reported why. Its exit code is that of the failure."""
+    """A job of a sweep failed; its process has reported why. Its exit code is that of the
+    failure.
+    """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -44,9 +56,11 @@ class JobFailed(MinigptError):
 
 
 class Sweep:
-    """The task that Hydra calls for each job: a failure lets the others run, a stop signal ends the sweep.
+    """The task that Hydra calls for each job: a failure lets the others run, a stop signal ends the
+    sweep.
 
-    arrive: what a process has to set up before it can run a job; called in each worker of a parallel launcher.
+    arrive: what a process has to set up before it can run a job; called in each worker of a
+        parallel launcher.
     report: how the error of a job is shown.
     """
 
@@ -55,23 +69,31 @@ class Sweep:
         self.record: Path | None = None
         self.jobs: list[dict[str, Any]] = []
         self.output = Path()
-        self.left: list[list[str]] | None = None  # overrides of the jobs that Hydra has to launch; None: all
+        # overrides of the jobs that Hydra has to launch; None: all
+        self.left: list[list[str]] | None = None
         self.in_worker = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In a worker: Hydra composes the job there, so the resolvers must be known before the first call."""
+        """In a worker: Hydra composes the job there, so the resolvers must be known before the
+        first call.
+        """
         self.__dict__.update(state)
         self.in_worker = True
         self.arrive()
 
-    def begin(self, cfg: DictConfig, arguments: list[str], overrides: list[str], compose: Compose) -> bool:
-        """Check every job, write the record and let the finished jobs answer. True if nothing is left to do.
+    def begin(
+        self, cfg: DictConfig, arguments: list[str], overrides: list[str], compose: Compose
+    ) -> bool:
+        """Check every job, write the record and let the finished jobs answer. True if nothing is
+        left to do.
 
-        cfg: the first job's configuration. Raises CheckpointError if code or tokens changed since a job began,
-        StorageError, and ConfigError without a Slurm.
+        cfg: the first job's configuration. Raises CheckpointError if code or tokens changed since a
+        job began, StorageError, and ConfigError without a Slurm.
         """
         if "Slurm" in cfg.hydra.launcher._target_ and shutil.which("sbatch") is None:
-            raise ConfigError("no Slurm here: hydra/launcher=slurm: no sbatch on PATH (start it on a login node)")
+            raise ConfigError(
+                "no Slurm here: hydra/launcher=slurm: no sbatch on PATH (start it on a login node)"
+            )
         refuse_foreign(Path(cfg.hydra.sweep.dir) / "multirun.yaml")
         jobs = jobs_of(cfg, overrides)
         self.jobs = [{"overrides": job, "folder": None} for job in jobs]
@@ -83,7 +105,9 @@ class Sweep:
             if plan is not None:
                 job |= {"folder": plan.folder.name, "study": plan.study}
         refuse_changes([plan for plan in planned if plan is not None])
-        self._write_record(cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment"), arguments)
+        self._write_record(
+            cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment"), arguments
+        )
         if jobs:
             self.left = [job for job, plan in zip(jobs, planned, strict=True) if not _answers(plan)]
         return self.left == []
@@ -98,7 +122,8 @@ class Sweep:
         """One job. Raises JobFailed; SystemExit for a stop signal, which ends the sweep."""
         from hydra.core.hydra_config import HydraConfig
 
-        if (stop := interrupt.requested()) and not self.in_worker:  # it came when the job before was done
+        # it came when the job before was done
+        if (stop := interrupt.requested()) and not self.in_worker:
             raise SystemExit(Stopped(stop).exit_code)
         hydra = HydraConfig.get()
         overrides, folder = typed_of(hydra), Path(hydra.runtime.output_dir)
@@ -107,7 +132,8 @@ class Sweep:
         if self.in_worker:
             interrupt.install()
             if interrupt.requested():
-                return None  # the sweep ends; this worker takes what is left in the queue and lets it be
+                # the sweep ends; this worker takes what is left in the queue and lets it be
+                return None
         has_folder = self.record is not None and folder.name != ".invalid"
         self._note(number, {"overrides": overrides, "folder": folder.name if has_folder else None})
         try:
@@ -136,7 +162,8 @@ class Sweep:
                 folder.rmdir()
 
     def _failed(self, number: int, folder: Path, error: Exception) -> None:
-        if not (folder / FAILED).is_file() and not isinstance(error, NumericsError):  # that one has a summary
+        # that one has a summary
+        if not (folder / FAILED).is_file() and not isinstance(error, NumericsError):
             self._note(number, {"failed": failure(error)})
         raise JobFailed(str(error), failure(error)["exit_code"]) from None
 
@@ -150,15 +177,23 @@ class Sweep:
             with changing(self.record, known.study, list(known.command)) as jobs:
                 _add(jobs, number, facts)
         except (OSError, UnreadableError) as error:
-            print(f"warning: cannot write the record of the sweep: {self.record}: {error}", file=sys.stderr)
+            print(
+                f"warning: cannot write the record of the sweep: {self.record}: {error}",
+                file=sys.stderr,
+            )
 
     def finish(self) -> int:
-        """Print the table of a sweep; returns its exit code: that of the first job that failed, else 0."""
+        """Print the table of a sweep; returns its exit code: that of the first job that failed,
+        else 0.
+        """
         if self.record is not None:  # other processes may know more
             with suppress(UnreadableError):
                 jobs = [asdict(job) for job in read_sweep(self.record).jobs]
                 own = [*self.jobs, *({} for _ in jobs)]
-                self.jobs = [{**job, "failed": job["failed"] or mine.get("failed")} for job, mine in zip(jobs, own)]
+                self.jobs = [
+                    {**job, "failed": job["failed"] or mine.get("failed")}
+                    for job, mine in zip(jobs, own)
+                ]
         if not self.jobs:
             return 0
         outcomes = [outcome(job, self.output) for job in self.jobs]
@@ -179,7 +214,11 @@ class Sweep:
 
 def _answers(plan: Plan | None) -> bool:
     """Whether a job has finished already and has said so."""
-    if plan is None or interrupt.requested() or (read_summary(plan.folder) or {}).get("status") != "finished":
+    if (
+        plan is None
+        or interrupt.requested()
+        or (read_summary(plan.folder) or {}).get("status") != "finished"
+    ):
         return False
     summary = answer(plan)
     if summary is not None:
@@ -188,7 +227,9 @@ def _answers(plan: Plan | None) -> bool:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise StorageError if Hydra, which writes this file for every sweep, would replace one that it did not write."""
+    """Raise StorageError if Hydra, which writes this file for every sweep, would replace one that
+    it did not write.
+    """
     try:
         content = read_bytes(path)
     except UnreadableError as error:
@@ -200,7 +241,9 @@ def refuse_foreign(path: Path) -> None:
 
 
 def _add(jobs: list[dict[str, Any]], number: int, facts: dict[str, Any]) -> None:
-    """Update one entry; a job that starts again has not failed yet. A sweeper that searches finds jobs on the way."""
+    """Update one entry; a job that starts again has not failed yet. A sweeper that searches finds
+    jobs on the way.
+    """
     while len(jobs) <= number:
         jobs.append({"overrides": [], "folder": None})
     if "overrides" in facts:
@@ -209,7 +252,8 @@ def _add(jobs: list[dict[str, Any]], number: int, facts: dict[str, Any]) -> None
 
 
 def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str, str]]:
-    """What became of a job: its exit code, and state, validation loss, time of training and folder for the table.
+    """What became of a job: its exit code, and state, validation loss, time of training and folder
+    for the table.
 
     What its run folder says counts before what this sweep noted: another process may have gone on.
     """
@@ -229,7 +273,12 @@ def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str
     failed = _read(records.read_failure, folder) or failed
     code = failed["exit_code"] if failed else 0
     if failed and code != BusyError.exit_code:  # busy: whoever ran it has left it since
-        return code, (f"failed ({code})", "", "", name if record else failed["error"].partition("\n")[0])
+        return code, (
+            f"failed ({code})",
+            "",
+            "",
+            name if record else failed["error"].partition("\n")[0],
+        )
     if record is None:
         return code, ("not started", "", "", job["folder"] or "")
     steps = checkpoint.steps_on_disk(folder / "checkpoints")
@@ -249,11 +298,15 @@ def _distinguishing(jobs: list[dict[str, Any]]) -> Iterator[list[str]]:
     """The overrides of each job that are not those of every other."""
     common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
-        yield [override for override in job["overrides"] if override not in common] or ["(no overrides)"]
+        yield [override for override in job["overrides"] if override not in common] or [
+            "(no overrides)"
+        ]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No lines and no bar of a job that shares its terminal with others; its train.log has them, the table the rest."""
+    """No lines and no bar of a job that shares its terminal with others; its train.log has them,
+    the table the rest.
+    """
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield

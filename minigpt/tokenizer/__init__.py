@@ -1,4 +1,6 @@
-"""Text to ids and back. `load(folder)` reads whatever tokenizer a folder of tokens or a run holds."""
+"""Text to ids and back. `load(folder)` reads whatever tokenizer a folder of tokens or a run
+holds.
+"""
 
 from minigpt.tokenizer.base import Tokenizer, load
 

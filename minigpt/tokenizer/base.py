@@ -1,8 +1,9 @@
 """What every tokenizer can do, and how one is saved and found again.
 
-A saved tokenizer is a folder of two JSON files that Hugging Face understands too: tokenizer.json holds the vocabulary,
-tokenizer_config.json the rest, with our `minigpt_kind`: the name of the module in this package that reads it. Nothing
-found in such a folder is ever instantiated by name beyond these modules.
+A saved tokenizer is a folder of two JSON files that Hugging Face understands too: tokenizer.json
+holds the vocabulary, tokenizer_config.json the rest, with our `minigpt_kind`: the name of the
+module in this package that reads it. Nothing found in such a folder is ever instantiated by name
+beyond these modules.
 """
 
 import hashlib
@@ -26,8 +27,8 @@ END_OF_TEXT = "<|endoftext|>"
 class Tokenizer(ABC):
     """Ids from text and text from ids.
 
-    vocab_size: all ids are below it. end_of_text: the id that precedes every document; no text ever encodes to it,
-    a literal "<|endoftext|>" included; None if there is no such id (ids.py).
+    vocab_size: all ids are below it. end_of_text: the id that precedes every document; no text ever
+    encodes to it, a literal "<|endoftext|>" included; None if there is no such id (ids.py).
     Lone surrogates, which no UTF-8 can hold, are encoded as U+FFFD.
     """
 
@@ -41,7 +42,9 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes of the ids; end_of_text and other markers give none. ValueError for an id out of range."""
+        """The exact bytes of the ids; end_of_text and other markers give none. ValueError for an id
+        out of range.
+        """
 
     @abstractmethod
     def tokenizer_json(self) -> dict[str, Any]:
@@ -59,8 +62,12 @@ class Tokenizer(ABC):
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def bytes_per_id(self) -> np.ndarray | None:
-        """(V,) int64: how many bytes of text each id stands for; None where that depends on its neighbours."""
-        return np.array([len(self.decode_bytes([token_id])) for token_id in range(self.vocab_size)], np.int64)
+        """(V,) int64: how many bytes of text each id stands for; None where that depends on its
+        neighbours.
+        """
+        return np.array(
+            [len(self.decode_bytes([token_id])) for token_id in range(self.vocab_size)], np.int64
+        )
 
     def config(self) -> dict[str, Any]:
         """What tokenizer_config.json says beside the kind: here what transformers needs."""
@@ -95,16 +102,24 @@ class Tokenizer(ABC):
 
 
 def load(folder: Path | str) -> Tokenizer:
-    """The tokenizer that `save` wrote into `folder`. DataError if there is none, or it is damaged or foreign."""
+    """The tokenizer that `save` wrote into `folder`. DataError if there is none, or it is damaged
+    or foreign.
+    """
     folder = Path(folder)
     config = read_json(folder / "tokenizer_config.json")
     kind = config.get("minigpt_kind")
     if not isinstance(kind, str):
-        raise DataError(f"not a tokenizer of minigpt: {folder} (use data/tokenizer=hf to read a tokenizer.json)")
+        raise DataError(
+            f"not a tokenizer of minigpt: {folder} (use data/tokenizer=hf to read a tokenizer.json)"
+        )
     known = kind in {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
-    read = getattr(importlib.import_module(f"{__package__}.{kind}"), "read", None) if known else None
+    read = (
+        getattr(importlib.import_module(f"{__package__}.{kind}"), "read", None) if known else None
+    )
     if read is None:
-        raise DataError(f"unknown kind of tokenizer {kind!r:.40}: {folder} (made by a newer minigpt?)")
+        raise DataError(
+            f"unknown kind of tokenizer {kind!r:.40}: {folder} (made by a newer minigpt?)"
+        )
     try:
         tokenizer: Tokenizer = read(config, read_json(folder / "tokenizer.json"))
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
@@ -124,5 +139,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def added_token(content: str, token_id: int) -> dict[str, Any]:
     """A special token as tokenizer.json lists it."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     return {"id": token_id, "content": content, **flags}

@@ -1,9 +1,10 @@
-"""Byte-level byte pair encoding from scratch: the readable reference that the fast path (fast_bpe.py) must agree with.
+"""Byte-level byte pair encoding from scratch: the readable reference that the fast path
+(fast_bpe.py) must agree with.
 
-Sennrich, Haddow & Birch, "Neural Machine Translation of Rare Words with Subword Units" (2016), on bytes as in GPT-2.
-Text falls into words (byte_level.PATTERN) and no token crosses a word. Training starts from the 256 bytes and, again
-and again, turns the most frequent pair of neighbouring tokens into a new token; encoding replays these merges on new
-text in the order in which they were learned.
+Sennrich, Haddow & Birch, "Neural Machine Translation of Rare Words with Subword Units" (2016), on
+bytes as in GPT-2. Text falls into words (byte_level.PATTERN) and no token crosses a word. Training
+starts from the 256 bytes and, again and again, turns the most frequent pair of neighbouring tokens
+into a new token; encoding replays these merges on new text in the order in which they were learned.
 """
 
 import heapq
@@ -24,18 +25,23 @@ Pair = tuple[int, int]
 
 
 def train(texts: Iterable[str], n_merges: int) -> list[Merge]:
-    """Up to n_merges merges, most frequent pair first; of equally frequent pairs the one with the smaller ids.
+    """Up to n_merges merges, most frequent pair first; of equally frequent pairs the one with the
+    smaller ids.
 
-    Words are counted once and kept as lists of ids. Counts of pairs are kept up to date instead of counted anew: a
-    merge touches only the words that hold its pair. The heap may hold outdated counts; since the count of a known pair
-    only ever falls, an outdated entry is simply put back with the true count.
+    Words are counted once and kept as lists of ids. Counts of pairs are kept up to date instead of
+    counted anew: a merge touches only the words that hold its pair. The heap may hold outdated
+    counts; since the count of a known pair only ever falls, an outdated entry is simply put back
+    with the true count.
     """
-    counter = Counter(word.encode() for text in texts for word in WORDS.findall(without_surrogates(text)))
+    counter = Counter(
+        word.encode() for text in texts for word in WORDS.findall(without_surrogates(text))
+    )
     words = [list(word) for word in counter]
     frequencies = list(counter.values())
 
     pair_counts: Counter[Pair] = Counter()
-    words_with: defaultdict[Pair, set[int]] = defaultdict(set)  # may name words that lost the pair since
+    # may name words that lost the pair since
+    words_with: defaultdict[Pair, set[int]] = defaultdict(set)
     for index, word in enumerate(words):
         for pair in pairwise(word):
             pair_counts[pair] += frequencies[index]
@@ -94,7 +100,9 @@ class ReferenceBPE(Tokenizer):
 
     def __init__(self, merges: list[Merge]) -> None:
         self.merges = merges
-        self.tokens = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
+        self.tokens = [bytes([byte]) for byte in range(256)] + [
+            left + right for left, right in merges
+        ]
         self.end_of_text = len(self.tokens)
         self.vocab_size = self.end_of_text + 1
         ids = {token: number for number, token in enumerate(self.tokens)}
@@ -116,7 +124,11 @@ class ReferenceBPE(Tokenizer):
         """Ids of any bytes; those that are no UTF-8 count as punctuation when words are found."""
         text = content.decode("utf-8", errors="surrogateescape")
         words = [word for piece in pieces([text]) for word in WORDS.findall(piece)]
-        return [token_id for word in words for token_id in self.encode_word(word.encode("utf-8", "surrogateescape"))]
+        return [
+            token_id
+            for word in words
+            for token_id in self.encode_word(word.encode("utf-8", "surrogateescape"))
+        ]
 
     def encode_array(self, text: str) -> np.ndarray:
         return np.array(self.encode_bytes(without_surrogates(text).encode()), np.uint32)

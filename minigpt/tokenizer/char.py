@@ -1,4 +1,6 @@
-"""One id per character of the training text, sorted by code point; then unknown, then end_of_text."""
+"""One id per character of the training text, sorted by code point; then unknown, then
+end_of_text.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +39,9 @@ class CharTokenizer(Tokenizer):
     end_of_text: int
 
     def __init__(self, characters: list[str]) -> None:
-        if sorted(set(characters)) != characters or any(len(character) != 1 for character in characters):
+        if sorted(set(characters)) != characters or any(
+            len(character) != 1 for character in characters
+        ):
             raise ValueError("characters must be single, distinct and sorted")
         self.characters = characters
         self.code_points = np.array([ord(character) for character in characters], np.uint32)
@@ -69,17 +73,29 @@ class CharTokenizer(Tokenizer):
 
     def tokenizer_json(self) -> dict[str, Any]:
         vocabulary = {character: token_id for token_id, character in enumerate(self.characters)}
-        split = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+        split = {
+            "type": "Split",
+            "pattern": {"Regex": r"[\s\S]"},
+            "behavior": "Isolated",
+            "invert": False,
+        }
         return {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [added_token(UNKNOWN, self.unknown), added_token(END_OF_TEXT, self.end_of_text)],
+            "added_tokens": [
+                added_token(UNKNOWN, self.unknown),
+                added_token(END_OF_TEXT, self.end_of_text),
+            ],
             "normalizer": None,
             "pre_tokenizer": split,
             "post_processor": None,
             "decoder": {"type": "Fuse"},
-            "model": {"type": "WordLevel", "vocab": {**vocabulary, UNKNOWN: self.unknown}, "unk_token": UNKNOWN},
+            "model": {
+                "type": "WordLevel",
+                "vocab": {**vocabulary, UNKNOWN: self.unknown},
+                "unk_token": UNKNOWN,
+            },
         }
 
 

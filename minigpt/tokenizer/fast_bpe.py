@@ -1,6 +1,8 @@
-"""Byte-level BPE at speed: `tokenizers` learns the merges, tiktoken applies them. bpe.py is the readable reference.
+"""Byte-level BPE at speed: `tokenizers` learns the merges, tiktoken applies them. bpe.py is the
+readable reference.
 
-Ids: 0 to 255 are the bytes themselves, then one id per merge in the order learned, end_of_text last.
+Ids: 0 to 255 are the bytes themselves, then one id per merge in the order learned, end_of_text
+    last.
 """
 
 import json
@@ -30,7 +32,9 @@ class BPE:
 
     def __init__(self, vocab_size: int = 20_000, train_bytes: int = 100_000_000) -> None:
         if vocab_size < 257:
-            raise ValueError(f"vocab_size={vocab_size} is too small: 256 bytes and end_of_text need 257")
+            raise ValueError(
+                f"vocab_size={vocab_size} is too small: 256 bytes and end_of_text need 257"
+            )
         if train_bytes < 1:
             raise ValueError(f"train_bytes={train_bytes} must be at least 1")
         self.vocab_size = vocab_size
@@ -54,7 +58,9 @@ class BPETokenizer(Tokenizer):
 
     def __init__(self, merges: list[Merge]) -> None:
         self.merges = merges
-        self.tokens = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
+        self.tokens = [bytes([byte]) for byte in range(256)] + [
+            left + right for left, right in merges
+        ]
         self.ranks = {token: rank for rank, token in enumerate(self.tokens)}
         if len(self.ranks) != len(self.tokens):
             raise ValueError("two merges give the same token")
@@ -65,19 +71,25 @@ class BPETokenizer(Tokenizer):
     def encoding(self) -> "Encoding":
         import tiktoken
 
-        # The special token serves encode_batch. Elsewhere encode_to_numpy is told that none is allowed, and then a
-        # marker is text like any other. (With no special token at all, the library is a third slower: it searches for
-        # the empty string at every character.)
+        # The special token serves encode_batch. Elsewhere encode_to_numpy is told that none is
+        # allowed, and then a marker is text like any other. (With no special token at all, the
+        # library is a third slower: it searches for the empty string at every character.)
         special = {END_OF_TEXT: self.end_of_text}
-        return tiktoken.Encoding("minigpt", pat_str=PATTERN, mergeable_ranks=self.ranks, special_tokens=special)
+        return tiktoken.Encoding(
+            "minigpt", pat_str=PATTERN, mergeable_ranks=self.ranks, special_tokens=special
+        )
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """All texts in one call of the library, which leaves Python's lock for as long as it takes."""
+        """All texts in one call of the library, which leaves Python's lock for as long as it
+        takes.
+        """
         joined = END_OF_TEXT.join(texts)
         if joined.count(END_OF_TEXT) != len(texts) - 1 or max(map(len, texts)) > LONGEST_PIECE:
             return super().encode_batch(texts)  # a marker inside a text, or a text to be cut
         try:
-            ids = self.encoding.encode_to_numpy(joined, allowed_special={END_OF_TEXT}, disallowed_special=())
+            ids = self.encoding.encode_to_numpy(
+                joined, allowed_special={END_OF_TEXT}, disallowed_special=()
+            )
         except UnicodeEncodeError:
             return super().encode_batch(texts)
         ends = np.flatnonzero(ids == self.end_of_text)
@@ -111,10 +123,12 @@ def read(config: dict[str, Any], tokenizer_json: dict[str, Any]) -> BPETokenizer
 
 
 def learn_merges(texts: Iterable[str], n_merges: int) -> list[Merge]:
-    """The merges of byte-level BPE: always the most frequent pair, of equal ones the pair with the smaller ids.
+    """The merges of byte-level BPE: always the most frequent pair, of equal ones the pair with the
+    smaller ids.
 
-    The text is split here, by the same pattern as everywhere, and reaches the trainer with each byte b spelled as the
-    character FIRST + b and words apart by spaces: then the trainer's ids, and with them its ties, are byte order.
+    The text is split here, by the same pattern as everywhere, and reaches the trainer with each
+    byte b spelled as the character FIRST + b and words apart by spaces: then the trainer's ids, and
+    with them its ties, are byte order.
     """
     from tokenizers import Tokenizer as Trainable
     from tokenizers import models, pre_tokenizers, trainers
@@ -124,7 +138,9 @@ def learn_merges(texts: Iterable[str], n_merges: int) -> list[Merge]:
     alphabet = [chr(FIRST_CHARACTER + byte) for byte in range(256)]
     trainable = Trainable(models.BPE())
     trainable.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(vocab_size=256 + n_merges, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + n_merges, initial_alphabet=alphabet, show_progress=False
+    )
     trainable.train_from_iterator(spelled_words(texts), trainer)
 
     learned = json.loads(trainable.to_str())["model"]["merges"]
@@ -136,7 +152,9 @@ def learn_merges(texts: Iterable[str], n_merges: int) -> list[Merge]:
 
 
 def spelled_words(texts: Iterable[str]) -> Iterator[str]:
-    """Text as the trainer gets it: "to be" is chr(FIRST + 0x74) chr(FIRST + 0x6f), a space, and so on."""
+    """Text as the trainer gets it: "to be" is chr(FIRST + 0x74) chr(FIRST + 0x6f), a space, and so
+    on.
+    """
     import regex  # type: ignore[import-untyped]
 
     words = regex.compile(PATTERN)
@@ -145,4 +163,8 @@ def spelled_words(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for piece in pieces([text]):
             found = words.findall(without_surrogates(piece))
-            yield b"\xff".join([word.encode() for word in found]).decode("latin-1").translate(spelling)
+            yield (
+                b"\xff".join([word.encode() for word in found])
+                .decode("latin-1")
+                .translate(spelling)
+            )

@@ -22,7 +22,8 @@ ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>
 class HF:
     """Use the tokenizer.json at `path` (the file, or the folder that holds it); nothing is trained.
 
-    end_of_text: the marker that precedes documents; null takes the first known one that the file defines.
+    end_of_text: the marker that precedes documents; null takes the first known one that the file
+        defines.
     """
 
     train_bytes: int | None = 0
@@ -44,7 +45,9 @@ class HF:
         definition = read_json(self.file())
         try:
             tokens, markers = tokens_of(definition)
-            marker = self.end_of_text or next((known for known in ENDS_OF_TEXT if known in markers), None)
+            marker = self.end_of_text or next(
+                (known for known in ENDS_OF_TEXT if known in markers), None
+            )
             if marker is None or marker not in tokens:
                 raise DataError(
                     f"no end-of-text marker {marker or ''}: {self.file()} "
@@ -63,8 +66,8 @@ class HF:
 def tokens_of(definition: dict[str, Any]) -> tuple[set[str], set[str]]:
     """All tokens of a tokenizer.json, and those that are markers. ValueError for absurd ids.
 
-    Ids may have gaps, but not many more than there are tokens: whatever has a row for each id is then bounded by the
-    file.
+    Ids may have gaps, but not many more than there are tokens: whatever has a row for each id is
+    then bounded by the file.
     """
     vocabulary = definition["model"]["vocab"]
     if isinstance(vocabulary, list):  # Unigram: [token, score] in the order of their ids
@@ -80,7 +83,9 @@ def tokens_of(definition: dict[str, Any]) -> tuple[set[str], set[str]]:
 
 @contextmanager
 def library_errors(kind: type[Exception], prefix: str) -> Iterator[None]:
-    """What the library refuses as one of our errors: it raises bare Exception, and panics, which are none."""
+    """What the library refuses as one of our errors: it raises bare Exception, and panics, which
+    are none.
+    """
     try:
         yield
     except BaseException as error:
@@ -120,7 +125,9 @@ class HFTokenizer(Tokenizer):
 
     @cached_property
     def markers(self) -> set[int]:
-        return {token["id"] for token in self.definition.get("added_tokens") or [] if token["special"]}
+        return {
+            token["id"] for token in self.definition.get("added_tokens") or [] if token["special"]
+        }
 
     def encode_array(self, text: str) -> np.ndarray:
         return self.encode_batch([text])[0]

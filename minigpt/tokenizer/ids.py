@@ -1,4 +1,6 @@
-"""Ids without text, for token files whose tokenizer is not at hand: enough to train, not to prompt."""
+"""Ids without text, for token files whose tokenizer is not at hand: enough to train, not to
+prompt.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,21 +15,26 @@ GPT2_END_OF_TEXT = 50_256
 
 
 class Ids:
-    """Say what the ids of foreign token files are. The default is GPT-2's vocabulary, as in llm.c and nanoGPT.
+    """Say what the ids of foreign token files are. The default is GPT-2's vocabulary, as in llm.c
+    and nanoGPT.
 
-    end_of_text: the id between documents; None where the files have none, such as nanoGPT's characters.
-    "auto" is GPT-2's 50256 in a vocabulary that holds it, and none in a smaller one.
+    end_of_text: the id between documents; None where the files have none, such as nanoGPT's
+    characters. "auto" is GPT-2's 50256 in a vocabulary that holds it, and none in a smaller one.
     """
 
     train_bytes: int | None = 0
 
-    def __init__(self, vocab_size: int = 50_257, end_of_text: int | Literal["auto"] | None = "auto") -> None:
+    def __init__(
+        self, vocab_size: int = 50_257, end_of_text: int | Literal["auto"] | None = "auto"
+    ) -> None:
         if end_of_text == "auto":
             end_of_text = GPT2_END_OF_TEXT if vocab_size > GPT2_END_OF_TEXT else None
         if vocab_size < 1:
             raise ValueError(f"vocab_size={vocab_size} must be at least 1")
         if end_of_text is not None and not 0 <= end_of_text < vocab_size:
-            raise ValueError(f"end_of_text={end_of_text} is outside vocab_size={vocab_size} (null: there is none)")
+            raise ValueError(
+                f"end_of_text={end_of_text} is outside vocab_size={vocab_size} (null: there is none)"
+            )
         self.vocab_size = vocab_size
         self.end_of_text = end_of_text
 

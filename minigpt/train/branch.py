@@ -1,10 +1,12 @@
-"""Branching horizons: a run goes on from what another one has trained already, where both would train the same steps.
+"""Branching horizons: a run goes on from what another one has trained already, where both would
+train the same steps.
 
-Before its cool-down a warmup-stable-decay run does not know how long it is: two runs that differ in budget or cool-down
-alone take the same steps until the earlier of them anneals. So a run keeps a checkpoint at the start of its cool-down
-(`trunk_steps` of its schedule), and a longer one begins there: the weights, optimizer state and logged losses that it
-ends with are bit for bit those of training it straight. Nothing of it enters a run's identity; run.json says
-`branched_from`. Budgets of n, 2n and 4n steps that cool down for a fifth cost 4.6n steps instead of 7n.
+Before its cool-down a warmup-stable-decay run does not know how long it is: two runs that differ in
+budget or cool-down alone take the same steps until the earlier of them anneals. So a run keeps a
+checkpoint at the start of its cool-down (`trunk_steps` of its schedule), and a longer one begins
+there: the weights, optimizer state and logged losses that it ends with are bit for bit those of
+training it straight. Nothing of it enters a run's identity; run.json says `branched_from`. Budgets
+of n, 2n and 4n steps that cool down for a fifth cost 4.6n steps instead of 7n.
 """
 
 import logging
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Schedule = Callable[[int, int], float]
-REFUSED_VALUES = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)  # of another's file
+# of another's file
+REFUSED_VALUES = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,16 @@ def trunk_steps(schedule: Schedule, steps: int) -> int | None:
     return None if found is None else found(steps)
 
 
-def adopt(run: RunFolder, schedule: Schedule, steps: int, model: "nn.Module") -> checkpoint.Checkpoint | None:
-    """The furthest checkpoint of another run that this run, which has none, would have come to itself.
+def adopt(
+    run: RunFolder, schedule: Schedule, steps: int, model: "nn.Module"
+) -> checkpoint.Checkpoint | None:
+    """The furthest checkpoint of another run that this run, which has none, would have come to
+    itself.
 
     model: of this run; the checkpoint's weights fit it.
-    Its logged rows become this run's first ones. None if there is nothing to share, or with branch=off.
-    Raises CheckpointError if branch names a run and that run shares no step with this one.
+    Its logged rows become this run's first ones. None if there is nothing to share, or with
+    branch=off. Raises CheckpointError if branch names a run and that run shares no step with this
+    one.
     """
     asked = run.plan.config["branch"]
     found = None
@@ -60,11 +67,17 @@ def adopt(run: RunFolder, schedule: Schedule, steps: int, model: "nn.Module") ->
         for trunk in trunks(run, schedule, steps, [named] if named else None, refused):
             found = take(run, trunk, model)
             if found is not None:
-                log.info("going on from step %d of %s, which trained the same steps", trunk.step, trunk.folder.name)
+                log.info(
+                    "going on from step %d of %s, which trained the same steps",
+                    trunk.step,
+                    trunk.folder.name,
+                )
                 break
         if named is not None and found is None:
             why = "; ".join(refused) or "no checkpoint at a step that both share"
-            raise CheckpointError(f"cannot branch: branch={named}: {why} (branch=auto takes what fits)")
+            raise CheckpointError(
+                f"cannot branch: branch={named}: {why} (branch=auto takes what fits)"
+            )
     if found is None:
         run.note_branch(None)
     return found
@@ -73,20 +86,27 @@ def adopt(run: RunFolder, schedule: Schedule, steps: int, model: "nn.Module") ->
 def trunks(
     run: RunFolder, schedule: Schedule, steps: int, folders: list[Path] | None, refused: list[str]
 ) -> list[Trunk]:
-    """Checkpoints that this run could begin from, the furthest first. Why a run was left out goes to `refused`."""
+    """Checkpoints that this run could begin from, the furthest first. Why a run was left out goes
+    to `refused`.
+    """
     found = []
     for folder in folders or sorted(run.folder.parent.glob("*-????????")):
         if folder == run.folder:
             continue
         try:
-            on_disk = [checkpoint.step_of(path) for path in checkpoint.steps_on_disk(folder / "checkpoints")]
+            on_disk = [
+                checkpoint.step_of(path)
+                for path in checkpoint.steps_on_disk(folder / "checkpoints")
+            ]
             record = read_record(folder) if on_disk else None
             if record is None or "steps" not in record:
                 continue
             if different := differences(record, run.saved or {}):
                 refused += different
                 continue
-            other = schedule_of(record["identity"]["schedule"], schedule, (run.saved or {})["identity"]["schedule"])
+            other = schedule_of(
+                record["identity"]["schedule"], schedule, (run.saved or {})["identity"]["schedule"]
+            )
             shared = shared_steps(other, record["steps"], schedule, steps)
         except CheckpointError as error:
             refused.append(str(error))
@@ -117,20 +137,33 @@ def schedule_of(node: dict[str, Any], own: Schedule, own_node: dict[str, Any]) -
 
 
 def differences(other: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    """Why two runs, by their run.json, would not train the same steps even with the same multipliers of the lr."""
+    """Why two runs, by their run.json, would not train the same steps even with the same
+    multipliers of the lr.
+    """
     free = ("budget", "schedule")
     before, now = (record["identity"] for record in (other, own))
-    keys = [key for key in before.keys() | now.keys() if key not in free and before.get(key) != now.get(key)]
+    keys = [
+        key
+        for key in before.keys() | now.keys()
+        if key not in free and before.get(key) != now.get(key)
+    ]
     if before["schedule"]["_target_"] != now["schedule"]["_target_"]:
         keys.append("schedule")
     mixed = ["it is mixed"] if other["mixed"] else []
-    return [f"{key} differs" for key in sorted(keys)] or changes_since(other, own) + path_changes(other, own) + mixed
+    return [f"{key} differs" for key in sorted(keys)] or changes_since(other, own) + path_changes(
+        other, own
+    ) + mixed
 
 
 def shared_steps(one: Schedule, steps_of_one: int, other: Schedule, steps_of_other: int) -> int:
     """How many first steps of two runs have exactly the same multiplier of the lr."""
     both = range(min(steps_of_one, steps_of_other))
-    return sum(1 for _ in takewhile(lambda step: one(step, steps_of_one) == other(step, steps_of_other), both))
+    return sum(
+        1
+        for _ in takewhile(
+            lambda step: one(step, steps_of_one) == other(step, steps_of_other), both
+        )
+    )
 
 
 def take(run: RunFolder, trunk: Trunk, model: "nn.Module") -> checkpoint.Checkpoint | None:
@@ -141,7 +174,11 @@ def take(run: RunFolder, trunk: Trunk, model: "nn.Module") -> checkpoint.Checkpo
         check_parameters(model, found.model, found.folder)
         size = found.state["metrics_bytes"]
         rows = reading.read_bytes(trunk.folder / "metrics.jsonl")[:size]
-        fits = found.optimizer is not None and found.state["final"] is None and found.state["step"] == trunk.step
+        fits = (
+            found.optimizer is not None
+            and found.state["final"] is None
+            and found.state["step"] == trunk.step
+        )
     except CheckpointError as error:  # it may be pruned while we look
         log.debug("not taken: %s", error)
         return None

@@ -14,7 +14,9 @@ from minigpt.train import memory
 
 
 def describe(plan: Plan) -> str:
-    """Parameters by role, shape, count, optimizer, lr and decay; memory, FLOPs and where the run would live."""
+    """Parameters by role, shape, count, optimizer, lr and decay; memory, FLOPs and where the run
+    would live.
+    """
     cfg = plan.config
     vocab_size, known = config.vocabulary(plan)
     with torch.device("meta"):
@@ -74,8 +76,12 @@ def budget_lines(plan: Plan, seq_len: int, flops: int) -> list[str]:
         try:
             n_tokens = read_manifest(plan.tokens_folder)["splits"]["train"]["n_tokens"]
         except DataError:
-            return [f"budget              {train['epochs']:g} epochs (steps follow from the size of the corpus)"]
-        steps = steps_for_epochs(train["epochs"], train["batch_size"], windows_in(n_tokens, seq_len))
+            return [
+                f"budget              {train['epochs']:g} epochs (steps follow from the size of the corpus)"
+            ]
+        steps = steps_for_epochs(
+            train["epochs"], train["batch_size"], windows_in(n_tokens, seq_len)
+        )
     tokens = steps * tokens_per_step
     return [f"budget              {steps:,} steps = {tokens:,} tokens = {flops * tokens:.3g} FLOPs"]
 
@@ -87,4 +93,6 @@ def gib(size: float) -> str:
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Rows in columns; the first is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )

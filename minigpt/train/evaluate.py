@@ -14,7 +14,9 @@ from minigpt.data.windows import validation_batches
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: nats per token.  bits_per_byte: comparable across tokenizers, None without byte counts.  tokens: scored."""
+    """loss: nats per token.  bits_per_byte: comparable across tokenizers, None without byte counts.
+    tokens: scored.
+    """
 
     loss: float
     bits_per_byte: float | None
@@ -35,8 +37,8 @@ def evaluate(
 ) -> Evaluation | None:
     """Score the first `max_tokens` tokens of a split (None: all of it, tail window included).
 
-    end_of_text: given when attention stays inside documents.  stop: asked before each batch; if it answers with
-    anything true, evaluation ends at once and the result is None.
+    end_of_text: given when attention stays inside documents.  stop: asked before each batch; if it
+    answers with anything true, evaluation ends at once and the result is None.
     """
     was_training = model.training
     model.eval()
@@ -45,7 +47,10 @@ def evaluate(
         for inputs, targets in validation_batches(split, seq_len, batch_size, max_tokens):
             if stop():
                 return None
-            x, y = torch.from_numpy(inputs).to(precision.device), torch.from_numpy(targets).to(precision.device)
+            x, y = (
+                torch.from_numpy(inputs).to(precision.device),
+                torch.from_numpy(targets).to(precision.device),
+            )
             with precision.autocast():
                 nats += float(model(x, y, documents_of(x, end_of_text)))
             tokens += int((targets != -100).sum())
@@ -58,5 +63,7 @@ def evaluate(
 
 
 def documents_of(tokens: torch.Tensor, end_of_text: int | None) -> torch.Tensor | None:
-    """(B, T) number of the document that each token belongs to, counted from the window's start; None: no mask."""
+    """(B, T) number of the document that each token belongs to, counted from the window's start;
+    None: no mask.
+    """
     return None if end_of_text is None else (tokens == end_of_text).cumsum(dim=1)

@@ -18,17 +18,19 @@ from minigpt.optim.by_role import ByRole
 from minigpt.seeding import derive_seed
 from minigpt.train.evaluate import Evaluation, documents_of
 
-SPIKE_WINDOW = 64  # gradient norms that a spike is measured against; judged from a quarter of them on
+# gradient norms that a spike is measured against; judged from a quarter of them on
+SPIKE_WINDOW = 64
 
 
 @dataclass
 class Progress:
     """Where a run stands at a step boundary: all that a checkpoint holds besides tensors.
 
-    step, tokens: done.  skipped: steps without an update, because something was not finite or a spike; bad_in_a_row:
-    the last of them.  norms: gradient norms of the last updates, where spikes are skipped.  evaluated, sampled: the
-    step of the last one, so that a resumed run neither repeats nor misses any.  seconds: where time went.  final: the
-    last evaluation, once there.
+    step, tokens: done.  skipped: steps without an update, because something was not finite or a
+        spike; bad_in_a_row:
+    the last of them.  norms: gradient norms of the last updates, where spikes are skipped.
+    evaluated, sampled: the step of the last one, so that a resumed run neither repeats nor misses
+    any.  seconds: where time went.  final: the last evaluation, once there.
     """
 
     step: int = 0
@@ -43,11 +45,16 @@ class Progress:
 
     @property
     def train_time_s(self) -> float:
-        """Seconds of training proper: data, forward and backward, optimizer; no evaluation, no saving."""
-        return sum(self.seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer"))
+        """Seconds of training proper: data, forward and backward, optimizer; no evaluation, no
+        saving.
+        """
+        return sum(
+            self.seconds.get(part, 0.0) for part in ("data", "forward_backward", "optimizer")
+        )
 
     def takes(self, norm: torch.Tensor, factor: float | None) -> bool:
-        """Whether a step with this gradient norm may update: unless it exceeds `factor` times the median of the last.
+        """Whether a step with this gradient norm may update: unless it exceeds `factor` times the
+        median of the last.
 
         A norm that may joins those that the next are held against; None takes all and keeps none.
         """
@@ -117,11 +124,13 @@ def fit(
     run: Hooks,
     probe: Probe | None = None,
 ) -> bool:
-    """Train from `progress.step` to the end of the budget. Returns True when finished, False when asked to stop.
+    """Train from `progress.step` to the end of the budget. Returns True when finished, False when
+    asked to stop.
 
-    Every draw is a function of (seed, step), every decision of the step number, so a run that was interrupted and
-    goes on computes what it would have computed anyway. Raises NumericsError after `max_bad_steps` steps in a row
-    that were not finite or a spike; non-finite values never reach a weight.
+    Every draw is a function of (seed, step), every decision of the step number, so a run that was
+    interrupted and goes on computes what it would have computed anyway. Raises NumericsError after
+    `max_bad_steps` steps in a row that were not finite or a spike; non-finite values never reach a
+    weight.
     """
     saved, logged_tokens, logged_time = progress.step, progress.tokens, progress.train_time_s
     optimizer.train()
@@ -136,17 +145,21 @@ def fit(
             run.sample()
             progress.sampled = step
         kept = step in settings.checkpoint_at and saved < step
-        sound = progress.bad_in_a_row == 0  # else the weights may be the fault: the last good checkpoint stays
+        # else the weights may be the fault: the last good checkpoint stays
+        sound = progress.bad_in_a_row == 0
         if sound and (kept or due(settings.checkpoint_every, step, saved)) and not finished:
             with progress.timed("saving"):
                 run.save(final=False)
             saved = step
         if finished:
             return True
-        if run.stop_requested() or (settings.stop_after is not None and step >= settings.stop_after):
+        if run.stop_requested() or (
+            settings.stop_after is not None and step >= settings.stop_after
+        ):
             if sound:
                 run.save(final=False)
-            return False  # unsound steps are taken again from the last checkpoint, with the same result
+            # unsound steps are taken again from the last checkpoint, with the same result
+            return False
 
         multiplier = schedule(step, budget.steps)
         for group in optimizer.param_groups:
@@ -157,12 +170,14 @@ def fit(
             with progress.timed("data"):
                 rows = slice(micro * budget.micro_batch_size, (micro + 1) * budget.micro_batch_size)
                 inputs, targets = (
-                    to_device(array, precision.device) for array in windows.batch(step, budget.batch_size, rows)
+                    to_device(array, precision.device)
+                    for array in windows.batch(step, budget.batch_size, rows)
                 )
             numbers = range(step * budget.batch_size, (step + 1) * budget.batch_size)[rows]
             seeds = [derive_seed(settings.seed, "dropout", number) for number in numbers]
             with progress.timed("forward_backward"), sequences(seeds, precision.device):
-                torch.manual_seed(seeds[0])  # for layers that draw from torch's generator themselves
+                # for layers that draw from torch's generator themselves
+                torch.manual_seed(seeds[0])
                 with precision.autocast():
                     loss = model(inputs, targets, documents_of(inputs, settings.end_of_text))
                 scaler.scale(loss / budget.tokens_per_step).backward()
@@ -173,7 +188,8 @@ def fit(
             for part in optimizer.optimizers.values():
                 scaler.unscale_(part)
             grad_norm = torch.nn.utils.clip_grad_norm_(
-                list(optimizer.names), float("inf") if settings.grad_clip is None else settings.grad_clip
+                list(optimizer.names),
+                float("inf") if settings.grad_clip is None else settings.grad_clip,
             )
             finite = bool(torch.isfinite(grad_norm) & torch.isfinite(nats))
             good = finite and progress.takes(grad_norm, settings.skip_spikes)
@@ -192,7 +208,12 @@ def fit(
         progress.skipped += not good
         progress.bad_in_a_row = 0 if good else progress.bad_in_a_row + 1
         run.on_step()
-        if not good or seen or due(settings.log_every, progress.step, 0) or progress.step == budget.steps:
+        if (
+            not good
+            or seen
+            or due(settings.log_every, progress.step, 0)
+            or progress.step == budget.steps
+        ):
             elapsed = progress.train_time_s - logged_time
             run.record(
                 {
@@ -216,14 +237,20 @@ def fit(
 
 
 def due(every: int | None, step: int, last: int) -> bool:
-    """Whether something that happens every so many steps is due at this boundary and not done yet."""
+    """Whether something that happens every so many steps is due at this boundary and not done
+    yet.
+    """
     return every is not None and step > 0 and step % every == 0 and last < step
 
 
 def to_device(array: Any, device: str) -> torch.Tensor:
     """A NumPy array on the device; pinned and without waiting where that exists."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.startswith("cuda")
+        else tensor.to(device)
+    )
 
 
 def progress_of(state: dict[str, Any]) -> Progress:

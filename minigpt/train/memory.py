@@ -1,7 +1,8 @@
 """How much memory a run will need, for dry_run=true and minigpt.bench.
 
-Weights and gradients are counted. Optimizer state and what blocks keep for the backward pass are measured on
-stand-ins, so that they stay true whatever an optimizer, an attention or a feed-forward layer keeps.
+Weights and gradients are counted. Optimizer state and what blocks keep for the backward pass are
+measured on stand-ins, so that they stay true whatever an optimizer, an attention or a feed-forward
+layer keeps.
 """
 
 from dataclasses import dataclass
@@ -14,22 +15,26 @@ from minigpt.config import plan as config
 from minigpt.config.precision import Precision
 from minigpt.model.loss import work_bytes
 
-# Resident after a first step beside anything of the model: the interpreter, PyTorch, its kernels. Measured on Linux.
+# Resident after a first step beside anything of the model: the interpreter, PyTorch, its kernels.
+# Measured on Linux.
 PROGRAM_BYTES = 340 * 2**20
-CUDA_LIBRARIES_BYTES = 315 * 2**20  # what a build for CUDA takes beside, also where it computes on the CPU (torch 2.15)
-# What the C library's heap holds per byte of activations, in 16 and in 32 bits, measured with glibc 2.36: the hole that
-# a freed block leaves does not fit the next block of that size. With a page mapping for each block it would be 1.0.
+# what a build for CUDA takes beside, also where it computes on the CPU (torch 2.15)
+CUDA_LIBRARIES_BYTES = 315 * 2**20
+# What the C library's heap holds per byte of activations, in 16 and in 32 bits, measured with glibc
+# 2.36: the hole that a freed block leaves does not fit the next block of that size. With a page
+# mapping for each block it would be 1.0.
 HEAP_16, HEAP_32 = 1.35, 1.6
-# Temporaries of the backward pass of one block, in units of what the block keeps; when it is computed again, these and
-# those of the forward pass. Measured.
+# Temporaries of the backward pass of one block, in units of what the block keeps; when it is
+# computed again, these and those of the forward pass. Measured.
 TEMPORARIES, TEMPORARIES_AGAIN = 1.0, 2.0
 SEQUENCE = 64  # tokens of the stand-in; what a block keeps is linear in tokens
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run at its largest. program: what PyTorch itself takes (CPU only). work: what lives for a part of a
-    step, gradients, logits and activations, these with what the heap wastes on them.
+    """Bytes of a run at its largest. program: what PyTorch itself takes (CPU only). work: what
+    lives for a part of a step, gradients, logits and activations, these with what the heap wastes
+    on them.
     """
 
     program: float
@@ -49,16 +54,21 @@ class Memory:
         return self.program + self.weights + self.state + self.work
 
 
-def estimate(cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int, chosen: Precision) -> Memory:
+def estimate(
+    cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int, chosen: Precision
+) -> Memory:
     """The memory of a plan's run. model: its model, on `meta` or anywhere."""
     parameters = sum(p.numel() for p in model.parameters())
     tokens, d_model = micro_batch * model.max_seq_len, model.embed.weight.shape[1]
     dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
     on_cpu = chosen.device == "cpu"
-    members = len(getattr(model, "members", [model]))  # of an ensemble: each keeps the gradients of its loss
+    # of an ensemble: each keeps the gradients of its loss
+    members = len(getattr(model, "members", [model]))
     of_losses = (members - 1) * d_model * (4 * vocab_size + dtype.itemsize * tokens)
     return Memory(
-        program=PROGRAM_BYTES + (CUDA_LIBRARIES_BYTES if torch.version.cuda else 0) if on_cpu else 0,
+        program=PROGRAM_BYTES + (CUDA_LIBRARIES_BYTES if torch.version.cuda else 0)
+        if on_cpu
+        else 0,
         weights=4 * parameters,
         state=state_bytes(cfg["optim"], model),
         gradients=4 * parameters,
@@ -68,15 +78,21 @@ def estimate(cfg: dict[str, Any], model: Any, micro_batch: int, vocab_size: int,
     )
 
 
-def activation_bytes(cfg: dict[str, Any], tokens: int, d_model: int, chosen: Precision, members: int = 1) -> float:
-    """What is kept from forward for backward, below the head: of blocks all of it, or with activation checkpointing
-    the input of each (fp32) and all of one. Then the temporaries of one block. An ensemble has n_layers of each member.
+def activation_bytes(
+    cfg: dict[str, Any], tokens: int, d_model: int, chosen: Precision, members: int = 1
+) -> float:
+    """What is kept from forward for backward, below the head: of blocks all of it, or with
+    activation checkpointing the input of each (fp32) and all of one. Then the temporaries of one
+    block. An ensemble has n_layers of each member.
     """
     seq_len = min(SEQUENCE, identity.argument(cfg["model"], "max_seq_len"))
 
     def of(n_layers: int) -> tuple[float, float]:
         """(bytes a token, bytes whatever the number of tokens) of a model with so many blocks."""
-        one, two = (saved_bytes(cfg["model"] | {"n_layers": n_layers}, batch, seq_len, chosen) for batch in (1, 2))
+        one, two = (
+            saved_bytes(cfg["model"] | {"n_layers": n_layers}, batch, seq_len, chosen)
+            for batch in (1, 2)
+        )
         return (two - one) / seq_len, 2 * one - two
 
     (one, one_fixed), (two, two_fixed) = of(1), of(2)
@@ -90,7 +106,9 @@ def activation_bytes(cfg: dict[str, Any], tokens: int, d_model: int, chosen: Pre
 
 
 def saved_bytes(node: dict[str, Any], batch: int, seq_len: int, chosen: Precision) -> int:
-    """Bytes of all tensors that autograd keeps of a forward pass up to the head, parameters not counted."""
+    """Bytes of all tensors that autograd keeps of a forward pass up to the head, parameters not
+    counted.
+    """
     with torch.random.fork_rng(devices=[]):
         model = config.build(node, 2).to(chosen.device)
         parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -103,14 +121,19 @@ def saved_bytes(node: dict[str, Any], batch: int, seq_len: int, chosen: Precisio
             return tensor
 
         tokens = torch.zeros(batch, seq_len, dtype=torch.int64, device=chosen.device)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), chosen.autocast():
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            chosen.autocast(),
+        ):
             hidden = model.hidden(tokens)  # alive until here, so that no address is used twice
         del hidden
     return sum(kept.values())
 
 
 def state_bytes(optim: dict[str, Any], model: Any) -> float:
-    """Optimizer state, measured on a shrunken stand-in for each parameter, stepped once, and scaled up."""
+    """Optimizer state, measured on a shrunken stand-in for each parameter, stepped once, and scaled
+    up.
+    """
     roles, small = model.roles(), []
     for name, parameter in model.named_parameters():
         shape = (2 * roles[name].n_heads, 16) if parameter.dim() == 2 else (16,)
@@ -121,7 +144,11 @@ def state_bytes(optim: dict[str, Any], model: Any) -> float:
     optimizer.step()
     total = 0.0
     for (_, stand_in, _), parameter in zip(small, model.parameters()):
-        states = [part.state[stand_in] for part in optimizer.optimizers.values() if stand_in in part.state]
-        tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        states = [
+            part.state[stand_in] for part in optimizer.optimizers.values() if stand_in in part.state
+        ]
+        tensors = [
+            value for state in states for value in state.values() if isinstance(value, torch.Tensor)
+        ]
         total += sum(t.nbytes for t in tensors) / stand_in.numel() * parameter.numel()
     return total

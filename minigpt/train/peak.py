@@ -1,6 +1,8 @@
-"""The rate that a run's utilisation (MFU) is measured against: a table for known GPUs, a measurement elsewhere.
+"""The rate that a run's utilisation (MFU) is measured against: a table for known GPUs, a
+measurement elsewhere.
 
-A format is held against its own peak: bf16 against bf16, fp32 against fp32 (on CUDA TF32, which is what runs there).
+A format is held against its own peak: bf16 against bf16, fp32 against fp32 (on CUDA TF32, which is
+    what runs there).
 """
 
 import re
@@ -8,8 +10,9 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
-# Peak rates in TFLOP/s of dense matrix products, fp32 accumulation: (bf16 and fp16, fp32 as TF32), from the makers'
-# data sheets ("with sparsity" figures halved). The first entry whose words occur in the device's name counts.
+# Peak rates in TFLOP/s of dense matrix products, fp32 accumulation: (bf16 and fp16, fp32 as TF32),
+# from the makers' data sheets ("with sparsity" figures halved). The first entry whose words occur
+# in the device's name counts.
 PEAK_TFLOPS: dict[str, tuple[float, float]] = {
     "B200": (2250.0, 1100.0),
     "H200": (989.4, 494.7),
@@ -42,15 +45,21 @@ class Peak:
 def peak_of(device: str, precision: str) -> Peak:
     """The peak of this machine's device for one number format; on a CPU that of the threads in use.
 
-    Measured (0.1 s, once a process) on CPUs and where the GPU is in no table. On a busy machine a measured peak is
-    that of the busy machine.
+    Measured (0.1 s, once a process) on CPUs and where the GPU is in no table. On a busy machine a
+    measured peak is that of the busy machine.
     """
     import torch
 
-    if device == "cuda" and (known := table_flops(torch.cuda.get_device_name(), precision)) is not None:
+    if (
+        device == "cuda"
+        and (known := table_flops(torch.cuda.get_device_name(), precision)) is not None
+    ):
         return Peak(known, f"data sheet of {torch.cuda.get_device_name()}, {precision}")
     threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
-    return Peak(_measured_once(device, precision, torch.get_num_threads()), f"measured, {precision}{threads}")
+    return Peak(
+        _measured_once(device, precision, torch.get_num_threads()),
+        f"measured, {precision}{threads}",
+    )
 
 
 def table_flops(device_name: str, precision: str) -> float | None:
@@ -67,8 +76,9 @@ def _measured_once(device: str, precision: str, threads: int) -> float:
 
 
 def matrix_product_flops(device: str, precision: str, seconds: float) -> float:
-    """FLOP/s of the fastest of the matrix products that fit into `seconds` (three at least), with this process's
-    number of threads. On a CPU a layer of model=small over 2,048 tokens, elsewhere 8192 x 8192 x 8192.
+    """FLOP/s of the fastest of the matrix products that fit into `seconds` (three at least), with
+    this process's number of threads. On a CPU a layer of model=small over 2,048 tokens, elsewhere
+    8192 x 8192 x 8192.
     """
     import torch
 

@@ -1,4 +1,6 @@
-"""How a long job shows where it is: a bar on a terminal, plain lines elsewhere. Always on stderr."""
+"""How a long job shows where it is: a bar on a terminal, plain lines elsewhere. Always on
+stderr.
+"""
 
 import sys
 import time
@@ -24,7 +26,14 @@ class ProgressBar:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, file=sys.stderr, leave=False)
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                unit="step",
+                dynamic_ncols=True,
+                file=sys.stderr,
+                leave=False,
+            )
 
     def step(self) -> None:
         if self._bar is not None:
@@ -47,7 +56,10 @@ class ProgressBar:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -40,14 +40,17 @@ from minigpt.train.peak import peak_of
 from minigpt.train.progress import ProgressBar
 
 log = logging.getLogger(__name__)
-DEFAULT_THREADS = torch.get_num_threads()  # a job of a sweep must not inherit those of the job before
-# Narrower models gain little from a second thread, and on a busy machine threads wait for each other: up to 50x.
+# a job of a sweep must not inherit those of the job before
+DEFAULT_THREADS = torch.get_num_threads()
+# Narrower models gain little from a second thread, and on a busy machine threads wait for each
+# other: up to 50x.
 SEVERAL_THREADS_FROM_D_MODEL = 256
 NOTABLE_SHARE = 0.03  # of optimizer FLOPs in training FLOPs, from which on a run is told
 
 
 def run(plan: Plan) -> dict[str, Any] | None:
-    """Train what the plan describes, from wherever it stands. Returns the summary; None if stop_after ended it early.
+    """Train what the plan describes, from wherever it stands. Returns the summary; None if
+    stop_after ended it early.
 
     Raises Stopped after a signal, with a checkpoint saved.
     """
@@ -65,7 +68,8 @@ def run(plan: Plan) -> dict[str, Any] | None:
         model = config.build(cfg["model"], tokens.vocab_size)
         chosen = config.choose_precision(cfg)
         chosen.activate()
-        if train["deterministic"] != torch.are_deterministic_algorithms_enabled():  # the call imports a compiler
+        # the call imports a compiler
+        if train["deterministic"] != torch.are_deterministic_algorithms_enabled():
             torch.use_deterministic_algorithms(train["deterministic"])
         log.info("%s", chosen.describe())
         budget = plan_budget(train, model.max_seq_len, tokens)
@@ -120,7 +124,19 @@ def run(plan: Plan) -> dict[str, Any] | None:
         summary: dict[str, Any] = {}
         try:
             with ProgressBar(budget.steps, progress.step) as bar:
-                live = LiveRun(plan, folder, tokens, model, optimizer, chosen, budget, progress, scaler, mirror, bar)
+                live = LiveRun(
+                    plan,
+                    folder,
+                    tokens,
+                    model,
+                    optimizer,
+                    chosen,
+                    budget,
+                    progress,
+                    scaler,
+                    mirror,
+                    bar,
+                )
                 if not (progress.final or live.train(schedule, windows)):
                     live.stopped()
                     return None
@@ -133,7 +149,8 @@ def run(plan: Plan) -> dict[str, Any] | None:
 def start_from_weights(model: Transformer, plan: Plan, tokens: Tokens) -> list[str]:
     """Load the weights that `init_from` names. Returns what was accepted, for the run's record.
 
-    Raises CheckpointError if they are not those planned with, do not fit, or read other tokens (unless accepted).
+    Raises CheckpointError if they are not those planned with, do not fit, or read other tokens
+    (unless accepted).
     """
     source = Path(plan.config["init_from"]).expanduser()
     change = tokenizer_change(source, tokens.tokenizer)
@@ -150,7 +167,11 @@ def optimizer_flops_share(optimizer: ByRole, model: Transformer, budget: Budget)
     """FLOPs of the optimizer's matrix products in a step over those of forward and backward: about
     4.2 d_model / tokens for Newton-Schulz. None if an optimizer does not tell."""
     flops = optimizer.flops_per_step()
-    return flops if flops is None else flops / (model.flops_per_token(budget.seq_len) * budget.tokens_per_step)
+    return (
+        flops
+        if flops is None
+        else flops / (model.flops_per_token(budget.seq_len) * budget.tokens_per_step)
+    )
 
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
@@ -160,20 +181,28 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
 
 
 def describe_tokens(tokens: Tokens) -> dict[str, Any]:
-    """The tokens of a run, for run.json; those of validation apart, since two runs may share them alone."""
+    """The tokens of a run, for run.json; those of validation apart, since two runs may share them
+    alone.
+    """
     val = tokens.manifest["splits"]["val"]
     return {
         "folder": str(tokens.folder),
         "fingerprint": tokens.fingerprint,
         "vocab_size": tokens.vocab_size,
-        "val_fingerprint": sha256_bytes("".join(shard["sha256"] for shard in val["shards"]).encode()),
+        "val_fingerprint": sha256_bytes(
+            "".join(shard["sha256"] for shard in val["shards"]).encode()
+        ),
         "val_bytes": val["n_bytes"],
     }
 
 
 def describe_hardware(chosen: Precision) -> dict[str, Any]:
     """The machine that a run began on, for run.json."""
-    name = torch.cuda.get_device_name() if chosen.device == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name()
+        if chosen.device == "cuda"
+        else platform.processor() or platform.machine()
+    )
     peak = peak_of(chosen.device, chosen.precision)
     return {
         "host": socket.gethostname(),
@@ -186,7 +215,9 @@ def describe_hardware(chosen: Precision) -> dict[str, Any]:
 
 
 def plan_budget(train: dict[str, Any], seq_len: int, tokens: Tokens) -> Budget:
-    """The run's steps, now that the size of the corpus is known. Raises DataError if that comes to none."""
+    """The run's steps, now that the size of the corpus is known. Raises DataError if that comes to
+    none.
+    """
     windows = TrainWindows(tokens.train, seq_len, 0).n_windows
     batch_size = train["batch_size"]
     if train["steps"] is not None:
@@ -196,7 +227,9 @@ def plan_budget(train: dict[str, Any], seq_len: int, tokens: Tokens) -> Budget:
     else:
         steps = steps_for_epochs(train["epochs"], batch_size, windows)
     if steps < 1:
-        raise DataError(f"nothing to train: train.epochs={train['epochs']} of {windows} windows is less than a step")
+        raise DataError(
+            f"nothing to train: train.epochs={train['epochs']} of {windows} windows is less than a step"
+        )
     budget = Budget(steps, batch_size, train["micro_batch_size"] or batch_size, seq_len)
     if notice := remainder_notice(train["tokens"], train["epochs"], budget, windows):
         log.info("%s", notice)
@@ -208,7 +241,9 @@ def plan_budget(train: dict[str, Any], seq_len: int, tokens: Tokens) -> Budget:
 
 
 class LiveRun:
-    """What the loop needs from around it: records, checkpoints, evaluation, samples, the stop flag (loop.Hooks)."""
+    """What the loop needs from around it: records, checkpoints, evaluation, samples, the stop flag
+    (loop.Hooks).
+    """
 
     def __init__(
         self,
@@ -228,11 +263,15 @@ class LiveRun:
         self.folder, self.tokens, self.model, self.optimizer = folder, tokens, model, optimizer
         self.precision, self.budget, self.progress = chosen, budget, progress
         self.scaler, self.mirror, self.bar = scaler, mirror, bar
-        self.end_of_text = tokens.tokenizer.end_of_text if plan.config["train"]["document_mask"] else None
+        self.end_of_text = (
+            tokens.tokenizer.end_of_text if plan.config["train"]["document_mask"] else None
+        )
         self.optimizer_state_bytes = 0  # known once there has been a step
 
     def train(self, schedule: Any, windows: TrainWindows) -> bool:
-        """The loop, then the evaluation of the whole validation split. False if stopped on the way."""
+        """The loop, then the evaluation of the whole validation split. False if stopped on the
+        way.
+        """
         cfg = self.config
         try:
             self.model.train()
@@ -261,7 +300,8 @@ class LiveRun:
                     stop_after=cfg["train"]["stop_after"],
                 ),
                 self,
-                cfg["probe"] and config.build(cfg["probe"], self.optimizer, drop=config.SHARED_SCALARS["probe"]),
+                cfg["probe"]
+                and config.build(cfg["probe"], self.optimizer, drop=config.SHARED_SCALARS["probe"]),
             )
             if not finished:
                 return False
@@ -292,8 +332,14 @@ class LiveRun:
 
     def stopped(self) -> None:
         """Say where a run stopped; raise Stopped if a signal did it."""
-        log.info("stopped at step %d of %d; the same command goes on", self.progress.step, self.budget.steps)
-        interrupt.stop_if_requested(f"{self.folder.folder} at step {self.progress.step} (the same command goes on)")
+        log.info(
+            "stopped at step %d of %d; the same command goes on",
+            self.progress.step,
+            self.budget.steps,
+        )
+        interrupt.stop_if_requested(
+            f"{self.folder.folder} at step {self.progress.step} (the same command goes on)"
+        )
 
     def summary(self, status: str, final: Evaluation | None) -> dict[str, Any]:
         """summary.json: what the run came to and what it cost."""
@@ -322,21 +368,34 @@ class LiveRun:
     # What the loop calls.
 
     def record(self, row: dict[str, Any]) -> None:
-        row = {"step": self.progress.step, "tokens": self.progress.tokens, "time_s": self.progress.train_time_s, **row}
+        row = {
+            "step": self.progress.step,
+            "tokens": self.progress.tokens,
+            "time_s": self.progress.train_time_s,
+            **row,
+        }
         if "perf/tokens_per_s" in row:
             row["perf/mfu"] = self.mfu(row["perf/tokens_per_s"])
         self.folder.metrics.append(row)
         self.mirror.log(row)
         if "train/loss" in row:
-            self.bar.show(self.progress.step, row["train/loss"], row["perf/tokens_per_s"], row.get("lr/hidden", 0.0))
+            self.bar.show(
+                self.progress.step,
+                row["train/loss"],
+                row["perf/tokens_per_s"],
+                row.get("lr/hidden", 0.0),
+            )
 
     def mfu(self, tokens_per_s: float) -> float:
-        """Model FLOPs utilisation (PaLM, appendix B): the model's own FLOPs over the device's peak for the format."""
+        """Model FLOPs utilisation (PaLM, appendix B): the model's own FLOPs over the device's peak
+        for the format.
+        """
         peak = peak_of(self.precision.device, self.precision.precision)
         return tokens_per_s * self.model.flops_per_token(self.budget.seq_len) / peak.flops
 
     def save(self, final: bool) -> None:
-        """A checkpoint. On the way it holds what training goes on with; the final one the weights to be used.
+        """A checkpoint. On the way it holds what training goes on with; the final one the weights
+        to be used.
 
         Raises NumericsError, with nothing saved, if a weight is not finite.
         """
@@ -347,7 +406,11 @@ class LiveRun:
             "vocab_size": self.tokens.vocab_size,
         }
         self.optimizer_state_bytes = self.optimizer.state_bytes()
-        optimizer = None if final and not self.config["checkpoint"]["keep_optimizer"] else self.optimizer.state_tree()
+        optimizer = (
+            None
+            if final and not self.config["checkpoint"]["keep_optimizer"]
+            else self.optimizer.state_tree()
+        )
         if final:
             self.optimizer.eval()
         weights = dict(self.model.named_parameters())
@@ -376,7 +439,10 @@ class LiveRun:
             return None
         self.progress.evaluated = self.progress.step
         row = {"val/loss": found.loss, "val/tokens": found.tokens}
-        self.record(row | ({} if found.bits_per_byte is None else {"val/bits_per_byte": found.bits_per_byte}))
+        self.record(
+            row
+            | ({} if found.bits_per_byte is None else {"val/bits_per_byte": found.bits_per_byte})
+        )
         log.info(
             "step %d  validation loss %.4f%s", self.progress.step, found.loss,
             "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte",

@@ -1,4 +1,6 @@
-"""Run folders as train.py writes them, without training: the raw material of comparisons with known answers."""
+"""Run folders as train.py writes them, without training: the raw material of comparisons with known
+answers.
+"""
 
 import json
 import math
@@ -32,8 +34,15 @@ def adamw(lr: float, weight_decay: float = 0.05) -> dict[str, Any]:
 
 
 def optimizer(arm: str, lr: float) -> dict[str, Any]:
-    """An `optim` node: Muon or AdamW (any other name is AdamW too) on the hidden matrices, AdamW elsewhere."""
-    hidden = {"_target_": "minigpt.optim.muon.Muon", "_partial_": True, "lr": lr, "weight_decay": 0.05}
+    """An `optim` node: Muon or AdamW (any other name is AdamW too) on the hidden matrices, AdamW
+    elsewhere.
+    """
+    hidden = {
+        "_target_": "minigpt.optim.muon.Muon",
+        "_partial_": True,
+        "lr": lr,
+        "weight_decay": 0.05,
+    }
     return {
         "_target_": "minigpt.optim.by_role.ByRole",
         "lr_scale": 1.0,
@@ -71,7 +80,9 @@ class Study:
         data: dict[str, Any] | None = None,
         bytes_per_token: float = 1.0,
     ) -> Path:
-        """loss None: not ended. status: finished or diverged. config takes dotted keys, the others their own."""
+        """loss None: not ended. status: finished or diverged. config takes dotted keys, the others
+        their own.
+        """
         tokens = steps * BATCH * SEQ
         resolved = {
             "name": None,
@@ -107,7 +118,12 @@ class Study:
                    "evaluation": 0.1, "saving": 0.01}  # fmt: skip
         if not overlapping:
             self.clock += timedelta(seconds=math.ceil(sum(seconds.values())) + 5)
-        tokens_fingerprint = {"fingerprint": "f" * 64, "folder": "tokens", "vocab_size": 257, "val_bytes": 10_000}
+        tokens_fingerprint = {
+            "fingerprint": "f" * 64,
+            "folder": "tokens",
+            "vocab_size": 257,
+            "val_bytes": 10_000,
+        }
         run_json = {
             "schema": 1,
             "minigpt": "0.1.0",
@@ -142,7 +158,9 @@ class Study:
             "tokens": tokens,
             "skipped_steps": 0,
             "val_loss": ended if status == "finished" else None,
-            "val_bits_per_byte": ended / LN2 / bytes_per_token if status == "finished" and ended is not None else None,
+            "val_bits_per_byte": ended / LN2 / bytes_per_token
+            if status == "finished" and ended is not None
+            else None,
             "val_tokens": 10_000,
             "train_time_s": steps * step_time_s,
             "seconds": seconds,
@@ -156,11 +174,22 @@ class Study:
         (folder / "summary.json").write_text(json.dumps(found))
         return folder
 
-    def _rows(self, steps: int, tokens: int, step_time_s: float, loss: float) -> Iterable[dict[str, Any]]:
+    def _rows(
+        self, steps: int, tokens: int, step_time_s: float, loss: float
+    ) -> Iterable[dict[str, Any]]:
         for k in range(1, 11):
-            row = {"step": steps * k // 10, "tokens": tokens * k // 10, "time_s": steps * k / 10 * step_time_s}
+            row = {
+                "step": steps * k // 10,
+                "tokens": tokens * k // 10,
+                "time_s": steps * k / 10 * step_time_s,
+            }
             here = loss + 2.5 * (1 - k / 10) ** 2
-            yield row | {"train/loss": here - 0.05, "grad_norm": 1.0, "lr/hidden": 0.01, "perf/tokens_per_s": 1e4}
+            yield row | {
+                "train/loss": here - 0.05,
+                "grad_norm": 1.0,
+                "lr/hidden": 0.01,
+                "perf/tokens_per_s": 1e4,
+            }
             yield row | {"val/loss": here, "val/tokens": 4096, "val/bits_per_byte": here / LN2}
 
     def tuned_and_confirmed(
@@ -172,7 +201,9 @@ class Study:
         confirm: Iterable[int] = range(100, 108),
         steps: Iterable[int] = (100, 200),
     ) -> None:
-        """A grid over lr on seeds 0 and 1 at the last budget, then `best` on the confirmation seeds at every budget."""
+        """A grid over lr on seeds 0 and 1 at the last budget, then `best` on the confirmation seeds
+        at every budget.
+        """
         steps = list(steps)
         for lr in lrs:
             for seed in (0, 1):
@@ -183,7 +214,9 @@ class Study:
 
 
 class Compare:
-    """`compare("--by", "optim")` on the study's folder -> exit code; `out` and `err` hold what it printed."""
+    """`compare("--by", "optim")` on the study's folder -> exit code; `out` and `err` hold what it
+    printed.
+    """
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys

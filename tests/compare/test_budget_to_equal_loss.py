@@ -1,4 +1,6 @@
-"""Budgets at equal loss: known answers between end points, bounds outside them, nothing from the middle of a run."""
+"""Budgets at equal loss: known answers between end points, bounds outside them, nothing from the
+middle of a run.
+"""
 
 import math
 
@@ -10,8 +12,13 @@ SEEDS = range(100, 108)
 
 
 def curve(base: float, *budgets: int, noise: float = 0.0) -> dict[int, dict[int, float]]:
-    """Loss falls by 0.1 with every doubling of the budget from 100 on; seeds differ by `noise` each."""
-    return {h: {s: base - 0.1 * math.log2(h / 100) + noise * (s - 103.5) for s in SEEDS} for h in budgets}
+    """Loss falls by 0.1 with every doubling of the budget from 100 on; seeds differ by `noise`
+    each.
+    """
+    return {
+        h: {s: base - 0.1 * math.log2(h / 100) + noise * (s - 103.5) for s in SEEDS}
+        for h in budgets
+    }
 
 
 def test_between_end_points_the_loss_is_linear_in_the_log_of_the_budget() -> None:
@@ -25,7 +32,9 @@ def test_between_end_points_the_loss_is_linear_in_the_log_of_the_budget() -> Non
 
 
 def test_noise_that_pairs_share_cancels() -> None:
-    found = budget_to_equal_loss(curve(4.0, 200, noise=0.02)[200], 200, curve(3.95, 100, 200, noise=0.02))
+    found = budget_to_equal_loss(
+        curve(4.0, 200, noise=0.02)[200], 200, curve(3.95, 100, 200, noise=0.02)
+    )
     assert found is not None
     assert found.log is not None
     assert (found.log.low, found.log.high) == pytest.approx((math.log(2**-0.5),) * 2)
@@ -81,14 +90,17 @@ def test_a_bound_that_noise_could_undo_is_called_about() -> None:
     target = curve(4.0, 200)[200]
     for sign, bound in ((1, "about above"), (-1, "about below")):
         # Differences of +-0.05 around a mean of +-0.001: the two end points cannot be told apart.
-        arm = {200: {seed: loss + sign * 0.001 + 0.05 * (-1) ** seed for seed, loss in target.items()}}
+        arm = {
+            200: {seed: loss + sign * 0.001 + 0.05 * (-1) ** seed for seed, loss in target.items()}
+        }
         found = budget_to_equal_loss(target, 200, arm)
         assert found is not None
         assert (found.log, found.bound) == (None, bound)
 
 
 def test_three_budgets_follow_the_bend_of_the_losses() -> None:
-    # Losses on a parabola in log2 of the budget, the same for both arms but for a shift: read off without any error.
+    # Losses on a parabola in log2 of the budget, the same for both arms but for a shift: read off
+    # without any error.
     def loss(tokens: float) -> float:
         return 4.0 - 0.12 * math.log2(tokens / 200) + 0.02 * math.log2(tokens / 200) ** 2
 
@@ -101,13 +113,15 @@ def test_three_budgets_follow_the_bend_of_the_losses() -> None:
     straight = budget_to_equal_loss(target, 200, {tokens: arm[tokens] for tokens in (100, 200)})
     assert straight is not None
     assert straight.log is not None
-    assert found.log.mean < straight.log.mean < found.log.mean + 0.05  # the chord overstates the need
+    # the chord overstates the need
+    assert found.log.mean < straight.log.mean < found.log.mean + 0.05
 
 
 def test_bend_and_crossing_by_hand() -> None:
     assert bend({1: 0.0, 2: 0.0}, 1) == 0.0
     e = math.e
-    squares = {round(e**k * 1e6): float(k * k) for k in range(4)}  # second divided difference of x^2 is 1
+    # second divided difference of x^2 is 1
+    squares = {round(e**k * 1e6): float(k * k) for k in range(4)}
     assert bend(squares, round(e * 1e6)) == pytest.approx(1.0, abs=1e-5)
     assert bend({k: -v for k, v in squares.items()}, round(e * 1e6)) == 0.0
     assert crossing(0.5, 1.0, 0.0) == 0.5

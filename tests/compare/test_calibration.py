@@ -1,4 +1,6 @@
-"""The scripts of experiments/calibration: they run, and what they print is what they should find."""
+"""The scripts of experiments/calibration: they run, and what they print is what they should
+find.
+"""
 
 import csv
 import json
@@ -31,7 +33,9 @@ def test_equal_arms_are_claimed_different_in_five_percent_of_studies() -> None:
     assert strong.ratio_covered / strong.ratios > 0.85
 
 
-def test_the_simulation_writes_its_table_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulation_writes_its_table_and_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     simulate = script("simulate")
     monkeypatch.setattr(sys, "argv", ["simulate.py", "--studies", "4", "--out", str(tmp_path)])
     simulate.main()
@@ -53,7 +57,9 @@ def test_measured_parameters_are_those_the_runs_were_made_with(
         return curve + 0.5 * math.log2(lr / 0.02) ** 2 + shared[seed] + draw.gauss(0, 0.003)
 
     for arm in ("adamw", "muon"):
-        study.tuned_and_confirmed(arm, loss, (0.01, 0.02, 0.04), 0.02, confirm=range(100, 140), steps=(100, 200, 400))
+        study.tuned_and_confirmed(
+            arm, loss, (0.01, 0.02, 0.04), 0.02, confirm=range(100, 140), steps=(100, 200, 400)
+        )
     monkeypatch.setattr(sys, "argv", ["measure.py", str(study.folder), "--study", "s"])
     assert script("measure").main() == 0
     found = json.loads(capsys.readouterr().out)
@@ -67,7 +73,10 @@ def test_measured_parameters_are_those_the_runs_were_made_with(
 
 
 def test_null_pairs_are_read_from_runs(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     draw = random.Random(1)
     monkeypatch.setattr(sys, "argv", ["null_pairs.py", str(study.folder), "--out", str(tmp_path)])

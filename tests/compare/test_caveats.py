@@ -15,7 +15,9 @@ def pairs(study: Study, **muon: object) -> None:
     for seed in range(100, 108):
         for steps in (100, 200):
             study.run("adamw", seed, 4.0 - 0.1 * math.log2(steps) + wobble(seed), steps=steps)
-            study.run("muon", seed, 3.95 - 0.1 * math.log2(steps) + wobble(seed, 1), steps=steps, **muon)  # type: ignore[arg-type]
+            study.run(
+                "muon", seed, 3.95 - 0.1 * math.log2(steps) + wobble(seed, 1), steps=steps, **muon
+            )  # type: ignore[arg-type]
 
 
 def ratios(compare: Compare) -> list[str]:
@@ -47,8 +49,12 @@ CHOSEN = {"device": "cpu", "precision": "fp32", "compile": False, "deterministic
           "micro_batch_size": 8}  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value"), [("threads", 2), ("precision", "bf16"), ("device", "cuda")])
-def test_another_path_gives_no_seconds_and_is_named(study: Study, compare: Compare, key: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"), [("threads", 2), ("precision", "bf16"), ("device", "cuda")]
+)
+def test_another_path_gives_no_seconds_and_is_named(
+    study: Study, compare: Compare, key: str, value: object
+) -> None:
     pairs(study, record={"chosen": CHOSEN | {key: value}})
     assert compare("--by", "optim") == 0
     assert ratios(compare)[3] == "unknown"
@@ -67,9 +73,17 @@ def test_changed_code_is_named_and_other_optimizers_are_not(study: Study, compar
     pairs(study)
     assert compare("--by", "optim") == 0
     assert "changed code" not in compare.out
-    changed = study.run("muon", 108, 3.0, record={"source": {"minigpt.train.loop": "9" * 16, "minigpt.optim.muon": "2" * 16}})
+    changed = study.run(
+        "muon",
+        108,
+        3.0,
+        record={"source": {"minigpt.train.loop": "9" * 16, "minigpt.optim.muon": "2" * 16}},
+    )
     assert compare("--by", "optim") == 0
-    assert "changed code: runs were computed by different versions of minigpt.train.loop" in compare.out
+    assert (
+        "changed code: runs were computed by different versions of minigpt.train.loop"
+        in compare.out
+    )
     assert changed.name in compare.out
 
 
@@ -78,9 +92,14 @@ def test_mixed_unfinished_and_failed_runs_are_named(study: Study, compare: Compa
     mixed = study.run("muon", 108, 3.0, record={"mixed": ["code changed: minigpt/train/loop.py"]})
     unfinished = study.run("muon", 109, None)
     failed = study.run("adamw", 110, None)
-    (failed / "failed.json").write_text('{"error": "out of memory", "exit_code": 1, "time": "2026-01-01T00:00:00"}')
+    (failed / "failed.json").write_text(
+        '{"error": "out of memory", "exit_code": 1, "time": "2026-01-01T00:00:00"}'
+    )
     assert compare("--by", "optim") == 0
-    assert f"mixed runs, went on after a change (code changed: minigpt/train/loop.py): {mixed.name}" in compare.out
+    assert (
+        f"mixed runs, went on after a change (code changed: minigpt/train/loop.py): {mixed.name}"
+        in compare.out
+    )
     assert f"muon: 1 unfinished: {unfinished.name}" in compare.out
     assert f"adamw: 1 failed: {failed.name}" in compare.out
 
@@ -89,7 +108,9 @@ def test_declarations_that_changed_on_the_way_are_named(study: Study, compare: C
     pairs(study, config={"verdict.margin": 0.1})
     study.run("muon", 108, 3.0, config={"verdict.margin": 0.01})
     assert compare("--by", "optim") == 0
-    assert "the runs declare different verdict.* values; those of the oldest run count" in compare.out
+    assert (
+        "the runs declare different verdict.* values; those of the oldest run count" in compare.out
+    )
     assert "margin of 0.1" in compare.out
 
 
@@ -103,8 +124,11 @@ def test_an_axis_that_one_arm_alone_tuned_is_named(study: Study, compare: Compar
     assert "adamw: not tuned over optim.hidden.momentum, which another arm was" in compare.out
 
 
-def test_a_claim_smaller_than_what_a_coarse_grid_hides_is_doubted(study: Study, compare: Compare) -> None:
-    # Factors of 16 apart and a curvature of 0.01: half a step (2 doublings) from the best point may hide 0.04.
+def test_a_claim_smaller_than_what_a_coarse_grid_hides_is_doubted(
+    study: Study, compare: Compare
+) -> None:
+    # Factors of 16 apart and a curvature of 0.01: half a step (2 doublings) from the best point may
+    # hide 0.04.
     for arm, base in (("adamw", 4.0), ("muon", 3.97)):
         for doublings in (-4, 0, 4):
             for seed in (0, 1):
@@ -112,7 +136,10 @@ def test_a_claim_smaller_than_what_a_coarse_grid_hides_is_doubted(study: Study, 
         for seed in range(100, 108):
             study.run(arm, seed, base + wobble(seed, len(arm)), lr=0.01)
     assert compare("--by", "optim") == 0
-    assert "adamw: its grid is coarse: between two of its points the loss may be 0.0400 lower" in compare.out
+    assert (
+        "adamw: its grid is coarse: between two of its points the loss may be 0.0400 lower"
+        in compare.out
+    )
     for seed in (0, 1):
         for doublings in (-1, 1):
             study.run("adamw", seed, 4.0 + 0.01, lr=0.01 * 2.0**doublings)
@@ -123,9 +150,17 @@ def test_a_claim_smaller_than_what_a_coarse_grid_hides_is_doubted(study: Study, 
 def test_a_branched_run_spent_only_its_own_steps(study: Study, compare: Compare) -> None:
     for seed in (100, 101):
         study.run("adamw", seed, 4.0 + seed / 1000, steps=5_000)  # 50 s each
-        study.run("muon", seed, 3.9 + seed / 999, steps=5_000, record={"branched_from": {"run": "x", "step": 4_000}})
+        study.run(
+            "muon",
+            seed,
+            3.9 + seed / 999,
+            steps=5_000,
+            record={"branched_from": {"run": "x", "step": 4_000}},
+        )
     assert compare("--by", "optim") == 0
-    lines = [line for line in compare.out.splitlines() if line.startswith(("  adamw (b", "  muon  "))]
+    lines = [
+        line for line in compare.out.splitlines() if line.startswith(("  adamw (b", "  muon  "))
+    ]
     assert [line.split()[-2:] for line in lines] == [["(100", "s)"], ["(20", "s)"]]
 
 
@@ -137,12 +172,19 @@ def test_seconds_of_one_seed_have_no_interval(study: Study, compare: Compare) ->
     assert [text.endswith("(one seed, no interval)") for text in ratios(compare)] == [True] * 4
 
 
-def test_an_interval_never_shows_a_ratio_that_was_not_measured(study: Study, compare: Compare) -> None:
+def test_an_interval_never_shows_a_ratio_that_was_not_measured(
+    study: Study, compare: Compare
+) -> None:
     for seed in range(100, 108):
         for steps in (100, 200):
-            study.run("adamw", seed, 4.0 - 0.1 * math.log2(steps / 100) + 4 * wobble(seed, 5), steps=steps)
-            # Almost as good as the baseline at twice the budget: the ratio is near the shortest one measured.
-            study.run("muon", seed, 3.905 - 0.1 * math.log2(steps / 100) + 4 * wobble(seed), steps=steps)
+            study.run(
+                "adamw", seed, 4.0 - 0.1 * math.log2(steps / 100) + 4 * wobble(seed, 5), steps=steps
+            )
+            # Almost as good as the baseline at twice the budget: the ratio is near the shortest one
+            # measured.
+            study.run(
+                "muon", seed, 3.905 - 0.1 * math.log2(steps / 100) + 4 * wobble(seed), steps=steps
+            )
     assert compare("--by", "optim") == 0
     assert ratios(compare)[0].startswith("0.5")
     assert "(below 0.50 to 0." in ratios(compare)[0]
@@ -157,7 +199,9 @@ def test_a_restless_machine_is_named(study: Study, compare: Compare) -> None:
     assert "adamw: its step times" not in compare.out
 
 
-def test_flops_of_an_optimizer_that_does_not_tell_are_no_number(study: Study, compare: Compare) -> None:
+def test_flops_of_an_optimizer_that_does_not_tell_are_no_number(
+    study: Study, compare: Compare
+) -> None:
     pairs(study, summary={"optimizer_flops_share": None})
     assert compare("--by", "optim") == 0, compare.err
     tokens, steps, flops, _ = ratios(compare)
@@ -168,7 +212,9 @@ def test_flops_of_an_optimizer_that_does_not_tell_are_no_number(study: Study, co
 
 
 def test_a_step_time_lies_in_its_own_interval(study: Study, compare: Compare) -> None:
-    """Two fast runs and one slow one: their median is far from the mean that the interval is around."""
+    """Two fast runs and one slow one: their median is far from the mean that the interval is
+    around.
+    """
     for seed, ms in zip(range(100, 109), (18, 18, 18, 18, 18, 24, 24, 24, 24), strict=True):
         for arm in ("muon", "adamw"):
             study.run(arm, seed, 3.0 + wobble(seed), step_time_s=ms / 1000, steps=100)

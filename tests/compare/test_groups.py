@@ -31,7 +31,9 @@ def test_arms_that_differ_in_something_else_are_refused_by_name(
     pair(study, **muon)
     assert compare("--by", "optim") == 2
     assert compare.out == ""
-    assert compare.err.startswith("error: nothing to compare: --by optim: arms adamw, muon also differ in")
+    assert compare.err.startswith(
+        "error: nothing to compare: --by optim: arms adamw, muon also differ in"
+    )
     assert named in compare.err
     assert compare.err.count("\n") == 1
 
@@ -41,7 +43,9 @@ def test_a_key_named_as_an_axis_is_tuned_and_splits_nothing(study: Study, compar
     assert compare("--by", "optim", "--axis", "schedule.warmup") == 0, compare.err
 
 
-def test_groups_are_reported_apart_and_the_splitting_keys_named(study: Study, compare: Compare) -> None:
+def test_groups_are_reported_apart_and_the_splitting_keys_named(
+    study: Study, compare: Compare
+) -> None:
     pair(study)
     for seed in (100, 101):
         study.run("adamw", seed, 3.5 + 0.001 * seed, config={"model.d_model": 128})
@@ -72,8 +76,18 @@ def test_where_and_study_select(study: Study, compare: Compare) -> None:
 def test_a_key_instead_of_a_group_sets_arms_apart(study: Study, compare: Compare) -> None:
     for seed in (100, 101):
         for momentum in (0.9, 0.95):
-            study.run("muon", seed, 3.9 + momentum * seed / 1000, config={"optim.hidden.momentum": momentum})
-        study.run("muon", seed, 3.9 + seed / 999, config={"optim.hidden.momentum": 0.9, "train.grad_clip": 3.0})
+            study.run(
+                "muon",
+                seed,
+                3.9 + momentum * seed / 1000,
+                config={"optim.hidden.momentum": momentum},
+            )
+        study.run(
+            "muon",
+            seed,
+            3.9 + seed / 999,
+            config={"optim.hidden.momentum": 0.9, "train.grad_clip": 3.0},
+        )
     assert compare("--by", "optim.hidden.momentum") == 0
     assert "0.95 against 0.9 is undecided" in compare.out
 
@@ -88,7 +102,9 @@ def test_learning_rates_can_be_the_arms(study: Study, compare: Compare, key: str
     assert "0.02 against 0.001 is undecided" in compare.out
 
 
-def test_lr_scale_times_lr_is_one_setting_however_it_was_typed(study: Study, compare: Compare) -> None:
+def test_lr_scale_times_lr_is_one_setting_however_it_was_typed(
+    study: Study, compare: Compare
+) -> None:
     for seed in (100, 101):
         study.run("adamw", seed, 4.0 + seed / 1000, lr=0.01)
     study.run("muon", 100, 3.9, lr=0.02)
@@ -99,7 +115,9 @@ def test_lr_scale_times_lr_is_one_setting_however_it_was_typed(study: Study, com
     assert "muon              as configured" in compare.out
 
 
-def test_tokenizers_are_compared_in_bits_per_byte_and_never_in_nats(study: Study, compare: Compare) -> None:
+def test_tokenizers_are_compared_in_bits_per_byte_and_never_in_nats(
+    study: Study, compare: Compare
+) -> None:
     for seed in (100, 101):
         study.run("muon", seed, 2.0 + seed / 1000)
         bpe = {"data.tokenizer": {"_target_": "minigpt.tokenizer.fast_bpe.BPE", "vocab_size": 512}}
@@ -114,9 +132,12 @@ def test_tokenizers_are_compared_in_bits_per_byte_and_never_in_nats(study: Study
 
 def test_another_validation_split_is_refused(study: Study, compare: Compare) -> None:
     for seed in (100, 101):
-        study.run("muon", seed, 2.0, config={"data.max_tokens": 1000}, data={"fingerprint": "e" * 64})
+        study.run(
+            "muon", seed, 2.0, config={"data.max_tokens": 1000}, data={"fingerprint": "e" * 64}
+        )
         study.run("muon", seed, 2.1)
-    assert compare("--by", "data.max_tokens") == 0, compare.err  # other training text, the same validation tokens
+    # other training text, the same validation tokens
+    assert compare("--by", "data.max_tokens") == 0, compare.err
     study.run("muon", 102, 2.1, config={"data.max_tokens": 500}, data={"val_fingerprint": "w" * 64})
     assert compare("--by", "data.max_tokens", "--where", "data.max_tokens=500") == 2
     assert compare("--by", "data.max_tokens") == 0
@@ -130,7 +151,9 @@ def test_what_pairs_runs_cannot_set_arms_apart(study: Study, compare: Compare, k
     assert f"error: not an arm: --by {key}" in compare.err
 
 
-def test_bad_arguments_are_one_line_and_exit_code_2(study: Study, compare: Compare, tmp_path: Any) -> None:
+def test_bad_arguments_are_one_line_and_exit_code_2(
+    study: Study, compare: Compare, tmp_path: Any
+) -> None:
     assert compare("--by", "optim") == 2
     assert "no such folder" in compare.err
     study.folder.mkdir()
@@ -140,7 +163,10 @@ def test_bad_arguments_are_one_line_and_exit_code_2(study: Study, compare: Compa
     for arguments, words in (
         ((), "missing argument: --by"),
         (("--by", "optin"), "unknown key: --by optin (did you mean optim?)"),
-        (("--by", "optim", "--baseline", "sgd"), "no such arm: --baseline sgd (arms of optim: adamw, muon)"),
+        (
+            ("--by", "optim", "--baseline", "sgd"),
+            "no such arm: --baseline sgd (arms of optim: adamw, muon)",
+        ),
         (("--by", "optim", "--margin", "-1"), "out of range: --margin -1.0"),
         (("--by", "optim", "--margin", "x"), "arguments: argument --margin"),
         (("--by", "optim", "--nonsense"), "arguments: unrecognized arguments"),
@@ -162,22 +188,39 @@ def test_no_common_budget_is_nothing_to_compare(study: Study, compare: Compare) 
     assert "adamw: 51,200 tokens; muon: 102,400 tokens" in compare.err
 
 
-def test_unreadable_folders_are_named_and_do_not_stop_the_rest(study: Study, compare: Compare) -> None:
+def test_unreadable_folders_are_named_and_do_not_stop_the_rest(
+    study: Study, compare: Compare
+) -> None:
     pair(study)
     broken = study.run("muon", 102, 3.0)
     (broken / "run.json").write_text("{")
     newer = study.run("muon", 103, 3.0, record={"schema": 2})
     assert compare("--by", "optim") == 0
     assert f"left out: {broken.name}" in compare.out
-    assert f"left out: unknown run format: {newer / 'run.json'}: schema 2, this minigpt reads 1" in compare.out
+    assert (
+        f"left out: unknown run format: {newer / 'run.json'}: schema 2, this minigpt reads 1"
+        in compare.out
+    )
 
 
 @pytest.mark.faults(20)
 @pytest.mark.parametrize(
-    "content", [b"", b"\0\xff", b"[]", b"[" * 99_999, b"null", b'{"schema": 1, "id": 3}', "a pipe", "a folder"]
+    "content",
+    [
+        b"",
+        b"\0\xff",
+        b"[]",
+        b"[" * 99_999,
+        b"null",
+        b'{"schema": 1, "id": 3}',
+        "a pipe",
+        "a folder",
+    ],
 )
 @pytest.mark.parametrize("name", ["run.json", "summary.json", "failed.json", "config.yaml"])
-def test_one_bad_folder_is_left_out_and_named(study: Study, compare: Compare, name: str, content: bytes | str) -> None:
+def test_one_bad_folder_is_left_out_and_named(
+    study: Study, compare: Compare, name: str, content: bytes | str
+) -> None:
     pair(study)
     broken = study.run("muon", 102, 3.0) / name
     broken.unlink(missing_ok=True)
@@ -201,7 +244,9 @@ def test_control_sequences_in_runs_reach_neither_terminal_nor_files(
 ) -> None:
     odd = "mu\x1b[2J\x1b]0;owned\x07\non"
     for seed in (0, 1):
-        study.run("muon", seed, 3.0, record={"choices": {"optim": odd}, "git": {"commit": "\x1b[31m"}})
+        study.run(
+            "muon", seed, 3.0, record={"choices": {"optim": odd}, "git": {"commit": "\x1b[31m"}}
+        )
         study.run("adamw", seed, 3.1, record={"overrides": ["\x1b[2J"]})
     failed = study.run("adamw", 2, None)
     ended = study.run("muon", 3, 3.0)
@@ -214,7 +259,10 @@ def test_control_sequences_in_runs_reach_neither_terminal_nor_files(
     for text in (
         said,
         compare.out,
-        *((tmp_path / "report" / n).read_text() for n in ("report.md", "report.html", "results.csv")),
+        *(
+            (tmp_path / "report" / n).read_text()
+            for n in ("report.md", "report.html", "results.csv")
+        ),
     ):
         assert "\x1b" not in text
         assert "\x07" not in text

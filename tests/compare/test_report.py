@@ -1,4 +1,6 @@
-"""The files of a report: self-contained, linked to runs, one CSV row a run; and that none of it needs torch."""
+"""The files of a report: self-contained, linked to runs, one CSV row a run; and that none of it
+needs torch.
+"""
 
 import csv
 import json
@@ -21,7 +23,13 @@ def reported(study: Study, compare: Compare, tmp_path: Path) -> Path:
     for arm, base in (("adamw", 4.0), ("muon", 3.95)):
         for lr in (0.01, 0.02, 0.04):
             for seed in (0, 1):
-                study.run(arm, seed, base + 0.05 * math.log2(lr / 0.02) ** 2 + 0.001 * seed, lr=lr, steps=200)
+                study.run(
+                    arm,
+                    seed,
+                    base + 0.05 * math.log2(lr / 0.02) ** 2 + 0.001 * seed,
+                    lr=lr,
+                    steps=200,
+                )
         for seed in range(100, 108):
             for steps in (100, 200):
                 own = 0.003 * math.sin(seed * 7 + len(arm))
@@ -59,7 +67,17 @@ class Page(HTMLParser):
 
 def test_the_page_stands_alone(reported: Path) -> None:
     text = (reported / "report.html").read_text()
-    for outside in ("http:", "https:", "//", "<script", "<link", "@import", "src=", "xmlns", "<!DOCTYPE svg"):
+    for outside in (
+        "http:",
+        "https:",
+        "//",
+        "<script",
+        "<link",
+        "@import",
+        "src=",
+        "xmlns",
+        "<!DOCTYPE svg",
+    ):
         assert outside not in text, outside
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
@@ -91,7 +109,12 @@ def test_every_loss_in_the_tables_is_linked_to_its_runs(reported: Path) -> None:
 def test_names_cannot_break_out_of_the_page(study: Study, compare: Compare, tmp_path: Path) -> None:
     for seed in (100, 101):
         study.run("adamw", seed, 4.0 + seed / 1000)
-        study.run("muon", seed, 3.9 + seed / 999, record={"choices": {"optim": "<b>|x</b>", "model": "tiny"}})
+        study.run(
+            "muon",
+            seed,
+            3.9 + seed / 999,
+            record={"choices": {"optim": "<b>|x</b>", "model": "tiny"}},
+        )
     assert compare("--by", "optim", "--out", str(tmp_path / "r")) == 0
     assert "<b>|x" not in (tmp_path / "r" / "report.html").read_text()
     assert not re.search(r"(?<!\\)<b", (tmp_path / "r" / "report.md").read_text())
@@ -114,7 +137,9 @@ def test_markdown_has_the_verdict_the_figures_and_links(reported: Path) -> None:
 def test_results_csv_has_a_row_for_each_run(reported: Path, study: Study) -> None:
     rows = list(csv.DictReader((reported / "results.csv").read_text().splitlines()))
     assert len(rows) == len(list(study.folder.glob("*/run.json"))) == 46
-    assert {row["run"] for row in rows} == {path.parent.name for path in study.folder.glob("*/run.json")}
+    assert {row["run"] for row in rows} == {
+        path.parent.name for path in study.folder.glob("*/run.json")
+    }
     confirmed = [row for row in rows if row["role"] == "confirmation" and row["group"] == "1"]
     assert len(confirmed) == 32
     assert all(row["chosen"] == "True" for row in confirmed)
@@ -129,7 +154,9 @@ def test_results_csv_has_a_row_for_each_run(reported: Path, study: Study) -> Non
     assert all(row["ran_alone"] == "True" for row in rows if row is not unended)
 
 
-def test_the_same_runs_give_the_same_files(reported: Path, compare: Compare, tmp_path: Path) -> None:
+def test_the_same_runs_give_the_same_files(
+    reported: Path, compare: Compare, tmp_path: Path
+) -> None:
     other = reported.parent / "again"
     assert compare("--by", "optim", "--out", str(other)) == 0
     for path in sorted(reported.iterdir()):
@@ -142,7 +169,9 @@ def test_comparing_loads_neither_torch_nor_hydra(reported: Path, study: Study) -
         f"assert main([{str(study.folder)!r}, '--by', 'optim', '--out', {str(reported)!r}]) == 0\n"
         "heavy = {'torch', 'hydra', 'omegaconf', 'wandb', 'datasets'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -152,7 +181,9 @@ def test_help_teaches_and_loads_nothing_heavy() -> None:
         "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "heavy = {'torch', 'hydra', 'scipy', 'numpy', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "python -m minigpt.compare outputs --by optim" in done.stdout
 
@@ -167,7 +198,9 @@ def test_synthetic_runs_look_like_real_ones(
         expected, found = (json.loads((folder / name).read_text()) for folder in (real, made))
         assert found.keys() <= expected.keys()
     for key in ("chosen", "data", "hardware", "git"):
-        left, right = (json.loads((folder / "run.json").read_text())[key] for folder in (made, real))
+        left, right = (
+            json.loads((folder / "run.json").read_text())[key] for folder in (made, real)
+        )
         assert left.keys() == right.keys(), key
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (real, made)]
     assert summaries[0]["seconds"].keys() <= summaries[1]["seconds"].keys()
@@ -178,14 +211,23 @@ def test_synthetic_runs_look_like_real_ones(
         assert next(set(row) for row in made_rows if key in row) <= keys
 
 
-def test_real_runs_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_real_runs_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     from minigpt.compare.__main__ import main
 
     shell = Shell(tmp_path, monkeypatch, capfd)
     short = [*SMALL, "train.steps=3", "train.threads=1"]
     for optim in ("muon", "adamw"):
-        assert shell("train", *short, f"optim={optim}", "verdict.margin=0.25", "verdict.baseline=adamw") == 0, shell.err
-    assert main([str(tmp_path / "outputs"), "--by", "optim", "--out", str(tmp_path / "report")]) == 0
+        assert (
+            shell(
+                "train", *short, f"optim={optim}", "verdict.margin=0.25", "verdict.baseline=adamw"
+            )
+            == 0
+        ), shell.err
+    assert (
+        main([str(tmp_path / "outputs"), "--by", "optim", "--out", str(tmp_path / "report")]) == 0
+    )
     out, _ = capfd.readouterr()
     assert "[?] At 384 tokens muon against adamw is undecided" in out
     assert "margin of 0.25" in out
@@ -207,7 +249,11 @@ def test_real_runs_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capf
     ],
 )
 def test_impossible_declarations_are_refused(
-    argument: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    argument: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     shell = Shell(tmp_path, monkeypatch, capfd)
     assert shell("train", *SMALL, argument) == 2
@@ -218,11 +264,16 @@ def test_seeds_that_tune_must_not_confirm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shell = Shell(tmp_path, monkeypatch, capfd)
-    assert shell("train", *SMALL, "verdict.tuning_seeds=[0,1]", "verdict.confirmation_seeds=[1,2]") == 2
+    assert (
+        shell("train", *SMALL, "verdict.tuning_seeds=[0,1]", "verdict.confirmation_seeds=[1,2]")
+        == 2
+    )
     assert "seeds that tune must not confirm: [1] in both lists" in shell.err
 
 
-@pytest.mark.parametrize("foreign", ["report.md", "report.html", "results.csv", "report.json", "loss_tokens.png"])
+@pytest.mark.parametrize(
+    "foreign", ["report.md", "report.html", "results.csv", "report.json", "loss_tokens.png"]
+)
 def test_a_folder_with_files_of_its_names_is_refused_and_left_as_it_is(
     foreign: str, study: Study, compare: Compare, tmp_path: Path
 ) -> None:
@@ -232,4 +283,6 @@ def test_a_folder_with_files_of_its_names_is_refused_and_left_as_it_is(
     (tmp_path / "r" / foreign).write_text("mine")
     assert compare("--by", "optim", "--out", str(tmp_path / "r")) == 6
     assert f"not written: {tmp_path / 'r' / foreign}" in compare.err
-    assert [(path.name, path.read_text()) for path in (tmp_path / "r").iterdir()] == [(foreign, "mine")]
+    assert [(path.name, path.read_text()) for path in (tmp_path / "r").iterdir()] == [
+        (foreign, "mine")
+    ]

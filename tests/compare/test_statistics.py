@@ -77,14 +77,19 @@ def test_detectable_difference_has_a_power_of_eighty_percent() -> None:
     found = statistics.detectable_difference(sd=2.0, n=8)
     assert found is not None
     critical = stats.t.ppf(0.975, 7)
-    assert 1 - stats.nct.cdf(critical, 7, found / (2 / math.sqrt(8))) == pytest.approx(0.8, abs=1e-6)
+    assert 1 - stats.nct.cdf(critical, 7, found / (2 / math.sqrt(8))) == pytest.approx(
+        0.8, abs=1e-6
+    )
 
 
 def test_pairs_to_decide_are_enough_and_one_fewer_is_not() -> None:
     interval = statistics.Interval(mean=0.5, low=-0.3, high=1.3, sd=1.0, n=8)
     n = statistics.pairs_to_decide(interval, margin=0.0, least=8)
     assert n is not None
-    power = {k: 1 - stats.nct.cdf(stats.t.ppf(0.975, k - 1), k - 1, 0.5 * math.sqrt(k)) for k in (n - 1, n)}
+    power = {
+        k: 1 - stats.nct.cdf(stats.t.ppf(0.975, k - 1), k - 1, 0.5 * math.sqrt(k))
+        for k in (n - 1, n)
+    }
     assert power[n - 1] < 0.8 <= power[n]
     assert n == 34  # the textbook's answer for an effect of half a standard deviation
 
@@ -110,7 +115,9 @@ def test_one_value_has_no_interval_and_no_claim() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.1, -4.3])
 def test_zero_variance_is_never_nan(value: float) -> None:
     found = statistics.t_interval([value] * 7)
-    assert (found.low, found.mean, found.high, found.sd) == pytest.approx((value, value, value, 0.0))
+    assert (found.low, found.mean, found.high, found.sd) == pytest.approx(
+        (value, value, value, 0.0)
+    )
     assert found.constant
     assert statistics.p_value(found) == 1.0
     assert statistics.detectable_difference(found.sd, found.n) is None

@@ -16,7 +16,12 @@ from minigpt import durable
 def record(study: Study, jobs: list[dict[str, Any]], name: str | None = "s") -> None:
     folder = study.folder / "sweeps"
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"schema": 1, "study": name, "command": ["train.py", "-m", "optim=muon,adamw"], "jobs": jobs}
+    content = {
+        "schema": 1,
+        "study": name,
+        "command": ["train.py", "-m", "optim=muon,adamw"],
+        "jobs": jobs,
+    }
     (folder / f"{name}-abc.json").write_text(json.dumps(content))
 
 
@@ -32,7 +37,9 @@ def locked(folder: Path) -> Iterator[None]:
         f"lock = FolderLock(Path({str(folder)!r}), 'run folder').acquire()\n"
         "print('held', flush=True)\nsys.stdin.read()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -56,21 +63,29 @@ def test_a_lock_is_seen_without_being_taken(tmp_path: Path) -> None:
 
 
 def test_a_running_sweep(study: Study, compare: Compare) -> None:
-    done = [study.run("muon", seed, 4.0 - seed / 100, steps=1000) for seed in (0, 1)]  # 10.13 s each
+    # 10.13 s each
+    done = [study.run("muon", seed, 4.0 - seed / 100, steps=1000) for seed in (0, 1)]
     running = study.run("muon", 2, None, steps=1000)
     lines = (running / "metrics.jsonl").read_text().splitlines()
     (running / "metrics.jsonl").write_text("\n".join(lines[:10]) + "\n")  # half way
     failed = study.run("muon", 3, None, steps=1000)
-    (failed / "failed.json").write_text(json.dumps({"error": "out of memory", "exit_code": 1, "time": "now"}))
+    (failed / "failed.json").write_text(
+        json.dumps({"error": "out of memory", "exit_code": 1, "time": "now"})
+    )
     torn = study.run("muon", 4, None, steps=1000)
     diverged = study.run("adamw", 0, float("inf"), status="diverged", steps=1000)
     folders = [*done, running, failed, torn, diverged]
     jobs = [job(folder.name, "optim=muon", f"seed={i}") for i, folder in enumerate(folders)]
-    jobs += [job("tiny-muon-s9-later", "optim=muon", "seed=9"), job("tiny-adamw-s9-later", "optim=adamw", "seed=9")]
+    jobs += [
+        job("tiny-muon-s9-later", "optim=muon", "seed=9"),
+        job("tiny-adamw-s9-later", "optim=adamw", "seed=9"),
+    ]
     record(study, jobs)
     with locked(running):
         assert compare("--status", "--study", "s", "--by", "optim") == 0, compare.err
-    assert "8 jobs: 2 done, 1 diverged, 1 running, 1 failed, 1 interrupted, 2 waiting" in compare.out
+    assert (
+        "8 jobs: 2 done, 1 diverged, 1 running, 1 failed, 1 interrupted, 2 waiting" in compare.out
+    )
     assert "running      optim=muon seed=2  step 500 of 1,000, loss 4.5750" in compare.out
     assert "failed       optim=muon seed=3  out of memory (exit code 1)" in compare.out
     assert "interrupted  optim=muon seed=4  step 1,000 of 1,000" in compare.out
@@ -81,10 +96,14 @@ def test_a_running_sweep(study: Study, compare: Compare) -> None:
     assert "outside recorded sweeps" not in compare.out
 
 
-def test_a_failed_job_without_a_run_is_failed_and_a_retried_one_is_not(study: Study, compare: Compare) -> None:
+def test_a_failed_job_without_a_run_is_failed_and_a_retried_one_is_not(
+    study: Study, compare: Compare
+) -> None:
     refused = study.folder / "tiny-muon-s0-refused"
     refused.mkdir(parents=True)
-    (refused / "failed.json").write_text(json.dumps({"error": "no such tokenizer", "exit_code": 3, "time": "now"}))
+    (refused / "failed.json").write_text(
+        json.dumps({"error": "no such tokenizer", "exit_code": 3, "time": "now"})
+    )
     record(study, [job(refused.name, "optim=muon")])
     assert compare("--status") == 0
     assert "1 job: 1 failed" in compare.out

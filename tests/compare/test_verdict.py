@@ -14,9 +14,14 @@ def wobble(seed: int, lr: float = 0.0) -> float:
     return 0.01 * math.sin(seed * 12.9898) + 0.003 * math.sin(seed * 78.233 + lr * 3571)
 
 
-def losses(base: float, optimum: float = 0.02, own: float = 0.0) -> Callable[[float, int, int], float]:
+def losses(
+    base: float, optimum: float = 0.02, own: float = 0.0
+) -> Callable[[float, int, int], float]:
     return lambda lr, seed, steps: (
-        base + 0.05 * math.log2(lr / optimum) ** 2 - 0.1 * math.log2(steps / 100) + wobble(seed, lr + own)
+        base
+        + 0.05 * math.log2(lr / optimum) ** 2
+        - 0.1 * math.log2(steps / 100)
+        + wobble(seed, lr + own)
     )
 
 
@@ -28,10 +33,16 @@ def test_a_better_arm_is_found_better_with_its_budget_ratio(study: Study, compar
     study.tuned_and_confirmed("adamw", losses(4.0), LRS, 0.02, steps=(100, 200))
     study.tuned_and_confirmed("muon", losses(3.95, own=1), LRS, 0.02, steps=(100, 200))
     assert compare("--by", "optim") == 0, compare.err
-    assert verdict_line(compare).startswith("[+] At 102,400 tokens muon is better than adamw: -0.05")
+    assert verdict_line(compare).startswith(
+        "[+] At 102,400 tokens muon is better than adamw: -0.05"
+    )
     assert "8 pairs" in verdict_line(compare)
     assert "3 settings, 6 runs" in compare.out
-    ratio = next(line for line in compare.out.splitlines() if line.strip().startswith("102,400  ") and "x (" in line)
+    ratio = next(
+        line
+        for line in compare.out.splitlines()
+        if line.strip().startswith("102,400  ") and "x (" in line
+    )
     assert " 0.7" in ratio  # half a doubling: 0.71
     assert "Missing" not in compare.out
 
@@ -51,7 +62,9 @@ def test_a_margin_makes_small_differences_equivalent(study: Study, compare: Comp
     assert "within the margin of 0.02" in verdict_line(compare)
 
 
-def test_an_undecided_study_says_how_many_pairs_would_decide(study: Study, compare: Compare) -> None:
+def test_an_undecided_study_says_how_many_pairs_would_decide(
+    study: Study, compare: Compare
+) -> None:
     study.tuned_and_confirmed("adamw", losses(4.0), LRS, 0.02)
     study.tuned_and_confirmed("muon", losses(3.999, own=1), LRS, 0.02)
     assert compare("--by", "optim") == 0
@@ -59,7 +72,9 @@ def test_an_undecided_study_says_how_many_pairs_would_decide(study: Study, compa
     assert "pairs would decide if mean and spread stay as they are" in verdict_line(compare)
 
 
-def test_the_setting_is_chosen_on_tuning_seeds_and_judged_on_the_others(study: Study, compare: Compare) -> None:
+def test_the_setting_is_chosen_on_tuning_seeds_and_judged_on_the_others(
+    study: Study, compare: Compare
+) -> None:
     study.tuned_and_confirmed("adamw", losses(4.0), LRS, 0.02)
     study.tuned_and_confirmed("muon", losses(3.9, own=1), LRS, 0.02)
     for seed in range(100, 108):  # much better on confirmation seeds, but that is not what chooses
@@ -75,7 +90,9 @@ def test_a_lone_run_at_another_budget_is_no_tuning_there(study: Study, compare: 
             study.run(arm, seed, losses(base, own=len(arm))(0.02, seed, 200), lr=0.02, steps=200)
         study.run(arm, 0, 1.0, lr=0.04, steps=200)
     assert compare("--by", "optim") == 0
-    assert verdict_line(compare).startswith("[+] At 102,400 tokens muon is better than adamw: -0.10")
+    assert verdict_line(compare).startswith(
+        "[+] At 102,400 tokens muon is better than adamw: -0.10"
+    )
     assert "muon: tuned at 51,200 tokens, judged at 102,400" in compare.out
 
 
@@ -95,10 +112,15 @@ def test_tuning_seeds_alone_are_no_evidence_once_they_chose(study: Study, compar
                 study.run(arm, seed, losses(base)(lr, seed, 100), lr=lr)
     assert compare("--by", "optim") == 0
     assert verdict_line(compare).startswith("[?]")
-    assert "confirmation seeds of muon at optim.lr=0.02, which was chosen on the very seeds shown here" in compare.out
+    assert (
+        "confirmation seeds of muon at optim.lr=0.02, which was chosen on the very seeds shown here"
+        in compare.out
+    )
 
 
-def test_one_setting_an_arm_chose_nothing_so_any_seeds_judge(study: Study, compare: Compare) -> None:
+def test_one_setting_an_arm_chose_nothing_so_any_seeds_judge(
+    study: Study, compare: Compare
+) -> None:
     for seed in range(8):
         study.run("adamw", seed, 4.0 + wobble(seed))
         study.run("muon", seed, 3.9 + wobble(seed, 1))
@@ -112,7 +134,9 @@ def test_equal_runs_are_no_difference_and_never_nan(study: Study, compare: Compa
         study.run("adamw", seed, 4.0)
         study.run("muon", seed, 4.0)
     assert compare("--by", "optim") == 0
-    assert verdict_line(compare).startswith("[=] At 51,200 tokens there is no difference between muon and adamw")
+    assert verdict_line(compare).startswith(
+        "[=] At 51,200 tokens there is no difference between muon and adamw"
+    )
     assert "nan" not in compare.out.lower()
     assert "inf" not in compare.out.lower()
 
@@ -129,7 +153,9 @@ def test_a_diverged_seed_counts_against_its_arm(study: Study, compare: Compare) 
     for seed in range(100, 110):
         study.run("adamw", seed, 4.0 + wobble(seed))
         status = "diverged" if seed == 103 else "finished"
-        study.run("muon", seed, math.inf if status == "diverged" else 3.9 + wobble(seed, 1), status=status)
+        study.run(
+            "muon", seed, math.inf if status == "diverged" else 3.9 + wobble(seed, 1), status=status
+        )
     assert compare("--by", "optim") == 0
     assert verdict_line(compare).startswith("[?]")
     assert "diverged seeds count against their arm" in verdict_line(compare)
@@ -171,28 +197,41 @@ def test_holm_guards_several_arms(study: Study, compare: Compare) -> None:
 
 
 def test_declared_seeds_margin_and_baseline_are_obeyed(study: Study, compare: Compare) -> None:
-    declared = {"verdict.baseline": "muon", "verdict.margin": 0.5, "verdict.tuning_seeds": [7], "verdict.looks": [8]}
+    declared = {
+        "verdict.baseline": "muon",
+        "verdict.margin": 0.5,
+        "verdict.tuning_seeds": [7],
+        "verdict.looks": [8],
+    }
     declared["verdict.confirmation_seeds"] = list(range(20, 28))
     for arm, base in (("adamw", 4.0), ("muon", 3.9)):
         for lr in (0.01, 0.02):
             study.run(arm, 7, losses(base)(lr, 7, 100), lr=lr, config=declared)
         for seed in range(20, 28):
-            study.run(arm, seed, losses(base, own=ord(arm[0]))(0.02, seed, 100), lr=0.02, config=declared)
+            study.run(
+                arm, seed, losses(base, own=ord(arm[0]))(0.02, seed, 100), lr=0.02, config=declared
+            )
     assert compare("--by", "optim") == 0
-    assert verdict_line(compare).startswith("[=] At 51,200 tokens adamw is equivalent to muon: +0.10")
+    assert verdict_line(compare).startswith(
+        "[=] At 51,200 tokens adamw is equivalent to muon: +0.10"
+    )
     assert compare("--by", "optim", "--margin", "0") == 0
     assert verdict_line(compare).startswith("[-]")
     assert "--margin 0.0 replaces the declared verdict.margin=0.5" in compare.out
 
 
-def test_looks_share_the_error_and_an_undeclared_look_claims_nothing(study: Study, compare: Compare) -> None:
+def test_looks_share_the_error_and_an_undeclared_look_claims_nothing(
+    study: Study, compare: Compare
+) -> None:
     for seed in range(100, 109):
         study.run("adamw", seed, 4.0 + wobble(seed), config={"verdict.looks": [8, 16]})
         study.run("muon", seed, 3.9 + wobble(seed, 1), config={"verdict.looks": [8, 16]})
     assert compare("--by", "optim") == 0
     assert "97.5 %" in compare.out
     assert verdict_line(compare).startswith("[?]")
-    assert "a declared look: there are 9 pairs, and the verdict was to be read at 8, 16" in compare.out
+    assert (
+        "a declared look: there are 9 pairs, and the verdict was to be read at 8, 16" in compare.out
+    )
 
 
 def test_declared_seeds_are_read_when_all_of_them_are_there(study: Study, compare: Compare) -> None:
@@ -202,7 +241,10 @@ def test_declared_seeds_are_read_when_all_of_them_are_there(study: Study, compar
         study.run("muon", seed, 3.9 + wobble(seed, 1), config=declared)
         if seed == 108:
             assert compare("--by", "optim") == 0
-            assert "a declared look: there are 9 pairs, and the verdict was to be read at 10" in compare.out
+            assert (
+                "a declared look: there are 9 pairs, and the verdict was to be read at 10"
+                in compare.out
+            )
             assert verdict_line(compare).startswith("[?]")
     assert compare("--by", "optim") == 0
     assert verdict_line(compare).startswith("[+]")

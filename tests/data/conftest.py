@@ -1,4 +1,6 @@
-"""Folders of the data tests lie in memory where the system allows: they fsync thousands of times."""
+"""Folders of the data tests lie in memory where the system allows: they fsync thousands of
+times.
+"""
 
 import shutil
 import tempfile

@@ -8,7 +8,22 @@ from typing import Any
 from minigpt.data.source import Document, Source, SplitName
 from minigpt.data.tokens import Tokens
 
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "says", "hello", "to", "it"]
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "the",
+    "lazy",
+    "dog",
+    "and",
+    "says",
+    "hello",
+    "to",
+    "it",
+]
 
 
 class Memory(Source):
@@ -19,7 +34,10 @@ class Memory(Source):
         self.splits = splits
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "memory", "sha256": hashlib.sha256(repr((self.texts, self.splits)).encode()).hexdigest()}
+        return {
+            "kind": "memory",
+            "sha256": hashlib.sha256(repr((self.texts, self.splits)).encode()).hexdigest(),
+        }
 
     def documents(self, start: Any = None) -> Iterator[Document]:
         for number in range(start or 0, len(self.texts)):
@@ -29,7 +47,9 @@ class Memory(Source):
 def stories(n_documents: int, n_words: int = 30) -> list[str]:
     """Distinct documents of some words each."""
     return [
-        f"{number}: " + " ".join(WORDS[(number * 7 + word * word) % len(WORDS)] for word in range(n_words)) + ".\n"
+        f"{number}: "
+        + " ".join(WORDS[(number * 7 + word * word) % len(WORDS)] for word in range(n_words))
+        + ".\n"
         for number in range(n_documents)
     ]
 

@@ -1,4 +1,6 @@
-"""Files are read as what they hold, packed or in columns; what is no text is refused instead of trained on."""
+"""Files are read as what they hold, packed or in columns; what is no text is refused instead of
+trained on.
+"""
 
 import bz2
 import gzip
@@ -50,21 +52,31 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.compress,
     ".zst": zstd,
 }
-TINY = ["data=files", "data/tokenizer=byte", "data.val_fraction=0.2", "model.d_model=32", "model.n_heads=2"]
+TINY = [
+    "data=files",
+    "data/tokenizer=byte",
+    "data.val_fraction=0.2",
+    "model.d_model=32",
+    "model.n_heads=2",
+]
 TINY += ["model.max_seq_len=16", "train.batch_size=8", "train.steps=2", "logger=none"]
 ROWS = ['plain, with "comma"', "two\nlines", "", "schön \U0001f600", "a\tb"]
 
 
 def as_csv(delimiter: str) -> bytes:
     lines = [delimiter.join(("id", "review"))]
-    lines += [f'{number}{delimiter}"{text.replace(chr(34), chr(34) * 2)}"' for number, text in enumerate(ROWS)]
+    lines += [
+        f'{number}{delimiter}"{text.replace(chr(34), chr(34) * 2)}"'
+        for number, text in enumerate(ROWS)
+    ]
     return ("\ufeff" + "\r\n".join(lines) + "\r\n").encode()
 
 
 FORMS = {
     ".csv": as_csv(","),
     ".tsv": as_csv("\t"),
-    ".jsonl": b"\xef\xbb\xbf" + b"".join(json.dumps({"id": 1, "review": text}).encode() + b"\n" for text in ROWS),
+    ".jsonl": b"\xef\xbb\xbf"
+    + b"".join(json.dumps({"id": 1, "review": text}).encode() + b"\n" for text in ROWS),
 }
 
 
@@ -76,7 +88,8 @@ def test_rows_are_read_from_columns_also_packed(tmp_path: Path, form: str, packe
     source = Files(str(path), column="review")
     assert texts_of(source.documents()) == ROWS
     check_positions(source)
-    assert texts_of(Files(str(tmp_path), column="review").documents()) == ROWS  # found in a folder, too
+    # found in a folder, too
+    assert texts_of(Files(str(tmp_path), column="review").documents()) == ROWS
 
 
 @pytest.mark.parametrize("packed", PACK)
@@ -90,7 +103,9 @@ def test_packed_text_gives_the_tokens_of_the_text(tmp_path: Path, packed: str) -
     plain = prepare(Files(str(tmp_path / "x.txt")), Byte(), tmp_path / "plain", **options)
     folders = [tmp_path / f"packed{workers}" for workers in (1, 2)]
     for workers, folder in enumerate(folders, 1):
-        tokens = prepare(Files(str(tmp_path / f"x.txt{packed}")), Byte(), folder, workers=workers, **options)
+        tokens = prepare(
+            Files(str(tmp_path / f"x.txt{packed}")), Byte(), folder, workers=workers, **options
+        )
         assert documents_of(tokens, "train") == documents_of(plain, "train")
     assert contents(folders[0]) == contents(folders[1])
 
@@ -166,7 +181,15 @@ def test_parquet_named_as_text_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a\0b", "un caf\xe9 au lait, " * 50, "", "\x1b[1mbold\x1b[0m", "BZh: a text", "tab\t\f\v\r\n" * 9]
+    "text",
+    [
+        "a\0b",
+        "un caf\xe9 au lait, " * 50,
+        "",
+        "\x1b[1mbold\x1b[0m",
+        "BZh: a text",
+        "tab\t\f\v\r\n" * 9,
+    ],
 )
 def test_odd_text_stays_text(tmp_path: Path, text: str) -> None:
     """NULs and bytes of Latin-1 here and there are counted, not refused."""
@@ -176,16 +199,40 @@ def test_odd_text_stays_text(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.csv", "id,review\n1,a\n", r"no column 'text': .*x\.csv \(it has: id, review; set data\.column"),
+        (
+            "x.csv",
+            "id,review\n1,a\n",
+            r"no column 'text': .*x\.csv \(it has: id, review; set data\.column",
+        ),
         ("x.csv", "text,text\n1,a\n", r"2 columns 'text': .*x\.csv"),
         ("x.csv", "", r"no column 'text': .*x\.csv"),
-        ("x.csv", "id,text\n1,a\n2,b,c\n", r"row has 3 fields, the header 2: .*x\.csv, line 3 \(put"),
+        (
+            "x.csv",
+            "id,text\n1,a\n2,b,c\n",
+            r"row has 3 fields, the header 2: .*x\.csv, line 3 \(put",
+        ),
         ("x.csv", 'id,text\n1,"a"b\n', r"not CSV: .*x\.csv, line 2"),
         ("x.csv", 'id,text\n1,"never closed\n', r"not CSV: .*x\.csv, line 2"),
-        ("x.json", '[{"text": "a"}]', r"not text but JSON as a whole: .*x\.json \(write one JSON object a line"),
-        ("x.jsonl", '{"text": ' + "[" * 10**5 + "]" * 10**5 + "}", r"not JSON: .*, line 1 \(nested too deeply"),
-        ("x.jsonl", '{"text": ["a", "b"]}', r"'text' is no text but list: .*, line 1 \(set data\.column"),
-        ("x.jsonl", '{"text": {"a": "b"}}', r"'text' is no text but dict: .*, line 1 \(set data\.column"),
+        (
+            "x.json",
+            '[{"text": "a"}]',
+            r"not text but JSON as a whole: .*x\.json \(write one JSON object a line",
+        ),
+        (
+            "x.jsonl",
+            '{"text": ' + "[" * 10**5 + "]" * 10**5 + "}",
+            r"not JSON: .*, line 1 \(nested too deeply",
+        ),
+        (
+            "x.jsonl",
+            '{"text": ["a", "b"]}',
+            r"'text' is no text but list: .*, line 1 \(set data\.column",
+        ),
+        (
+            "x.jsonl",
+            '{"text": {"a": "b"}}',
+            r"'text' is no text but dict: .*, line 1 \(set data\.column",
+        ),
         ("x.parquet.gz", "", r"packed Parquet: "),
     ],
 )
@@ -198,7 +245,9 @@ def test_bad_rows_are_one_line(tmp_path: Path, name: str, content: str, message:
 
 
 @pytest.mark.faults(36)
-def test_a_line_without_an_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_without_an_end_is_not_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rows, "LONGEST_ROW", 1000)
     (tmp_path / "x.jsonl").write_bytes(b'{"text": "a"}\n{"text": "' + b"a" * 5000)
     with pytest.raises(DataError, match=r"line longer than 1,000 bytes: .*x\.jsonl, line 2"):
@@ -211,7 +260,9 @@ def test_a_line_without_an_end_is_not_read_into_memory(tmp_path: Path, monkeypat
 
 def test_a_column_that_nothing_uses_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("text")
-    with pytest.raises(DataError, match=r"column is not used: data\.column=review: .*x\.txt is plain text"):
+    with pytest.raises(
+        DataError, match=r"column is not used: data\.column=review: .*x\.txt is plain text"
+    ):
         Files(str(tmp_path), column="review").describe()
     (tmp_path / "y.jsonl").write_text('{"review": "a"}\n')
     assert texts_of(Files(str(tmp_path), column="review").documents()) == ["text", "a"]
@@ -239,14 +290,18 @@ def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
 @pytest.mark.faults(36)
 def test_the_command_refuses_with_exit_3_and_one_line(tmp_path: Path, shell: Shell) -> None:
     (tmp_path / "x.txt").write_bytes(gzip.compress(TEXT))
-    (tmp_path / "t.csv").write_text("id,review\n" + "".join(f"{n},{line}" for n, line in enumerate(stories(40))))
+    (tmp_path / "t.csv").write_text(
+        "id,review\n" + "".join(f"{n},{line}" for n, line in enumerate(stories(40)))
+    )
     for path, column, code in (
         ("x.txt", "text", 3),
         ("x.txt", "review", 3),
         ("t.csv", "text", 3),
         ("t.csv", "review", 0),
     ):
-        assert shell("train", *TINY, f"data.path={tmp_path / path}", f"data.column={column}") == code, shell.err
+        assert (
+            shell("train", *TINY, f"data.path={tmp_path / path}", f"data.column={column}") == code
+        ), shell.err
         errors = [line for line in shell.err.splitlines() if line.startswith("error: ")]
         assert len(errors) == (code != 0)
         assert "Traceback" not in shell.err

@@ -1,4 +1,6 @@
-"""The hub's path, offline: the same call of `datasets` on a local folder laid out like FineWeb-Edu's repository."""
+"""The hub's path, offline: the same call of `datasets` on a local folder laid out like
+FineWeb-Edu's repository.
+"""
 
 import json
 import shutil
@@ -49,7 +51,9 @@ def folder(tmp_path: Path) -> Path:
         path = root / "sample" / "10BT" / f"{number:03d}_00000.parquet"
         pyarrow.parquet.write_table(table, path, row_group_size=7)
     (root / "data" / "CC-MAIN-2024-10").mkdir(parents=True)
-    pyarrow.parquet.write_table(table.slice(0, 2), root / "data" / "CC-MAIN-2024-10" / "000_00000.parquet")
+    pyarrow.parquet.write_table(
+        table.slice(0, 2), root / "data" / "CC-MAIN-2024-10" / "000_00000.parquet"
+    )
     return root
 
 
@@ -78,7 +82,13 @@ def test_from_any_position(folder: Path) -> None:
 
 
 def test_tokens_from_the_hub_path(folder: Path, tmp_path: Path) -> None:
-    tokens = prepare(FineWebEdu(source=str(folder)), BPE(300), tmp_path / "tokens", val_fraction=0.1, progress=False)
+    tokens = prepare(
+        FineWebEdu(source=str(folder)),
+        BPE(300),
+        tmp_path / "tokens",
+        val_fraction=0.1,
+        progress=False,
+    )
     both = documents_of(tokens, "train") + documents_of(tokens, "val")
     assert sorted(both) == sorted(text for text in TEXTS if text)
     assert tokens.manifest["odd"] == {"blank": 1, "null": 1}
@@ -88,7 +98,9 @@ def test_tokens_from_the_hub_path(folder: Path, tmp_path: Path) -> None:
 
 def test_max_tokens(folder: Path, tmp_path: Path) -> None:
     source = FineWebEdu(source=str(folder))
-    tokens = prepare(source, Byte(), tmp_path / "tokens", val_fraction=0.1, max_tokens=1500, progress=False)
+    tokens = prepare(
+        source, Byte(), tmp_path / "tokens", val_fraction=0.1, max_tokens=1500, progress=False
+    )
     assert 1500 <= tokens.train.n_tokens < 1700
 
 
@@ -119,7 +131,9 @@ def test_a_damaged_file_is_an_error_at_once(folder: Path) -> None:
 
 
 class Flaky:
-    """A stream that fails before chosen rows, each time it was loaded anew, as long as there are failures left."""
+    """A stream that fails before chosen rows, each time it was loaded anew, as long as there are
+    failures left.
+    """
 
     def __init__(self, rows: Any, failures: list[tuple[int, Exception]]) -> None:
         self.rows = rows
@@ -141,7 +155,9 @@ class Flaky:
 
 @pytest.fixture
 def network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Exception]]:
-    """Pretend that the local folder is the hub; the returned list says which failures are to come."""
+    """Pretend that the local folder is the hub; the returned list says which failures are to
+    come.
+    """
     import huggingface_hub
 
     failures: list[tuple[int, Exception]] = []
@@ -154,7 +170,9 @@ def network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Ex
 
 
 @pytest.mark.faults(40)
-def test_drops_are_survived_without_losing_or_repeating_a_row(network: list[tuple[int, Exception]]) -> None:
+def test_drops_are_survived_without_losing_or_repeating_a_row(
+    network: list[tuple[int, Exception]],
+) -> None:
     """Fault 40."""
     network += [
         (0, ConnectionError("refused")),
@@ -170,11 +188,14 @@ def test_drops_are_survived_without_losing_or_repeating_a_row(network: list[tupl
 
 @pytest.mark.faults(40)
 def test_a_network_that_stays_away(network: list[tuple[int, Exception]]) -> None:
-    network += [(9, ConnectionError("refused\nwith details"))] + [(0, ConnectionError("refused"))] * 10
+    network += [(9, ConnectionError("refused\nwith details"))] + [
+        (0, ConnectionError("refused"))
+    ] * 10
     documents = FineWebEdu().documents()
     assert [next(documents).text for _ in range(9)] == TEXTS[:9]
     with pytest.raises(
-        DataError, match=r"gave up after 4 attempts: HuggingFaceFW/fineweb-edu \(ConnectionError: refused"
+        DataError,
+        match=r"gave up after 4 attempts: HuggingFaceFW/fineweb-edu \(ConnectionError: refused",
     ):
         next(documents)
 
@@ -182,20 +203,28 @@ def test_a_network_that_stays_away(network: list[tuple[int, Exception]]) -> None
 @pytest.mark.faults(40)
 def test_a_wrong_name_is_not_tried_again(network: list[tuple[int, Exception]]) -> None:
     network += [(0, ValueError("BuilderConfig 'x' not found"))] * 2
-    with pytest.raises(DataError, match=r"BuilderConfig 'x' not found; check data\.name, data\.config, data\.split"):
+    with pytest.raises(
+        DataError, match=r"BuilderConfig 'x' not found; check data\.name, data\.config, data\.split"
+    ):
         list(FineWebEdu().documents())
     assert len(network) == 1
 
 
 @pytest.mark.faults(40)
 def test_offline_says_so_at_once() -> None:
-    with pytest.raises(DataError, match=r"no network \(HF_HUB_OFFLINE is set\): HuggingFaceFW/fineweb-edu"):
+    with pytest.raises(
+        DataError, match=r"no network \(HF_HUB_OFFLINE is set\): HuggingFaceFW/fineweb-edu"
+    ):
         list(FineWebEdu().documents())
 
 
 @pytest.mark.faults(40)
-def test_a_preparation_that_gave_up_goes_on(network: list[tuple[int, Exception]], tmp_path: Path) -> None:
-    """The pinned revision and the finished shards stay; the end is the same as without any trouble."""
+def test_a_preparation_that_gave_up_goes_on(
+    network: list[tuple[int, Exception]], tmp_path: Path
+) -> None:
+    """The pinned revision and the finished shards stay; the end is the same as without any
+    trouble.
+    """
     options: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500, "progress": False}
     prepare(FineWebEdu(), Byte(), tmp_path / "straight", **options)
     plan = prepare_module.plan_split

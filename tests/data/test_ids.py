@@ -1,4 +1,6 @@
-"""Token files without an end of text, as nanoGPT writes its characters: from training to an exported folder."""
+"""Token files without an end of text, as nanoGPT writes its characters: from training to an
+exported folder.
+"""
 
 import json
 import os
@@ -16,7 +18,13 @@ from minigpt.export import main
 from minigpt.tokenizer.ids import Ids
 
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n" * 40
-TINY = ["model.d_model=32", "model.n_heads=2", "model.max_seq_len=16", "train.batch_size=8", "train.steps=3"]
+TINY = [
+    "model.d_model=32",
+    "model.n_heads=2",
+    "model.max_seq_len=16",
+    "train.batch_size=8",
+    "train.steps=3",
+]
 TINY += ["logger=none", "sample.max_new_tokens=5"]
 
 
@@ -31,7 +39,11 @@ def characters(tmp_path: Path) -> Path:
 
 
 def test_characters_of_nanogpt_train_as_they_stand(characters: Path, shell: Shell) -> None:
-    base = ["data=bin", f"data.train={characters / 'train.bin'}", f"data.val={characters / 'val.bin'}"]
+    base = [
+        "data=bin",
+        f"data.train={characters / 'train.bin'}",
+        f"data.val={characters / 'val.bin'}",
+    ]
     base += ["data.tokenizer.vocab_size=65", *TINY]
     assert shell("train", *base) == 0, shell.err
     run = shell.run_folder()
@@ -56,13 +68,18 @@ def test_the_end_of_text_follows_from_the_vocabulary() -> None:
     assert Ids(65).end_of_text is None
     assert Ids(50_257, None).end_of_text is None
     assert Ids(65, 3).end_of_text == 3
-    with pytest.raises(ValueError, match=r"end_of_text=65 is outside vocab_size=65 \(null: there is none\)"):
+    with pytest.raises(
+        ValueError, match=r"end_of_text=65 is outside vocab_size=65 \(null: there is none\)"
+    ):
         Ids(65, 65)
 
 
 def test_a_stream_without_ends_is_one_document(characters: Path) -> None:
     tokens = prepare(
-        Bin(str(characters / "train.bin"), str(characters / "val.bin")), Ids(65), characters / "t", progress=False
+        Bin(str(characters / "train.bin"), str(characters / "val.bin")),
+        Ids(65),
+        characters / "t",
+        progress=False,
     )
     assert (tokens.train.n_documents, tokens.val.n_documents) == (1, 1)
     assert tokens.tokenizer.end_of_text is None
@@ -71,7 +88,9 @@ def test_a_stream_without_ends_is_one_document(characters: Path) -> None:
 
 def test_max_tokens_cuts_no_token_files(characters: Path) -> None:
     source = Bin(str(characters / "train.bin"), str(characters / "val.bin"))
-    with pytest.raises(ValueError, match="max_tokens=100 is not used: token files that exist are taken whole"):
+    with pytest.raises(
+        ValueError, match="max_tokens=100 is not used: token files that exist are taken whole"
+    ):
         prepare(source, Ids(65), characters / "t", max_tokens=100, progress=False)
     assert not (characters / "t").exists()
 
@@ -88,5 +107,8 @@ def test_foreign_files_are_regular_files(characters: Path) -> None:
     os.mkfifo(characters / "train.bin")
     with pytest.raises(DataError, match=r"not a regular file: data\.train: .*train\.bin"):
         prepare(
-            Bin(str(characters / "train.bin"), str(characters / "val.bin")), Ids(65), characters / "t", progress=False
+            Bin(str(characters / "train.bin"), str(characters / "val.bin")),
+            Ids(65),
+            characters / "t",
+            progress=False,
         )

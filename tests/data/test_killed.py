@@ -1,7 +1,9 @@
-"""Fault 38: the preparation is killed at every file operation and started again; the folder ends with the same bytes.
+"""Fault 38: the preparation is killed at every file operation and started again; the folder ends
+with the same bytes.
 
-A forked child of this (warm) process wraps the operations and kills itself with SIGKILL at the n-th: before it, or, for
-a write, halfway through its bytes. A few true processes are killed at random moments beside.
+A forked child of this (warm) process wraps the operations and kills itself with SIGKILL at the
+n-th: before it, or, for a write, halfway through its bytes. A few true processes are killed at
+    random moments beside.
 """
 
 import builtins
@@ -25,12 +27,24 @@ from minigpt.tokenizer.char import Char
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
-OPERATIONS = ("open", "write", "pwrite", "fsync", "replace", "rename", "unlink", "mkdir", "truncate", "rmdir")
+OPERATIONS = (
+    "open",
+    "write",
+    "pwrite",
+    "fsync",
+    "replace",
+    "rename",
+    "unlink",
+    "mkdir",
+    "truncate",
+    "rmdir",
+)
 TEXTS = stories(12)
 
 
 def work(folder: Path) -> None:
-    # One thread: it would not survive the fork. The counts of odd documents are part of what must be kept.
+    # One thread: it would not survive the fork. The counts of odd documents are part of what must
+    # be kept.
     source = Memory([*TEXTS[:6], None, "", *TEXTS[6:], "a\0b", None, " "])
     prepare(source, Char(), folder, val_fraction=0.2, shard_tokens=300, progress=False)
 
@@ -52,7 +66,9 @@ class Killer:
             self.count += 1
             if self.count == self.at:
                 if name in ("write", "pwrite"):
-                    operation(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2], *arguments[2:])
+                    operation(
+                        arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2], *arguments[2:]
+                    )
                 os.kill(os.getpid(), signal.SIGKILL)
             return operation(*arguments, **options)
 
@@ -65,7 +81,9 @@ class Killer:
 
 
 def in_child(folder: Path, at: int | None) -> int:
-    """Run the work in a forked child that dies at operation `at`; the number of operations, or -1 if it was killed."""
+    """Run the work in a forked child that dies at operation `at`; the number of operations, or -1
+    if it was killed.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -98,7 +116,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.faults(38)
-def test_killed_at_every_file_operation(tmp_path: Path, expected: dict[str, bytes], tries: Tries) -> None:
+def test_killed_at_every_file_operation(
+    tmp_path: Path, expected: dict[str, bytes], tries: Tries
+) -> None:
     operations = in_child(tmp_path / "counted", None)
     assert operations > 80
     assert len([name for name in expected if name.endswith(".bin")]) > 4
@@ -109,7 +129,9 @@ def test_killed_at_every_file_operation(tmp_path: Path, expected: dict[str, byte
             published = contents(folder) if folder.exists() else {}
             for name in published.keys() & expected.keys():
                 if "/" not in name:
-                    assert published[name] == expected[name], f"partial {name} visible after operation {at}"
+                    assert published[name] == expected[name], (
+                        f"partial {name} visible after operation {at}"
+                    )
             work(folder)
             assert contents(folder) == expected, f"killed at operation {at}"
 
@@ -146,7 +168,9 @@ def test_true_processes_killed_at_random_moments(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     kills = 0
     while True:
-        with subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [*command, str(folder)], stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             process.stdout.readline()
             time.sleep(rng.uniform(0.05, 0.6))

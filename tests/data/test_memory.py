@@ -1,4 +1,6 @@
-"""Fault 36: a single document of 200 MB passes through bounded memory, and so does reading what came of it."""
+"""Fault 36: a single document of 200 MB passes through bounded memory, and so does reading what
+came of it.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,6 @@
-"""Preparing tokens: the same bytes whatever the workers and interruptions, every odd document counted."""
+"""Preparing tokens: the same bytes whatever the workers and interruptions, every odd document
+counted.
+"""
 
 import errno
 import json
@@ -46,7 +48,9 @@ def test_every_document_lies_in_one_split(tmp_path: Path) -> None:
     for split, texts in ((tokens.train, train), (tokens.val, val)):
         assert split.n_documents == len(texts)
         assert split.n_bytes == sum(len(text.encode()) for text in texts)
-        assert split.n_tokens == len(texts) + sum(len(tokens.tokenizer.encode(text)) for text in texts)
+        assert split.n_tokens == len(texts) + sum(
+            len(tokens.tokenizer.encode(text)) for text in texts
+        )
     assert len(tokens.train.shards) > 2
     assert {shard.layout.n_tokens for shard in tokens.train.shards[:-1]} == {500}
 
@@ -58,7 +62,9 @@ def test_the_tokenizer_sees_training_text_only(tmp_path: Path) -> None:
     assert set(stream(tokens, "val")) == {0, tokens.tokenizer.unknown, tokens.tokenizer.end_of_text}
 
 
-@pytest.mark.parametrize("tokenizer", [BPE(300), Char(), Byte()], ids=lambda spec: spec.describe()["kind"])
+@pytest.mark.parametrize(
+    "tokenizer", [BPE(300), Char(), Byte()], ids=lambda spec: spec.describe()["kind"]
+)
 @pytest.mark.faults(39)
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, tokenizer: Any) -> None:
     folders = {}
@@ -105,8 +111,15 @@ def test_the_manifest_says_nothing_about_here_and_now(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.faults(35)
-def test_other_tokens_in_the_folder_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    arguments: dict[str, Any] = {"corpus": Memory(TEXTS), "tokenizer": BPE(300), "folder": tmp_path, **OPTIONS}
+def test_other_tokens_in_the_folder_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "corpus": Memory(TEXTS),
+        "tokenizer": BPE(300),
+        "folder": tmp_path,
+        **OPTIONS,
+    }
     prepare(**arguments)
     before = contents(tmp_path)
     with pytest.raises(DataError, match=message):
@@ -148,11 +161,32 @@ def test_bad_arguments_come_before_any_file(tmp_path: Path, options: dict[str, A
 @pytest.mark.faults(36)
 def test_odd_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fault 36: each kind has a policy and a count; no two end_of_text follow each other."""
-    odd: list[Any] = ["", " \n\t ", None, "a\0b", "bad \ud800 half", "\ufffd from bytes", "<|endoftext|>", "plain"]
+    odd: list[Any] = [
+        "",
+        " \n\t ",
+        None,
+        "a\0b",
+        "bad \ud800 half",
+        "\ufffd from bytes",
+        "<|endoftext|>",
+        "plain",
+    ]
     source = Memory([*odd, "validation"], ["train"] * len(odd) + ["val"])
     tokens = prepare(source, Byte(), tmp_path, **{**OPTIONS, "progress": True})
-    assert tokens.manifest["odd"] == {"blank": 2, "null": 1, "nul": 1, "surrogates": 1, "replacement": 1}
-    assert documents_of(tokens, "train") == ["a\0b", "bad \ufffd half", "\ufffd from bytes", "<|endoftext|>", "plain"]
+    assert tokens.manifest["odd"] == {
+        "blank": 2,
+        "null": 1,
+        "nul": 1,
+        "surrogates": 1,
+        "replacement": 1,
+    }
+    assert documents_of(tokens, "train") == [
+        "a\0b",
+        "bad \ufffd half",
+        "\ufffd from bytes",
+        "<|endoftext|>",
+        "plain",
+    ]
     ids = np.array(stream(tokens, "train"))
     end_of_text = ids == tokens.tokenizer.end_of_text
     assert end_of_text.sum() == 5
@@ -169,11 +203,15 @@ def test_odd_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("max_tokens", [2, 500, 2000])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_max_tokens_is_a_bound_that_cuts_the_last_document(tmp_path: Path, max_tokens: int, workers: int) -> None:
+def test_max_tokens_is_a_bound_that_cuts_the_last_document(
+    tmp_path: Path, max_tokens: int, workers: int
+) -> None:
     source = Memory(stories(300))
     options = {**OPTIONS, "shard_tokens": 20_000}
     whole = prepare(source, Byte(), tmp_path / "whole", **options)
-    some = prepare(source, Byte(), tmp_path / "some", max_tokens=max_tokens, workers=workers, **options)
+    some = prepare(
+        source, Byte(), tmp_path / "some", max_tokens=max_tokens, workers=workers, **options
+    )
     assert some.train.n_tokens == max_tokens
     assert stream(some, "train") == stream(whole, "train")[:max_tokens]
     assert some.val.n_tokens >= 2
@@ -184,7 +222,13 @@ def test_max_tokens_is_a_bound_that_cuts_the_last_document(tmp_path: Path, max_t
 def test_max_tokens_beyond_the_text_takes_all_of_it(tmp_path: Path) -> None:
     whole = prepare(Memory(TEXTS), Byte(), tmp_path / "whole", **OPTIONS)
     for more in (0, 1, 10**9):
-        some = prepare(Memory(TEXTS), Byte(), tmp_path / str(more), max_tokens=whole.train.n_tokens + more, **OPTIONS)
+        some = prepare(
+            Memory(TEXTS),
+            Byte(),
+            tmp_path / str(more),
+            max_tokens=whole.train.n_tokens + more,
+            **OPTIONS,
+        )
         assert stream(some, "train") == stream(whole, "train")
 
 
@@ -193,14 +237,20 @@ def test_odd_documents_behind_the_end_are_not_counted(tmp_path: Path) -> None:
     source = Memory([text for story in stories(300) for text in (story, None, "a\0b")])
     counts = set()
     for workers in (1, 2, 4):
-        tokens = prepare(source, Byte(), tmp_path / str(workers), max_tokens=3000, workers=workers, **OPTIONS)
+        tokens = prepare(
+            source, Byte(), tmp_path / str(workers), max_tokens=3000, workers=workers, **OPTIONS
+        )
         counts.add(tuple(tokens.manifest["odd"].items()))
     assert len(counts) == 1
 
 
 @pytest.mark.parametrize("longest", [50, 1 << 18])
-def test_max_tokens_of_a_single_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
-    """Its end is the validation text, however early the training text stops; longer than a piece or shorter."""
+def test_max_tokens_of_a_single_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int
+) -> None:
+    """Its end is the validation text, however early the training text stops; longer than a piece or
+    shorter.
+    """
     monkeypatch.setattr("minigpt.text.LONGEST_PIECE", longest)
     text = "".join(stories(50))
     tokens = prepare(Memory([text]), Byte(), tmp_path, max_tokens=100, **OPTIONS)
@@ -210,7 +260,9 @@ def test_max_tokens_of_a_single_document(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_dataset_iterator_stops_and_starts_again() -> None:
-    texts = DatasetIterator(Memory(["aaaa", "bb", None, "cc", "dd"]), {"rule": "documents", "documents": [1]})
+    texts = DatasetIterator(
+        Memory(["aaaa", "bb", None, "cc", "dd"]), {"rule": "documents", "documents": [1]}
+    )
     assert list(texts) == list(texts) == ["aaaa", "cc", "dd"]
     assert list(DatasetIterator(texts.source, texts.rule, max_bytes=5)) == ["aaaa", "cc"]
     assert list(DatasetIterator(texts.source, texts.rule, max_bytes=0)) == []
@@ -220,8 +272,12 @@ def test_vocabularies_beyond_16_bits_take_32(tmp_path: Path) -> None:
     from minigpt.data.shards import token_dtype
 
     assert (token_dtype(65_536).name, token_dtype(65_537).name) == ("uint16", "uint32")
-    characters = "".join(chr(0x4E00 + i) for i in range(20_000)) + "".join(chr(0x20000 + i) for i in range(42_000))
-    source = Memory([characters + "".join(chr(0xAC00 + i) for i in range(10_000)), "ab"], ["train", "val"])
+    characters = "".join(chr(0x4E00 + i) for i in range(20_000)) + "".join(
+        chr(0x20000 + i) for i in range(42_000)
+    )
+    source = Memory(
+        [characters + "".join(chr(0xAC00 + i) for i in range(10_000)), "ab"], ["train", "val"]
+    )
     tokens = prepare(source, Char(), tmp_path, val_fraction=0.1, progress=False)
     assert tokens.manifest["dtype"] == "uint32"
     assert tokens.tokenizer.decode(stream(tokens, "train")) == source.texts[0]
@@ -273,7 +329,9 @@ def _signals() -> Iterator[None]:
 @pytest.mark.parametrize(("workers", "batches"), [(1, 0), (1, 3), (3, 3)])
 @pytest.mark.faults(6)
 def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int, batches: int) -> None:
-    """Fault 6: the flag is seen within a batch, what was encoded is kept, the same command ends with the same bytes."""
+    """Fault 6: the flag is seen within a batch, what was encoded is kept, the same command ends
+    with the same bytes.
+    """
     source = Memory([None, *TEXTS, None, ""])
     prepare(source, Byte(), tmp_path / "straight", **OPTIONS)
     stops: list[Stopped] = []
@@ -294,7 +352,9 @@ def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int, batches: int) 
 @pytest.mark.parametrize("at", [0, 30, 80])
 @pytest.mark.faults(6)
 def test_sigterm_before_anything_is_encoded(tmp_path: Path, at: int) -> None:
-    """While the split is planned (documents 0 to 59 of the first walk) and while the tokenizer reads the text."""
+    """While the split is planned (documents 0 to 59 of the first walk) and while the tokenizer
+    reads the text.
+    """
 
     class Signalling(Memory):
         read = 0
@@ -382,7 +442,9 @@ def test_sigterm_does_not_wait_until_a_tokenizer_has_learnt(tmp_path: Path) -> N
     (tmp_path / "x.txt").write_text("a" * 10_000_000)
     command = [sys.executable, "preprocess.py", "data=files", f"data.path={tmp_path / 'x.txt'}"]
     command += [f"data.out={tmp_path / 'tokens'}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "training the tokenizer\n"
         time.sleep(0.5)
@@ -396,7 +458,9 @@ def test_sigterm_does_not_wait_until_a_tokenizer_has_learnt(tmp_path: Path) -> N
 @pytest.mark.parametrize("at", [1, 5, 12])
 @pytest.mark.faults(12, 38)
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Half a write goes through, then the disk is full: exit 6, and later the same command goes on."""
+    """Half a write goes through, then the disk is full: exit 6, and later the same command goes
+    on.
+    """
     prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
     real_write, writes = os.write, 0
 
@@ -410,7 +474,10 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -
         return real_write(descriptor, content)
 
     monkeypatch.setattr(os, "write", write)
-    with pytest.raises(StorageError, match=rf"cannot write: {tmp_path / 'full'}: No space left on device \(free some"):
+    with pytest.raises(
+        StorageError,
+        match=rf"cannot write: {tmp_path / 'full'}: No space left on device \(free some",
+    ):
         prepare(Memory(TEXTS), Byte(), tmp_path / "full", **OPTIONS)
     monkeypatch.setattr(os, "write", real_write)
     prepare(Memory(TEXTS), Byte(), tmp_path / "full", **OPTIONS)
@@ -460,14 +527,24 @@ def test_resuming_reads_on_from_the_last_shard(tmp_path: Path) -> None:
         (("encoding", "state", "position"), ["a"], r"encoding.state.position is \['a'\]"),
         (("encoding", "state", "number"), -1, "encoding.state.number is -1"),
         (("encoding", "splits", "train", "writer", "partial_tokens"), 10**30, "beyond 64 bits"),
-        (("encoding", "splits", "train", "writer", "partial_tokens"), 2**60, "half-made shard is gone or too short"),
+        (
+            ("encoding", "splits", "train", "writer", "partial_tokens"),
+            2**60,
+            "half-made shard is gone or too short",
+        ),
         (("encoding", "splits", "val", "totals", "n_bytes"), "x", "n_bytes is 'x'"),
-        (("encoding", "splits", "train", "writer", "finished", 0, "name"), "../../x", "bad file name"),
+        (
+            ("encoding", "splits", "train", "writer", "finished", 0, "name"),
+            "../../x",
+            "bad file name",
+        ),
         (("rule",), {"rule": "hash"}, "no rule.fraction"),
     ],
 )
 @pytest.mark.faults(38)
-def test_a_journal_of_other_types_is_one_line(tmp_path: Path, place: tuple, value: Any, message: str) -> None:
+def test_a_journal_of_other_types_is_one_line(
+    tmp_path: Path, place: tuple, value: Any, message: str
+) -> None:
     with pytest.raises(MemoryError):
         prepare(Memory(TEXTS), BreakingByte(12, MemoryError()), tmp_path, **OPTIONS)
     journal = json.loads((tmp_path / "progress.json").read_text())
@@ -519,14 +596,19 @@ def hold(folder: Path, seconds: float) -> subprocess.Popen:
 
 @pytest.mark.faults(39)
 def test_a_busy_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fault 39: an explicit preparation refuses, naming the owner; an implicit one waits until the owner is gone."""
+    """Fault 39: an explicit preparation refuses, naming the owner; an implicit one waits until the
+    owner is gone.
+    """
     with hold(tmp_path, 60) as owner:
         with pytest.raises(BusyError, match=rf"in use: .* by pid {owner.pid} on ") as caught:
             prepare(Memory(TEXTS), Byte(), tmp_path, **OPTIONS)
         assert caught.value.exit_code == 7
         threading.Timer(0.5, owner.kill).start()
         tokens = prepare(Memory(TEXTS), Byte(), tmp_path, wait=True, **OPTIONS)
-        assert f"waiting: folder of tokens is in use: {tmp_path} by pid {owner.pid}" in capsys.readouterr().err
+        assert (
+            f"waiting: folder of tokens is in use: {tmp_path} by pid {owner.pid}"
+            in capsys.readouterr().err
+        )
     assert tokens.train.n_tokens
 
 
@@ -557,7 +639,9 @@ def test_two_preparations_at_once_agree(tmp_path: Path) -> None:
     assert outputs[0] == outputs[1] != ""
 
 
-def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("minigpt.data.progress.LINE_EVERY_S", 0.0)
     from minigpt.data.copy_task import CopyTask
 
@@ -565,7 +649,9 @@ def test_progress_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    assert any(" documents, " in line and " MB/s, 0:0" in line and line.endswith(" left") for line in lines)
+    assert any(
+        " documents, " in line and " MB/s, 0:0" in line and line.endswith(" left") for line in lines
+    )
     assert lines[-1].startswith(f"prepared {tmp_path}: train ")
 
 
@@ -576,5 +662,7 @@ def test_importing_is_cheap() -> None:
         "heavy = {'torch', 'datasets', 'tokenizers', 'tiktoken', 'pyarrow', 'regex', 'transformers', 'tqdm'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout == "[]\n"

@@ -38,14 +38,18 @@ def texts_of(documents: Iterable[Document]) -> list[str | None]:
 
 
 def check_positions(source: Source) -> None:
-    """Reading from a document's position gives it and all after it, also when the position went through JSON."""
+    """Reading from a document's position gives it and all after it, also when the position went
+    through JSON.
+    """
     everything = [(text_of(document), document.position) for document in source.documents()]
     for number, (_, position) in enumerate(everything):
         again = texts_of(source.documents(json.loads(json.dumps(position))))
         assert again == [text for text, _ in everything[number:]]
 
 
-def write_parquet(path: Path, texts: list[str | None], row_group_size: int = 3, column: str = "text") -> None:
+def write_parquet(
+    path: Path, texts: list[str | None], row_group_size: int = 3, column: str = "text"
+) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -62,14 +66,29 @@ def mixed(tmp_path: Path) -> Path:
     folder = tmp_path / "texts"
     (folder / "deep").mkdir(parents=True)
     (folder / "b.txt").write_bytes("\ufeffschön\r\n".encode() + b"bad \xff byte")
-    (folder / "a.jsonl").write_text('{"text": "one"}\n\n{"text": null, "x": 1}\n{"text": "three \\ud800"}\n')
+    (folder / "a.jsonl").write_text(
+        '{"text": "one"}\n\n{"text": null, "x": 1}\n{"text": "three \\ud800"}\n'
+    )
     (folder / "deep" / "c.txt").write_text("deep")
     (folder / "ignored.md").write_text("no")
     write_parquet(folder / "d.parquet", ["p0", None, "p2", "p3", "p4", "p5", "p6"])
     return folder
 
 
-EXPECTED = ["one", None, "three \ud800", "schön\r\nbad \ufffd byte", "p0", None, "p2", "p3", "p4", "p5", "p6", "deep"]
+EXPECTED = [
+    "one",
+    None,
+    "three \ud800",
+    "schön\r\nbad \ufffd byte",
+    "p0",
+    None,
+    "p2",
+    "p3",
+    "p4",
+    "p5",
+    "p6",
+    "deep",
+]
 
 
 def test_a_folder_of_mixed_files(mixed: Path) -> None:
@@ -80,7 +99,10 @@ def test_a_folder_of_mixed_files(mixed: Path) -> None:
 
 def test_a_glob_a_file_and_home(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert texts_of(Files(str(mixed / "*.txt")).documents()) == ["schön\r\nbad \ufffd byte"]
-    assert texts_of(Files(str(mixed / "**" / "*.txt")).documents()) == ["schön\r\nbad \ufffd byte", "deep"]
+    assert texts_of(Files(str(mixed / "**" / "*.txt")).documents()) == [
+        "schön\r\nbad \ufffd byte",
+        "deep",
+    ]
     assert texts_of(Files(str(mixed / "ignored.md")).documents()) == ["no"]
     monkeypatch.setenv("HOME", str(mixed))
     assert texts_of(Files("~/deep").documents()) == ["deep"]
@@ -88,7 +110,9 @@ def test_a_glob_a_file_and_home(mixed: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mixed_files_become_tokens(mixed: Path, tmp_path: Path) -> None:
-    tokens = prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False)
+    tokens = prepare(
+        Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False
+    )
     both = documents_of(tokens, "train") + documents_of(tokens, "val")
     expected = [text.replace("\ud800", "\ufffd") for text in EXPECTED if text is not None]
     assert sorted(both) == sorted(expected)
@@ -99,11 +123,15 @@ def test_mixed_files_become_tokens(mixed: Path, tmp_path: Path) -> None:
 def test_a_changed_file_is_noticed(mixed: Path, tmp_path: Path) -> None:
     prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False)
     (mixed / "deep" / "c.txt").write_text("Deep")  # the same size
-    with pytest.raises(DataError, match=r"folder holds other tokens: .*source\.sha256.*remove the folder"):
+    with pytest.raises(
+        DataError, match=r"folder holds other tokens: .*source\.sha256.*remove the folder"
+    ):
         prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False)
 
 
-def test_large_corpora_are_recognised_by_names_and_sizes(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_corpora_are_recognised_by_names_and_sizes(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("minigpt.data.files.HASHED_BYTES", 10)
     before = Files(str(mixed)).describe()
     (mixed / "deep" / "c.txt").write_text("Deep")
@@ -129,7 +157,9 @@ def test_large_corpora_are_recognised_by_names_and_sizes(mixed: Path, monkeypatc
     ],
 )
 @pytest.mark.faults(36)
-def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_unreadable_files_are_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(Files(str(tmp_path)).documents())
@@ -138,7 +168,9 @@ def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, m
 def test_another_column(tmp_path: Path) -> None:
     write_parquet(tmp_path / "x.parquet", ["a", "b"], column="content")
     assert texts_of(Files(str(tmp_path), column="content").documents()) == ["a", "b"]
-    with pytest.raises(DataError, match=r"no column 'text': .*x\.parquet \(it has: content, id; set data\.column"):
+    with pytest.raises(
+        DataError, match=r"no column 'text': .*x\.parquet \(it has: content, id; set data\.column"
+    ):
         list(Files(str(tmp_path)).documents())
     with pytest.raises(DataError, match=r"'id' is no text but int"):
         list(Files(str(tmp_path), column="id").documents())
@@ -179,10 +211,11 @@ def test_the_plays() -> None:
 
 
 def test_markdown_becomes_plain() -> None:
-    markdown = (
-        "# Othello\n\n### SCENE I. Venice.\n\n_Enter RODERIGO_\n\n**IAGO**  \n_\\[Aside\\]_  \n\\--Tush!  \nNever.\n"
+    markdown = "# Othello\n\n### SCENE I. Venice.\n\n_Enter RODERIGO_\n\n**IAGO**  \n_\\[Aside\\]_  \n\\--Tush!  \nNever.\n"
+    assert (
+        plain_text(markdown)
+        == "Othello\n\nSCENE I. Venice.\n\nEnter RODERIGO\n\nIAGO:\n[Aside]\n--Tush!\nNever.\n"
     )
-    assert plain_text(markdown) == "Othello\n\nSCENE I. Venice.\n\nEnter RODERIGO\n\nIAGO:\n[Aside]\n--Tush!\nNever.\n"
 
 
 def test_plays_that_are_not() -> None:
@@ -211,7 +244,8 @@ def test_the_copy_task_and_its_answer(tmp_path: Path) -> None:
     assert all(text[:6] == text[7:] and text[6] == "=" for text in texts)
     assert texts[:3] == texts_of(CopyTask(n_documents=3, length=6, n_letters=4).documents())
     check_positions(CopyTask(n_documents=5))
-    # The best model: ln 4 for each of the first six letters, whose frequencies bear it out; nothing for the rest.
+    # The best model: ln 4 for each of the first six letters, whose frequencies bear it out; nothing
+    # for the rest.
     letters = "".join(text[:6] for text in texts)
     shares = np.array([letters.count(letter) for letter in "abcd"]) / len(letters)
     assert shares.min() > 0.22
@@ -224,7 +258,9 @@ def test_the_copy_task_and_its_answer(tmp_path: Path) -> None:
 
 
 def write_llmc(path: Path, ids: list[int]) -> None:
-    path.write_bytes(struct.pack("<256i", 20240520, 1, len(ids), *[0] * 253) + np.array(ids, "<u2").tobytes())
+    path.write_bytes(
+        struct.pack("<256i", 20240520, 1, len(ids), *[0] * 253) + np.array(ids, "<u2").tobytes()
+    )
 
 
 def test_foreign_token_files(tmp_path: Path) -> None:
@@ -276,10 +312,15 @@ def test_missing_foreign_files(tmp_path: Path) -> None:
 
 
 def filled(node: Any) -> dict[str, Any]:
-    return {key: stand_in(node["_target_"], key) if value == "???" else value for key, value in node.items()}
+    return {
+        key: stand_in(node["_target_"], key) if value == "???" else value
+        for key, value in node.items()
+    }
 
 
-@pytest.mark.parametrize("path", sorted(glob.glob("conf/data/[!_]*.yaml", root_dir=Path(__file__).parents[2])))
+@pytest.mark.parametrize(
+    "path", sorted(glob.glob("conf/data/[!_]*.yaml", root_dir=Path(__file__).parents[2]))
+)
 def test_every_option_composes_with_every_tokenizer(path: str) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.errors import InstantiationException
@@ -290,7 +331,9 @@ def test_every_option_composes_with_every_tokenizer(path: str) -> None:
     prepare_keys = {"out", "workers", "max_tokens", "shard_tokens", "val_fraction"}
     for tokenizer in ("bpe", "bpe_20k", "char", "byte", "hf", "ids"):
         with initialize_config_dir(str(conf), version_base="1.3"):
-            config: Any = compose(overrides=[f"+data={Path(path).stem}", f"data/tokenizer={tokenizer}"])
+            config: Any = compose(
+                overrides=[f"+data={Path(path).stem}", f"data/tokenizer={tokenizer}"]
+            )
         data = OmegaConf.to_container(config.data)
         assert isinstance(data, dict)
         spec = filled(data.pop("tokenizer"))

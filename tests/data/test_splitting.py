@@ -38,7 +38,8 @@ def test_order_and_neighbours_do_not_matter() -> None:
 
 
 def test_the_hash_is_the_same_everywhere() -> None:
-    assert stable_hash("minigpt") == 0.08827643473678083  # blake2b: no process, machine or version changes it
+    # blake2b: no process, machine or version changes it
+    assert stable_hash("minigpt") == 0.08827643473678083
 
 
 @pytest.mark.faults(34)
@@ -55,7 +56,9 @@ def test_few_documents_keep_the_share() -> None:
     rule = plan_split(source, 0.1)
     assert rule["rule"] == "documents"
     splits = split_of(source, rule)
-    share = sum(len(text) for text, split in splits.items() if split == "val") / sum(map(len, splits))
+    share = sum(len(text) for text, split in splits.items() if split == "val") / sum(
+        map(len, splits)
+    )
     assert 0.05 < share <= 0.15
 
 
@@ -70,7 +73,9 @@ def test_one_document_gives_its_end() -> None:
 
 
 def test_a_large_and_a_small_document() -> None:
-    """The small one is not taken for the share of the large one, and the large one is not held out."""
+    """The small one is not taken for the share of the large one, and the large one is not held
+    out.
+    """
     rule = plan_split(Memory(["a" * 100_000, "b" * 400]), 0.1)
     assert rule == {"rule": "documents", "documents": [1]}
     rule = plan_split(Memory(["a" * 1000, "b" * 900]), 0.1)

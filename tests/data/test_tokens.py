@@ -1,4 +1,6 @@
-"""Opening and reading tokens: every damage is named before training starts, and none kills the process later."""
+"""Opening and reading tokens: every damage is named before training starts, and none kills the
+process later.
+"""
 
 import json
 import os
@@ -30,7 +32,9 @@ SHARD = "train_00001.bin"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    prepare(Memory(stories(40)), BPE(300), folder, val_fraction=0.1, shard_tokens=300, progress=False)
+    prepare(
+        Memory(stories(40)), BPE(300), folder, val_fraction=0.1, shard_tokens=300, progress=False
+    )
     return folder
 
 
@@ -67,7 +71,10 @@ def rewrite_manifest(folder: Path, change: Callable[[dict], None], honest: bool 
         (lambda path: os.truncate(path, 663), r"has 663 bytes instead of 664"),
         (lambda path: os.truncate(path, 665), r"has 665 bytes instead of 664"),
         (lambda path: patch(path, 0, b"PK\3\4"), "not a token shard"),
-        (lambda path: patch(path, 8, struct.pack("<I", 2)), r"unknown shard version: .* \(found 2, expected 1"),
+        (
+            lambda path: patch(path, 8, struct.pack("<I", 2)),
+            r"unknown shard version: .* \(found 2, expected 1",
+        ),
         (lambda path: patch(path, 12, struct.pack("<I", 4)), r"has 664 bytes instead of 1264"),
         (lambda path: patch(path, 12, struct.pack("<I", 3)), "3 bytes a token, expected 2 or 4"),
         (lambda path: patch(path, 16, struct.pack("<Q", 1 << 60)), "has 664 bytes instead of "),
@@ -79,7 +86,9 @@ def rewrite_manifest(folder: Path, change: Callable[[dict], None], honest: bool 
     ],
 )
 @pytest.mark.faults(31)
-def test_a_damaged_shard_is_named(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_a_damaged_shard_is_named(
+    folder: Path, damage: Callable[[Path], object], message: str
+) -> None:
     damage(folder / SHARD)
     with pytest.raises(DataError, match=message) as caught:
         Tokens.open(folder, load, verify=False)
@@ -106,7 +115,9 @@ def test_any_flipped_bit_is_found(folder: Path) -> None:
 
 @pytest.mark.faults(35)
 def test_swapped_shards(folder: Path) -> None:
-    """Fault 35: the order is part of the fingerprint, and each file is checked against its own hash."""
+    """Fault 35: the order is part of the fingerprint, and each file is checked against its own
+    hash.
+    """
     (folder / "train_00000.bin").rename(folder / "aside")
     (folder / SHARD).rename(folder / "train_00000.bin")
     (folder / "aside").rename(folder / SHARD)
@@ -117,7 +128,9 @@ def test_swapped_shards(folder: Path) -> None:
 @pytest.mark.parametrize("change", ["drop", "swap", "rename"])
 @pytest.mark.faults(35)
 def test_another_list_of_shards_is_another_fingerprint(folder: Path, change: str) -> None:
-    """Fault 35: what a run recorded no longer matches, even if the manifest was rewritten to fit."""
+    """Fault 35: what a run recorded no longer matches, even if the manifest was rewritten to
+    fit.
+    """
     before = read_manifest(folder)["fingerprint"]
 
     def rewrite(manifest: dict) -> None:
@@ -162,7 +175,9 @@ def test_a_damaged_manifest(folder: Path, content: bytes | None, message: str) -
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/passwd", ".hidden", "a/b", ""])
 @pytest.mark.faults(31)
 def test_a_manifest_cannot_point_outside(folder: Path, name: str) -> None:
-    rewrite_manifest(folder, lambda manifest: manifest["splits"]["train"]["shards"][0].update(name=name))
+    rewrite_manifest(
+        folder, lambda manifest: manifest["splits"]["train"]["shards"][0].update(name=name)
+    )
     with pytest.raises(DataError, match="bad file name in the manifest"):
         Tokens.open(folder, load)
 
@@ -186,14 +201,20 @@ SHARD_1 = (*SPLIT, "shards", 1)
         ((*SPLIT, "n_bytes"), 0.5, "splits.train.n_bytes is 0.5"),
         (("tokenizer",), "byte", "tokenizer is 'byte'"),
         (("tokenizer", "vocab_size"), True, "tokenizer.vocab_size is True"),
-        (("tokenizer", "files"), {"tokenizer.json": None}, "tokenizer.files.tokenizer.json is None"),
+        (
+            ("tokenizer", "files"),
+            {"tokenizer.json": None},
+            "tokenizer.files.tokenizer.json is None",
+        ),
         (("dtype",), "object", "dtype is 'object'"),
         (("request",), 1, "request is 1"),
         (("fingerprint",), 1, "fingerprint does not match"),
     ],
 )
 @pytest.mark.faults(31)
-def test_a_manifest_of_other_types_is_one_line(folder: Path, place: tuple, value: object, message: str) -> None:
+def test_a_manifest_of_other_types_is_one_line(
+    folder: Path, place: tuple, value: object, message: str
+) -> None:
     """Its fingerprint is right: whoever made it did that on purpose."""
 
     def forge(manifest: dict) -> None:
@@ -301,7 +322,9 @@ def read_all(tokens: Tokens) -> list[bytes]:
 )
 @pytest.mark.parametrize("opened", [True, False], ids=["after reading", "before reading"])
 @pytest.mark.faults(32)
-def test_a_shard_changed_while_training(folder: Path, damage: Callable[[Path], object], opened: bool) -> None:
+def test_a_shard_changed_while_training(
+    folder: Path, damage: Callable[[Path], object], opened: bool
+) -> None:
     tokens = Tokens.open(folder, load)
     if opened:
         read_all(tokens)
@@ -336,8 +359,12 @@ def test_reads_are_whole_and_checked(folder: Path) -> None:
 
 
 def test_few_files_stay_open(tmp_path: Path) -> None:
-    """A process that may open 32 files reads hundreds of shards, and where it may not, it hears of the limit."""
-    tokens = prepare(Memory(stories(200)), Byte(), tmp_path, val_fraction=0.4, shard_tokens=64, progress=False)
+    """A process that may open 32 files reads hundreds of shards, and where it may not, it hears of
+    the limit.
+    """
+    tokens = prepare(
+        Memory(stories(200)), Byte(), tmp_path, val_fraction=0.4, shard_tokens=64, progress=False
+    )
     assert len(tokens.train.shards) > 128
     assert len(tokens.val.shards) > 64
     code = (
@@ -356,7 +383,9 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
         "except DataError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert "ulimit -n" in done.stdout, done.stdout
     assert "again" not in done.stdout
 
@@ -391,7 +420,9 @@ def test_foreign_headers(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has 1036 bytes; 5 uint16 ids need 1034"):
         foreign_layout(path)
     path.write_bytes(struct.pack("<256i", 20240520, 2, 5, *[0] * 253) + bytes(10))
-    with pytest.raises(DataError, match=r"unknown version of an llm.c shard: .* \(found 2, expected 1\)"):
+    with pytest.raises(
+        DataError, match=r"unknown version of an llm.c shard: .* \(found 2, expected 1\)"
+    ):
         foreign_layout(path)
     path.write_bytes(bytes(6))
     assert (foreign_layout(path).format, foreign_layout(path).n_tokens) == ("bare", 3)

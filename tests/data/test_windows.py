@@ -17,7 +17,9 @@ T = 16
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
     folder = tmp_path_factory.mktemp("tokens")
-    return prepare(Memory(stories(40)), Byte(), folder, val_fraction=0.1, shard_tokens=501, progress=False)
+    return prepare(
+        Memory(stories(40)), Byte(), folder, val_fraction=0.1, shard_tokens=501, progress=False
+    )
 
 
 def test_windows_are_stretches_of_the_stream(tokens: Tokens) -> None:
@@ -32,7 +34,9 @@ def test_windows_are_stretches_of_the_stream(tokens: Tokens) -> None:
 
 
 @pytest.mark.parametrize("block", [4096, 7])
-def test_an_epoch_is_every_window_once(tokens: Tokens, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_an_epoch_is_every_window_once(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     monkeypatch.setattr(windows_module, "BLOCK", block)
     windows = TrainWindows(tokens.train, T, seed=0)
     phases, orders = set(), set()
@@ -47,11 +51,14 @@ def test_an_epoch_is_every_window_once(tokens: Tokens, monkeypatch: pytest.Monke
         orders.add(tuple(start - phase for start in starts))
     assert len(phases) > 1
     assert len(orders) == 3
-    assert windows.n_windows * T > tokens.train.n_tokens - 2 * T  # less than two windows are left out
+    # less than two windows are left out
+    assert windows.n_windows * T > tokens.train.n_tokens - 2 * T
 
 
 def test_steps_follow_each_other_across_epochs(tokens: Tokens) -> None:
-    """Sequence i of step s is number s * batch_size + i, also where a batch crosses into the next epoch."""
+    """Sequence i of step s is number s * batch_size + i, also where a batch crosses into the next
+    epoch.
+    """
     windows = TrainWindows(tokens.train, T, seed=5)
     batch_size = 7
     steps = windows.n_windows // batch_size + 2
@@ -65,7 +72,10 @@ def test_steps_follow_each_other_across_epochs(tokens: Tokens) -> None:
 def test_slices_of_a_step_are_the_step(tokens: Tokens) -> None:
     windows = TrainWindows(tokens.train, T, seed=0)
     whole = windows.batch(11, 8)
-    parts = [TrainWindows(tokens.train, T, seed=0).batch(11, 8, rows=slice(i, i + 2)) for i in range(0, 8, 2)]
+    parts = [
+        TrainWindows(tokens.train, T, seed=0).batch(11, 8, rows=slice(i, i + 2))
+        for i in range(0, 8, 2)
+    ]
     for side in (0, 1):
         assert np.array_equal(np.concatenate([part[side] for part in parts]), whole[side])
 
@@ -89,7 +99,9 @@ def test_too_little_text_says_the_numbers(tokens: Tokens) -> None:
 
 @pytest.mark.parametrize("seq_len", [1, 7, 16, 10_000])
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_validation_predicts_every_token_once(tokens: Tokens, seq_len: int, batch_size: int) -> None:
+def test_validation_predicts_every_token_once(
+    tokens: Tokens, seq_len: int, batch_size: int
+) -> None:
     all_tokens = stream(tokens, "val")
     seen: list[int] = []
     for inputs, targets in validation_batches(tokens.val, seq_len, batch_size):
@@ -105,7 +117,9 @@ def test_validation_predicts_every_token_once(tokens: Tokens, seq_len: int, batc
 
 def test_validation_can_stop_early(tokens: Tokens) -> None:
     all_tokens = stream(tokens, "val")
-    targets = np.concatenate([batch[1].ravel() for batch in validation_batches(tokens.val, 16, 2, max_tokens=37)])
+    targets = np.concatenate(
+        [batch[1].ravel() for batch in validation_batches(tokens.val, 16, 2, max_tokens=37)]
+    )
     assert targets[targets != IGNORED].tolist() == all_tokens[1:38]
     whole = [batch[1] for batch in validation_batches(tokens.val, 16, 2, max_tokens=10**9)]
     assert sum((batch != IGNORED).sum() for batch in whole) == tokens.val.n_tokens - 1

@@ -1,4 +1,6 @@
-"""Damage to a folder, drawn by hypothesis: values of another kind, deep nests, torn and swapped files, pipes, links."""
+"""Damage to a folder, drawn by hypothesis: values of another kind, deep nests, torn and swapped
+files, pipes, links.
+"""
 
 import contextlib
 import copy
@@ -38,7 +40,13 @@ Paths = list[tuple[Any, ...]]
 def places(tree: Any, at: tuple[Any, ...] = ()) -> Paths:
     """The way to every value of a tree, the whole of it first."""
     found: Paths = [at]
-    inside = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    inside = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
     for key, value in inside:
         found += places(value, (*at, key))
     return found
@@ -60,7 +68,9 @@ def mutated(draw: Any, tree: Any) -> Any:
             case 0:
                 del parent[key]
             case 1 if isinstance(parent, dict):
-                parent[draw(st.sampled_from(["x", "", "_target_", "\x1b[2J", "step", f"{key} "]))] = parent.pop(key)
+                parent[
+                    draw(st.sampled_from(["x", "", "_target_", "\x1b[2J", "step", f"{key} "]))
+                ] = parent.pop(key)
             case 1 | 2 if isinstance(parent, list):
                 parent += [value] * draw(st.integers(1, 3))
             case 3:
@@ -72,12 +82,17 @@ def mutated(draw: Any, tree: Any) -> Any:
 
 def torn(draw: Any, content: bytes) -> bytes:
     """Bytes that are cut, flipped, repeated, or something else altogether."""
-    at = draw(st.integers(0, 999)) * len(content) // 1000  # clocks make lengths differ from run to run
+    # clocks make lengths differ from run to run
+    at = draw(st.integers(0, 999)) * len(content) // 1000
     match draw(st.integers(0, 5)):
         case 0:
             return content[:at]
         case 1 if content:
-            return content[:at] + bytes([content[at] ^ (1 << draw(st.integers(0, 7)))]) + content[at + 1 :]
+            return (
+                content[:at]
+                + bytes([content[at] ^ (1 << draw(st.integers(0, 7)))])
+                + content[at + 1 :]
+            )
         case 2:
             return content[:at] + content[at // 2 :]
         case 3:
@@ -95,9 +110,14 @@ def text_of(path: Path, draw: Any) -> bytes:
     """A JSON, JSON lines, YAML or safetensors file whose structure is mutated."""
     content = path.read_bytes()
     if path.suffix == ".json":
-        return json.dumps(mutated(draw, json.loads(content)), indent=2, sort_keys=True).encode() + b"\n"
+        return (
+            json.dumps(mutated(draw, json.loads(content)), indent=2, sort_keys=True).encode()
+            + b"\n"
+        )
     if path.suffix == ".yaml":
-        return yaml.dump(mutated(draw, yaml.safe_load(content)), sort_keys=False).encode("utf-8", "surrogatepass")
+        return yaml.dump(mutated(draw, yaml.safe_load(content)), sort_keys=False).encode(
+            "utf-8", "surrogatepass"
+        )
     if path.suffix == ".jsonl":
         lines = content.splitlines(keepends=True)
         number = draw(st.integers(0, len(lines) - 1))
@@ -117,7 +137,11 @@ def other_kind(draw: Any, path: Path, others: list[Path]) -> None:
         case 0:
             os.mkfifo(path)
         case 1:
-            path.symlink_to(draw(st.sampled_from(["/dev/zero", "/etc/passwd", path.name, "/no/such/file", ".."])))
+            path.symlink_to(
+                draw(
+                    st.sampled_from(["/dev/zero", "/etc/passwd", path.name, "/no/such/file", ".."])
+                )
+            )
         case 2:
             path.mkdir()
         case 3:
@@ -131,7 +155,9 @@ def other_kind(draw: Any, path: Path, others: list[Path]) -> None:
 
 @dataclass
 class Good:
-    """A folder that is whole, and of which any file may be damaged for the length of one example."""
+    """A folder that is whole, and of which any file may be damaged for the length of one
+    example.
+    """
 
     folder: Path
 
@@ -141,7 +167,9 @@ class Good:
 
     @contextmanager
     def damaged(self, draw: Any, *patterns: str) -> Iterator[None]:
-        """One file of those that match the patterns is damaged; a checkpoint's manifest vouches for it."""
+        """One file of those that match the patterns is damaged; a checkpoint's manifest vouches for
+        it.
+        """
         files = self.files(*patterns)
         path = draw(st.sampled_from(files))
         content = path.read_bytes()
@@ -174,7 +202,9 @@ class HangsError(BaseException):
 
 
 def survives(call: Callable[[], Any]) -> MinigptError | None:
-    """A call works or raises one of our errors, each a line with an exit code; in bounded time and memory."""
+    """A call works or raises one of our errors, each a line with an exit code; in bounded time and
+    memory.
+    """
     begin, before = time.process_time(), memory()
     refusal = None
     with _hanging_is_an_error():

@@ -18,19 +18,24 @@ from runs import ROOT, SMALL
 from minigpt.checkpoint import store as checkpoint
 
 HERE = Path(__file__).parent
-Straight = tuple[dict[str, Any], list[str]]  # an uninterrupted run: what it ends with, and its file operations
-# Every part of a run in six steps: accumulation, evaluation, samples, three checkpoints and two prunings.
+# an uninterrupted run: what it ends with, and its file operations
+Straight = tuple[dict[str, Any], list[str]]
+# Every part of a run in six steps: accumulation, evaluation, samples, three checkpoints and two
+# prunings.
 SIX = [
     *SMALL, "train.steps=6", "eval.every=3", "eval.tokens=64", "checkpoint.every=2", "checkpoint.keep=1",
     "checkpoint.keep_optimizer=true", "sample.every=4", "sample.max_new_tokens=4", "train.micro_batch_size=4",
     "model.dropout=0.1", "output_dir=outputs", "data@stand_in=files", "data/tokenizer@stand_in.tokenizer=byte",
 ]  # fmt: skip
-CLOCKS = {"seconds", "metrics_bytes", "minigpt"}  # of a checkpoint's state; lengths of lines follow the clock's digits
+# of a checkpoint's state; lengths of lines follow the clock's digits
+CLOCKS = {"seconds", "metrics_bytes", "minigpt"}
 
 
 @dataclass
 class Outcome:
-    """code: exit code, or minus the number of the signal.  operations: file operations, None if it was killed."""
+    """code: exit code, or minus the number of the signal.  operations: file operations, None if it
+    was killed.
+    """
 
     code: int
     operations: list[str] | None
@@ -91,9 +96,11 @@ class Pool:
     ) -> Outcome:
         """One run with `folder` as its working folder (made if it is missing).
 
-        at, action, lasting: the fault (injector.py), among the operations below folder/root.  signals: (seconds after
-        the start, name), sent from outside.  watchers: where stdout (1) and stderr (2) lead instead of to the log;
-        None: nowhere, they are closed.  direct: without Hydra's composition, which is done once for all.
+        at, action, lasting: the fault (injector.py), among the operations below folder/root.
+        signals: (seconds after the start, name), sent from outside.  watchers: where stdout (1) and
+            stderr (2) lead instead of to the log;
+        None: nowhere, they are closed.  direct: without Hydra's composition, which is done once for
+            all.
         """
         folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
@@ -122,7 +129,9 @@ class Pool:
 
 
 def all_or_every(number: int) -> pytest.MarkDecorator:
-    """Parametrizes `every`: each operation for the whole list of faults, each so-many-th for the default selection."""
+    """Parametrizes `every`: each operation for the whole list of faults, each so-many-th for the
+    default selection.
+    """
     few = pytest.param(number, marks=pytest.mark.shorter)
     return pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), few])
 
@@ -137,12 +146,15 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock decides."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k != "time_s" and not k.startswith("perf/")} for line in lines
+        {k: v for k, v in json.loads(line).items() if k != "time_s" and not k.startswith("perf/")}
+        for line in lines
     ]
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """All of a finished run that must be equal to the bit: hashes of tensors, the other state, the logged rows."""
+    """All of a finished run that must be equal to the bit: hashes of tensors, the other state, the
+    logged rows.
+    """
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
     state = {key: value for key, value in found.state.items() if key not in CLOCKS}
@@ -152,7 +164,9 @@ def result(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
     tree = json.loads((found.folder / "state.json").read_text())["optimizer"]
     summary = json.loads((folder / "summary.json").read_text())
-    figures = {key: summary[key] for key in ("status", "step", "tokens", "val_loss", "skipped_steps")}
+    figures = {
+        key: summary[key] for key in ("status", "step", "tokens", "val_loss", "skipped_steps")
+    }
     kept = [path.name for path in checkpoint.steps_on_disk(folder / "checkpoints")]
     return {
         "checkpoints": kept,

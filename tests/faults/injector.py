@@ -1,7 +1,9 @@
-"""Faults at the n-th file operation, without a hook in the product: a wrapper around what Python calls to change files.
+"""Faults at the n-th file operation, without a hook in the product: a wrapper around what Python
+calls to change files.
 
-Counted are the operations that change something below one folder: opening for writing, each write, fsync, truncate,
-rename, replace, unlink, mkdir, rmdir, link. What only reads is left alone: a kill there is a kill between two others.
+Counted are the operations that change something below one folder: opening for writing, each write,
+fsync, truncate, rename, replace, unlink, mkdir, rmdir, link. What only reads is left alone: a kill
+there is a kill between two others.
 """
 
 import builtins
@@ -23,8 +25,9 @@ CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 class Injector:
     """Counts the operations below `root`, and does `action` at number `at` (None: only counts).
 
-    action: KILL (SIGKILL; half of the bytes of a write are written), ENOSPC or EIO (an OSError, after half of the
-    bytes; EPIPE too), HANG (never returns), TERM (SIGTERM, and the operation goes on), TERM2 (two of them).
+    action: KILL (SIGKILL; half of the bytes of a write are written), ENOSPC or EIO (an OSError,
+    after half of the bytes; EPIPE too), HANG (never returns), TERM (SIGTERM, and the operation goes
+    on), TERM2 (two of them).
     lasting: errors from there on, not once.
     """
 
@@ -109,7 +112,9 @@ class Injector:
             buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             if "b" in mode:
                 return buffered
-            return io.TextIOWrapper(buffered, encoding, errors, newline, line_buffering=buffering == 1)
+            return io.TextIOWrapper(
+                buffered, encoding, errors, newline, line_buffering=buffering == 1
+            )
 
         return wrapped
 
@@ -123,7 +128,9 @@ class CountedFile(io.FileIO):
 
     def write(self, content: Any) -> int:
         whole = bytes(content)
-        self.injector.operation("write", self.path, lambda: super(CountedFile, self).write(whole[: len(whole) // 2]))
+        self.injector.operation(
+            "write", self.path, lambda: super(CountedFile, self).write(whole[: len(whole) // 2])
+        )
         return super().write(content)
 
     def truncate(self, size: int | None = None) -> int:

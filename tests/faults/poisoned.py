@@ -1,6 +1,8 @@
-"""Models for tests, as `model._target_=poisoned.Poisoned`, which goes wrong at a chosen call, or Weighed.
+"""Models for tests, as `model._target_=poisoned.Poisoned`, which goes wrong at a chosen call, or
+Weighed.
 
-What and when stand in the environment, so that the run with the trouble and the run without are the same run.
+What and when stand in the environment, so that the run with the trouble and the run without are the
+same run.
 """
 
 import ctypes
@@ -17,13 +19,15 @@ from minigpt.model.transformer import Transformer
 class Poisoned(Transformer):
     """POISON=kind:first:last, for training calls first..last of the process.
 
-    Kinds: nan, inf (the loss times that), raise (out of memory), zero (no gradient), spike (1,000 times the loss),
-    ignored (no target counts).
+    Kinds: nan, inf (the loss times that), raise (out of memory), zero (no gradient), spike (1,000
+    times the loss), ignored (no target counts).
     """
 
     calls = 0
 
-    def forward(self, tokens: torch.Tensor, targets: Any = None, *rest: Any, **options: Any) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, targets: Any = None, *rest: Any, **options: Any
+    ) -> torch.Tensor:
         Poisoned.calls += self.training and targets is not None
         kind, first, last = os.environ.get("POISON", "none:0:0").split(":")
         now = self.training and targets is not None and int(first) <= Poisoned.calls <= int(last)
@@ -47,7 +51,9 @@ class Weighed(Transformer):
     calls = 0
     lost: ClassVar[list[bytes]] = []
 
-    def forward(self, tokens: torch.Tensor, targets: Any = None, *rest: Any, **options: Any) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, targets: Any = None, *rest: Any, **options: Any
+    ) -> torch.Tensor:
         if self.training:
             Weighed.calls += 1
             Weighed.lost.append(os.urandom(int(os.environ.get("LEAK", "0"))))

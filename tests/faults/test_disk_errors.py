@@ -1,4 +1,6 @@
-"""Disk full, or broken, at every file operation of a run: one line that says so, and a run that can be gone on with."""
+"""Disk full, or broken, at every file operation of a run: one line that says so, and a run that can
+be gone on with.
+"""
 
 import os
 import shutil
@@ -8,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import SIX, Outcome, Pool, Straight, all_or_every, leftovers, no_half_checkpoint, result, run_folder
+from driver import (
+    SIX,
+    Outcome,
+    Pool,
+    Straight,
+    all_or_every,
+    leftovers,
+    no_half_checkpoint,
+    result,
+    run_folder,
+)
 from fault_table import Tries
 from runs import ROOT
 
@@ -23,10 +35,14 @@ def one_clear_line(outcome: Outcome) -> None:
 
 
 def same_but_for_lost_rows(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Equal to the bit; where metrics could not be written, rows are missing, and none is torn or doubled."""
+    """Equal to the bit; where metrics could not be written, rows are missing, and none is torn or
+    doubled.
+    """
     assert {**found, "rows": None} == {**expected, "rows": None}
     remaining = iter(expected["rows"])
-    assert all(row in remaining for row in found["rows"]), "a row that was not logged, or twice, or out of order"
+    assert all(row in remaining for row in found["rows"]), (
+        "a row that was not logged, or twice, or out of order"
+    )
 
 
 @pytest.mark.faults(12, 13, 14)
@@ -53,9 +69,15 @@ def test_errors_at_file_operations(
         with tries.one(12 if "/checkpoints/" in operation else 13 if noted else 14):
             disturbed = pool.run(folder, [*SIX, *tokens], at=at, action=action, lasting=lasting)
             one_clear_line(disturbed)
-            if "/.tmp-step_" in operation:  # on the way a warning, and tried again; at the end an error
-                assert "warning: cannot save a checkpoint" in disturbed.said or "step_00000006" in operation
-                assert disturbed.code == (6 if lasting or "step_00000006" in operation else 0), disturbed.said
+            # on the way a warning, and tried again; at the end an error
+            if "/.tmp-step_" in operation:
+                assert (
+                    "warning: cannot save a checkpoint" in disturbed.said
+                    or "step_00000006" in operation
+                )
+                assert disturbed.code == (6 if lasting or "step_00000006" in operation else 0), (
+                    disturbed.said
+                )
             no_half_checkpoint(folder)
             again = pool.run(folder, [*SIX, *tokens])
             assert again.code == 0, f"{action} at {at}, {operation}: {disturbed.said}\n{again.said}"
@@ -64,7 +86,9 @@ def test_errors_at_file_operations(
             if "metrics" in disturbed.said:
                 same_but_for_lost_rows(found, expected)
             else:
-                assert found == expected, f"{action} at {at}, {operation}: {disturbed.said}\n{again.said}"
+                assert found == expected, (
+                    f"{action} at {at}, {operation}: {disturbed.said}\n{again.said}"
+                )
             assert leftovers(folder) == []
 
     pool.each(one, numbers)
@@ -104,12 +128,16 @@ def test_files_that_may_not_grow(
 
 
 @pytest.mark.faults(12)
-def test_a_file_system_that_is_full(tmp_path: Path, tokens: list[str], pool: Pool, straight: Straight) -> None:
+def test_a_file_system_that_is_full(
+    tmp_path: Path, tokens: list[str], pool: Pool, straight: Straight
+) -> None:
     """A file system of half a MiB of its own, with room for one checkpoint and not for two."""
     mounted = ["unshare", "-rm", "sh", "-c"]
     if (
         shutil.which("unshare") is None
-        or subprocess.run([*mounted, f"mount -t tmpfs none {tmp_path}"], check=False, capture_output=True).returncode
+        or subprocess.run(
+            [*mounted, f"mount -t tmpfs none {tmp_path}"], check=False, capture_output=True
+        ).returncode
     ):
         pytest.skip("no user namespaces here, so no small file system without being root")
     script = (

@@ -1,7 +1,9 @@
-"""Whatever stands in the folders of others: it is read, or refused in a line; nothing hangs, explodes or runs.
+"""Whatever stands in the folders of others: it is read, or refused in a line; nothing hangs,
+explodes or runs.
 
-A small run, its export, its tokens and a sweep are made once. Each example damages one file, by structure or by bytes,
-and reads the folder with all that reads such a folder. Checkpoints are damaged under hashes that are right again.
+A small run, its export, its tokens and a sweep are made once. Each example damages one file, by
+structure or by bytes, and reads the folder with all that reads such a folder. Checkpoints are
+damaged under hashes that are right again.
 """
 
 import json
@@ -42,7 +44,11 @@ RUN_FILES = ("run.json", "summary.json", "config.yaml", "metrics.jsonl")
 def fuzz(example: Callable[[Any], None], examples: int) -> None:
     """Run an example on many draws, always the same ones."""
     decide = settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
 
     @decide
@@ -55,7 +61,9 @@ def fuzz(example: Callable[[Any], None], examples: int) -> None:
 
 def examples(number: int) -> pytest.MarkDecorator:
     """So many examples, and many more in the slow selection."""
-    return pytest.mark.parametrize("examples", [number, pytest.param(number * MANY, marks=pytest.mark.slow)])
+    return pytest.mark.parametrize(
+        "examples", [number, pytest.param(number * MANY, marks=pytest.mark.slow)]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +72,13 @@ def place(pool: Pool, fault_folder: Path) -> Path:
     folder = fault_folder / "fuzz"
     corpus = fault_folder / "fuzz.txt"
     corpus.write_text("".join(f"{number} men went to mow a meadow.\n" for number in range(60)))
-    small = ["model.d_model=16", "model.n_heads=2", "model.n_layers=1", "data_dir=tokens", f"stand_in.path={corpus}"]
+    small = [
+        "model.d_model=16",
+        "model.n_heads=2",
+        "model.n_layers=1",
+        "data_dir=tokens",
+        f"stand_in.path={corpus}",
+    ]
     outcome = pool.run(folder, [*SIX, *small, "schedule=wsd"])
     assert outcome.code == 0, outcome.said
     run = run_folder(folder)
@@ -72,7 +86,13 @@ def place(pool: Pool, fault_folder: Path) -> Path:
     loaded = load.load_run(run)
     to_hugging_face(loaded.model, loaded.tokenizer, folder / "export")
     jobs = [{"overrides": [f"seed={n}"], "folder": path.name} for n, path in enumerate((run, good))]
-    jobs.append({"overrides": ["seed=9"], "folder": None, "failed": {"error": "no such key", "exit_code": 2}})
+    jobs.append(
+        {
+            "overrides": ["seed=9"],
+            "folder": None,
+            "failed": {"error": "no such key", "exit_code": 2},
+        }
+    )
     content = {"schema": 1, "study": "s", "command": ["-m", "seed=0,1"], "jobs": jobs}
     (folder / "outputs" / "sweeps").mkdir()
     (folder / "outputs" / "sweeps" / "s-12345678.json").write_text(json.dumps(content))
@@ -81,7 +101,11 @@ def place(pool: Pool, fault_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(place: Path) -> Good:
-    (folder,) = (path.parent for path in (place / "outputs").glob("*/run.json") if path.parent.name[:5] != "good-")
+    (folder,) = (
+        path.parent
+        for path in (place / "outputs").glob("*/run.json")
+        if path.parent.name[:5] != "good-"
+    )
     return Good(folder)
 
 
@@ -106,10 +130,15 @@ def test_a_bad_run_does_not_hide_the_good_one(run: Good, place: Path, examples: 
         with run.damaged(draw, *RUN_FILES, "../sweeps/*.json"):
             assert survives(lambda: shown.append(find([place / "outputs"]))) is None
             assert "good-00000000" in [found.name for found in shown[0].runs]
-            assert len(shown[0].runs) + len(shown[0].unreadable) == 2 or not (run.folder / "run.json").is_file()
+            assert (
+                len(shown[0].runs) + len(shown[0].unreadable) == 2
+                or not (run.folder / "run.json").is_file()
+            )
             sweeps: list[status.Sweep] = []
             assert survives(lambda: sweeps.extend(status.sweeps([place / "outputs"], None))) is None
-            assert ("good-00000000", "done") in [(job.name, job.state) for one in sweeps for job in one.jobs]
+            assert ("good-00000000", "done") in [
+                (job.name, job.state) for one in sweeps for job in one.jobs
+            ]
             said: list[str] = []
             assert survives(lambda: said.append(status.status_text(sweeps, "optim"))) is None
             assert not UNSAFE.search(said[0])
@@ -161,7 +190,9 @@ def test_tokens_are_opened_or_refused(place: Path, examples: int) -> None:
 def test_a_neighbour_is_passed_by(run: Good, place: Path, examples: int) -> None:
     """What branching and a sweep's table make of a run that stands beside."""
     own = records.read_record(run.folder)
-    plan = SimpleNamespace(folder=place / "outputs" / "x-ffffffff", identity=(own or {})["identity"])
+    plan = SimpleNamespace(
+        folder=place / "outputs" / "x-ffffffff", identity=(own or {})["identity"]
+    )
     beside = SimpleNamespace(folder=plan.folder, plan=plan, saved=own)
     job = {"overrides": [], "folder": run.folder.name}
 
@@ -178,7 +209,9 @@ def test_a_neighbour_is_passed_by(run: Good, place: Path, examples: int) -> None
 def test_a_comparison_leaves_a_bad_run_out(
     fault_folder: Path, examples: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = load_script(ROOT / "tests" / "compare" / "studies.py").Study(fault_folder / "fuzzed-study")
+    study = load_script(ROOT / "tests" / "compare" / "studies.py").Study(
+        fault_folder / "fuzzed-study"
+    )
     if not study.folder.exists():
         for seed in (0, 1, 2):
             study.run("adamw", seed, 4.0 + seed / 100)
@@ -188,7 +221,10 @@ def test_a_comparison_leaves_a_bad_run_out(
     def example(draw: Any) -> None:
         with bad.damaged(draw, *RUN_FILES):
             codes = []
-            assert survives(lambda: codes.append(compare([str(study.folder), "--by", "optim"]))) is None
+            assert (
+                survives(lambda: codes.append(compare([str(study.folder), "--by", "optim"])))
+                is None
+            )
             said = capsys.readouterr()
             assert codes == [0], said.err
             assert "muon against adamw" in said.out

@@ -1,4 +1,6 @@
-"""Checkpoints that cross from compiled to eager code, or from a GPU to the CPU: told, and loaded to the bit."""
+"""Checkpoints that cross from compiled to eager code, or from a GPU to the CPU: told, and loaded to
+the bit.
+"""
 
 import json
 from pathlib import Path
@@ -25,8 +27,17 @@ PLAIN = [
 ]
 
 
-def crossing(pool: Pool, folder: Path, tokens: list[str], before: str, after: str, environment: dict[str, str]) -> str:
-    """Three steps one way, the rest the other; returns what the refusal without accept_changes said."""
+def crossing(
+    pool: Pool,
+    folder: Path,
+    tokens: list[str],
+    before: str,
+    after: str,
+    environment: dict[str, str],
+) -> str:
+    """Three steps one way, the rest the other; returns what the refusal without accept_changes
+    said.
+    """
 
     def go(*arguments: str) -> Outcome:
         return pool.run(folder, [*PLAIN, *tokens, *arguments], environment=environment)
@@ -56,13 +67,18 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.faults(28)
-@pytest.mark.skipif(precision.missing_compiler("cpu") is not None, reason="there is no C++ compiler here")
+@pytest.mark.skipif(
+    precision.missing_compiler("cpu") is not None, reason="there is no C++ compiler here"
+)
 def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
     pool: Pool, tmp_path: Path, tokens: list[str], tries: Tries
 ) -> None:
-    """With TorchInductor, as train.compile=true does it. Names, shapes and state are the same, and so is the training
-    as far as another order of additions lets it."""
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    """With TorchInductor, as train.compile=true does it. Names, shapes and state are the same, and
+    so is the training as far as another order of additions lets it."""
+    environment = {
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
     compiled, eager = "train.compile=true", "train.compile=false"
     assert pool.run(tmp_path / "eager", [*PLAIN, *tokens, eager]).code == 0
     trees = []
@@ -81,7 +97,9 @@ def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
 
 @pytest.mark.gpu
 @pytest.mark.faults(29)
-def test_a_run_saved_on_a_gpu_loads_on_the_cpu(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+def test_a_run_saved_on_a_gpu_loads_on_the_cpu(
+    pool: Pool, tmp_path: Path, tokens: list[str]
+) -> None:
     same = ["train.precision=fp32", "train.compile=false"]
     said = crossing(pool, tmp_path, [*tokens, *same], "train.device=cuda", "train.device=cpu", {})
     assert "device: cuda -> cpu" in said

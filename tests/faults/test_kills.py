@@ -1,4 +1,6 @@
-"""Runs killed at every file operation and at random moments: the same command ends with the same bits."""
+"""Runs killed at every file operation and at random moments: the same command ends with the same
+bits.
+"""
 
 import json
 import os
@@ -52,10 +54,14 @@ def faults_of(operations: list[str], at: int) -> list[int]:
     before_the_first = [4] if at <= first else []
     if ".tmp-removed" in operation or (operation.startswith("rename") and "/step_" in operation):
         return [3]
-    return before_the_first + ([1] if "/checkpoints/" in operation else [] if before_the_first else [2])
+    return before_the_first + (
+        [1] if "/checkpoints/" in operation else [] if before_the_first else [2]
+    )
 
 
-def kill_and_repeat(pool: Pool, folder: Path, arguments: list[str], at: int, expected: dict[str, Any]) -> None:
+def kill_and_repeat(
+    pool: Pool, folder: Path, arguments: list[str], at: int, expected: dict[str, Any]
+) -> None:
     killed = pool.run(folder, arguments, at=at)
     assert killed.code == -9, killed.said
     no_half_checkpoint(folder)
@@ -93,9 +99,12 @@ def test_killed_at_file_operations(
 def test_killed_while_the_final_checkpoint_takes_the_place_of_another(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, every: int, tries: Tries
 ) -> None:
-    """A run stopped in its final evaluation has a checkpoint of the last step, which is not yet the final one."""
+    """A run stopped in its final evaluation has a checkpoint of the last step, which is not yet the
+    final one.
+    """
     expected, operations = straight
-    stop = next(number for number, name in enumerate(operations, 1) if "step_00000006" in name) - 4  # its last row
+    # its last row
+    stop = next(number for number, name in enumerate(operations, 1) if "step_00000006" in name) - 4
     stopped = tmp_path / "stopped"
     assert pool.run(stopped, [*SIX, *tokens], at=stop, action="TERM").code == 143
     assert (run_folder(stopped) / "checkpoints" / "step_00000006").is_dir()
@@ -112,16 +121,22 @@ def test_killed_while_the_final_checkpoint_takes_the_place_of_another(
 
 
 @pytest.mark.faults(2, 10)
-@pytest.mark.parametrize("seeds", [pytest.param(range(50), marks=SLOW), pytest.param(range(50, 53), marks=SHORTER)])
+@pytest.mark.parametrize(
+    "seeds", [pytest.param(range(50), marks=SLOW), pytest.param(range(50, 53), marks=SHORTER)]
+)
 def test_killed_at_random_operations_again_and_again(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, seeds: range, tries: Tries
 ) -> None:
-    """Several kills per run, each somewhere in what is left of it: a resume of a resume of a resume."""
+    """Several kills per run, each somewhere in what is left of it: a resume of a resume of a
+    resume.
+    """
 
     def one(seed: int) -> None:
         draw, folder, kills = random.Random(seed), tmp_path / str(seed), 0
         with tries.one():
-            while (outcome := pool.run(folder, [*SIX, *tokens], at=draw.randrange(1, 90))).code == -9:
+            while (
+                outcome := pool.run(folder, [*SIX, *tokens], at=draw.randrange(1, 90))
+            ).code == -9:
                 no_half_checkpoint(folder)
                 kills += 1
                 assert kills < 100, "no progress"
@@ -144,7 +159,9 @@ def test_killed_at_random_operations_again_and_again(
 def test_killed_at_random_moments(
     pool: Pool, tmp_path: Path, tokens: list[str], seeds: range, direct: bool, tries: Tries
 ) -> None:
-    """Preparation of tokens included, and Hydra unless direct; the moments are drawn, what they hit is not."""
+    """Preparation of tokens included, and Hydra unless direct; the moments are drawn, what they hit
+    is not.
+    """
     arguments = [*SIX, tokens[0], "data_dir=tokens"]
     begin = os.times().elapsed
     outcome = pool.run(tmp_path / "straight", arguments, direct=direct)
@@ -187,7 +204,9 @@ def true_process(folder: Path, arguments: list[str], at: int | None, threads: in
 def test_true_processes(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, part: int, tries: Tries
 ) -> None:
-    """Ten new interpreters, in two parts for two workers, spread over the run; fork and true start end alike."""
+    """Ten new interpreters, in two parts for two workers, spread over the run; fork and true start
+    end alike.
+    """
     expected, operations = straight
 
     def one(at: int) -> None:
@@ -224,7 +243,9 @@ def test_two_threads_and_a_wider_model(tmp_path: Path, tokens: list[str], tries:
 def test_stopped_at_every_kind_of_edge(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, stop: int
 ) -> None:
-    """At a plain step, at a checkpoint, at an evaluation, at a sample, at the end; and stopped there twice."""
+    """At a plain step, at a checkpoint, at an evaluation, at a sample, at the end; and stopped
+    there twice.
+    """
     arguments = [*SIX, *tokens]
     for _ in range(2):
         assert pool.run(tmp_path, [*arguments, f"train.stop_after={stop}"]).code == 0
@@ -235,7 +256,9 @@ def test_stopped_at_every_kind_of_edge(
     assert {path: path.stat().st_mtime_ns for path in run_folder(tmp_path).rglob("*")} == before
 
 
-def test_the_comparison_would_see_one_bit(pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight) -> None:
+def test_the_comparison_would_see_one_bit(
+    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight
+) -> None:
     """That all of the above can fail: another seed for dropout alone, and an edited row."""
     assert pool.run(tmp_path, [*SIX, *tokens]).code == 0
     folder = run_folder(tmp_path)
@@ -243,6 +266,8 @@ def test_the_comparison_would_see_one_bit(pool: Pool, tmp_path: Path, tokens: li
     path = folder / "metrics.jsonl"
     first, rest = path.read_text().split("\n", 1)
     row = json.loads(first)
-    path.write_text(json.dumps({**row, "train/loss": row["train/loss"] * (1 + 1e-15)}) + "\n" + rest)
+    path.write_text(
+        json.dumps({**row, "train/loss": row["train/loss"] * (1 + 1e-15)}) + "\n" + rest
+    )
     assert rows(folder) != straight[0]["rows"]
     assert result(folder) != straight[0]

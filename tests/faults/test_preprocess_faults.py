@@ -1,4 +1,6 @@
-"""preprocess.py, the whole command, under errors of the disk and stop signals; kills have tests/data/test_killed.py."""
+"""preprocess.py, the whole command, under errors of the disk and stop signals; kills have
+tests/data/test_killed.py.
+"""
 
 import json
 from pathlib import Path
@@ -7,7 +9,13 @@ import pytest
 from driver import Pool, all_or_every, leftovers
 from fault_table import Tries
 
-COMMAND = ["data=files", "data/tokenizer=byte", "data_dir=tokens", "data.shard_tokens=2000", "data.val_fraction=0.1"]
+COMMAND = [
+    "data=files",
+    "data/tokenizer=byte",
+    "data_dir=tokens",
+    "data.shard_tokens=2000",
+    "data.val_fraction=0.1",
+]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -23,7 +31,10 @@ def texts(fault_folder: Path) -> str:
     folder = fault_folder / "texts"
     folder.mkdir()
     for number in range(20):
-        lines = (json.dumps({"text": f"{number}.{line} green bottles on the wall. " * 6}) for line in range(3))
+        lines = (
+            json.dumps({"text": f"{number}.{line} green bottles on the wall. " * 6})
+            for line in range(3)
+        )
         (folder / f"{number:02}.jsonl").write_text("\n".join(lines))
     return f"data.path={folder}"
 
@@ -31,7 +42,9 @@ def texts(fault_folder: Path) -> str:
 @pytest.mark.faults(6, 12, 38)
 @all_or_every(11)
 @pytest.mark.parametrize("action", ["ENOSPC", "EIO", "TERM"])
-def test_at_file_operations(pool: Pool, tmp_path: Path, texts: str, action: str, every: int, tries: Tries) -> None:
+def test_at_file_operations(
+    pool: Pool, tmp_path: Path, texts: str, action: str, every: int, tries: Tries
+) -> None:
     outcome = pool.run(tmp_path / "straight", [*COMMAND, texts], script="preprocess", direct=False)
     assert outcome.code == 0, outcome.said
     assert outcome.operations is not None
@@ -42,8 +55,12 @@ def test_at_file_operations(pool: Pool, tmp_path: Path, texts: str, action: str,
     def one(at: int) -> None:
         folder = tmp_path / str(at)
         with tries.one(6 if action == "TERM" else 12, 38):
-            disturbed = pool.run(folder, [*COMMAND, texts], script="preprocess", at=at, action=action)
-            assert disturbed.code in ((143, 0) if action == "TERM" else (6,)), f"{at}: {disturbed.said}"
+            disturbed = pool.run(
+                folder, [*COMMAND, texts], script="preprocess", at=at, action=action
+            )
+            assert disturbed.code in ((143, 0) if action == "TERM" else (6,)), (
+                f"{at}: {disturbed.said}"
+            )
             assert "Traceback" not in disturbed.said
             assert disturbed.said.count("error: ") == (disturbed.code != 0)
             again = pool.run(folder, [*COMMAND, texts], script="preprocess")
@@ -51,4 +68,6 @@ def test_at_file_operations(pool: Pool, tmp_path: Path, texts: str, action: str,
             assert contents(folder / "tokens") == expected, f"{action} at operation {at}"
             assert leftovers(folder) == []
 
-    pool.each(one, range(1, len(outcome.operations) + 1, 3 if action == "TERM" and every == 1 else every))
+    pool.each(
+        one, range(1, len(outcome.operations) + 1, 3 if action == "TERM" and every == 1 else every)
+    )

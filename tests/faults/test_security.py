@@ -1,4 +1,6 @@
-"""What comes from elsewhere is data: nothing in it is executed or leads out of its folder, and no size is believed."""
+"""What comes from elsewhere is data: nothing in it is executed or leads out of its folder, and no
+size is believed.
+"""
 
 import ast
 import functools
@@ -47,7 +49,9 @@ class Bomb:
 
 
 def forge(folder: Path, files: dict[str, bytes]) -> Path:
-    """A checkpoint with these files and a manifest that is in order: what somebody can make who knows the format."""
+    """A checkpoint with these files and a manifest that is in order: what somebody can make who
+    knows the format.
+    """
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -88,7 +92,9 @@ FORGED = {
 
 @pytest.mark.faults(23, 24)
 @pytest.mark.parametrize("name", FORGED)
-def test_forged_checkpoints_are_refused_before_anything_is_allocated(tmp_path: Path, name: str) -> None:
+def test_forged_checkpoints_are_refused_before_anything_is_allocated(
+    tmp_path: Path, name: str
+) -> None:
     folder = forge(tmp_path / "step_00000001", GOOD | FORGED[name])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="not as minigpt writes it"):
@@ -98,7 +104,9 @@ def test_forged_checkpoints_are_refused_before_anything_is_allocated(tmp_path: P
 
 
 @pytest.mark.faults(24)
-@pytest.mark.parametrize("place", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "place", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+)
 def test_a_pickle_under_our_names_is_refused_and_not_executed(tmp_path: Path, place: str) -> None:
     bomb = pickle.dumps(Bomb(tmp_path / "exploded"))
     folder = forge(tmp_path / "checkpoints" / "step_00000001", GOOD | {place: bomb})
@@ -122,7 +130,9 @@ def test_a_checkpoint_cannot_point_outside(tmp_path: Path, name: str) -> None:
         checkpoint.load(folder)
 
 
-@pytest.mark.parametrize("files", [None, [], {"state.json": 3}, {"state.json": {"bytes": "1", "sha256": ""}}])
+@pytest.mark.parametrize(
+    "files", [None, [], {"state.json": 3}, {"state.json": {"bytes": "1", "sha256": ""}}]
+)
 def test_a_manifest_of_another_kind_is_refused(tmp_path: Path, files: Any) -> None:
     folder = forge(tmp_path / "step_00000001", GOOD)
     body = {"schema": 1, "files": files}
@@ -151,9 +161,13 @@ def forged_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) ->
 
 
 @pytest.mark.faults(31, 33)
-@pytest.mark.parametrize("name", ["../train_00000.bin", "/etc/hostname", "..", ".hidden", "a/b.bin", ""])
+@pytest.mark.parametrize(
+    "name", ["../train_00000.bin", "/etc/hostname", "..", ".hidden", "a/b.bin", ""]
+)
 @pytest.mark.parametrize("what", ["shard", "tokenizer"])
-def test_a_manifest_of_tokens_cannot_point_outside(trained: Path, tmp_path: Path, what: str, name: str) -> None:
+def test_a_manifest_of_tokens_cannot_point_outside(
+    trained: Path, tmp_path: Path, what: str, name: str
+) -> None:
     (tokens,) = (path.parent for path in (trained / "tokens").glob("*/manifest.json"))
     copy = Path(shutil.copytree(tokens, tmp_path / "tokens"))
     (tmp_path / "train_00000.bin").write_bytes((copy / "train_00000.bin").read_bytes())
@@ -182,11 +196,15 @@ def test_a_shard_that_claims_more_than_it_holds_is_refused(trained: Path, tmp_pa
         Tokens.open(copy, load_tokenizer)
 
 
-def forged_run(trained: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], **files: bytes) -> Path:
+def forged_run(
+    trained: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], **files: bytes
+) -> Path:
     """A copy of a run whose newest checkpoint says something else, with hashes that are right."""
     run = Path(shutil.copytree(run_folder(trained), tmp_path / "run-00000000"))
     (folder,) = checkpoint.steps_on_disk(run / "checkpoints")
-    content = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    content = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"
+    }
     found = json.loads(content["state.json"])
     change(found)
     shutil.rmtree(folder)
@@ -197,14 +215,20 @@ def forged_run(trained: Path, tmp_path: Path, change: Callable[[dict[str, Any]],
 def one_line(code: int, shell: Shell) -> bool:
     """A refusal of a run or folder: exit code 4, lines of ours and no traceback."""
     lines = shell.err.splitlines()
-    return code == 4 and bool(lines) and all(line.startswith(("error: ", "warning: ")) for line in lines)
+    return (
+        code == 4
+        and bool(lines)
+        and all(line.startswith(("error: ", "warning: ")) for line in lines)
+    )
 
 
 BOMBS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a large vocabulary": lambda state: state.update(vocab_size=10**12),
     "wide": lambda state: state["model"].update(d_model=2**20),
     "a billion blocks": lambda state: state["model"].update(n_layers=10**9),
-    "a billion members": lambda state: state["model"].update(_target_="minigpt.model.ensemble.Ensemble", members=10**9),
+    "a billion members": lambda state: state["model"].update(
+        _target_="minigpt.model.ensemble.Ensemble", members=10**9
+    ),
     "sizes that overflow": lambda state: state["model"].update(d_model=10**30, n_heads=1),
     "sizes without an end of divisors": lambda state: state["model"].update(
         d_model=2 * 10**12, n_heads=10**12, n_kv_heads=7
@@ -271,14 +295,21 @@ def code_nodes(folder: Path, canary: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", code_nodes(Path("/tmp"), Path("/nowhere")))
 @pytest.mark.parametrize("place", ["model", "mlp"])
 def test_no_code_runs_from_a_checkpoint(
-    trained: Path, tmp_path: Path, shell: Shell, name: str, place: str, capfd: pytest.CaptureFixture[str]
+    trained: Path,
+    tmp_path: Path,
+    shell: Shell,
+    name: str,
+    place: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Not where a text is generated, not where it is exported, not where its weights are taken."""
     canary = tmp_path / "exploded"
     (tmp_path / "hubconf.py").write_text(HUB.format(canary=str(canary)))
     node = code_nodes(tmp_path, canary)[name]
     run = forged_run(
-        trained, tmp_path, lambda s: s.update(model=node) if place == "model" else s["model"].update(mlp=node)
+        trained,
+        tmp_path,
+        lambda s: s.update(model=node) if place == "model" else s["model"].update(mlp=node),
     )
     assert one_line(shell("generate", f"run={run}"), shell), shell.err
     assert export.main([str(run), str(tmp_path / "exported")]) == 4
@@ -294,27 +325,39 @@ def test_text_of_a_checkpoint_is_text(
     trained: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CANARY", CANARY)
-    run = forged_run(trained, tmp_path, lambda s: s["model"].update(parametrization="${oc.env:CANARY}"))
+    run = forged_run(
+        trained, tmp_path, lambda s: s["model"].update(parametrization="${oc.env:CANARY}")
+    )
     assert one_line(shell("generate", f"run={run}"), shell), shell.err
     assert CANARY not in shell.err
 
 
 @pytest.mark.faults(20, 24)
 @pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.bool], ids=str)
-def test_weights_are_floating_point(trained: Path, tmp_path: Path, shell: Shell, dtype: torch.dtype) -> None:
+def test_weights_are_floating_point(
+    trained: Path, tmp_path: Path, shell: Shell, dtype: torch.dtype
+) -> None:
     (folder,) = checkpoint.steps_on_disk(run_folder(trained) / "checkpoints")
     weights = {name: tensor.to(dtype) for name, tensor in checkpoint.load(folder).model.items()}
-    run = forged_run(trained, tmp_path, lambda state: None, **{"model.safetensors": to_bytes(weights)})
+    run = forged_run(
+        trained, tmp_path, lambda state: None, **{"model.safetensors": to_bytes(weights)}
+    )
     assert one_line(shell("generate", f"run={run}"), shell), shell.err
     assert "not a weight" in shell.err
     with pytest.raises(CheckpointError, match="not a weight"):
-        init_weights_from(load_run(run_folder(trained)).model, run, durable.sha256_bytes(to_bytes(weights)))
+        init_weights_from(
+            load_run(run_folder(trained)).model, run, durable.sha256_bytes(to_bytes(weights))
+        )
 
 
 @pytest.mark.faults(23)
 @pytest.mark.parametrize("part", ["model", "schedule", "optim.hidden"])
 def test_what_reads_a_run_imports_nothing_that_the_run_names(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, capsys: pytest.CaptureFixture[str]
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A class whose arguments only an import could tell, in a module that is there."""
     name = f"strange_{part.partition('.')[0]}"
@@ -343,8 +386,16 @@ def test_what_reads_a_run_imports_nothing_that_the_run_names(
 
 @pytest.mark.faults(49)
 def test_no_secret_reaches_a_file(tmp_path: Path, tokens: list[str]) -> None:
-    """Keys live in the environment of a run that mirrors to wandb and fails to reach it; no file knows them."""
-    names = ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD")
+    """Keys live in the environment of a run that mirrors to wandb and fails to reach it; no file
+    knows them.
+    """
+    names = (
+        "WANDB_API_KEY",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "MY_PASSWORD",
+    )
     command = [*SIX, *tokens, "logger=wandb", f"logger.folder={tmp_path / 'outputs' / 'wandb'}"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *command], cwd=tmp_path, check=False, capture_output=True, text=True,
@@ -366,7 +417,10 @@ def test_no_secret_reaches_a_file(tmp_path: Path, tokens: list[str]) -> None:
     ],
 )  # fmt: skip
 def test_a_secret_on_the_command_line_is_refused_unwritten(
-    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    override: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", CANARY)
     monkeypatch.setenv("HF_TOKEN", CANARY)
@@ -379,7 +433,13 @@ def test_a_secret_on_the_command_line_is_refused_unwritten(
 
 def test_ordinary_overrides_are_no_secrets() -> None:
     overrides.refuse_secrets(
-        ["train.tokens=5", "data/tokenizer=byte", "eval.tokens=1", "prompt=the key: a token}", "study=key"]
+        [
+            "train.tokens=5",
+            "data/tokenizer=byte",
+            "eval.tokens=1",
+            "prompt=the key: a token}",
+            "study=key",
+        ]
     )
     with pytest.raises(ConfigError):
         overrides.refuse_secrets(["x.token=1"])
@@ -390,7 +450,12 @@ UNSAFE_CALLS = {
     ("marshal", None), ("torch", "load"), ("torch", "save"), ("yaml", "load"), ("yaml", "unsafe_load"),
     ("yaml", "full_load"), ("os", "system"), ("os", "popen"),
 }  # fmt: skip
-UNSAFE_ARGUMENTS = {"weights_only": False, "allow_pickle": True, "trust_remote_code": True, "shell": True}
+UNSAFE_ARGUMENTS = {
+    "weights_only": False,
+    "allow_pickle": True,
+    "trust_remote_code": True,
+    "shell": True,
+}
 
 
 def unsafe_uses(path: Path) -> list[str]:
@@ -412,8 +477,16 @@ def unsafe_uses(path: Path) -> list[str]:
                 if keyword.arg in UNSAFE_ARGUMENTS and value == UNSAFE_ARGUMENTS[keyword.arg]:
                     found.append(f"{path.name}:{node.lineno} {keyword.arg}={value}")
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            found += [f"{path.name}:{node.lineno} import {n}" for n in names if (n.split(".")[0], None) in UNSAFE_CALLS]
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
+            found += [
+                f"{path.name}:{node.lineno} import {n}"
+                for n in names
+                if (n.split(".")[0], None) in UNSAFE_CALLS
+            ]
     return found
 
 
@@ -435,22 +508,32 @@ def test_no_unsafe_loader_in_the_tree(tmp_path: Path) -> None:
         assert "trust_remote_code" not in path.read_text(), path
 
 
-READERS = {"load", "loads", "load_all", "safe_load", "fromfile", "memmap", "read_text", "read_bytes", "load_file"}
+READERS = {
+    "load",
+    "loads",
+    "load_all",
+    "safe_load",
+    "fromfile",
+    "memmap",
+    "read_text",
+    "read_bytes",
+    "load_file",
+}
 READERS |= {"safe_open", "unsafe_load", "full_load", "read_table", "open"}
 # What else opens a file or parses its text, and why that is no way in for the data of a run.
 OTHER_WAYS_IN = {
     "durable.py": "locks, folders and hashes: nothing is parsed, and only regular files are opened",
-    "metrics.py": "the run's own file, to append to",
+    "run/metrics.py": "the run's own file, to append to",
     "run/log.py": "the run's own log, to append to",
     "streams.py": "/dev/null",
-    "precision.py": "/proc/cpuinfo",
+    "config/precision.py": "/proc/cpuinfo",
     "bench/model.py": "/proc/self/status and /proc/meminfo",
     "bench/worker.py": "the job in its own command line",
     "bench/__main__.py": "lines from its own worker",
     "logger/wandb_process.py": "lines from the run that started it, and /dev/null",
     "dashboard.py": "the text that a model of wandb's just wrote",
-    "signature.py": "Python source of installed packages, parsed and never run",
-    "config.py": "YAML of the user's own configuration folders",
+    "config/signature.py": "Python source of installed packages, parsed and never run",
+    "config/plan.py": "YAML of the user's own configuration folders",
     "cli/explain.py": "YAML of the user's own configuration folders",
     "records.py": "one line of metrics.jsonl, whose file reading.py has opened",
     "compare/groups.py": "JSON that this module itself made",
@@ -460,13 +543,15 @@ OTHER_WAYS_IN = {
     "data/prepare.py": "JSON that this module itself made",
     "data/shards.py": "shards: regular files of a checked size, read by pread",
     "tokenizer/fast_bpe.py": "JSON that the trainer of tokenizers just made",
-    "export.py": "tensors out of bytes that reading.py has read",
-    "checkpoint.py": "tensors out of bytes that reading.py has read",
+    "generate/hugging_face.py": "tensors out of bytes that reading.py has read",
+    "checkpoint/store.py": "tensors out of bytes that reading.py has read",
 }
 
 
 def ways_in(path: Path) -> list[str]:
-    """Calls that open a file or parse what stands in one, but for those of minigpt.reading; `Class.open` is none."""
+    """Calls that open a file or parse what stands in one, but for those of minigpt.reading;
+    `Class.open` is none.
+    """
     tree = ast.parse(path.read_text())
     ours = {
         alias.asname or alias.name
@@ -525,7 +610,10 @@ def test_control_sequences_reach_a_terminal_only_escaped(trained: Path, tries: T
     import pty
 
     for script, arguments in (
-        ("generate", [f"run={run_folder(trained)}", "prompt=\x1b]0;owned\x07\x1b[2J", "max_new_tokens=2"]),
+        (
+            "generate",
+            [f"run={run_folder(trained)}", "prompt=\x1b]0;owned\x07\x1b[2J", "max_new_tokens=2"],
+        ),
         ("generate", ["run=/no/such/\x1b[2Jrun"]),
     ):
         with tries.one():

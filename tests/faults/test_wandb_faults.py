@@ -1,4 +1,6 @@
-"""wandb missing, without a key, out of reach, killed, hanging: the run is the one without it, and not much later."""
+"""wandb missing, without a key, out of reach, killed, hanging: the run is the one without it, and
+not much later.
+"""
 
 import os
 import signal
@@ -42,9 +44,17 @@ NOBODY = "http://127.0.0.1:9"  # the port of "discard": nothing listens
 def command(
     folder: Path, tokens: list[str], before: str = "", *arguments: str, **environment: str
 ) -> tuple[str, float]:
-    """What a whole run said on stderr, and the seconds that it took; `before` is code that comes first."""
+    """What a whole run said on stderr, and the seconds that it took; `before` is code that comes
+    first.
+    """
     code = f"import sys\n{before}\nsys.argv[0] = 'train.py'\nimport train\nsys.exit(train.main())"
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(folder), **environment}
+    variables = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(folder),
+        **environment,
+    }
     begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, *SIX, *tokens, *arguments],
@@ -63,7 +73,9 @@ def drips() -> Iterator[dict[str, str]]:
     def serve(connection: socket.socket) -> None:
         with suppress(OSError), connection:
             connection.recv(1 << 16)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+            )
             while not ended.wait(0.5):
                 connection.sendall(b" ")
 
@@ -77,7 +89,11 @@ def drips() -> Iterator[dict[str, str]]:
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         port = listening.getsockname()[1]
-        yield {"WANDB_MODE": "", "WANDB_API_KEY": FAKE_KEY, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+        yield {
+            "WANDB_MODE": "",
+            "WANDB_API_KEY": FAKE_KEY,
+            "WANDB_BASE_URL": f"http://127.0.0.1:{port}",
+        }
         ended.set()
         listening.shutdown(socket.SHUT_RDWR)
     thread.join()
@@ -87,7 +103,9 @@ def drips() -> Iterator[dict[str, str]]:
 def test_a_server_that_drips_costs_what_is_promised(
     tmp_path: Path, tokens: list[str], straight: Straight, drips: dict[str, str]
 ) -> None:
-    """Two seconds and then offline; what wandb's own hooks would wait for at the end costs nothing."""
+    """Two seconds and then offline; what wandb's own hooks would wait for at the end costs
+    nothing.
+    """
     mirrored = ["logger=wandb", f"logger.folder={tmp_path}/wandb", "logger.timeout_s=2"]
     err, lasted = command(tmp_path, tokens, "", *mirrored, **drips)
     assert result(run_folder(tmp_path)) == straight[0]
@@ -98,9 +116,21 @@ def test_a_server_that_drips_costs_what_is_promised(
 
 @pytest.mark.faults(6, 49)
 def test_a_stop_signal_does_not_wait_for_a_server(tmp_path: Path, drips: dict[str, str]) -> None:
-    arguments = [*SMALL, "train.steps=100_000", "eval.every=null", "data=one_play", "output_dir=outputs"]
+    arguments = [
+        *SMALL,
+        "train.steps=100_000",
+        "eval.every=null",
+        "data=one_play",
+        "output_dir=outputs",
+    ]
     arguments += ["logger=wandb", "logger.timeout_s=600", "logger.finish_timeout_s=600"]
-    environment = {**os.environ, **drips, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        **drips,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(tmp_path),
+    }
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *arguments],
@@ -140,11 +170,18 @@ def test_wandb_can_neither_stop_nor_change_a_run(
     tmp_path: Path, tokens: list[str], straight: Straight, before: str, environment: dict[str, str], said: str | None,
     delay_s: float, usual_s: float,
 ) -> None:  # fmt: skip
-    mirrored = ["logger=wandb", f"logger.folder={tmp_path}/wandb", "logger.timeout_s=2", "logger.finish_timeout_s=2"]
+    mirrored = [
+        "logger=wandb",
+        f"logger.folder={tmp_path}/wandb",
+        "logger.timeout_s=2",
+        "logger.finish_timeout_s=2",
+    ]
     err, lasted = command(tmp_path, tokens, before, *mirrored, **environment)
     assert lasted < 5 * usual_s + 10 + delay_s, "the stated delays, and the start of wandb"
     assert result(run_folder(tmp_path)) == straight[0]
     warnings = [line for line in err.splitlines() if "wandb" in line]
     assert warnings == [] if said is None else any(said in line for line in warnings), err
     if "package" not in (said or "") and before != MISSING:
-        assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb")), "what was logged lies on the disk"
+        assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb")), (
+            "what was logged lies on the disk"
+        )

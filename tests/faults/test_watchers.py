@@ -1,4 +1,6 @@
-"""Whoever watches a run may vanish, fill up or hang at any write: the same bits, and exit code 0 if it finished."""
+"""Whoever watches a run may vanish, fill up or hang at any write: the same bits, and exit code 0 if
+it finished.
+"""
 
 import os
 import select
@@ -20,7 +22,9 @@ from runs import ROOT, SMALL, Shell
 from minigpt.run import answer
 
 
-def finished_unharmed(pool: Pool, folder: Path, arguments: list[str], straight: Straight, **options: object) -> str:
+def finished_unharmed(
+    pool: Pool, folder: Path, arguments: list[str], straight: Straight, **options: object
+) -> str:
     """Run with some disturbance; returns what was said."""
     outcome = pool.run(folder, arguments, **options)  # type: ignore[arg-type]
     assert outcome.code == 0, outcome.said
@@ -33,7 +37,13 @@ def finished_unharmed(pool: Pool, folder: Path, arguments: list[str], straight: 
 @all_or_every(30)
 @pytest.mark.parametrize("action", ["EPIPE", "ENOSPC", "EIO", "HANG"])
 def test_every_write_to_stdout_and_stderr_may_fail_or_hang(
-    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, every: int, action: str, tries: Tries
+    pool: Pool,
+    tmp_path: Path,
+    tokens: list[str],
+    straight: Straight,
+    every: int,
+    action: str,
+    tries: Tries,
 ) -> None:
     """Both lead to one log here, and its writes are counted."""
     counted = pool.run(tmp_path / "counted", [*SIX, *tokens], root="../counted.log")
@@ -67,7 +77,9 @@ def pipe_that_nobody_reads(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def terminal(manner: str) -> Iterator[tuple[str, bytearray]]:
-    """A terminal and what it showed: its other side reads, reads a little and closes, or does not read."""
+    """A terminal and what it showed: its other side reads, reads a little and closes, or does not
+    read.
+    """
     master, slave = os.openpty()
     termios.tcsetwinsize(slave, (24, 100))  # without a size there is no bar
     shown = bytearray()
@@ -114,14 +126,18 @@ def test_stdout_or_stderr_is_closed_full_or_not_read(
 
 @pytest.mark.faults(51)
 @pytest.mark.parametrize("manner", ["reads", "closes", "hangs"])
-def test_a_terminal_with_a_bar(pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, manner: str) -> None:
+def test_a_terminal_with_a_bar(
+    pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, manner: str
+) -> None:
     with terminal(manner) as (name, shown):
         finished_unharmed(pool, tmp_path / "run", [*SIX, *tokens], straight, watchers={2: name})
     assert (b"tokens/s" in shown) == (manner == "reads")
     assert (b"step/s" in shown) == (manner == "reads"), "a bar"
 
 
-def started(folder: Path, redirection: str, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+def started(
+    folder: Path, redirection: str, *arguments: str, before: str = ""
+) -> subprocess.CompletedProcess[str]:
     """train.py as a shell of a user starts it, with its output redirected."""
     command = [
         sys.executable,
@@ -150,7 +166,9 @@ def started(folder: Path, redirection: str, *arguments: str, before: str = "") -
         pytest.param("2>&-", marks=pytest.mark.slow),
     ],
 )
-def test_the_exit_code_of_a_whole_process_says_that_the_run_finished(tmp_path: Path, redirection: str) -> None:
+def test_the_exit_code_of_a_whole_process_says_that_the_run_finished(
+    tmp_path: Path, redirection: str
+) -> None:
     """Nothing fails when Python itself ends and flushes, either."""
     done = started(tmp_path, redirection)
     assert done.returncode == 0, done.stderr
@@ -175,10 +193,22 @@ def test_a_sweep_whose_reader_goes_does_every_job(tmp_path: Path, launcher: list
 
 
 @pytest.mark.faults(51)
-def test_text_that_the_encoding_lacks_is_escaped(tmp_path: Path, pool: Pool, tokens: list[str]) -> None:
+def test_text_that_the_encoding_lacks_is_escaped(
+    tmp_path: Path, pool: Pool, tokens: list[str]
+) -> None:
     assert pool.run(tmp_path, [*SIX, *tokens]).code == 0
-    latin = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "generate.py"), f"run={run_folder(tmp_path)}", "max_new_tokens=1"]
+    latin = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONIOENCODING": "latin-1",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        str(ROOT / "generate.py"),
+        f"run={run_folder(tmp_path)}",
+        "max_new_tokens=1",
+    ]
     done = subprocess.run([*command, "prompt=é🎭"], check=False, capture_output=True, env=latin)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"\xe9\\U0001f3ad")
@@ -189,8 +219,16 @@ def test_text_that_the_encoding_lacks_is_escaped(tmp_path: Path, pool: Pool, tok
     ("stdout", "code", "said"),
     [
         ("gone", 141, ""),
-        ("/dev/full", 6, "error: cannot write: stdout: No space left on device (what was printed is cut short)\n"),
-        (None, 6, "error: cannot write: stdout: Bad file descriptor (what was printed is cut short)\n"),
+        (
+            "/dev/full",
+            6,
+            "error: cannot write: stdout: No space left on device (what was printed is cut short)\n",
+        ),
+        (
+            None,
+            6,
+            "error: cannot write: stdout: Bad file descriptor (what was printed is cut short)\n",
+        ),
     ],
 )
 def test_a_command_that_answers_on_stdout_says_when_it_is_lost(
@@ -203,7 +241,9 @@ def test_a_command_that_answers_on_stdout_says_when_it_is_lost(
         os.mkfifo(stdout)
         reader = os.open(stdout, os.O_RDONLY | os.O_NONBLOCK)
         threading.Thread(target=close_once_readable, args=[reader], daemon=True).start()
-    outcome = pool.run(tmp_path / "generate", arguments, script="generate", direct=False, watchers={1: stdout})
+    outcome = pool.run(
+        tmp_path / "generate", arguments, script="generate", direct=False, watchers={1: stdout}
+    )
     assert outcome.code == code, outcome.said
     assert outcome.said.partition("\n")[2] == said
 
@@ -216,7 +256,12 @@ def close_once_readable(descriptor: int) -> None:
 @pytest.mark.faults(8, 51)
 def test_nohup_holds(tmp_path: Path) -> None:
     """A hangup that arrives ignored stays ignored; other signals are heard."""
-    places = ["train.steps=100_000", "eval.every=null", f"output_dir={tmp_path}", f"data_dir={tmp_path / 'tokens'}"]
+    places = [
+        "train.steps=100_000",
+        "eval.every=null",
+        f"output_dir={tmp_path}",
+        f"data_dir={tmp_path / 'tokens'}",
+    ]
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
             ["nohup", sys.executable, "train.py", *SMALL, *places], cwd=ROOT, stdout=said, stderr=said,
@@ -235,7 +280,9 @@ def test_nohup_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults(8)
-def test_a_hangup_between_two_jobs_starts_no_other(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hangup_between_two_jobs_starts_no_other(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real: Callable[..., None] = answer.report
 
     def report(*arguments: object) -> None:
@@ -249,7 +296,9 @@ def test_a_hangup_between_two_jobs_starts_no_other(shell: Shell, monkeypatch: py
 
 
 @pytest.mark.faults(6, 51)
-def test_a_command_that_waits_for_a_reader_hears_signals(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+def test_a_command_that_waits_for_a_reader_hears_signals(
+    pool: Pool, tmp_path: Path, tokens: list[str]
+) -> None:
     assert pool.run(tmp_path / "run", [*SIX, *tokens]).code == 0
     arguments = [f"run={run_folder(tmp_path / 'run')}", "max_new_tokens=10"]
     with pipe_that_nobody_reads(tmp_path) as place:

@@ -20,9 +20,14 @@ POISONED = [*SIX, "model._target_=poisoned.Poisoned", "train.micro_batch_size=8"
 
 def finite(folder: Path) -> bool:
     """Whether all weights and all optimizer state of all checkpoints are finite."""
-    files = [*folder.glob("checkpoints/*/model.safetensors"), *folder.glob("checkpoints/*/optimizer.safetensors")]
+    files = [
+        *folder.glob("checkpoints/*/model.safetensors"),
+        *folder.glob("checkpoints/*/optimizer.safetensors"),
+    ]
     assert files
-    return all(torch.isfinite(tensor).all() for path in files for tensor in load_file(path).values())
+    return all(
+        torch.isfinite(tensor).all() for path in files for tensor in load_file(path).values()
+    )
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -51,7 +56,10 @@ def test_bad_steps_in_a_row_end_the_run_and_no_bad_weight_is_written(
     command = [*POISONED, *tokens, "train.max_bad_steps=2"]
     outcome = pool.run(tmp_path, command, environment={"POISON": "nan:4:9"})
     assert outcome.code == 5, outcome.said
-    assert "error: diverged: step 5: 2 non-finite steps in a row (train.max_bad_steps=2)" in outcome.said
+    assert (
+        "error: diverged: step 5: 2 non-finite steps in a row (train.max_bad_steps=2)"
+        in outcome.said
+    )
     assert "Traceback" not in outcome.said
     folder = run_folder(tmp_path)
     assert summary_of(folder)["status"] == "diverged"
@@ -62,21 +70,29 @@ def test_bad_steps_in_a_row_end_the_run_and_no_bad_weight_is_written(
 def test_a_run_stopped_among_bad_steps_takes_them_again_from_the_last_good_checkpoint(
     pool: Pool, tmp_path: Path, tokens: list[str]
 ) -> None:
-    """Steps 3 and 4 are bad: nothing is saved there, and going on from step 2 ends as if never stopped."""
+    """Steps 3 and 4 are bad: nothing is saved there, and going on from step 2 ends as if never
+    stopped.
+    """
     command = [*POISONED, *tokens, "train.max_bad_steps=3"]
     assert pool.run(tmp_path / "straight", command, environment={"POISON": "nan:3:4"}).code == 0
     expected = result(run_folder(tmp_path / "straight"))
     for again, code in (("nan:1:2", 0), ("nan:1:3", 5)):
         folder = tmp_path / again
-        stopped = pool.run(folder, [*command, "train.stop_after=4"], environment={"POISON": "nan:3:4"})
+        stopped = pool.run(
+            folder, [*command, "train.stop_after=4"], environment={"POISON": "nan:3:4"}
+        )
         assert stopped.code == 0, stopped.said
-        assert [path.name for path in (run_folder(folder) / "checkpoints").iterdir()] == ["step_00000002"]
+        assert [path.name for path in (run_folder(folder) / "checkpoints").iterdir()] == [
+            "step_00000002"
+        ]
         assert pool.run(folder, command, environment={"POISON": again}).code == code
         assert code or result(run_folder(folder)) == expected
 
 
 @pytest.mark.faults(47)
-def test_fp16_overflow_lowers_the_scale_and_no_optimizer_steps(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
+def test_fp16_overflow_lowers_the_scale_and_no_optimizer_steps(
+    pool: Pool, tmp_path: Path, tokens: list[str]
+) -> None:
     """Muon and AdamW in one run: both skip, both go on."""
     command = [*POISONED, *tokens, "train.precision=fp16"]
     outcome = pool.run(tmp_path, command, environment={"POISON": "inf:3:3"})
@@ -89,7 +105,13 @@ def test_fp16_overflow_lowers_the_scale_and_no_optimizer_steps(pool: Pool, tmp_p
 
 @pytest.mark.faults(47)
 def test_a_scale_below_one_ends_the_run(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
-    command = [*POISONED, *tokens, "train.precision=fp16", "train.steps=40", "train.max_bad_steps=100"]
+    command = [
+        *POISONED,
+        *tokens,
+        "train.precision=fp16",
+        "train.steps=40",
+        "train.max_bad_steps=100",
+    ]
     outcome = pool.run(tmp_path, command, environment={"POISON": "inf:3:99"})
     assert outcome.code == 5, outcome.said
     assert finite(run_folder(tmp_path))
@@ -103,7 +125,9 @@ def test_zero_gradients_and_a_spike_are_logged_and_gone_through(
     """Ignored: no target of a batch counts."""
     outcome = pool.run(tmp_path, [*POISONED, *tokens], environment={"POISON": f"{kind}:3:3"})
     assert outcome.code == 0, outcome.said
-    norms = {row["step"]: row["grad_norm"] for row in rows(run_folder(tmp_path)) if "grad_norm" in row}
+    norms = {
+        row["step"]: row["grad_norm"] for row in rows(run_folder(tmp_path)) if "grad_norm" in row
+    }
     assert norms[3] > 100 if kind == "spike" else norms[3] == 0
     assert finite(run_folder(tmp_path))
 
@@ -125,7 +149,9 @@ SPIKES = [
 def test_a_skipped_spike_is_counted_and_a_resumed_run_skips_the_same(
     pool: Pool, tmp_path: Path, tokens: list[str], stop: int
 ) -> None:
-    """Step 21 is one; stopped before there are norms enough to judge by, in the middle of them, and right behind it."""
+    """Step 21 is one; stopped before there are norms enough to judge by, in the middle of them, and
+    right behind it.
+    """
     command = [*SPIKES, *tokens]
     outcome = pool.run(tmp_path / "straight", command, environment={"POISON": "spike:21:21"})
     assert outcome.code == 0, outcome.said
@@ -146,11 +172,15 @@ def test_spikes_without_end_end_the_run(pool: Pool, tmp_path: Path, tokens: list
     command = [*SPIKES, *tokens, "train.max_bad_steps=2"]
     outcome = pool.run(tmp_path, command, environment={"POISON": "spike:20:99"})
     assert outcome.code == 5, outcome.said
-    assert "error: diverged: step 21: 2 skipped steps in a row (train.max_bad_steps=2)" in outcome.said
+    assert (
+        "error: diverged: step 21: 2 skipped steps in a row (train.max_bad_steps=2)" in outcome.said
+    )
 
 
 def growth(pool: Pool, folder: Path, tokens: list[str], leak: int, steps: int) -> float:
-    """Bytes of resident memory that a run gains with each step from step 500 on: the slope of a straight line."""
+    """Bytes of resident memory that a run gains with each step from step 500 on: the slope of a
+    straight line.
+    """
     folder.mkdir()
     command = [
         *SIX, *tokens, "model._target_=poisoned.Weighed", "model.n_layers=1", "model.d_model=16",
@@ -167,12 +197,15 @@ def growth(pool: Pool, folder: Path, tokens: list[str], leak: int, steps: int) -
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="reads /proc and asks glibc to return free memory")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="reads /proc and asks glibc to return free memory"
+)
 @pytest.mark.faults(49)
 def test_memory_does_not_grow_with_the_steps(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
     """2,000 steps, each with a row, every hundredth with an evaluation and a checkpoint.
 
-    Allowed are 1,000 bytes a step, what a kept row takes; Python's arenas, which it fills 1 MiB at a time, are noise.
+    Allowed are 1,000 bytes a step, what a kept row takes; Python's arenas, which it fills 1 MiB at
+    a time, are noise.
     """
     assert growth(pool, tmp_path / "run", tokens, 0, 2000) < 1000
     assert growth(pool, tmp_path / "leaking", tokens, 4096, 1000) > 3000, "a leak would be seen"
@@ -183,23 +216,32 @@ def test_memory_does_not_grow_with_the_steps(pool: Pool, tmp_path: Path, tokens:
 def test_an_exception_in_mid_step_keeps_the_last_good_checkpoint(
     pool: Pool, tmp_path: Path, tokens: list[str], at: int, tries: Tries
 ) -> None:
-    """A foreign exception keeps its traceback; the same command goes on from the checkpoint before."""
-    command = [*POISONED, *tokens, "train.micro_batch_size=4"]  # two calls a step: in the middle of accumulation
+    """A foreign exception keeps its traceback; the same command goes on from the checkpoint
+    before.
+    """
+    # two calls a step: in the middle of accumulation
+    command = [*POISONED, *tokens, "train.micro_batch_size=4"]
     assert pool.run(tmp_path / "straight", command).code == 0
     with tries.one():
-        broken = pool.run(tmp_path / "broken", command, environment={"POISON": f"raise:{2 * at}:{2 * at}"})
+        broken = pool.run(
+            tmp_path / "broken", command, environment={"POISON": f"raise:{2 * at}:{2 * at}"}
+        )
         assert broken.code == 1
         assert "OutOfMemoryError: out of memory, says the test" in broken.said
         assert broken.said.count("Traceback") == 1
         saved = sorted((run_folder(tmp_path / "broken") / "checkpoints").iterdir())
-        assert [path.name for path in saved] == ([f"step_{(at - 1) // 2 * 2:08d}"] if at > 2 else [])
+        assert [path.name for path in saved] == (
+            [f"step_{(at - 1) // 2 * 2:08d}"] if at > 2 else []
+        )
         again = pool.run(tmp_path / "broken", command)
         assert again.code == 0, again.said
         assert result(run_folder(tmp_path / "broken")) == result(run_folder(tmp_path / "straight"))
 
 
 @pytest.mark.faults(14)
-@pytest.mark.parametrize("name", ["with spaces", "Ünïcödé ✓", "line\nbreak", "quote's", "a,b=c", "${x}", "n" * 200])
+@pytest.mark.parametrize(
+    "name", ["with spaces", "Ünïcödé ✓", "line\nbreak", "quote's", "a,b=c", "${x}", "n" * 200]
+)
 def test_folders_of_any_name(pool: Pool, tmp_path: Path, tokens: list[str], name: str) -> None:
     command = [argument for argument in SIX if not argument.startswith("output_dir=")]
     outcome = pool.run(tmp_path, [*command, *tokens, f"output_dir={tmp_path / name}"], direct=False)
@@ -214,15 +256,21 @@ def test_folders_of_any_name(pool: Pool, tmp_path: Path, tokens: list[str], name
 @pytest.mark.faults(14)
 def test_a_name_too_long_for_the_disk(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
     command = [argument for argument in SIX if not argument.startswith("output_dir=")]
-    outcome = pool.run(tmp_path, [*command, *tokens, f"output_dir={tmp_path / ('n' * 300)}"], direct=False)
+    outcome = pool.run(
+        tmp_path, [*command, *tokens, f"output_dir={tmp_path / ('n' * 300)}"], direct=False
+    )
     assert outcome.code == 6, outcome.said
     assert "Traceback" not in outcome.said
     assert outcome.said.count("error: cannot write") == 1
 
 
 @pytest.mark.faults(17, 18)
-def test_times_of_files_and_leftovers_mean_nothing(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
-    """Everything newer than tomorrow or older than 1980, in the wrong order, with strangers beside it."""
+def test_times_of_files_and_leftovers_mean_nothing(
+    pool: Pool, tmp_path: Path, tokens: list[str]
+) -> None:
+    """Everything newer than tomorrow or older than 1980, in the wrong order, with strangers beside
+    it.
+    """
     command = [*SIX, *tokens, "checkpoint.keep=5"]
     assert pool.run(tmp_path / "straight", command).code == 0
     folder = tmp_path / "odd"

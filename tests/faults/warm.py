@@ -1,7 +1,9 @@
-"""A process that has imported torch and runs the scripts in forked children, each with an injector or a deadline.
+"""A process that has imported torch and runs the scripts in forked children, each with an injector
+or a deadline.
 
-A start of Python and torch costs seconds, a fork milliseconds; a clean parent, since forking a test runner with
-threads of its own could hang. One request a line (JSON) on stdin, one answer a line on stdout.
+A start of Python and torch costs seconds, a fork milliseconds; a clean parent, since forking a test
+runner with threads of its own could hang. One request a line (JSON) on stdin, one answer a line on
+stdout.
 """
 
 import json
@@ -25,7 +27,13 @@ def import_everything() -> None:
     from runs import ROOT, SMALL, load_script
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        sys.argv = ["train.py", *SMALL, "train.steps=1", f"output_dir={folder}/outputs", f"data_dir={folder}/tokens"]
+        sys.argv = [
+            "train.py",
+            *SMALL,
+            "train.steps=1",
+            f"output_dir={folder}/outputs",
+            f"data_dir={folder}/tokens",
+        ]
         with redirect_stdout(nowhere), redirect_stderr(nowhere):
             code = load_script(ROOT / "train.py").main()
         assert code == 0, "the first run failed"
@@ -33,7 +41,9 @@ def import_everything() -> None:
 
 @cache
 def composed(script: str, arguments: tuple[str, ...]) -> Any:
-    """What Hydra makes of a command, checked; composing alone would take longer than the small runs here."""
+    """What Hydra makes of a command, checked; composing alone would take longer than the small runs
+    here.
+    """
     from minigpt.cli import composition
     from minigpt.config import plan as config
     from minigpt.run.source_digest import source_digest

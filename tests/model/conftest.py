@@ -19,15 +19,22 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def make_model() -> Callable[..., Transformer]:
-    """A small model with drawn weights (gains too, so that a forgotten gain shows); arguments as in Transformer."""
+    """A small model with drawn weights (gains too, so that a forgotten gain shows); arguments as in
+    Transformer.
+    """
 
     def make(**arguments: Any) -> Transformer:
-        model = Transformer(V, **{"n_layers": 2, "d_model": 32, "n_heads": 4, "max_seq_len": 32, **arguments})
+        model = Transformer(
+            V, **{"n_layers": 2, "d_model": 32, "n_heads": 4, "max_seq_len": 32, **arguments}
+        )
         draw = generator(7, "init")
         with torch.no_grad():
-            for parameter in model.parameters():  # far from the nearly uniform distribution of a fresh model
+            # far from the nearly uniform distribution of a fresh model
+            for parameter in model.parameters():
                 noise = torch.randn(parameter.shape, generator=draw)
-                parameter.copy_(1 + 0.3 * noise if parameter.ndim == 1 else noise * parameter.shape[1] ** -0.5)
+                parameter.copy_(
+                    1 + 0.3 * noise if parameter.ndim == 1 else noise * parameter.shape[1] ** -0.5
+                )
         return model
 
     return make

@@ -5,7 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from minigpt.model.transformer import Transformer
 
@@ -46,7 +52,11 @@ def twin(model: Transformer) -> PreTrainedModel:
         "tie_word_embeddings": tied,
         "pad_token_id": None,
     }
-    reference = Qwen3ForCausalLM(Qwen3Config(**arguments)) if qk_norm else LlamaForCausalLM(LlamaConfig(**arguments))
+    reference = (
+        Qwen3ForCausalLM(Qwen3Config(**arguments))
+        if qk_norm
+        else LlamaForCausalLM(LlamaConfig(**arguments))
+    )
     missing, unexpected = reference.load_state_dict(
         {theirs(name): value for name, value in model.state_dict().items()}, strict=False
     )
@@ -60,7 +70,14 @@ SHAPES = {
     "grouped-query": {"n_kv_heads": 2},
     "multi-query": {"n_kv_heads": 1},
     "tied": {"n_kv_heads": 1, "tie_embeddings": True},
-    "odd sizes": {"n_layers": 3, "d_model": 42, "n_heads": 3, "d_ff": 50, "rope_theta": 500.0, "norm_eps": 1e-3},
+    "odd sizes": {
+        "n_layers": 3,
+        "d_model": 42,
+        "n_heads": 3,
+        "d_ff": 50,
+        "rope_theta": 500.0,
+        "norm_eps": 1e-3,
+    },
     "one head": {"n_layers": 1, "d_model": 8, "n_heads": 1},
     "qk_norm": {"n_kv_heads": 2, "qk_norm": True},
     "qk_norm, tied": {"qk_norm": True, "tie_embeddings": True},
@@ -86,14 +103,20 @@ def test_logits_and_gradients_equal_the_reference(
     torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0)
     for name, parameter in model.named_parameters():
         expected_gradient = reference.get_parameter(theirs(name)).grad
-        torch.testing.assert_close(parameter.grad, expected_gradient, rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(
+            parameter.grad, expected_gradient, rtol=1e-4, atol=1e-4, msg=name
+        )
 
 
-def test_the_cache_equals_that_of_the_reference(make_model: Callable[..., Transformer], tokens: torch.Tensor) -> None:
+def test_the_cache_equals_that_of_the_reference(
+    make_model: Callable[..., Transformer], tokens: torch.Tensor
+) -> None:
     model = make_model()
     reference = twin(model)
     prompt = tokens[:1, :5]
-    text = reference.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False)
+    text = reference.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False
+    )
 
     cache, produced, given = model.new_cache(), prompt, prompt
     for _ in range(12):

@@ -1,4 +1,6 @@
-"""Decoding with weights in oneDNN's layout against `Transformer.next_logits`, and that against no cache at all."""
+"""Decoding with weights in oneDNN's layout against `Transformer.next_logits`, and that against no
+cache at all.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,8 +34,12 @@ def make(dtype: torch.dtype, **arguments: object) -> Transformer:
     return model.to(dtype).eval()
 
 
-def logits(model: Transformer, texts: torch.Tensor, decode: Callable[..., torch.Tensor]) -> torch.Tensor:
-    """(T - 5, B, V): a prompt of 5 tokens in one pass, then token by token to the end of the window."""
+def logits(
+    model: Transformer, texts: torch.Tensor, decode: Callable[..., torch.Tensor]
+) -> torch.Tensor:
+    """(T - 5, B, V): a prompt of 5 tokens in one pass, then token by token to the end of the
+    window.
+    """
     cache = model.new_cache(len(texts))
     model.next_logits(texts[:, :5], cache)
     return torch.stack([decode(texts[:, i : i + 1], cache) for i in range(5, texts.shape[1])])

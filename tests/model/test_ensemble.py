@@ -1,4 +1,6 @@
-"""An ensemble: the mean of probabilities of models that learn alone, in every way a model is used."""
+"""An ensemble: the mean of probabilities of models that learn alone, in every way a model is
+used.
+"""
 
 from functools import partial
 
@@ -22,7 +24,8 @@ SHAPE = {"n_layers": 2, "d_model": 32, "n_heads": 4, "max_seq_len": 32}
 def make(members: int = 3, **arguments: object) -> Ensemble:
     model = Ensemble(V, members=members, **SHAPE, **arguments)
     model.init_weights(generator(0, "init"))
-    with torch.no_grad():  # far from uniform, so that a mean of logits differs from a mean of probabilities
+    # far from uniform, so that a mean of logits differs from a mean of probabilities
+    with torch.no_grad():
         for member in model.members:
             member.head_weight.mul_(40)
     return model.eval()
@@ -34,7 +37,9 @@ def alone(model: Ensemble) -> list[Transformer]:
     for i in range(len(model.members)):
         member = Transformer(V, **SHAPE)
         prefix = "" if i == 0 else f"others.{i - 1}."
-        member.load_state_dict({name: model.state_dict()[prefix + name] for name in member.state_dict()})
+        member.load_state_dict(
+            {name: model.state_dict()[prefix + name] for name in member.state_dict()}
+        )
         found.append(member.eval())
     return found
 
@@ -45,7 +50,9 @@ def test_it_predicts_the_mean_of_probabilities(tokens: torch.Tensor) -> None:
         each = torch.stack([F.softmax(member(tokens).double(), -1) for member in alone(model)])
         assert (each.std(0) > 1e-3).any()  # they differ
         expected = each.mean(0)
-        torch.testing.assert_close(F.softmax(model(tokens).double(), -1), expected, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(
+            F.softmax(model(tokens).double(), -1), expected, atol=1e-6, rtol=1e-4
+        )
         targets = tokens.roll(-1, 1)
         targets[:, -1] = -100
         nats = -expected[:, :-1].log().gather(-1, targets[:, :-1, None]).sum()
@@ -63,7 +70,9 @@ def test_each_member_is_trained_on_its_own_loss(tokens: torch.Tensor) -> None:
     for mine, theirs in zip(model.members, members, strict=True):
         gradients = dict(mine.named_parameters())
         for name, parameter in theirs.named_parameters():
-            torch.testing.assert_close(3 * gradients[name].grad, parameter.grad, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                3 * gradients[name].grad, parameter.grad, atol=1e-5, rtol=1e-4
+            )
 
 
 def test_members_start_with_weights_of_their_own() -> None:
@@ -80,13 +89,17 @@ def test_a_cache_changes_nothing(tokens: torch.Tensor, embedding: object) -> Non
         cache = model.new_cache(len(tokens))
         first = model(tokens[:, :5], cache=cache)
         then = [model.next_logits(tokens[:, i : i + 1], cache) for i in range(5, tokens.shape[1])]
-    torch.testing.assert_close(torch.cat([first, torch.stack(then, 1)], 1), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.cat([first, torch.stack(then, 1)], 1), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_it_generates_what_its_logits_say(tokens: torch.Tensor) -> None:
     model, prompt = make(), tokens[0, :6].tolist()
     text = list(prompt)
-    for (token,) in generate(model, prompt, Sampling(max_new_tokens=9, temperature=0), generator(0, "sampling")):
+    for (token,) in generate(
+        model, prompt, Sampling(max_new_tokens=9, temperature=0), generator(0, "sampling")
+    ):
         with torch.no_grad():
             assert token == int(model(torch.tensor([text]))[0, -1].argmax())
         text.append(token)
@@ -120,5 +133,9 @@ def test_what_it_refuses() -> None:
         hugging_face_config(make(), 0)
     node = {"_target_": "minigpt.model.ensemble.Ensemble", **SHAPE}
     assert check_group("model", node) == []
-    assert check_group("model", node | {"d_modle": 3}) == ["unknown key: model.d_modle (did you mean d_model?)"]
-    assert check_group("model", node | {"members": 1.5}) == ["wrong type: model.members=1.5 (expects an integer)"]
+    assert check_group("model", node | {"d_modle": 3}) == [
+        "unknown key: model.d_modle (did you mean d_model?)"
+    ]
+    assert check_group("model", node | {"members": 1.5}) == [
+        "wrong type: model.members=1.5 (expects an integer)"
+    ]

@@ -1,4 +1,6 @@
-"""Each fast path for CPUs against the plain operation that it stands for. The loss has a file of its own."""
+"""Each fast path for CPUs against the plain operation that it stands for. The loss has a file of
+its own.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,17 +24,23 @@ from minigpt.seeding import derive_seed, generator
 Attention = Callable[..., torch.Tensor]
 
 
-def attend(function: Attention, shape: tuple[int, ...], dtype: torch.dtype, *arguments: object) -> list[torch.Tensor]:
+def attend(
+    function: Attention, shape: tuple[int, ...], dtype: torch.dtype, *arguments: object
+) -> list[torch.Tensor]:
     """The result and the gradients of q, k and v; shape is (B, T, H, G, K)."""
     b, t, h, g, size = shape
     draw = generator(0, "data")
-    q, k, v = (torch.randn(b, t, n, size, generator=draw).to(dtype).requires_grad_() for n in (h, g, g))
+    q, k, v = (
+        torch.randn(b, t, n, size, generator=draw).to(dtype).requires_grad_() for n in (h, g, g)
+    )
     out = function(q, k, v, *arguments)
     out.backward(torch.randn(out.shape, generator=draw).to(dtype))
     return [out.detach(), q.grad, k.grad, v.grad]
 
 
-def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def reference(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     return attention_reference(q, k, v, mask)
 
 
@@ -47,10 +55,14 @@ SHAPES = {
 
 @pytest.mark.parametrize("scores", [1, 2**20], ids=["item by item", "together"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_blocked_attention(shape: tuple[int, ...], scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocked_attention(
+    shape: tuple[int, ...], scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(blocked, "SCORES", scores)
     for got, expected in zip(
-        attend(blocked_attention, shape, torch.float32), attend(reference, shape, torch.float32), strict=True
+        attend(blocked_attention, shape, torch.float32),
+        attend(reference, shape, torch.float32),
+        strict=True,
     ):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=2e-6)
 
@@ -59,7 +71,9 @@ def test_blocked_attention_with_a_mask() -> None:
     shape = SHAPES["grouped"]
     documents = torch.tensor([0] * 10 + [1] * 23).expand(3, -1).clone()
     documents[2, 5:] = 7
-    mask = (documents[:, None, :, None] == documents[:, None, None, :]) & torch.ones(33, 33, dtype=torch.bool).tril()
+    mask = (documents[:, None, :, None] == documents[:, None, None, :]) & torch.ones(
+        33, 33, dtype=torch.bool
+    ).tril()
     got = attend(blocked_attention, shape, torch.float32, mask)
     for one, expected in zip(got, attend(reference, shape, torch.float32, mask), strict=True):
         torch.testing.assert_close(one, expected, rtol=1e-5, atol=2e-6)
@@ -67,7 +81,9 @@ def test_blocked_attention_with_a_mask() -> None:
 
 
 def test_blocked_attention_in_bf16_is_as_exact_as_torchs() -> None:
-    """Against float64: within 1 % and, for the gradients, not much worse than torch's own bf16 kernel."""
+    """Against float64: within 1 % and, for the gradients, not much worse than torch's own bf16
+    kernel.
+    """
     shape = (2, 150, 4, 1, 32)
     exact = attend(reference, shape, torch.float64)
     error = lambda results: [((a - b).norm() / b.norm()).item() for a, b in zip(results, exact)]
@@ -83,14 +99,18 @@ def test_dropout_of_blocked_attention() -> None:
     """Gradients are those of a function with a fixed mask, that of the seed."""
     shape = (1, 6, 2, 1, 4)
     draw = generator(0, "data")
-    q, k, v = (torch.randn(1, 6, n, 4, generator=draw, dtype=torch.float64, requires_grad=True) for n in (2, 1, 1))
+    q, k, v = (
+        torch.randn(1, 6, n, 4, generator=draw, dtype=torch.float64, requires_grad=True)
+        for n in (2, 1, 1)
+    )
 
     def masked(*inputs: torch.Tensor) -> torch.Tensor:
         return blocked_attention(*inputs, None, 0.4, torch.tensor([3]))
 
     assert torch.autograd.gradcheck(masked, (q, k, v), check_undefined_grad=False)
     one, two, three = (
-        attend(blocked_attention, shape, torch.float32, None, 0.4, torch.tensor([seed]))[0] for seed in (1, 2, 1)
+        attend(blocked_attention, shape, torch.float32, None, 0.4, torch.tensor([seed]))[0]
+        for seed in (1, 2, 1)
     )
     assert torch.equal(one, three)
     assert not torch.equal(one, two)
@@ -99,27 +119,38 @@ def test_dropout_of_blocked_attention() -> None:
 def test_dropout_of_blocked_attention_is_right_on_average() -> None:
     shape = (400, 5, 2, 1, 4)
     draw = generator(0, "data")
-    q, k, v = (torch.randn(1, 5, n, 4, generator=draw).expand(400, -1, -1, -1).contiguous() for n in (2, 1, 1))
+    q, k, v = (
+        torch.randn(1, 5, n, 4, generator=draw).expand(400, -1, -1, -1).contiguous()
+        for n in (2, 1, 1)
+    )
     seeds = torch.arange(400)
     dropped, plain = blocked_attention(q, k, v, None, 0.3, seeds), blocked_attention(q, k, v)
     assert shape[0] == len(dropped)
     assert not torch.equal(dropped[0], dropped[1])
-    torch.testing.assert_close(dropped.mean(0), plain.mean(0), rtol=0, atol=0.15)  # 4 standard deviations
+    # 4 standard deviations
+    torch.testing.assert_close(dropped.mean(0), plain.mean(0), rtol=0, atol=0.15)
 
 
 def test_gradients_of_blocked_attention_in_double_precision() -> None:
     draw = generator(0, "data")
-    q, k, v = (torch.randn(2, 5, n, 4, generator=draw, dtype=torch.float64, requires_grad=True) for n in (4, 2, 2))
+    q, k, v = (
+        torch.randn(2, 5, n, 4, generator=draw, dtype=torch.float64, requires_grad=True)
+        for n in (4, 2, 2)
+    )
     assert torch.autograd.gradcheck(blocked_attention, (q, k, v), check_undefined_grad=False)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_probabilities_kept_or_computed_again_are_the_same(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probabilities_kept_or_computed_again_are_the_same(
+    dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = []
     for kept_up_to in (0, 2**22):
         monkeypatch.setattr(blocked, "KEPT", kept_up_to)
         seeds = torch.tensor([1, 2]) if dropout else None
-        results.append(attend(blocked_attention, (2, 130, 4, 1, 8), torch.bfloat16, None, dropout, seeds))
+        results.append(
+            attend(blocked_attention, (2, 130, 4, 1, 8), torch.bfloat16, None, dropout, seeds)
+        )
     assert all(map(torch.equal, *results))
 
 
@@ -156,7 +187,9 @@ def test_dropout(p: float) -> None:
 
 
 def test_dropout_masks_are_independent_and_repeat() -> None:
-    """Four values share a number, so neighbours must not be alike; nor sequences, nor places of a model."""
+    """Four values share a number, so neighbours must not be alike; nor sequences, nor places of a
+    model.
+    """
     seeds, n = torch.tensor([derive_seed(0, "dropout", i) for i in range(3)]), 100_003
     mask = kept(seeds, n, 0.5)
     assert mask.shape == (3, n)
@@ -176,7 +209,9 @@ def test_dropout_masks_are_independent_and_repeat() -> None:
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
 def test_every_position_of_a_mask_is_kept_as_often(p: float) -> None:
-    """Over consecutive seeds, as a chi-squared test of 64 positions; and of what one of two neighbours tells."""
+    """Over consecutive seeds, as a chi-squared test of 64 positions; and of what one of two
+    neighbours tells.
+    """
     mask = kept(torch.arange(20_000), 64, p).double()
     deviations = (mask.mean(0) - (1 - rounded(p))) / (p * (1 - p) / len(mask)) ** 0.5
     assert deviations.square().sum().item() < 64 + 4.5 * 128**0.5
@@ -187,7 +222,16 @@ def test_every_position_of_a_mask_is_kept_as_often(p: float) -> None:
 def test_dropout_of_a_sequence_does_not_depend_on_its_batch() -> None:
     """Masks of residuals, probabilities and n-grams, of every member of an ensemble, to the bit."""
     embedding = partial(NgramEmbedding, longest=2, rows=97, dropout=0.3)
-    model = Ensemble(64, members=2, n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, dropout=0.3, embedding=embedding)
+    model = Ensemble(
+        64,
+        members=2,
+        n_layers=2,
+        d_model=32,
+        n_heads=4,
+        n_kv_heads=2,
+        dropout=0.3,
+        embedding=embedding,
+    )
     model.init_weights(generator(0, "init"))
     drops = [module for module in model.modules() if isinstance(module, Dropout)]
     assert len(drops) == 2 * (1 + 2 * 3)
@@ -205,7 +249,10 @@ def test_dropout_of_a_sequence_does_not_depend_on_its_batch() -> None:
     assert torch.equal(same_text_and_seed, model_hidden_again(model, tokens[:1], seeds[0]))
     with sequences([9], "cpu"):
         assert not torch.allclose(model.hidden(tokens[:1])[:, 0], together[:, 0], atol=1e-2)
-    with sequences([1, 2, 3], "cpu"), pytest.raises(ValueError, match="4 rows that are not 3 sequences"):
+    with (
+        sequences([1, 2, 3], "cpu"),
+        pytest.raises(ValueError, match="4 rows that are not 3 sequences"),
+    ):
         model.hidden(tokens)
     with sequences([1], "cpu"), pytest.raises(ValueError, match="without a place"):
         Dropout(0.5)(torch.ones(1, 2))
@@ -238,7 +285,9 @@ def test_rms_norm(dtype: torch.dtype) -> None:
         tolerance = 1e-6 if dtype == torch.float32 else 0.01
         torch.testing.assert_close(one.double(), expected, rtol=tolerance, atol=tolerance)
     with torch.no_grad():
-        torch.testing.assert_close(norm(x), fast, rtol=1e-6 if dtype == torch.float32 else 0.01, atol=1e-6)
+        torch.testing.assert_close(
+            norm(x), fast, rtol=1e-6 if dtype == torch.float32 else 0.01, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -248,12 +297,16 @@ def test_rms_norm_casts_once_under_autocast(grad: bool) -> None:
 
 
 @pytest.mark.parametrize("documents", [False, True])
-@pytest.mark.parametrize("shape", [{}, {"n_kv_heads": 2, "qk_norm": True}], ids=["mqa", "gqa, qk_norm"])
+@pytest.mark.parametrize(
+    "shape", [{}, {"n_kv_heads": 2, "qk_norm": True}], ids=["mqa", "gqa, qk_norm"]
+)
 def test_a_training_step_in_bf16_takes_the_fast_path(
     make_model: Callable[..., Transformer], tokens: torch.Tensor, shape: dict, documents: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Loss and gradients close to those of fp32, which takes torch's path; `blocked_attention` was really called."""
+    """Loss and gradients close to those of fp32, which takes torch's path; `blocked_attention` was
+    really called.
+    """
     model = make_model(**shape)
     numbers = torch.tensor([[0] * 6 + [1] * 11]).expand(3, -1) if documents else None
     exact = model(tokens, tokens.roll(-1, 1), numbers)
@@ -262,7 +315,9 @@ def test_a_training_step_in_bf16_takes_the_fast_path(
     model.zero_grad()
     calls = []
     function = blocked._BlockedAttention.apply
-    monkeypatch.setattr(blocked._BlockedAttention, "apply", lambda *inputs: calls.append(1) or function(*inputs))
+    monkeypatch.setattr(
+        blocked._BlockedAttention, "apply", lambda *inputs: calls.append(1) or function(*inputs)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(tokens, tokens.roll(-1, 1), numbers)
     loss.backward()
@@ -292,7 +347,9 @@ def test_swiglu_is_the_plain_one_bit_for_bit(autocast: bool) -> None:
 
 def test_gradients_of_swiglu_in_double_precision() -> None:
     module = SwiGLU(4, 6).double()
-    x = torch.randn(2, 3, 4, generator=generator(0, "data"), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(
+        2, 3, 4, generator=generator(0, "data"), dtype=torch.float64, requires_grad=True
+    )
     assert torch.autograd.gradcheck(lambda x, *_: module(x), (x, *module.parameters()))
 
 

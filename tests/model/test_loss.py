@@ -12,7 +12,9 @@ from minigpt.seeding import generator
 N, D, V = 37, 8, 50
 
 
-def both(dtype: torch.dtype = torch.float32, scale: float = 1.0, ignored: int = 0) -> list[tuple[torch.Tensor, ...]]:
+def both(
+    dtype: torch.dtype = torch.float32, scale: float = 1.0, ignored: int = 0
+) -> list[tuple[torch.Tensor, ...]]:
     """(loss, gradient of x, gradient of weight) of the reference and of the fast path."""
     draw = generator(3, "data")
     x, weight = torch.randn(N, D, generator=draw) * scale, torch.randn(V, D, generator=draw)
@@ -20,7 +22,10 @@ def both(dtype: torch.dtype = torch.float32, scale: float = 1.0, ignored: int = 
     targets[:ignored] = -100
     results = []
     for function in (cross_entropy_reference, cross_entropy):
-        x, weight = x.detach().to(dtype).requires_grad_(), weight.detach().to(dtype).requires_grad_()
+        x, weight = (
+            x.detach().to(dtype).requires_grad_(),
+            weight.detach().to(dtype).requires_grad_(),
+        )
         loss = function(x, weight, targets)
         (loss / 7).backward()
         results.append((loss.detach(), x.grad, weight.grad))
@@ -57,7 +62,9 @@ def test_a_hopeless_target_has_a_finite_loss() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_overflow_shows(value: float) -> None:
-    """The overflow decision of the loop rests on it: a broken hidden state never yields a finite loss and gradient."""
+    """The overflow decision of the loop rests on it: a broken hidden state never yields a finite
+    loss and gradient.
+    """
     x = torch.ones(2, 1)
     x[1] = value
     x.requires_grad_()

@@ -1,4 +1,6 @@
-"""The embedding of n-grams: which row a token looks up, and that a model with it keeps its properties."""
+"""The embedding of n-grams: which row a token looks up, and that a model with it keeps its
+properties.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -26,7 +28,8 @@ def make(**options: object) -> Transformer:
 
 
 def test_rows_are_numbers_in_base_v_plus_1() -> None:
-    embedding = NgramEmbedding(9, 4, longest=3, rows=2000)  # (V + 1)^3 / 10 = 900 bigrams, 9000 trigrams
+    # (V + 1)^3 / 10 = 900 bigrams, 9000 trigrams
+    embedding = NgramEmbedding(9, 4, longest=3, rows=2000)
     rows = embedding.ngram_rows(torch.tensor([[3, 1, 4]]), None, None)
     assert rows.tolist() == [
         [30, 2000 + 300],  # 3 after nothing, after nothing
@@ -62,7 +65,9 @@ def test_a_token_changes_nothing_before_it(tokens: torch.Tensor) -> None:
     assert (before[:, 9:] != after[:, 9:]).any(dim=-1).all()
 
 
-@pytest.mark.parametrize("parts", [[17], [5, 4, 1, 1, 6], [1] * 17], ids=["at once", "pieces", "one by one"])
+@pytest.mark.parametrize(
+    "parts", [[17], [5, 4, 1, 1, 6], [1] * 17], ids=["at once", "pieces", "one by one"]
+)
 def test_the_cache_changes_no_logits(tokens: torch.Tensor, parts: list[int]) -> None:
     model = make()
     cache = model.new_cache(batch_size=3)
@@ -72,7 +77,10 @@ def test_the_cache_changes_no_logits(tokens: torch.Tensor, parts: list[int]) -> 
     again = model.new_cache()
     model(tokens[:1, :9], cache=again)
     torch.testing.assert_close(
-        model(tokens[:1, 9:].expand(3, -1), cache=again.repeat(3))[1:2], model(tokens[:1])[:, 9:], rtol=0, atol=1e-5
+        model(tokens[:1, 9:].expand(3, -1), cache=again.repeat(3))[1:2],
+        model(tokens[:1])[:, 9:],
+        rtol=0,
+        atol=1e-5,
     )
     again.clear()
     torch.testing.assert_close(model(tokens[:1], cache=again), model(tokens[:1]), rtol=0, atol=1e-5)
@@ -81,7 +89,9 @@ def test_the_cache_changes_no_logits(tokens: torch.Tensor, parts: list[int]) -> 
 def test_generation_beyond_the_window_sees_what_a_fresh_reading_sees() -> None:
     model = make()
     text = [5, 7, 9]
-    for (token,) in generate(model, text, Sampling(max_new_tokens=80, temperature=0), torch.Generator()):
+    for (token,) in generate(
+        model, text, Sampling(max_new_tokens=80, temperature=0), torch.Generator()
+    ):
         text.append(token)
     reread = 3 + 32 + 16 * 2  # the window was full at 32, and from then on every 16 tokens
     seen = text[reread - 16 - 3 : reread - 3]

@@ -26,8 +26,12 @@ def test_a_token_changes_nothing_before_it(make_model: Make, tokens: torch.Tenso
 
 
 @pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
-def test_documents_are_blind_to_each_other(make_model: Make, tokens: torch.Tensor, n_kv_heads: int) -> None:
-    """Two documents in one sequence give the logits of each alone (RoPE is relative, so positions do not matter)."""
+def test_documents_are_blind_to_each_other(
+    make_model: Make, tokens: torch.Tensor, n_kv_heads: int
+) -> None:
+    """Two documents in one sequence give the logits of each alone (RoPE is relative, so positions
+    do not matter).
+    """
     model = make_model(n_kv_heads=n_kv_heads)
     documents = torch.tensor([[4] * 7 + [9] * 10]).expand(3, -1)
     together = model(tokens, documents=documents)
@@ -39,9 +43,15 @@ def test_documents_are_blind_to_each_other(make_model: Make, tokens: torch.Tenso
     assert loss != model(tokens, tokens.roll(-1, dims=1))
 
 
-@pytest.mark.parametrize("parts", [[17], [5, 4, 1, 1, 6], [1] * 17], ids=["at once", "pieces", "one by one"])
-@pytest.mark.parametrize("shape", [{"n_kv_heads": 1}, {"n_kv_heads": 2, "qk_norm": True}], ids=["mqa", "gqa"])
-def test_the_cache_changes_no_logits(make_model: Make, tokens: torch.Tensor, parts: list[int], shape: dict) -> None:
+@pytest.mark.parametrize(
+    "parts", [[17], [5, 4, 1, 1, 6], [1] * 17], ids=["at once", "pieces", "one by one"]
+)
+@pytest.mark.parametrize(
+    "shape", [{"n_kv_heads": 1}, {"n_kv_heads": 2, "qk_norm": True}], ids=["mqa", "gqa"]
+)
+def test_the_cache_changes_no_logits(
+    make_model: Make, tokens: torch.Tensor, parts: list[int], shape: dict
+) -> None:
     model = make_model(**shape)
     cache = model.new_cache(batch_size=3)
     pieces = [model(piece, cache=cache) for piece in tokens.split(parts, dim=1)]
@@ -66,7 +76,9 @@ def test_loss_is_a_sum_over_real_targets(make_model: Make, tokens: torch.Tensor)
     inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
     targets[1, 3:] = -100
     log_p = model(inputs).log_softmax(-1)
-    by_hand = -sum(log_p[b, t, y] for b in range(3) for t in range(16) if (y := int(targets[b, t])) >= 0)
+    by_hand = -sum(
+        log_p[b, t, y] for b in range(3) for t in range(16) if (y := int(targets[b, t])) >= 0
+    )
     loss = model(inputs, targets)
     assert loss.shape == ()
     assert loss.dtype == torch.float32
@@ -88,7 +100,9 @@ def test_initialisation_comes_from_the_generator_alone() -> None:
         model = Transformer(64, n_layers=2, d_model=32, n_heads=4)
         model.init_weights(generator(seed, "init"))
         assert torch.initial_seed() == global_seed
-        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(global_seed)))
+        assert torch.equal(
+            torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(global_seed))
+        )
         return model.state_dict()
 
     one, same, other = drawn(0, 1), drawn(0, 2), drawn(1, 1)
@@ -126,7 +140,9 @@ def test_roles_cover_every_parameter() -> None:
 
 
 def test_flops_per_token_by_hand() -> None:
-    """q 64x64, o 64x64, k 64x16, v 64x16, three matrices 64x192, head 100x64; attention over 10 tokens."""
+    """q 64x64, o 64x64, k 64x16, v 64x16, three matrices 64x192, head 100x64; attention over 10
+    tokens.
+    """
     model = Transformer(100, n_layers=3, d_model=64, n_heads=4, n_kv_heads=1)
     block = 64 * 64 * 2 + 64 * 16 * 2 + 3 * 64 * 192
     expected = 6 * (3 * block + 100 * 64) + 12 * 3 * 64 * 10
@@ -135,13 +151,17 @@ def test_flops_per_token_by_hand() -> None:
     assert tied.flops_per_token(10) == expected
 
 
-@pytest.mark.parametrize(("d_model", "d_ff"), [(512, 1376), (128, 352), (768, 2048), (1024, 2752), (96, 256)])
+@pytest.mark.parametrize(
+    ("d_model", "d_ff"), [(512, 1376), (128, 352), (768, 2048), (1024, 2752), (96, 256)]
+)
 def test_width_of_the_feed_forward_layer(d_model: int, d_ff: int) -> None:
     with torch.device("meta"):
         assert Transformer(8, 1, d_model, 4).blocks[0].mlp.up.out_features == d_ff
 
 
-def test_built_on_meta_and_loaded_it_computes_the_same(make_model: Make, tokens: torch.Tensor) -> None:
+def test_built_on_meta_and_loaded_it_computes_the_same(
+    make_model: Make, tokens: torch.Tensor
+) -> None:
     model = make_model()
     with torch.device("meta"):
         empty = Transformer(96, n_layers=2, d_model=32, n_heads=4, max_seq_len=32)
@@ -201,14 +221,18 @@ def test_other_parts_are_given_as_classes() -> None:
         def forward(self, *arguments: object, **named: object) -> torch.Tensor:
             return 2.0 * super().forward(*arguments, **named)
 
-    model = Transformer(64, n_layers=2, d_model=32, n_heads=4, d_ff=128, attention=Loud, mlp=ReLUSquared)
+    model = Transformer(
+        64, n_layers=2, d_model=32, n_heads=4, d_ff=128, attention=Loud, mlp=ReLUSquared
+    )
     model.init_weights(generator(0, "init"))
     assert all(isinstance(block.attention, Loud) for block in model.blocks)
     kinds = {role.kind for role in model.roles().values()}
     assert kinds == {"embed", "gain", "q", "k", "v", "o", "up", "down", "head"}
     x = torch.randn(2, 3, 32, generator=generator(0, "data"))
     mlp = model.blocks[0].mlp
-    torch.testing.assert_close(mlp(x), ((x @ mlp.up.weight.T).clamp(min=0) ** 2) @ mlp.down.weight.T)
+    torch.testing.assert_close(
+        mlp(x), ((x @ mlp.up.weight.T).clamp(min=0) ** 2) @ mlp.down.weight.T
+    )
 
 
 REFUSALS = {
@@ -230,7 +254,10 @@ REFUSALS = {
 
 @pytest.mark.parametrize(("message", "wrong"), REFUSALS.items(), ids=REFUSALS)
 def test_refusals_name_keys_and_values(message: str, wrong: dict) -> None:
-    with torch.device("meta"), pytest.raises(ValueError, match="^" + message.replace("(", r"\(").replace(")", r"\)")):
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match="^" + message.replace("(", r"\(").replace(")", r"\)")),
+    ):
         Transformer(**{"vocab_size": 64, "n_layers": 2, "d_model": 32, "n_heads": 4, **wrong})
 
 
@@ -262,16 +289,24 @@ def drawn(**arguments: Any) -> Transformer:
 
 
 def test_mup_at_the_base_width_is_the_standard_parametrization() -> None:
-    standard, mup = (drawn(d_model=128, n_heads=4, parametrization=kind) for kind in ("standard", "mup"))
-    assert all(torch.equal(a, b) for a, b in zip(standard.parameters(), mup.parameters(), strict=True))
+    standard, mup = (
+        drawn(d_model=128, n_heads=4, parametrization=kind) for kind in ("standard", "mup")
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(standard.parameters(), mup.parameters(), strict=True)
+    )
     assert standard.roles() == mup.roles()
 
 
 def test_mup_starts_wide_matrices_smaller_and_tells_the_optimizer_their_width() -> None:
-    standard, mup = (drawn(d_model=512, n_heads=4, parametrization=kind) for kind in ("standard", "mup"))
+    standard, mup = (
+        drawn(d_model=512, n_heads=4, parametrization=kind) for kind in ("standard", "mup")
+    )
     roles = mup.roles()
     for (name, wide), usual in zip(mup.named_parameters(), standard.parameters(), strict=True):
-        smaller, width = {"hidden": (2.0, 4.0), "head": (4.0, 4.0)}.get(roles[name].name, (1.0, 1.0))
+        smaller, width = {"hidden": (2.0, 4.0), "head": (4.0, 4.0)}.get(
+            roles[name].name, (1.0, 1.0)
+        )
         torch.testing.assert_close(wide * smaller, usual)
         assert roles[name].width == width
 

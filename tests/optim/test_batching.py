@@ -18,13 +18,26 @@ def matrices(*shapes, seed=0):
 def both(given, dtype, coefficients=KELLER_5):
     fast = [None] * len(given)
     for batch in batches(given, dtype):
-        results = orthogonalise_batch((given[i] for i in batch), [given[i].shape for i in batch], coefficients, dtype)
+        results = orthogonalise_batch(
+            (given[i] for i in batch), [given[i].shape for i in batch], coefficients, dtype
+        )
         for i, result in zip(batch, results, strict=True):
             fast[i] = result.clone()
     return fast, [orthogonalise(matrix, coefficients, dtype) for matrix in given]
 
 
-MIXED = [(24, 40), (40, 24), (16, 16), (24, 40), (1, 7), (7, 1), (16, 16), (96, 352), (352, 96), (352, 96)]
+MIXED = [
+    (24, 40),
+    (40, 24),
+    (16, 16),
+    (24, 40),
+    (1, 7),
+    (7, 1),
+    (16, 16),
+    (96, 352),
+    (352, 96),
+    (352, 96),
+]
 
 
 @pytest.mark.parametrize("schedule", ["keller", "polar_express", "exact"])
@@ -54,7 +67,9 @@ def test_fp32_within_rounding():
 
 def test_every_index_comes_once_and_transposes_share_a_batch():
     given = matrices(*MIXED)
-    assert sorted(i for batch in batches(given, torch.bfloat16) for i in batch) == list(range(len(MIXED)))
+    assert sorted(i for batch in batches(given, torch.bfloat16) for i in batch) == list(
+        range(len(MIXED))
+    )
     assert [0, 1, 3] in batches(given, torch.bfloat16)
 
 
@@ -74,7 +89,9 @@ def test_matrices_are_consumed_one_by_one_and_not_changed():
 
 
 def fuzz(seed, draws, shortest):
-    """Random shapes and batch sizes in bf16: how many matrices differ from the plain loop, of how many."""
+    """Random shapes and batch sizes in bf16: how many matrices differ from the plain loop, of how
+    many.
+    """
     draw = torch.Generator().manual_seed(seed)
     pick = lambda values: values[int(torch.randint(len(values), (1,), generator=draw))]
     different = matrices_seen = 0
@@ -82,7 +99,8 @@ def fuzz(seed, draws, shortest):
         m, n = pick(shortest), pick([16, 24, 32, 64, 96, 128, 352, 512, 1000, 1030])
         scale = 10.0 ** pick(range(-6, 3))
         given = [
-            torch.randn((m, n) if pick((0, 1)) else (n, m), generator=draw) * scale for _ in range(pick(range(2, 17)))
+            torch.randn((m, n) if pick((0, 1)) else (n, m), generator=draw) * scale
+            for _ in range(pick(range(2, 17)))
         ]
         fast, plain = both(given, torch.bfloat16)
         different += sum(not torch.equal(a, b) for a, b in zip(fast, plain))
@@ -96,13 +114,16 @@ def test_short_matrices_in_bf16_bit_for_bit():
     assert seen > 400
     assert different == 0
     fast, plain = both(
-        [torch.randn(16, 64, generator=torch.Generator().manual_seed(i)) for i in range(800)], torch.bfloat16
+        [torch.randn(16, 64, generator=torch.Generator().manual_seed(i)) for i in range(800)],
+        torch.bfloat16,
     )
     assert all(map(torch.equal, fast, plain))
 
 
 @pytest.mark.slow
 def test_any_shape_in_bf16_bit_for_bit():
-    different, seen = fuzz(1, 1000, [1, 2, 3, 4, 8, 12, 15, 16, 17, 18, 20, 24, 28, 32, 48, 64, 96, 128, 200])
+    different, seen = fuzz(
+        1, 1000, [1, 2, 3, 4, 8, 12, 15, 16, 17, 18, 20, 24, 28, 32, 48, 64, 96, 128, 200]
+    )
     assert seen > 8000
     assert different == 0

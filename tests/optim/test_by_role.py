@@ -23,10 +23,16 @@ def test_every_parameter_is_in_exactly_one_group_of_its_role():
     model = Toy()
     optimizer = by_role(model, MUON)
     owner = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
+        list(model.parameters())
+    )
     for _, p, role in model.listed():
         group = owner[id(p)]
-        assert (group["role"], group["kind"], group["n_heads"]) == (role.name, role.kind, role.n_heads)
+        assert (group["role"], group["kind"], group["n_heads"]) == (
+            role.name,
+            role.kind,
+            role.n_heads,
+        )
     assert {role: type(o) for role, o in optimizer.optimizers.items()} == {
         "hidden": Muon, "embed": torch.optim.AdamW, "head": torch.optim.AdamW, "scalar": torch.optim.AdamW,
     }  # fmt: skip
@@ -42,7 +48,9 @@ def test_lr_is_the_configs_times_lr_scale():
 def test_adamw_everywhere_is_torch_adamw():
     model, reference = Toy(), Toy()
     losses = train(model, by_role(model), range(10))
-    assert losses == train(reference, torch.optim.AdamW(reference.parameters(), lr=1e-2, weight_decay=0.1), range(10))
+    assert losses == train(
+        reference, torch.optim.AdamW(reference.parameters(), lr=1e-2, weight_decay=0.1), range(10)
+    )
     assert all(map(torch.equal, model.parameters(), reference.parameters()))
 
 
@@ -59,7 +67,8 @@ def test_tied_head_leaves_the_head_block_unused():
 
 def test_frozen_parameters_have_no_optimizer_and_do_not_change():
     model = Toy()
-    model.embed.weight.requires_grad_(False)  # the role stays without an optimizer: no error, it exists but is frozen
+    # the role stays without an optimizer: no error, it exists but is frozen
+    model.embed.weight.requires_grad_(False)
     model.q.weight.requires_grad_(False)
     before = model.embed.weight.clone(), model.q.weight.clone()
     optimizer = by_role(model, MUON)
@@ -78,7 +87,9 @@ def test_a_block_that_matches_nothing_is_refused_and_null_is_the_way_out():
 
 
 def test_a_role_without_optimizer_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"head: no optimizer for this role, which head\.weight has"):
+    with pytest.raises(
+        ValueError, match=r"head: no optimizer for this role, which head\.weight has"
+    ):
         ByRole(Toy().listed(), hidden=MUON, embed=ADAMW, head=None, scalar=ADAMW)
 
 
@@ -86,7 +97,13 @@ def test_a_role_without_optimizer_is_refused_by_name():
 def test_a_parameter_listed_twice_is_refused(twice):
     listed = Toy().listed()
     name, p, role = listed[0]
-    listed.append((name if twice == "name" else "other", nn.Parameter(p.clone()) if twice == "name" else p, role))
+    listed.append(
+        (
+            name if twice == "name" else "other",
+            nn.Parameter(p.clone()) if twice == "name" else p,
+            role,
+        )
+    )
     with pytest.raises(ValueError, match="listed twice"):
         ByRole(listed, hidden=MUON, embed=ADAMW, head=ADAMW, scalar=ADAMW)
 
@@ -118,7 +135,10 @@ def test_unknown_role_is_refused():
         (partial(torch.optim.AdamW, lr=math.inf), "hidden: lr=inf must be a finite"),
         (partial(torch.optim.AdamW, lr=math.nan), "hidden: Invalid learning rate: nan"),
         (partial(torch.optim.AdamW, lr=1e-3, weight_decay=math.inf), "hidden: weight_decay=inf"),
-        (partial(torch.optim.AdamW, lr=1e-3, betas=[0.9, 1.5]), "hidden: Invalid beta parameter at index 1: 1.5"),
+        (
+            partial(torch.optim.AdamW, lr=1e-3, betas=[0.9, 1.5]),
+            "hidden: Invalid beta parameter at index 1: 1.5",
+        ),
         (partial(Muon, lr=-1.0), "hidden: lr=-1.0 must be"),
     ],
 )
@@ -133,7 +153,9 @@ def test_lr_scale_out_of_range_is_refused(lr_scale):
         by_role(Toy(), lr_scale=lr_scale)
 
 
-@pytest.mark.parametrize("hidden", [MUON, ADAMW, partial(torch.optim.NAdam, lr=1e-3), partial(torch.optim.SGD, lr=0.1)])
+@pytest.mark.parametrize(
+    "hidden", [MUON, ADAMW, partial(torch.optim.NAdam, lr=1e-3), partial(torch.optim.SGD, lr=0.1)]
+)
 def test_ten_steps_equal_five_saved_loaded_and_five_more(hidden):
     model, resumed = Toy(), Toy(seed=7)
     optimizer = by_role(model, hidden)
@@ -186,7 +208,9 @@ def test_loading_does_not_share_memory_with_the_tree():
 
 
 class Counting(torch.optim.SGD):
-    """Keeps what foreign optimizers keep: nested state, None, and numbers that change in the group."""
+    """Keeps what foreign optimizers keep: nested state, None, and numbers that change in the
+    group.
+    """
 
     def step(self, closure=None):
         for group in self.param_groups:
@@ -228,7 +252,9 @@ def test_state_that_cannot_be_saved_names_the_role_and_the_optimizer():
     model = Toy()
     optimizer = by_role(model, partial(Opaque, lr=0.1))
     train(model, optimizer, range(1))
-    with pytest.raises(ConfigError, match=r"optim.hidden: .*Opaque: a builtin_function_or_method cannot be saved"):
+    with pytest.raises(
+        ConfigError, match=r"optim.hidden: .*Opaque: a builtin_function_or_method cannot be saved"
+    ):
         optimizer.state_tree()
 
 
@@ -237,24 +263,34 @@ def test_momentum_keeps_its_dtype_and_bf16_parameters_resume_exactly():
     optimizer = by_role(model, partial(torch.optim.SGD, lr=0.1, momentum=0.9))
     train(model, optimizer, range(2))
     tree = saved(optimizer.state_tree())
-    tree["parameters"]["q.weight"]["momentum_buffer"] = torch.full((8, 8), 1 / 3)  # fp32; bf16 would round it
+    # fp32; bf16 would round it
+    tree["parameters"]["q.weight"]["momentum_buffer"] = torch.full((8, 8), 1 / 3)
     optimizer.load_state_tree(tree)
-    assert optimizer.state_tree()["parameters"]["q.weight"]["momentum_buffer"].dtype == torch.float32
+    assert (
+        optimizer.state_tree()["parameters"]["q.weight"]["momentum_buffer"].dtype == torch.float32
+    )
     assert torch.equal(
-        optimizer.optimizers["hidden"].state[model.q.weight]["momentum_buffer"], torch.full((8, 8), 1 / 3)
+        optimizer.optimizers["hidden"].state[model.q.weight]["momentum_buffer"],
+        torch.full((8, 8), 1 / 3),
     )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tree: tree["like"].pop("q.weight"), r"parameters: q.weight absent -> float32 \(8, 8\)"),
+        (
+            lambda tree: tree["like"].pop("q.weight"),
+            r"parameters: q.weight absent -> float32 \(8, 8\)",
+        ),
         (
             lambda tree: tree["like"].update({"q.weight": "float32 (8, 4)"}),
             r"q.weight float32 \(8, 4\) -> float32 ",
         ),
         (lambda tree: tree["like"].update(extra="float32 (2,)"), r"extra float32 \(2,\) -> absent"),
-        (lambda tree: tree["optimizers"].update(hidden="torch.SGD"), "hidden torch.SGD -> minigpt.Muon"),
+        (
+            lambda tree: tree["optimizers"].update(hidden="torch.SGD"),
+            "hidden torch.SGD -> minigpt.Muon",
+        ),
         (lambda tree: tree["groups"].pop("hidden/q/2"), "groups: hidden/q/2 absent"),
     ],
 )
@@ -272,7 +308,9 @@ def test_state_that_does_not_fit_is_refused_and_nothing_is_loaded(change, messag
 
 
 class Averaging(torch.optim.SGD):
-    """Swaps the weights for evaluation, and loses bits on the way back, as schedule-free optimizers do."""
+    """Swaps the weights for evaluation, and loses bits on the way back, as schedule-free optimizers
+    do.
+    """
 
     def eval(self):
         for p in self.param_groups[0]["params"]:
@@ -332,15 +370,24 @@ def test_a_grad_scaler_unscales_all_roles_at_once():
         (ADAMW, 0.25, 0.25),
     ],
 )
-def test_a_wider_model_gets_the_lr_of_its_optimizer_and_the_same_lr_times_decay(hidden, exponent, expected):
+def test_a_wider_model_gets_the_lr_of_its_optimizer_and_the_same_lr_times_decay(
+    hidden, exponent, expected
+):
     model = Toy()
     listed = [
-        (n, p, replace(role, width=4.0 if role.name in ("hidden", "head") else 1.0)) for n, p, role in model.listed()
+        (n, p, replace(role, width=4.0 if role.name in ("hidden", "head") else 1.0))
+        for n, p, role in model.listed()
     ]
-    groups = ByRole(listed, hidden, ADAMW, ADAMW, ADAMW, hidden_width_exponent=exponent).param_groups
+    groups = ByRole(
+        listed, hidden, ADAMW, ADAMW, ADAMW, hidden_width_exponent=exponent
+    ).param_groups
     factors = {group["role"]: 1e-2 / group["initial_lr"] for group in groups}
-    assert factors == pytest.approx({"hidden": 4.0**expected, "embed": 1.0, "head": 4.0, "scalar": 1.0})
-    assert all(group["initial_lr"] * group["weight_decay"] == pytest.approx(1e-3) for group in groups)
+    assert factors == pytest.approx(
+        {"hidden": 4.0**expected, "embed": 1.0, "head": 4.0, "scalar": 1.0}
+    )
+    assert all(
+        group["initial_lr"] * group["weight_decay"] == pytest.approx(1e-3) for group in groups
+    )
 
 
 class Silent(torch.optim.AdamW):

@@ -49,13 +49,16 @@ def test_norms_and_update_rms_by_hand():
     )
     assert row["probe/hidden/q/gradient_norm"] == pytest.approx(norm([model.q.weight.grad]))
     assert row["probe/scalar/gain/parameter_norm"] == pytest.approx(norm([model.gain]))
-    assert not any(key.startswith("probe/scalar/gain/stable") for key in row)  # a vector has no singular values
+    # a vector has no singular values
+    assert not any(key.startswith("probe/scalar/gain/stable") for key in row)
 
 
 @pytest.mark.parametrize("cautious", [False, True])
 def test_spectra_against_svd_with_the_decay_taken_out(cautious):
     model = Toy()
-    optimizer = by_role(model, partial(Muon, lr=0.1, weight_decay=2.0, cautious=cautious, ns_dtype="fp32"))
+    optimizer = by_role(
+        model, partial(Muon, lr=0.1, weight_decay=2.0, cautious=cautious, ns_dtype="fp32")
+    )
     train(model, optimizer, range(2))
     weight = model.up.weight.detach().clone()
     row = look(model, optimizer, seed=2)
@@ -64,7 +67,9 @@ def test_spectra_against_svd_with_the_decay_taken_out(cautious):
     momentum = optimizer.optimizers["hidden"].state[model.up.weight]["momentum_buffer"]
     change = model.up.weight.detach() - weight
     update = change + 0.2 * weight * ((change * weight <= 0) if cautious else 1.0)
-    s, s_weight, s_momentum = (torch.linalg.svdvals(x.double()) for x in (update, model.up.weight, momentum))
+    s, s_weight, s_momentum = (
+        torch.linalg.svdvals(x.double()) for x in (update, model.up.weight, momentum)
+    )
     expected = {
         "relative_update": s[0] / s_weight[0],
         "orthogonality_error": (s.square() / s.square().mean() - 1).square().mean().sqrt(),
@@ -80,7 +85,10 @@ def test_an_orthogonal_update_has_no_orthogonality_error():
     rows = {}
     for schedule in ("exact", "keller"):
         model = Toy()
-        optimizer = by_role(model, partial(Muon, weight_decay=0.3, ns_schedule=schedule, ns_steps=30, ns_dtype="fp32"))
+        optimizer = by_role(
+            model,
+            partial(Muon, weight_decay=0.3, ns_schedule=schedule, ns_steps=30, ns_dtype="fp32"),
+        )
         rows[schedule] = look(model, optimizer)
     for kind in ("q", "k", "up", "down"):
         assert rows["exact"][f"probe/hidden/{kind}/orthogonality_error"] < 1e-3
@@ -114,7 +122,9 @@ def test_all_values_are_finite_numbers_even_without_an_update():
     assert "probe/hidden/q/orthogonality_error" not in row  # undefined, so left out
 
 
-@pytest.mark.parametrize(("count", "looked_at"), [(1, [2]), (2, [0, 4]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("count", "looked_at"), [(1, [2]), (2, [0, 4]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])]
+)
 def test_the_matrices_looked_at_are_spread_over_the_layers(count, looked_at):
     from minigpt.optim.microscope import _spread
 

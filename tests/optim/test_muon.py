@@ -42,14 +42,18 @@ COMBINATIONS = [
     for nesterov, weight_decay, scale, dtype in itertools.product(
         (True, False), (0.0, 0.1), ("original", "match_rms_adamw"), (torch.float32, torch.bfloat16)
     )
-    # with bf16 parameters and no Nesterov torch.optim.Muon corrupts its own momentum: compared with float64 below
+    # with bf16 parameters and no Nesterov torch.optim.Muon corrupts its own momentum: compared with
+    # float64 below
     if nesterov or dtype == torch.float32
 ]
 
 
 @pytest.mark.parametrize(("nesterov", "weight_decay", "scale", "dtype"), COMBINATIONS)
 def test_equals_torch_muon_bit_for_bit(nesterov, weight_decay, scale, dtype):
-    ours, theirs = parameters(*SHAPES.values(), dtype=dtype), parameters(*SHAPES.values(), dtype=dtype)
+    ours, theirs = (
+        parameters(*SHAPES.values(), dtype=dtype),
+        parameters(*SHAPES.values(), dtype=dtype),
+    )
     common = {"lr": 0.02, "weight_decay": weight_decay, "momentum": 0.95, "nesterov": nesterov}
     muon = Muon(ours, **common, scale=scale, ns_dtype="bf16")
     reference = torch.optim.Muon(theirs, **common, adjust_lr_fn=scale)
@@ -57,7 +61,9 @@ def test_equals_torch_muon_bit_for_bit(nesterov, weight_decay, scale, dtype):
         set_gradients(step, ours, theirs)
         muon.step()
         reference.step()
-    assert {name: torch.equal(a, b) for name, a, b in zip(SHAPES, ours, theirs)} == dict.fromkeys(SHAPES, True)
+    assert {name: torch.equal(a, b) for name, a, b in zip(SHAPES, ours, theirs)} == dict.fromkeys(
+        SHAPES, True
+    )
 
 
 def test_ten_steps_equal_five_saved_loaded_and_five_more_through_torchs_own_state_dict():
@@ -100,7 +106,9 @@ def double_precision_muon(weight, gradients, lr, weight_decay, momentum, nestero
 def test_equals_the_formulas_in_float64(nesterov):
     (p,) = parameters((48, 32))
     gradients = [g.detach() for g in parameters(*[(48, 32)] * 5, seed=3)]
-    expected = double_precision_muon(p.detach(), gradients, 0.1, 0.2, 0.9, nesterov, scale=math.sqrt(1.5))
+    expected = double_precision_muon(
+        p.detach(), gradients, 0.1, 0.2, 0.9, nesterov, scale=math.sqrt(1.5)
+    )
     muon = Muon([p], lr=0.1, weight_decay=0.2, momentum=0.9, nesterov=nesterov, ns_dtype="fp32")
     for gradient in gradients:
         p.grad = gradient
@@ -110,7 +118,9 @@ def test_equals_the_formulas_in_float64(nesterov):
 
 @pytest.mark.parametrize("momentum_dtype", ["gradient", "fp32"])
 def test_bf16_parameters_without_nesterov_keep_their_momentum(momentum_dtype):
-    """torch.optim.Muon 2.13 normalises its momentum buffer in place here (0.158 instead of 0.300)."""
+    """torch.optim.Muon 2.13 normalises its momentum buffer in place here (0.158 instead of
+    0.300).
+    """
     (p,) = parameters((16, 16), dtype=torch.bfloat16)
     muon = Muon([p], momentum=0.7, nesterov=False, ns_dtype="bf16", momentum_dtype=momentum_dtype)
     p.grad = torch.ones_like(p)
@@ -125,25 +135,45 @@ def test_bf16_parameters_without_nesterov_keep_their_momentum(momentum_dtype):
     [
         ("original", {"tall": math.sqrt(3), "wide": 1.0, "square": 1.0}),
         ("spectral", {"tall": math.sqrt(3), "wide": math.sqrt(1 / 3), "square": 1.0}),
-        ("match_rms_adamw", {"tall": 0.2 * math.sqrt(96), "wide": 0.2 * math.sqrt(96), "square": 0.2 * 8}),
+        (
+            "match_rms_adamw",
+            {"tall": 0.2 * math.sqrt(96), "wide": 0.2 * math.sqrt(96), "square": 0.2 * 8},
+        ),
         ("none", {"tall": 1.0, "wide": 1.0, "square": 1.0}),
     ],
 )
 def test_scale_is_the_spectral_norm_of_an_update(scale, expected):
     params = parameters(*(SHAPES[name] for name in expected))
     before = [p.detach().clone() for p in params]
-    muon = Muon(params, lr=1.0, weight_decay=0.0, scale=scale, ns_schedule="exact", ns_steps=30, ns_dtype="fp32")
+    muon = Muon(
+        params,
+        lr=1.0,
+        weight_decay=0.0,
+        scale=scale,
+        ns_schedule="exact",
+        ns_steps=30,
+        ns_dtype="fp32",
+    )
     take(muon, params, range(1))
-    norms = {name: torch.linalg.matrix_norm(p - old, 2).item() for name, p, old in zip(expected, params, before)}
+    norms = {
+        name: torch.linalg.matrix_norm(p - old, 2).item()
+        for name, p, old in zip(expected, params, before)
+    }
     assert norms == pytest.approx(expected, rel=1e-4)
     if scale == "match_rms_adamw":  # what it is for
-        assert [(p - old).square().mean().sqrt().item() for p, old in zip(params, before)] == pytest.approx([0.2] * 3)
+        assert [
+            (p - old).square().mean().sqrt().item() for p, old in zip(params, before)
+        ] == pytest.approx([0.2] * 3)
 
 
 def test_renormalise_gives_the_frobenius_norm_of_an_orthogonal_matrix():
     params = parameters(*SHAPES.values())
     before = [p.detach().clone() for p in params]
-    take(Muon(params, lr=1.0, weight_decay=0.0, scale="none", renormalise=True, ns_dtype="fp32"), params, range(1))
+    take(
+        Muon(params, lr=1.0, weight_decay=0.0, scale="none", renormalise=True, ns_dtype="fp32"),
+        params,
+        range(1),
+    )
     norms = [(p - old).norm().item() for p, old in zip(params, before)]
     assert norms == pytest.approx([math.sqrt(min(shape)) for shape in SHAPES.values()], rel=1e-4)
 
@@ -192,10 +222,22 @@ ALL = slice(None)
     ("options", "group", "slices"),
     [
         # a fused q|k|v with row_blocks
-        ({}, {"row_blocks": [32, 8, 8]}, [(slice(0, 32), ALL), (slice(32, 40), ALL), (slice(40, 48), ALL)]),
+        (
+            {},
+            {"row_blocks": [32, 8, 8]},
+            [(slice(0, 32), ALL), (slice(32, 40), ALL), (slice(40, 48), ALL)],
+        ),
         # q: four heads of twelve rows; o: three heads of eight columns
-        ({"split": "head"}, {"kind": "q", "n_heads": 4}, [(slice(i, i + 12), ALL) for i in (0, 12, 24, 36)]),
-        ({"split": "head"}, {"kind": "o", "n_heads": 3}, [(ALL, slice(i, i + 8)) for i in (0, 8, 16)]),
+        (
+            {"split": "head"},
+            {"kind": "q", "n_heads": 4},
+            [(slice(i, i + 12), ALL) for i in (0, 12, 24, 36)],
+        ),
+        (
+            {"split": "head"},
+            {"kind": "o", "n_heads": 3},
+            [(ALL, slice(i, i + 8)) for i in (0, 8, 16)],
+        ),
         ({"split": "matrix"}, {"kind": "q", "n_heads": 4}, [(ALL, ALL)]),
         ({"split": "head"}, {"kind": "k", "n_heads": 1}, [(ALL, ALL)]),
     ],
@@ -235,7 +277,10 @@ def test_three_dimensions_are_a_stack_and_four_are_flattened():
     ("group", "message"),
     [
         ({"row_blocks": [5, 4]}, r"row_blocks=\[5, 4\] do not add up to the 8 rows"),
-        ({"kind": "q", "n_heads": 3}, r"split=head: a matrix of shape \(8, 4\) is not 3 heads of equal size"),
+        (
+            {"kind": "q", "n_heads": 3},
+            r"split=head: a matrix of shape \(8, 4\) is not 3 heads of equal size",
+        ),
     ],
 )
 def test_a_split_that_does_not_divide_is_refused(group, message):
@@ -313,7 +358,8 @@ def test_extreme_but_finite_gradients_move_weights_by_lr(size):
     set_gradients(0, [p], scale=size)
     muon.step()
     moved = torch.linalg.matrix_norm(p - before, 2)
-    assert 0.06 < moved < 0.12 if size > 1 else moved < 1e-6  # below the floor of the norm, 1e-7, it is no gradient
+    # below the floor of the norm, 1e-7, it is no gradient
+    assert 0.06 < moved < 0.12 if size > 1 else moved < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -332,7 +378,8 @@ def test_normuon_evens_out_the_rows_and_keeps_the_norm_of_the_update():
     (p,), (plain,) = parameters((48, 24)), parameters((48, 24))
     before = p.detach().clone()
     options = {"lr": 1.0, "weight_decay": 0.0, "ns_dtype": "fp32"}
-    take(NorMuon([p], beta2=0.0, **options), [p], range(1))  # beta2 = 0: this update's own row norms
+    # beta2 = 0: this update's own row norms
+    take(NorMuon([p], beta2=0.0, **options), [p], range(1))
     take(Muon([plain], **options), [plain], range(1))
     update, orthogonal = p - before, plain - before
     rows = update.norm(dim=1)
@@ -370,7 +417,9 @@ def test_flops_per_step_equal_the_measured_count_of_the_batched_path():
 
 
 def test_flops_per_step_are_about_42_d_over_b_of_the_training_flops():
-    """Square matrices of width d, five steps: 5 * 6 d^3 against 6 d^2 a token, hence 5 d / B; wide ones less."""
+    """Square matrices of width d, five steps: 5 * 6 d^3 against 6 d^2 a token, hence 5 d / B; wide
+    ones less.
+    """
     d = 64
     muon = Muon(parameters(*[(d, d)] * 4, (4 * d, d), (d, 4 * d)))
     n_parameters = sum(p.numel() for p in muon.param_groups[0]["params"])

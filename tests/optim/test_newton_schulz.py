@@ -1,11 +1,20 @@
-"""Newton-Schulz against float64 singular value decompositions, with the tolerances that were measured for it."""
+"""Newton-Schulz against float64 singular value decompositions, with the tolerances that were
+measured for it.
+"""
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minigpt.optim import newton_schulz
-from minigpt.optim.newton_schulz import EXACT, KELLER, coefficients_of, dtype_of, flops, orthogonalise
+from minigpt.optim.newton_schulz import (
+    EXACT,
+    KELLER,
+    coefficients_of,
+    dtype_of,
+    flops,
+    orthogonalise,
+)
 
 KELLER_5 = coefficients_of("keller")
 
@@ -15,7 +24,9 @@ def relative(x, reference):
 
 
 def gaussian(rows, columns, seed=0, dtype=torch.float64):
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def built(rows, columns, singular_values, seed=0):
@@ -27,8 +38,12 @@ def built(rows, columns, singular_values, seed=0):
 
 
 def conditioned(rows, columns, smallest):
-    """One singular value of 1, the others from `smallest` to 0.1: over the norm they span [smallest, 1] nearly."""
-    s = torch.logspace(torch.tensor(smallest).log10().item(), -1.0, min(rows, columns), dtype=torch.float64)
+    """One singular value of 1, the others from `smallest` to 0.1: over the norm they span
+    [smallest, 1] nearly.
+    """
+    s = torch.logspace(
+        torch.tensor(smallest).log10().item(), -1.0, min(rows, columns), dtype=torch.float64
+    )
     s[-1] = 1.0
     return built(rows, columns, s)
 
@@ -36,9 +51,15 @@ def conditioned(rows, columns, smallest):
 @pytest.mark.parametrize("shape", [(96, 32), (32, 96), (48, 48)])
 @pytest.mark.parametrize(
     ("schedule", "smallest", "band"),
-    [("keller", 6e-3, (0.67, 1.17)), ("polar_express", 2e-3, (0.84, 1.16)), ("exact", 6e-3, (0.999, 1.001))],
+    [
+        ("keller", 6e-3, (0.67, 1.17)),
+        ("polar_express", 2e-3, (0.84, 1.16)),
+        ("exact", 6e-3, (0.999, 1.001)),
+    ],
 )
-def test_singular_values_end_in_the_schedules_band_and_directions_stay(shape, schedule, smallest, band):
+def test_singular_values_end_in_the_schedules_band_and_directions_stay(
+    shape, schedule, smallest, band
+):
     matrix, u, v = conditioned(*shape, smallest)
     o = orthogonalise(matrix, coefficients_of(schedule), torch.float64)
     inner = u.T @ o @ v  # diagonal, were U and V untouched
@@ -49,7 +70,10 @@ def test_singular_values_end_in_the_schedules_band_and_directions_stay(shape, sc
 
 
 def test_the_bands_hold_for_every_singular_value_not_only_for_samples():
-    for schedule, smallest, (low, high) in [("keller", 5e-3, (0.67, 1.17)), ("polar_express", 1e-3, (0.84, 1.16))]:
+    for schedule, smallest, (low, high) in [
+        ("keller", 5e-3, (0.67, 1.17)),
+        ("polar_express", 1e-3, (0.84, 1.16)),
+    ]:
         s = torch.logspace(torch.tensor(smallest).log10().item(), 0, 100_001, dtype=torch.float64)
         for a, b, c in coefficients_of(schedule):
             s = a * s + b * s**3 + c * s**5
@@ -104,7 +128,10 @@ def test_rotating_the_input_rotates_the_output(dtype, tolerance):
     matrix = gaussian(64, 96)
     left, right = torch.linalg.qr(gaussian(64, 64, 1)).Q, torch.linalg.qr(gaussian(96, 96, 2)).Q
     rotated = orthogonalise(left @ matrix @ right, KELLER_5, dtype)
-    assert relative(rotated, left @ orthogonalise(matrix, KELLER_5, dtype).double() @ right) < tolerance
+    assert (
+        relative(rotated, left @ orthogonalise(matrix, KELLER_5, dtype).double() @ right)
+        < tolerance
+    )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCE[:2])
@@ -126,8 +153,11 @@ def test_powers_of_two_and_signs_change_no_bit(dtype):
 
 @pytest.mark.parametrize("shape", [(512, 448), (448, 512)])
 def test_rank_is_kept(shape):
-    """Rounding noise in the zero singular values grows 3.4445^5 = 485-fold (1.3e-5 at 64 x 96; less where larger)."""
-    matrix = (2 * gaussian(shape[0], 5, 1)).round() @ (2 * gaussian(5, shape[1], 2)).round()  # exact in fp32
+    """Rounding noise in the zero singular values grows 3.4445^5 = 485-fold (1.3e-5 at 64 x 96; less
+    where larger).
+    """
+    # exact in fp32
+    matrix = (2 * gaussian(shape[0], 5, 1)).round() @ (2 * gaussian(5, shape[1], 2)).round()
     s = torch.linalg.svdvals(orthogonalise(matrix.float(), KELLER_5, torch.float32).double())
     assert s[4] > 0.67
     assert s[0] < 1.17
@@ -183,4 +213,7 @@ def test_compiled_equals_eager():
     compiled = torch.compile(orthogonalise)
     for dtype in (torch.float32, torch.bfloat16):
         matrix = gaussian(64, 96, dtype=torch.float32)
-        assert relative(compiled(matrix, KELLER_5, dtype), orthogonalise(matrix, KELLER_5, dtype)) < 3e-2
+        assert (
+            relative(compiled(matrix, KELLER_5, dtype), orthogonalise(matrix, KELLER_5, dtype))
+            < 3e-2
+        )

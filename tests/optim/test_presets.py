@@ -1,4 +1,6 @@
-"""Every file of conf/optim, found by itself: it composes, trains, and differs from the others only where it says so."""
+"""Every file of conf/optim, found by itself: it composes, trains, and differs from the others only
+where it says so.
+"""
 
 import copy
 
@@ -16,7 +18,9 @@ def test_preset_takes_two_steps_and_changes_every_parameter(name):
     model = Toy()
     before = [p.clone() for p in model.parameters()]
     train(model, build(name, model), range(2))
-    assert all(p.isfinite().all() and not torch.equal(p, old) for p, old in zip(model.parameters(), before))
+    assert all(
+        p.isfinite().all() and not torch.equal(p, old) for p, old in zip(model.parameters(), before)
+    )
 
 
 @pytest.mark.parametrize("name", sorted({*presets()} - {"adamw"}))  # there one lr serves all roles
@@ -24,14 +28,17 @@ def test_preset_differs_from_adamw_by_role_only_in_the_hidden_block(name):
     ours, adamw = preset(name), preset("adamw_by_role")
     assert ours.keys() == adamw.keys()
     shared = [key for key in adamw if key not in ("hidden", "hidden_width_exponent", "lr")]
-    assert {key: ours[key] for key in shared} == {key: adamw[key] for key in shared}  # resolved, adamw_lr included
+    # resolved, adamw_lr included
+    assert {key: ours[key] for key in shared} == {key: adamw[key] for key in shared}
 
 
 @pytest.mark.parametrize("name", presets())
 def test_header_says_what_it_is_and_how_to_run_it(name):
     lines = (CONF / "optim" / f"{name}.yaml").read_text().splitlines()
     assert lines[0].startswith("# ")
-    assert any(line.startswith("#   python train.py") and f"optim={name}" in line for line in lines[:4])
+    assert any(
+        line.startswith("#   python train.py") and f"optim={name}" in line for line in lines[:4]
+    )
 
 
 def test_one_lr_serves_all_roles_of_adamw():
@@ -70,7 +77,9 @@ def test_an_optimizer_of_another_package_needs_yaml_only(tmp_path):
         for _, p, role in toy.listed():
             p.requires_grad_(role.name == "hidden")
     optimizer = build("nadam", model, f"hydra.searchpath=[file://{tmp_path}]")
-    nadam = torch.optim.NAdam([p for p in reference.parameters() if p.requires_grad], lr=0.002, betas=(0.9, 0.95))
+    nadam = torch.optim.NAdam(
+        [p for p in reference.parameters() if p.requires_grad], lr=0.002, betas=(0.9, 0.95)
+    )
     assert train(model, optimizer, range(5)) == train(reference, nadam, range(5))
     assert all(map(torch.equal, model.parameters(), reference.parameters()))
 
@@ -88,7 +97,9 @@ def test_an_optimizer_that_draws_from_the_global_generator_is_told_so():
                     p.grad += torch.randn_like(p)
             return super().step(closure)
 
-    with pytest.raises(AssertionError, match=r"draws from torch's global generator.*torch\.Generator of"):
+    with pytest.raises(
+        AssertionError, match=r"draws from torch's global generator.*torch\.Generator of"
+    ):
         train(model := Toy(), Noisy(model.parameters(), lr=0.1), range(1))
 
 
@@ -149,7 +160,9 @@ def test_lion_is_the_lion_of_pytorch_optimizer():
     ours, theirs = Toy(), Toy()
     lion = Lion(ours.parameters(), lr=0.01, betas=[0.9, 0.98], weight_decay=0.3)
     reference = Reference(theirs.parameters(), lr=0.01, betas=(0.9, 0.98), weight_decay=0.3)
-    assert train(ours, lion, range(10)) == pytest.approx(train(theirs, reference, range(10)), rel=1e-6)
+    assert train(ours, lion, range(10)) == pytest.approx(
+        train(theirs, reference, range(10)), rel=1e-6
+    )
     for a, b in zip(ours.parameters(), theirs.parameters()):
         assert torch.allclose(a, b, atol=1e-6)
 
@@ -161,13 +174,17 @@ def test_adamw_preset_is_torch_adamw_on_a_small_gpt():
         model.init_weights(torch.Generator().manual_seed(0))
         roles, node = model.roles(), preset("adamw")
         if arm == "minigpt":
-            optimizer = build("adamw", [(name, p, roles[name]) for name, p in model.named_parameters()])
+            optimizer = build(
+                "adamw", [(name, p, roles[name]) for name, p in model.named_parameters()]
+            )
         else:
             groups = [
                 {"params": [p], "weight_decay": node[roles[name].name]["weight_decay"]}
                 for name, p in model.named_parameters()
             ]
-            optimizer = torch.optim.AdamW(groups, lr=node["lr"], betas=(0.9, 0.95), eps=1e-10, fused=True)
+            optimizer = torch.optim.AdamW(
+                groups, lr=node["lr"], betas=(0.9, 0.95), eps=1e-10, fused=True
+            )
         losses[arm] = []
         for step in range(20):
             tokens = torch.randint(17, (4, 9), generator=torch.Generator().manual_seed(step % 2))

@@ -28,10 +28,14 @@ def state_after(name: str, start: State | None, steps: range) -> State:
         model.load_state_dict(start["weights"])
         optimizer.load_state_tree(start["optimizer"])
     train(model, optimizer, steps)
-    return copy.deepcopy({"weights": dict(model.state_dict()), "optimizer": saved(optimizer.state_tree())})
+    return copy.deepcopy(
+        {"weights": dict(model.state_dict()), "optimizer": saved(optimizer.state_tree())}
+    )
 
 
-def one_rank(rank: int, world_size: int, name: str, start: State, steps: range, folder: str) -> None:
+def one_rank(
+    rank: int, world_size: int, name: str, start: State, steps: range, folder: str
+) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
     torch.save(state_after(name, start, steps), f"{folder}/{rank}.pt")
     dist.destroy_process_group()

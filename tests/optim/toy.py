@@ -20,7 +20,9 @@ ADAMW = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
 class Toy(nn.Module):
     """Embedding, one attention-like and one MLP-like pair of matrices, a gain, a head."""
 
-    def __init__(self, vocab_size: int = 11, d: int = 8, seed: int = 0, device: str = "cpu") -> None:
+    def __init__(
+        self, vocab_size: int = 11, d: int = 8, seed: int = 0, device: str = "cpu"
+    ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocab_size, d, device=device)
         self.gain = nn.Parameter(torch.ones(d, device=device))
@@ -80,18 +82,24 @@ def train(model: nn.Module, optimizer: Any, seeds: range) -> list[float]:
 
 
 def by_role(model: Toy, hidden: Any = ADAMW, lr_scale: float = 1.0) -> ByRole:
-    return ByRole(model.listed(), hidden=hidden, embed=ADAMW, head=ADAMW, scalar=ADAMW, lr_scale=lr_scale)
+    return ByRole(
+        model.listed(), hidden=hidden, embed=ADAMW, head=ADAMW, scalar=ADAMW, lr_scale=lr_scale
+    )
 
 
 def preset(name: str, *overrides: str) -> Any:
     """The resolved config node of conf/optim/<name>.yaml."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose(overrides=[f"+optim={name}", *overrides]), resolve=True)
+        config = OmegaConf.to_container(
+            compose(overrides=[f"+optim={name}", *overrides]), resolve=True
+        )
     return config["optim"]
 
 
 def build(name: str, model: Toy | list[Any], *overrides: str) -> ByRole:
-    """A preset from YAML on the toy model (or on a list of parameters), the way the scripts do it."""
+    """A preset from YAML on the toy model (or on a list of parameters), the way the scripts do
+    it.
+    """
     node = {k: v for k, v in preset(name, *overrides).items() if k not in ("lr", "adamw_lr")}
     listed = model if isinstance(model, list) else model.listed()
     optimizer = instantiate(node, listed, _convert_="all")

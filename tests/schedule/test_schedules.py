@@ -15,8 +15,13 @@ from minigpt.schedule.wsd import WSD
 HALF = math.sqrt(0.5)
 
 BY_HAND = [
-    # 12 steps, 4 of warm-up, 8 down: the cosine passes 1, (1 + sqrt(1/2))/2, 1/2, (1 - sqrt(1/2))/2, 0 at quarters
-    (WarmupCosine(warmup=4), 12, {0: 0.2, 1: 0.4, 3: 0.8, 4: 1, 6: (1 + HALF) / 2, 8: 0.5, 10: (1 - HALF) / 2, 12: 0}),
+    # 12 steps, 4 of warm-up, 8 down: the cosine passes 1, (1 + sqrt(1/2))/2, 1/2, (1 -
+    # sqrt(1/2))/2, 0 at quarters
+    (
+        WarmupCosine(warmup=4),
+        12,
+        {0: 0.2, 1: 0.4, 3: 0.8, 4: 1, 6: (1 + HALF) / 2, 8: 0.5, 10: (1 - HALF) / 2, 12: 0},
+    ),
     (WarmupCosine(warmup=4, floor=0.2), 12, {0: 0.2, 4: 1, 8: 0.6, 12: 0.2}),
     (WarmupCosine(warmup=0), 4, {0: 1, 2: 0.5, 4: 0}),
     (Linear(warmup=4), 12, {0: 0.2, 3: 0.8, 4: 1, 6: 0.75, 8: 0.5, 11: 0.125, 12: 0}),
@@ -46,7 +51,10 @@ def test_warmup_below_one_is_a_share_of_the_run(schedule):
 @pytest.mark.parametrize("schedule", [WarmupCosine, Linear, WSD, Constant])
 @pytest.mark.parametrize("warmup", [10, 11, 0.99])
 def test_warmup_that_fills_the_run_is_refused_with_both_numbers(schedule, warmup):
-    with pytest.raises(ValueError, match=rf"schedule.warmup={warmup} is 1[01] steps of warm-up in a run of 10 steps"):
+    with pytest.raises(
+        ValueError,
+        match=rf"schedule.warmup={warmup} is 1[01] steps of warm-up in a run of 10 steps",
+    ):
         schedule(warmup=warmup)(0, 10)
 
 
@@ -57,7 +65,10 @@ def test_impossible_durations_are_refused(warmup):
 
 
 def test_wsd_refuses_warmup_and_decay_that_overlap():
-    with pytest.raises(ValueError, match=r"schedule.warmup=6 and schedule.decay=0.5 are 6 \+ 5 steps in a run of 10"):
+    with pytest.raises(
+        ValueError,
+        match=r"schedule.warmup=6 and schedule.decay=0.5 are 6 \+ 5 steps in a run of 10",
+    ):
         WSD(warmup=6, decay=0.5)(0, 10)
 
 
@@ -79,7 +90,9 @@ def test_a_step_outside_the_run_is_refused():
     warmup=st.floats(0, 0.7),
     steps=st.integers(1, 300),
 )
-def test_always_within_zero_and_one_positive_before_the_end_and_up_then_down(schedule, warmup, steps):
+def test_always_within_zero_and_one_positive_before_the_end_and_up_then_down(
+    schedule, warmup, steps
+):
     if round(warmup * steps) >= steps:
         warmup = 0.0
     lrs = [schedule(warmup=warmup)(s, steps) for s in range(steps)]

@@ -1,4 +1,6 @@
-"""Reference, trainer, tiktoken, and the tokenizer.json in `tokenizers` and transformers: the same merges and ids."""
+"""Reference, trainer, tiktoken, and the tokenizer.json in `tokenizers` and transformers: the same
+merges and ids.
+"""
 
 import random
 from pathlib import Path
@@ -58,14 +60,25 @@ def test_same_ids_on_a_play() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.one_of(dense_text, st.sampled_from(["<|endoftext|>", "<|endoftext|", "|>", "\ud800", " ", "\n"]))))
+@given(
+    st.lists(
+        st.one_of(
+            dense_text,
+            st.sampled_from(["<|endoftext|>", "<|endoftext|", "|>", "\ud800", " ", "\n"]),
+        )
+    )
+)
 def test_a_batch_encodes_like_its_texts(texts: list[str]) -> None:
     """Though it goes through the library in one call, with end_of_text between the texts."""
-    assert [ids.tolist() for ids in FAST.encode_batch(texts)] == [FAST.encode(text) for text in texts]
+    assert [ids.tolist() for ids in FAST.encode_batch(texts)] == [
+        FAST.encode(text) for text in texts
+    ]
 
 
 def test_same_ids_on_random_bytes() -> None:
-    """Inside one word, where only merges decide; `tokenizers` gets the bytes spelled as its vocabulary spells them."""
+    """Inside one word, where only merges decide; `tokenizers` gets the bytes spelled as its
+    vocabulary spells them.
+    """
     import json
 
     from tokenizers import Tokenizer
@@ -74,7 +87,11 @@ def test_same_ids_on_random_bytes() -> None:
     rng = random.Random(0)
     fragments = [token for token in FAST.tokens if len(token) > 1]
     for length in range(1, 200):
-        word = rng.randbytes(length) if length % 2 else b"".join(rng.choices(fragments, k=1 + length // 8))
+        word = (
+            rng.randbytes(length)
+            if length % 2
+            else b"".join(rng.choices(fragments, k=1 + length // 8))
+        )
         ids = REFERENCE.encode_word(word)
         assert FAST.encoding._encode_single_piece(word) == ids
         assert whole_words.encode(spell(word)).ids == ids
@@ -95,18 +112,34 @@ def test_transformers_reads_the_saved_folder(tmp_path: Path) -> None:
 def test_reference_and_fast_path_save_the_same_vocabulary(tmp_path: Path) -> None:
     REFERENCE.save(tmp_path / "reference")
     FAST.save(tmp_path / "fast")
-    assert (tmp_path / "reference/tokenizer.json").read_bytes() == (tmp_path / "fast/tokenizer.json").read_bytes()
+    assert (tmp_path / "reference/tokenizer.json").read_bytes() == (
+        tmp_path / "fast/tokenizer.json"
+    ).read_bytes()
     assert isinstance(load(tmp_path / "reference"), ReferenceBPE)
     assert isinstance(load(tmp_path / "fast"), BPETokenizer)
 
 
-UNITS = ["word ", "and\n", "a\n\n", "b  ", "end, ", "it's\t", "12 3 ", "é x\u00a0 ", "漢字 y\r\n", "no! \n", "z \n \n"]
+UNITS = [
+    "word ",
+    "and\n",
+    "a\n\n",
+    "b  ",
+    "end, ",
+    "it's\t",
+    "12 3 ",
+    "é x\u00a0 ",
+    "漢字 y\r\n",
+    "no! \n",
+    "z \n \n",
+]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(UNITS), min_size=6))
 def test_pieces_encode_like_the_whole(units: list[str]) -> None:
-    """Each of these units has an exact place to cut; the ids of the pieces joined are the ids of the text."""
+    """Each of these units has an exact place to cut; the ids of the pieces joined are the ids of
+    the text.
+    """
     text = "".join(units)
     whole = FAST.encode(text)
     with pytest.MonkeyPatch.context() as patch:
@@ -134,7 +167,8 @@ def test_a_million_of_the_same(unit: str) -> None:
 def test_vocabulary_size_counts_bytes_merges_and_end_of_text() -> None:
     tokenizer = BPE(vocab_size=300).train([play(20_000)])
     assert (tokenizer.vocab_size, tokenizer.end_of_text, len(tokenizer.merges)) == (300, 299, 43)
-    assert BPE(vocab_size=300).train(["aa"]).vocab_size == 258  # not more merges than the text has pairs
+    # not more merges than the text has pairs
+    assert BPE(vocab_size=300).train(["aa"]).vocab_size == 258
     with pytest.raises(ValueError, match="vocab_size=256 is too small"):
         BPE(vocab_size=256)
 

@@ -1,4 +1,6 @@
-"""What holds for every tokenizer: round trips through text, folders and Hugging Face; markers stay text."""
+"""What holds for every tokenizer: round trips through text, folders and Hugging Face; markers stay
+text.
+"""
 
 import json
 import sys
@@ -57,7 +59,12 @@ def test_a_marker_in_the_text_is_text(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(f"before {END_OF_TEXT} after")
     assert tokenizer.end_of_text not in ids
     assert tokenizer.decode(ids) == f"before {END_OF_TEXT} after"
-    assert tokenizer.decode_bytes([tokenizer.end_of_text, *tokenizer.encode("a"), tokenizer.end_of_text]) == b"a"
+    assert (
+        tokenizer.decode_bytes(
+            [tokenizer.end_of_text, *tokenizer.encode("a"), tokenizer.end_of_text]
+        )
+        == b"a"
+    )
 
 
 def test_a_saved_tokenizer_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -103,10 +110,14 @@ def test_characters_that_were_not_in_the_training_text() -> None:
 
 @pytest.mark.faults(37)
 def test_a_foreign_tokenizer_with_added_markers(tmp_path: Path) -> None:
-    """All special markers of a tokenizer.json stay text, also one that the file does not flag as special."""
+    """All special markers of a tokenizer.json stay text, also one that the file does not flag as
+    special.
+    """
     definition = BPE(300).train([TEXT]).tokenizer_json()
     definition["added_tokens"][0]["special"] = False
-    definition["added_tokens"].append({**definition["added_tokens"][0], "id": 300, "content": "<|x|>", "special": True})
+    definition["added_tokens"].append(
+        {**definition["added_tokens"][0], "id": 300, "content": "<|x|>", "special": True}
+    )
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(definition))
     tokenizer = HF(str(path)).train([])
@@ -136,7 +147,11 @@ def test_ids_only(tmp_path: Path) -> None:
     tokenizer = Ids(vocab_size=10, end_of_text=9).train([])
     tokenizer.save(tmp_path)
     again = load(tmp_path)
-    assert (again.vocab_size, again.end_of_text, again.fingerprint) == (10, 9, tokenizer.fingerprint)
+    assert (again.vocab_size, again.end_of_text, again.fingerprint) == (
+        10,
+        9,
+        tokenizer.fingerprint,
+    )
     assert again.decode([1, 9]) == "<1><9>"
     assert again.bytes_per_id() is None
     with pytest.raises(DataError, match="knows ids only"):
@@ -151,16 +166,30 @@ def test_ids_only(tmp_path: Path) -> None:
         ("tokenizer_config.json", None, "cannot read the tokenizer"),
         ("tokenizer_config.json", "{", "not JSON"),
         ("tokenizer_config.json", "{}", "not a tokenizer of minigpt"),
-        ("tokenizer_config.json", '{"minigpt_kind": "os.path"}', "unknown kind of tokenizer 'os.path'"),
-        ("tokenizer_config.json", '{"minigpt_kind": "nothing_here"}', "unknown kind of tokenizer 'nothing_here'"),
+        (
+            "tokenizer_config.json",
+            '{"minigpt_kind": "os.path"}',
+            "unknown kind of tokenizer 'os.path'",
+        ),
+        (
+            "tokenizer_config.json",
+            '{"minigpt_kind": "nothing_here"}',
+            "unknown kind of tokenizer 'nothing_here'",
+        ),
         ("tokenizer_config.json", '{"minigpt_kind": "base"}', "unknown kind of tokenizer 'base'"),
         ("tokenizer.json", None, "cannot read the tokenizer"),
         ("tokenizer.json", "{}", "damaged tokenizer"),
-        ("tokenizer.json", '{"model": {"merges": [["a", "b"]], "vocab": {}}}', "vocabulary and merges disagree"),
+        (
+            "tokenizer.json",
+            '{"model": {"merges": [["a", "b"]], "vocab": {}}}',
+            "vocabulary and merges disagree",
+        ),
     ],
 )
 @pytest.mark.faults(33)
-def test_a_damaged_folder_is_named(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+def test_a_damaged_folder_is_named(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
     BPE(300).train([TEXT]).save(tmp_path)
     if content is None:
         (tmp_path / name).unlink()
@@ -184,8 +213,20 @@ def test_nothing_in_a_folder_is_instantiated(tmp_path: Path) -> None:
 def word_level(**changes: Any) -> dict[str, Any]:
     model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "</s>": 2}, "unk_token": "a"}
     parts = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
-    marker = {"id": 2, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    whole = {"version": "1.0", **dict.fromkeys(parts), "added_tokens": [{**marker, "special": True}], "model": model}
+    marker = {
+        "id": 2,
+        "content": "</s>",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+    }
+    whole = {
+        "version": "1.0",
+        **dict.fromkeys(parts),
+        "added_tokens": [{**marker, "special": True}],
+        "model": model,
+    }
     return {**whole, **changes}
 
 
@@ -195,7 +236,9 @@ def vocabulary(**changes: Any) -> dict[str, Any]:
 
 ODD_DEFINITIONS: dict[str, Any] = {
     "an id of a billion": vocabulary(vocab={"a": 0, "</s>": 10**9}),
-    "an added id of a billion": word_level(added_tokens=[{**word_level()["added_tokens"][0], "id": 10**9}]),
+    "an added id of a billion": word_level(
+        added_tokens=[{**word_level()["added_tokens"][0], "id": 10**9}]
+    ),
     "an id below zero": vocabulary(vocab={"a": -1, "</s>": 2}),
     "an id beyond 64 bits": vocabulary(vocab={"a": 2**70, "</s>": 2}),
     "an id that is no number": vocabulary(vocab={"a": "0", "</s>": 2}),
@@ -228,7 +271,9 @@ def test_a_definition_that_is_none_is_one_line_and_bounded(tmp_path: Path, name:
 @pytest.mark.faults(33)
 def test_a_definition_may_have_gaps_and_lie_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
-    (tmp_path / "blobs" / "3f").write_text(json.dumps(vocabulary(vocab={"a": 0, "b": 7, "</s>": 1000})))
+    (tmp_path / "blobs" / "3f").write_text(
+        json.dumps(vocabulary(vocab={"a": 0, "b": 7, "</s>": 1000}))
+    )
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / "tokenizer.json").symlink_to("../blobs/3f")
     tokenizer = HF(str(tmp_path / "snapshot"), "</s>").train([])
@@ -239,7 +284,10 @@ def test_a_definition_may_have_gaps_and_lie_behind_a_link(tmp_path: Path) -> Non
 @pytest.mark.faults(33)
 def test_a_text_that_the_library_cannot_encode_is_one_line() -> None:
     wordpiece = vocabulary(
-        type="WordPiece", unk_token="[UNK]", continuing_subword_prefix="##", max_input_chars_per_word=9
+        type="WordPiece",
+        unk_token="[UNK]",
+        continuing_subword_prefix="##",
+        max_input_chars_per_word=9,
     )
     with pytest.raises(DataError, match=r"cannot encode the text: .*UNK"):
         HFTokenizer(wordpiece, "</s>").encode("nothing of this")
@@ -247,7 +295,8 @@ def test_a_text_that_the_library_cannot_encode_is_one_line() -> None:
 
 @pytest.mark.faults(33)
 @pytest.mark.parametrize(
-    "kind", ["base", "byte_level", "__init__", "os", "../byte", "byte.read", "BYTE", "", 7, None, []]
+    "kind",
+    ["base", "byte_level", "__init__", "os", "../byte", "byte.read", "BYTE", "", 7, None, []],
 )
 def test_only_the_names_of_tokenizers_are_kinds(tmp_path: Path, kind: Any) -> None:
     ByteTokenizer().save(tmp_path)
@@ -257,12 +306,15 @@ def test_only_the_names_of_tokenizers_are_kinds(tmp_path: Path, kind: Any) -> No
     before = set(sys.modules)
     with pytest.raises(DataError, match=r"kind of tokenizer|not a tokenizer of minigpt"):
         load(tmp_path)
-    assert {name for name in set(sys.modules) - before if not name.startswith("minigpt.tokenizer")} == set()
+    assert {
+        name for name in set(sys.modules) - before if not name.startswith("minigpt.tokenizer")
+    } == set()
 
 
 @pytest.mark.faults(33)
 @pytest.mark.parametrize(
-    ("vocab_size", "end_of_text"), [(10**12, 1), ("9", 1), (9, 9), (9, -1), (True, 0), (9.0, 1), (None, None)]
+    ("vocab_size", "end_of_text"),
+    [(10**12, 1), ("9", 1), (9, 9), (9, -1), (True, 0), (9.0, 1), (None, None)],
 )
 def test_ids_that_cannot_be(tmp_path: Path, vocab_size: Any, end_of_text: Any) -> None:
     IdsOnly(9, 1).save(tmp_path)
@@ -276,7 +328,14 @@ def test_ids_that_cannot_be(tmp_path: Path, vocab_size: Any, end_of_text: Any) -
 
 @pytest.mark.faults(33)
 @pytest.mark.parametrize(
-    "vocab", [{"b": 0, "a": 1, UNKNOWN: 2}, {"a": 0, UNKNOWN: 10**9}, {"a": 1, UNKNOWN: 2}, {"a": 0, "b": 1}, {"ab": 0}]
+    "vocab",
+    [
+        {"b": 0, "a": 1, UNKNOWN: 2},
+        {"a": 0, UNKNOWN: 10**9},
+        {"a": 1, UNKNOWN: 2},
+        {"a": 0, "b": 1},
+        {"ab": 0},
+    ],
 )
 def test_characters_with_other_ids(tmp_path: Path, vocab: dict[str, int]) -> None:
     CharTokenizer(["a", "b"]).save(tmp_path)

@@ -12,7 +12,8 @@ from minigpt.tokenizer.bpe import WORDS, ReferenceBPE, merge, train
 
 
 def test_merges_by_hand() -> None:
-    # Words: "ab" 3 times, " abc" twice. Pairs: ab 5, then (" ", ab) and (ab, c) 2 each: byte 32 is the smaller id.
+    # Words: "ab" 3 times, " abc" twice. Pairs: ab 5, then (" ", ab) and (ab, c) 2 each: byte 32 is
+    # the smaller id.
     assert train(["ab", "ab abc abc", "ab"], 3) == [(b"a", b"b"), (b" ", b"ab"), (b" ab", b"c")]
 
 
@@ -82,5 +83,7 @@ def test_lone_surrogates_become_replacement_characters() -> None:
 
 @pytest.mark.parametrize("token_id", [-1, REFERENCE.vocab_size])
 def test_id_outside_the_vocabulary(token_id: int) -> None:
-    with pytest.raises(ValueError, match=f"id {token_id} is outside the vocabulary of {REFERENCE.vocab_size}"):
+    with pytest.raises(
+        ValueError, match=f"id {token_id} is outside the vocabulary of {REFERENCE.vocab_size}"
+    ):
         REFERENCE.decode([token_id])

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from minigpt.data.shakespeare import Shakespeare
 
-# Engines carry different versions of Unicode, so that they disagree about letters of the last few years; what was
-# assigned in Unicode 3.2 is the same in all of them.
+# Engines carry different versions of Unicode, so that they disagree about letters of the last few
+# years; what was assigned in Unicode 3.2 is the same in all of them.
 OLD = unicodedata.ucd_3_2_0
 old_characters = st.characters(exclude_categories=["Cs"]).filter(lambda c: OLD.category(c) != "Cn")
 any_text = st.text(st.characters(exclude_categories=["Cs"]))

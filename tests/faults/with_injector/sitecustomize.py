@@ -1,4 +1,6 @@
-"""Python imports this by itself where this folder is on PYTHONPATH: a true process with an injector in it."""
+"""Python imports this by itself where this folder is on PYTHONPATH: a true process with an injector
+in it.
+"""
 
 import json
 import os

@@ -1,0 +1,395 @@
+"""All that can be typed wrongly: exit code, one line that names key and value, no traceback,
+nothing written.
+"""
+
+from pathlib import Path
+
+import pytest
+from fault_table import Tries
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import Shell
+
+# script arguments -> words that the message must have
+TABLE = [
+    ("train train.step=5", ["train.step", "train.steps"]),
+    ("train modle=tiny", ["modle", "model"]),
+    ("train model=tinny", ["model=tinny", "tiny"]),
+    ("train optim=moun", ["optim=moun", "muon"]),
+    ("train +new=1", ["unknown key: new"]),
+    ("train +train.foo=1", ["unknown key: train.foo"]),
+    ("train +optim.hidden.foo=1", ["unknown key: optim.hidden.foo"]),
+    ("train optim.hidden.lrr=1", ["optim.hidden.lrr", "optim.hidden.lr"]),
+    ("train model.dmodel=64", ["model.dmodel", "model.d_model"]),
+    ("train train.steps=abc", ["train.steps=abc", "an integer"]),
+    ("train train.steps=1e8", ["train.steps=1e8", "an integer"]),
+    ("train train.steps=1.5", ["train.steps=1.5", "an integer"]),
+    ("train seed=null", ["seed=null"]),
+    ("train train.grad_clip=x", ["train.grad_clip=x", "a number"]),
+    ("train dry_run=perhaps", ["dry_run=perhaps", "true or false"]),
+    ("train model.d_model=wide", ["model.d_model='wide'", "an integer"]),
+    ("train model.tie_embeddings=3", ["model.tie_embeddings=3", "true or false"]),
+    ("train optim.hidden.lr=fast", ["optim.hidden.lr='fast'", "a number"]),
+    ("train optim.embed.betas=0.9", ["optim.embed.betas=0.9", "a list"]),
+    ("train train.steps=0", ["train.steps=0", "at least 1"]),
+    ("train train.steps=-5", ["train.steps=-5"]),
+    ("train train.tokens=-1", ["train.tokens=-1"]),
+    ("train train.epochs=0", ["train.epochs=0"]),
+    ("train train.epochs=nan", ["train.epochs=nan"]),
+    ("train train.steps=99999999999999999999", ["train.steps"]),
+    ("train train.steps=5 train.epochs=1", ["train.steps=5", "train.epochs=1", "exactly one"]),
+    ("train train.steps=null", ["exactly one"]),
+    ("train train.batch_size=0", ["train.batch_size=0"]),
+    ("train train.batch_size=30 train.micro_batch_size=8", ["30", "8", "24 and 32"]),
+    ("train train.micro_batch_size=0", ["train.micro_batch_size=0"]),
+    ("train train.grad_clip=0", ["train.grad_clip=0"]),
+    ("train train.skip_spikes=1", ["train.skip_spikes=1", "above 1"]),
+    ("train train.precision=fp8", ["train.precision=fp8", "fp16"]),
+    ("train train.device=gpu", ["train.device=gpu", "cpu"]),
+    ("train train.device=cuda", ["train.device=cuda"]),
+    ("train train.compile=maybe", ["train.compile=maybe"]),
+    ("train train.threads=0", ["train.threads=0"]),
+    ("train seed=-1", ["seed=-1"]),
+    ("train attempt=0", ["attempt=0"]),
+    ("train eval.every=0", ["eval.every=0"]),
+    ("train eval.tokens=0", ["eval.tokens=0"]),
+    ("train checkpoint.keep=0", ["checkpoint.keep=0"]),
+    ("train log.every=-1", ["log.every=-1"]),
+    ("train sample.temperature=-1", ["sample.temperature=-1"]),
+    ("train name=a/b", ["name='a/b'"]),
+    ("train optim.lr=nan", ["nan"]),
+    ("train optim.lr=-0.1", ["-0.1"]),
+    ("train optim.lr=1e400", ["inf"]),
+    ("train optim.lr_scale=0", ["lr_scale=0"]),
+    ("train optim.hidden.momentum=1.5", ["momentum=1.5"]),
+    ("train optim.embed.betas=[0.9,1.5]", ["1.5"]),
+    ("train optim.hidden.weight_decay=-1", ["weight_decay"]),
+    ("train optim.hidden.ns_dtype=fp8", ["ns_dtype", "fp8"]),
+    ("train schedule.warmup=600", ["600"]),
+    ("train schedule.warmup=-1", ["warmup=-1"]),
+    ("train model.dropout=1", ["dropout=1"]),
+    ("train model.d_model=130", ["d_model=130", "n_heads=4"]),
+    ("train model.n_kv_heads=3", ["n_kv_heads=3", "n_heads=4"]),
+    ("train model.n_heads=128", ["n_heads=128", "d_model=128"]),
+    ("train model.max_seq_len=0", ["max_seq_len=0"]),
+    ("train model.n_layers=0", ["n_layers=0"]),
+    ("train init_from=/no/such/run", ["init_from=/no/such/run"]),
+    ("train data=files", ["data.path"]),
+    ("train model=null", ["model=null", "tiny"]),
+    ("train model=[tiny,small]", ["no choice: model"]),
+    ("train ~optim", ["no choice: optim"]),
+    ("train ~train", ["~train"]),
+    ("train ~train.steps", ["~train.steps", "train.steps=..."]),
+    ("train ~seed", ["~seed"]),
+    ("train hydra=null", ["hydra=null"]),
+    ("train ~hydra", ["~hydra"]),
+    ("train hydra.sweeper=null", ["hydra/sweeper"]),
+    ("train hydra.mode=MULTIRUN", ["-m"]),
+    ("train train=3", ["train=3"]),
+    ("train train.compile={a:1}", ["train.compile"]),
+    ("train study=???", ["study"]),
+    ("train study=${study}", ["study", "ecursive"]),
+    ("train study=${oc.env:NO_SUCH_NAME}", ["NO_SUCH_NAME"]),
+    ("train seed=${model}", ["seed"]),
+    ("train optim.hidden=3", ["optim.hidden=3", "_target_"]),
+    ("train optim.hidden.betas=[a,b]", ["betas"]),
+    ("train data.tokenizer=x", ["data.tokenizer='x'"]),
+    ("train data.tokenizer=null", ["data.tokenizer"]),
+    ("train model._target_=3", ["model._target_"]),
+    ("train +model._recursive_=x", ["_recursive_"]),
+    ("train optim.lr=" + 400 * "9", ["optim.lr", "bits"]),
+    ("train study=" + 400 * "[" + 400 * "]", ["study="]),
+    ("train train.threads=10000", ["train.threads=10000", "cores"]),
+    ("train data_dir=", ["data_dir=", "empty path"]),
+    ("train init_from=''", ["init_from=", "empty path"]),
+    ("train study=\udcff", ["not UTF-8"]),
+    ("train --config-name=x", ["--config-name", "experiment"]),
+    ("train --config-path=/tmp", ["--config-path"]),
+    ("train --config-dir=/no/such/folder", ["--config-dir=/no/such/folder"]),
+    ("train --experimental-rerun=x", ["--experimental-rerun", "pickle"]),
+    ("train --hydra-help model=tiny", ["--hydra-help"]),
+    ("train --cfg=x", ["--cfg", "'x'"]),
+    ("train --cfg=job --package=nope", ["nope"]),
+    ("train --cfg=job model=tinny", ["model=tinny", "tiny"]),
+    ("train --info=x", ["--info", "'x'"]),
+    ("train --resolve", ["--resolve", "--cfg"]),
+    ("train --nope", ["--nope"]),
+    ("train --run -m", ["--run", "--multirun"]),
+    ("train -sc install=nosh", ["install"]),
+    ("generate output_dir=", ["output_dir=", "empty path"]),
+    ("preprocess ~data", ["data"]),
+    ("preprocess data_dir=???", ["data_dir"]),
+    ("train logger.api_key=123", ["api_key"]),
+    ("train +optim.hidden._target_=os.system", ["optim.hidden"]),
+    ("train optim.hidden._target_=no_such_package.Thing", ["no_such_package"]),
+    ("train optim.hidden._target_=torch.optim.Muonn", ["torch.optim.Muonn"]),
+    ("preprocess data=shakespear", ["data=shakespear", "shakespeare"]),
+    ("preprocess data.tokenizer.vocab_size=many", ["data.tokenizer.vocab_size='many'"]),
+    ("generate temperature=-1", ["temperature=-1"]),
+    ("generate temperature=nan", ["temperature=nan"]),
+    ("generate top_p=0", ["top_p=0"]),
+    ("generate top_p=1.5", ["top_p=1.5"]),
+    ("train logger=wandb logger.timeout_s=-1", ["logger", "timeout_s=-1"]),
+    ("train logger=wandb logger.finish_timeout_s=0", ["logger", "finish_timeout_s=0"]),
+    ("generate top_k=0", ["top_k=0"]),
+    ("generate max_new_tokens=0", ["max_new_tokens=0"]),
+    ("generate num_samples=0", ["num_samples=0"]),
+    ("generate ngram_size=-1", ["ngram_size=-1"]),
+    ("generate tempreature=1", ["tempreature", "temperature"]),
+    ("generate run=/no/such/run", ["/no/such/run"]),
+    ("generate", ["no finished run"]),
+]
+
+
+def fault_of(command: str, said: str) -> int:
+    """Which fault of the list a bad input tries."""
+    if command.startswith("generate"):
+        return 50
+    if any(key in command for key in ("train.device", "train.precision", "train.compile")):
+        return 44
+    if any(word in said for word in ("unknown", "wrong type", "missing", "unreadable", "secret")):
+        return 41
+    return (
+        43
+        if sum(
+            f"{part}=" in said
+            for part in ("batch_size", "d_model", "n_heads", "n_kv_heads", "steps")
+        )
+        > 1
+        else 42
+    )
+
+
+@pytest.mark.faults(41, 42, 43, 44, 50)
+@pytest.mark.parametrize(("command", "words"), TABLE, ids=[command for command, _ in TABLE])
+def test_a_bad_input_is_named_and_nothing_is_written(
+    command: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tries: Tries,
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    code = shell(*command.split())
+    with tries.one(fault_of(command, shell.err)):
+        assert code == 2, shell.err
+        assert "Traceback" not in shell.err
+        lines = shell.err.splitlines()
+        assert all(line.startswith("error: ") and line.endswith(")") for line in lines), (
+            "each says what to do"
+        )
+        assert any(all(word in line for word in words) for line in lines), shell.err
+        assert len(lines) == 1 or any(value in command for value in ("nan", "optim.lr=")), (
+            "one value, several keys"
+        )
+        assert shell.out == ""
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_all_problems_come_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert (
+        shell("train", "modle=x", "train.steps=x", "optim=moun", "seed=-1", "optim.hidden.lr=x")
+        == 2
+    )
+    assert len([line for line in shell.err.splitlines() if line.startswith("error: ")]) == 5
+
+
+def typed(folder: Path, shell: Shell, *arguments: str) -> int:
+    """Type a dry run of a small model."""
+    code = shell("train", "debug=smoke", "dry_run=true", *arguments)
+    assert "Traceback" not in shell.err
+    return code
+
+
+@pytest.mark.faults(41)
+@pytest.mark.parametrize("name", ["BENCH_API_KEY", "HF_TOKEN", "MY_SECRET", "DB_PASSWORD"])
+def test_a_secret_of_the_environment_reaches_no_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("INDIRECT", name)
+    monkeypatch.setenv("MAX_TOKENS_HERE", "harmless")
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    folder = tmp_path / "conf"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\nstudy: ${{oc.env:${{oc.env:INDIRECT}},x}}\nlogger:\n  _target_: {name}\n"
+    )
+    assert typed(tmp_path, shell, f"--config-dir={folder}", "experiment=mine") == 2
+    assert f"secret in the configuration: ${{oc.env:{name}}}" in shell.err
+    assert "canary" not in shell.err + shell.out
+    assert typed(tmp_path, shell, "study=${oc.env:MAX_TOKENS_HERE}") == 0
+    assert not (tmp_path / "outputs").exists()
+
+
+BAD_FILES = {
+    "a tab": b"study:\n\t- x\n",
+    "a key twice": b"study: a\nstudy: b\n",
+    "a cycle": b"study: &x [*x]\n",
+    "no UTF-8": b"study: \xff\n",
+    "control bytes": bytes(range(32)),
+    "a list": b"- 1\n",
+    "text": b"text\n",
+    "deep": b"study: " + b"[" * 2000 + b"]" * 2000,
+    "unclosed": b"study: [1\n",
+    "itself": b"defaults:\n  - /experiment: mine\n",
+    "a surrogate": b'study: "\\ud800"\n',
+    "a reference to nothing": b"study: ${nothing.here}\n",
+}
+
+
+@pytest.mark.faults(41)
+@pytest.mark.parametrize("content", BAD_FILES.values(), ids=list(BAD_FILES))
+def test_a_yaml_file_that_cannot_be_read_is_named(
+    content: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    path = tmp_path / "conf" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"# @package _global_\n" + content)
+    assert typed(tmp_path, shell, f"--config-dir={tmp_path / 'conf'}", "experiment=mine") == 2
+    assert all(line.startswith("error: ") and line.endswith(")") for line in shell.err.splitlines())
+    assert "mine" in shell.err or "study" in shell.err
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("word", ["null", "none"])
+@pytest.mark.parametrize("group", ["probe", "experiment", "model/embedding", "model/mlp"])
+def test_without_can_be_typed_and_is_the_run_of_not_naming_it(group: str, word: str) -> None:
+    from minigpt.cli import composition, process
+    from minigpt.cli.overrides import protect
+    from minigpt.config import plan as config
+    from minigpt.config import schema
+
+    schema.register()
+    process.register_resolvers()
+    bare, plan = (
+        config.plan_of(
+            composition.compose(
+                "train", [protect(o, False) for o in overrides], None, config.plan_of
+            )
+        )
+        for overrides in (["seed=3"], ["seed=3", f"{group}={word}"])
+    )
+    assert (plan.id, plan.folder, plan.choices, plan.study) == (
+        bare.id,
+        bare.folder,
+        bare.choices,
+        bare.study,
+    )
+
+
+def test_without_can_be_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert typed(tmp_path, shell, "-m", "model/embedding=null,ngram") == 0
+    assert "model/embedding=none   done" in shell.err
+    assert "model/embedding=ngram  done" in shell.err
+
+
+def test_flags_may_stand_between_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("train", "seed=7", "--cfg", "job", "attempt=2", "-p", "train") == 0
+    assert "batch_size: 16" in shell.out
+
+
+def test_a_fault_of_our_own_code_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from minigpt.config import plan as config
+
+    def broken(cfg: object) -> None:
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(config, "plan_of", broken)
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("train", "dry_run=true") == 1
+    assert "Traceback" in shell.err
+    assert "a bug" in shell.err
+
+
+KEYS = [
+    "model", "optim", "data", "schedule", "logger", "probe", "train", "train.steps", "train.compile", "train.device",
+    "sample.prompt", "seed", "study", "name", "output_dir", "init_from", "branch", "checkpoint.at", "eval",
+    "verdict.looks",
+    "model.d_model", "model.attention", "model._target_", "optim.hidden", "optim.lr", "optim.hidden.betas",
+    "data.tokenizer", "data.workers", "data.out", "schedule.warmup", "hydra", "hydra.run.dir", "hydra.sweeper",
+    "stand_in",
+    "model/embedding", "data/tokenizer", "experiment", "hydra/launcher", "x", "", ".", "a..b", "model@x",
+]  # fmt: skip
+VALUES = [
+    "", "null", "none", "???", "x", "0", "-1", "1e400", "nan", "true", "[]", "{}", "[1,a]", "{a: 1}", "9" * 30,
+    "9" * 5000,
+    "${seed}", "${train}", "${x}", "${", "${oc.env:NO_SUCH}", "'", "\"", "a,b", "choice(1,2)", "glob(*)", "range(3)",
+    "../x", "/dev/null/x", "\x1b[31m", "a\nb", "\udcff", "[" * 300, "=", "@", "~", "tiny", "adamw",
+]  # fmt: skip
+ODD = st.builds(
+    "{}{}{}{}".format, st.sampled_from(["", "", "", "+", "~", "++"]), st.sampled_from(KEYS), st.just("="),
+    st.sampled_from(VALUES),
+)  # fmt: skip
+
+
+def only_lines(shell: Shell, override: str) -> None:
+    code = typed(shell.folder, shell, override)
+    assert code in (0, 2, 3, 4, 6), shell.err
+    assert code == 0 or shell.err.splitlines()
+    assert code == 0 or all(
+        line.startswith("error: ") and line.endswith(")") for line in shell.err.splitlines()
+    )
+    assert list(shell.folder.iterdir()) == []
+
+
+FIXTURES = [HealthCheck.function_scoped_fixture]
+
+
+@pytest.mark.faults(41)
+@settings(
+    max_examples=10, derandomize=True, deadline=None, database=None, suppress_health_check=FIXTURES
+)
+@given(override=ODD)
+def test_any_override_is_a_dry_run_or_a_line(
+    override: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    only_lines(Shell(tmp_path, monkeypatch, capfd), override)
+
+
+@pytest.mark.slow
+@pytest.mark.faults(41)
+@settings(
+    max_examples=1000,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=FIXTURES,
+)
+@given(override=ODD)
+def test_a_thousand_overrides_are_dry_runs_or_lines(
+    override: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    only_lines(Shell(tmp_path, monkeypatch, capfd), override)
+
+
+def test_advice_on_storage_names_the_key_that_chose_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("preprocess", "data=one_play", f"data.out={tmp_path / 'file' / 'tokens'}") == 6
+    assert "data_dir= or data.out=" in shell.err
+    assert "output_dir" not in shell.err

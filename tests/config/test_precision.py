@@ -1,0 +1,171 @@
+"""The rule behind `auto`, device by device, and what is refused."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+
+import minigpt.config.precision as module
+from minigpt.config.precision import choose
+from minigpt.errors import ConfigError
+
+Machine = Callable[..., None]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Pretend: which devices, whether CPU or GPU have bf16, whether a compiler is missing."""
+
+    def pretend(*devices: str, bf16: bool = True, missing: str | None = None) -> None:
+        monkeypatch.setattr(module, "_present_devices", lambda: list(devices))
+        monkeypatch.setattr(module, "_native_bf16_cpu", lambda: bf16)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+        monkeypatch.setattr(module, "missing_compiler", lambda device: missing)
+
+    return pretend
+
+
+RULE = {
+    "narrow on a CPU": (("cpu",), {}, 127, ("cpu", "fp32", False)),
+    "from 128 on a CPU": (("cpu",), {}, 128, ("cpu", "bf16", False)),
+    "wide on a CPU with bf16": (("cpu",), {}, 512, ("cpu", "bf16", False)),
+    "wide on a CPU without bf16": (("cpu",), {"bf16": False}, 512, ("cpu", "fp32", False)),
+    "just below wide on a GPU": (("cpu", "cuda"), {}, 511, ("cuda", "bf16", False)),
+    "wide on a GPU": (("cpu", "cuda"), {}, 512, ("cuda", "bf16", True)),
+    "wide on a GPU without Triton": (
+        ("cpu", "cuda"),
+        {"missing": "no Triton"},
+        512,
+        ("cuda", "bf16", False),
+    ),
+    "on an old GPU": (("cpu", "cuda"), {"bf16": False}, 512, ("cuda", "fp16", True)),
+    "on MPS": (("cpu", "mps"), {}, 512, ("mps", "fp32", False)),
+}
+
+
+@pytest.mark.parametrize(("devices", "has", "d_model", "expected"), RULE.values(), ids=RULE)
+def test_rule(machine: Machine, devices: tuple, has: dict, d_model: int, expected: tuple) -> None:
+    machine(*devices, **has)
+    chosen = choose(d_model=d_model)
+    assert (chosen.device, chosen.precision, chosen.compile) == expected
+    assert "asked for" not in chosen.describe()
+    assert chosen.device_reason
+    assert chosen.precision_reason
+    assert chosen.compile_reason
+
+
+def test_what_is_asked_for_is_taken(machine: Machine) -> None:
+    machine("cpu", "cuda")
+    chosen = choose("cpu", "bf16", True, d_model=64)
+    assert (chosen.device, chosen.precision, chosen.compile) == ("cpu", "bf16", True)
+    assert chosen.describe() == "cpu (asked for), bf16 (asked for), compiled (asked for)"
+    with pytest.raises(FrozenInstanceError):
+        chosen.precision = "fp32"
+
+
+@pytest.mark.faults(44)
+def test_refusals_name_the_keys_and_come_together(machine: Machine) -> None:
+    machine("cpu")
+    with pytest.raises(ConfigError, match=r"train\.device=cuda, present: cpu"):
+        choose("cuda", d_model=64)
+    with pytest.raises(ConfigError) as caught:
+        choose("tpu", "fp8", "maybe", d_model=64)
+    assert len(caught.value.problems) == 3
+    assert caught.value.exit_code == 2
+
+    machine("cpu", "cuda", bf16=False, missing="Triton is not installed")
+    with pytest.raises(ConfigError) as caught:
+        choose("cuda", "bf16", True, d_model=64)
+    assert caught.value.problems == (
+        "not supported by cuda: train.precision=bf16 (use auto, fp32, fp16)",
+        "cannot compile: train.compile=true, but Triton is not installed (use train.compile=false)",
+    )
+
+
+def test_this_machine_can_do_what_auto_chooses() -> None:
+    for d_model in (64, 1024):
+        chosen = choose(d_model=d_model)
+        with chosen.autocast():
+            layer = torch.nn.Linear(4, 4).to(chosen.device)
+            layer(torch.ones(2, 4, device=chosen.device)).sum().backward()
+        assert layer.weight.grad is not None
+        assert (layer.weight.grad == 2).all()  # the sum of two rows of ones
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_one_path_for_all_formats(precision: str) -> None:
+    """The loop's five lines; only fp16 scales, and always does."""
+    chosen = choose("cpu", precision, False, d_model=64)
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    linear = torch.nn.Linear(4, 1, bias=False)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=1.0)
+    scaler = chosen.grad_scaler()
+    before = linear.weight.detach().clone()
+    with chosen.autocast():
+        y = linear(torch.ones(2, 4))
+    assert y.dtype == dtypes[precision]
+    scaler.scale(y.float().sum() / 4).backward()  # 65,536 / 4 fits into fp16
+    assert (linear.weight.grad == 0.5).all() == (precision != "fp16")
+    scaler.unscale_(optimizer)
+    assert torch.equal(linear.weight.grad, torch.full_like(before, 0.5))
+    scaler.step(optimizer)
+    scaler.update()
+    torch.testing.assert_close(linear.weight.detach(), before - 0.5)
+    assert scaler.is_enabled() == (precision == "fp16")
+
+
+def test_fp32_stays_fp32_off_cuda() -> None:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        choose("cpu", d_model=64).activate()
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_freed_memory_is_kept() -> None:
+    """Freed blocks of 16 MB and more come back without page faults; in a process of its own, since
+    the switch stays.
+    """
+    code = """
+import resource, torch
+from minigpt.config.precision import Precision
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        tensors = [torch.ones(2**22 + 2**20 * i) for i in range(6)]
+        del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+before = faults()
+Precision("cpu", "fp32", False, "", "", "").activate()
+faults()
+assert faults() < before / 10 or before < 1_000, before  # few where the system gives huge pages
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bf16_of_the_cpu_is_read_from_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads(text: str, architecture: str = "x86_64") -> bool:
+        monkeypatch.setattr(module.platform, "machine", lambda: architecture)
+        monkeypatch.setattr(module.Path, "read_text", lambda path: text)
+        return module._native_bf16_cpu()
+
+    assert reads("model name : x\nflags\t\t: fpu avx512f avx512_bf16\n")
+    assert reads("flags\t\t: fpu amx_bf16 amx_tile\n")
+    assert not reads("model name : avx512_bf16\nflags\t\t: fpu avx512f\n")
+    assert reads("Features\t: fp asimd bf16\n", "aarch64")
+
+    def fails(path: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(module.Path, "read_text", fails)
+    assert not module._native_bf16_cpu()
+
+
+def test_importing_it_does_not_import_torch() -> None:
+    code = "import sys, minigpt.config.precision; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,94 @@
+"""What the offline mirror of a sweep holds, read back with wandb's own command."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from runs import SMALL, Shell
+
+
+def records_of(folder: Path) -> dict[str, list[Any]]:
+    """The records of one segment, by type."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"this wandb cannot read its own files: {done.stderr[:200]}")
+    found = defaultdict(list)
+    for line in done.stdout.splitlines():
+        record = json.loads(line)
+        found[record["type"]].append(record[record["type"]])
+    return found
+
+
+def test_a_resumed_sweep_is_whole_in_its_last_segments_grouped_by_study_and_arm(
+    shell: Shell,
+) -> None:
+    command = [
+        "-m",
+        *SMALL,
+        "optim=muon,adamw",
+        "study=arms",
+        "logger=wandb",
+        "logger.project=bench",
+    ]
+    command.append(f"logger.folder={shell.folder / 'wandb'}")
+    assert shell("train", *command, "train.stop_after=6") == 0, shell.err
+    assert shell("train", *command) == 0, shell.err
+    assert "warning" not in shell.err
+    segments = sorted((shell.folder / "wandb").glob("offline-run-*"))
+    assert len(segments) == 4, "one shared folder"
+    runs = {
+        json.loads(path.read_text())["id"]: path.parent
+        for path in (shell.folder / "outputs").glob("*/run.json")
+    }
+    for id, folder in runs.items():
+        last = records_of([path for path in segments if path.name.endswith(id)][-1])
+        (run,) = last["run"]
+        arm = "muon" if "muon" in folder.name else "adamw"
+        assert (run["run_id"], run["run_group"], run["job_type"]) == (id, "arms", arm)
+        assert (run["project"], run["display_name"]) == ("bench", folder.name)
+        config = run["config"]["update"]
+        assert config["choices"]["optim"] == arm
+        assert (
+            config["optim"]["hidden"]["lr"]
+            == yaml.safe_load((folder / "config.yaml").read_text())["optim"]["lr"]
+        )
+        axes = {metric.get("glob_name"): metric.get("step_metric") for metric in last["metric"]}
+        assert axes["*"] == "tokens"
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        mirrored = [
+            {k: v for k, v in item["item"].items() if not k.startswith("_")}
+            for item in last["history"]
+        ]
+        assert mirrored == rows
+        summary: dict[str, Any] = {}
+        for part in last["summary"]:
+            summary |= part["update"]
+        assert summary["val_loss"] == summary["val/loss"] == rows[-1]["val/loss"]
+        assert [end["exit_code"] for end in last["exit"]] == [0]
+
+
+def test_sync_finds_every_run_of_the_shared_folder(shell: Shell) -> None:
+    command = [
+        "-m",
+        *SMALL,
+        "seed=0,1,2",
+        "logger=wandb",
+        f"logger.folder={shell.folder / 'wandb'}",
+    ]
+    assert shell("train", *command) == 0, shell.err
+    sync = [sys.executable, "-m", "wandb", "sync", "--dry-run", "--yes"]
+    loud = {key: value for key, value in os.environ.items() if key != "WANDB_SILENT"}
+    done = subprocess.run(
+        sync, cwd=shell.folder, capture_output=True, text=True, check=False, env=loud
+    )
+    if done.returncode != 0:
+        pytest.skip(f"this wandb has no sync --dry-run: {done.stderr[:200]}")
+    for path in (shell.folder / "outputs").glob("*/run.json"):
+        assert f"run-{json.loads(path.read_text())['id']}.wandb" in done.stdout + done.stderr

@@ -1,0 +1,224 @@
+"""Sweeps whose jobs run in other processes: joblib's workers, and Slurm jobs (with stand-ins for
+its commands).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import slurm
+from runs import ROOT, SMALL, Shell
+
+pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+# until someone stops it
+LONG = ["train.steps=100_000", "eval.every=null", "log.every=20", "checkpoint.every=20"]
+
+
+class Command:
+    """A sweep in a process group of its own, in `folder`."""
+
+    started: ClassVar[list[subprocess.Popen[str]]] = []
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.folder = folder
+        places = [f"output_dir={folder / 'outputs'}", f"data_dir={folder / 'tokens'}"]
+        self.process = subprocess.Popen(
+            [sys.executable, "train.py", "-m", *SMALL, *places, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        self.started.append(self.process)
+
+    def end(self) -> int:
+        self.out, self.err = self.process.communicate(timeout=120)
+        return self.process.returncode
+
+    def runs(self) -> list[Path]:
+        return sorted(path.parent for path in (self.folder / "outputs").glob("*/run.json"))
+
+    def wait_for_steps(self, runs: int) -> None:
+        """Until so many runs have saved a checkpoint."""
+        while (
+            len(list((self.folder / "outputs").glob("*/checkpoints/step_*/manifest.json"))) < runs
+        ):
+            assert self.process.poll() is None, self.process.communicate()[1]
+            time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on() -> Iterator[None]:
+    yield
+    while Command.started:
+        process = Command.started.pop()
+        with suppress(ProcessLookupError):  # its workers too, if a test failed before their end
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Shell:
+    """The same outputs, from this process and its basic launcher."""
+    return Shell(tmp_path, monkeypatch, capfd)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_joblib_divides_the_threads_goes_on_after_a_failure_and_prints_the_table(
+    tmp_path: Path,
+) -> None:
+    wide = [
+        "model.d_model=256",
+        "train.threads=null",
+        "train.steps=2",
+        "model.n_heads=4,3",
+        "seed=0,1",
+    ]
+    done = Command(tmp_path, *JOBLIB, *wide, OMP_NUM_THREADS="")
+    assert done.end() == 2, done.err
+    assert done.err.count("  done  ") == 2
+    assert done.err.count("failed (2)") == 2
+    assert "d_model=256 is not a multiple of n_heads=3" in done.err
+    assert "Traceback" not in done.err
+    assert len(done.runs()) == 2
+    cpus = len(os.sched_getaffinity(0))
+    assert {read(path / "run.json")["chosen"]["threads"] for path in done.runs()} == {
+        max(cpus // 2, 1)
+    }
+    assert not list((tmp_path / "outputs").glob(".invalid"))
+
+
+def worker_of(folder: Path) -> int:
+    """The process that holds a run folder."""
+    return int((folder / "lock").read_text().split()[1])
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing_that_was_finished_and_the_same_command_completes_the_sweep(
+    tmp_path: Path, shell: Shell
+) -> None:
+    jobs = [
+        *JOBLIB,
+        "train.steps=6,300",
+        "seed=0,1",
+        "eval.every=null",
+        "log.every=100",
+        "checkpoint.every=50",
+    ]
+    first = Command(tmp_path, *jobs)
+    while not (
+        saved := list((tmp_path / "outputs").glob("*steps300-*/checkpoints/step_*/manifest.json"))
+    ):
+        assert first.process.poll() is None, first.process.communicate()[1]
+        time.sleep(0.02)
+    victim = saved[0].parents[2]
+    os.kill(worker_of(victim), signal.SIGKILL)
+    assert first.end() == 1
+    assert "a worker process was killed" in first.err
+    assert "Traceback" not in first.err
+    assert first.err.count("  done  ") == 2
+    assert "unfinished, saved at step" in first.err
+    finished = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").glob("*/summary.json")
+    }
+    assert shell("train", "-m", *SMALL, *jobs[2:]) == 0, shell.err
+    assert [line.split()[2] for line in shell.err.splitlines() if "train.steps=" in line] == [
+        "done"
+    ] * 4
+    assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
+    assert "resuming at step" in (victim / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_sweep_saves_every_job_and_starts_no_other(tmp_path: Path) -> None:
+    command = Command(tmp_path, *JOBLIB, *LONG, "checkpoint.every=50", "seed=0,1,2")
+    command.wait_for_steps(2)
+    command.process.send_signal(signal.SIGTERM)
+    assert command.end() == 143, command.err
+    assert command.err.count("unfinished, saved at step") == 2
+    assert command.err.count("not started") == 1
+    assert all("stopped at step" in (path / "train.log").read_text() for path in command.runs())
+
+
+@pytest.mark.slow
+def test_slurm_submits_one_script_and_a_job_near_its_end_saves_goes_back_to_the_queue_and_resumes(
+    tmp_path: Path, shell: Shell
+) -> None:
+    commands = slurm.install(tmp_path / "slurm")
+    state = tmp_path / "slurm" / "state"
+    jobs = ["hydra/launcher=slurm", "hydra.launcher.partition=debug", "optim=muon,adamw"]
+    jobs += ["train.steps=400", "eval.every=null", "log.every=50", "checkpoint.every=null"]
+    command = Command(tmp_path, *jobs, PATH=f"{commands}:{os.environ['PATH']}")
+    while not (
+        told := [
+            path for path in command.runs() if "muon" in path.name and (path / "lock").exists()
+        ]
+    ) or ("train/loss" not in (told[0] / "metrics.jsonl").read_text()):
+        assert command.process.poll() is None, command.process.communicate()[1]
+        time.sleep(0.02)
+    os.kill(int((state / "pid_77_0").read_text()), signal.SIGUSR2)
+    assert command.end() == 0, command.err + "".join(
+        p.read_text() for p in tmp_path.rglob("*log.err")
+    )
+    script = (state / "script.sh").read_text()
+    for line in (
+        "--array=0-1%2",
+        "--partition=debug",
+        "--signal=USR2@120",
+        "--time=240",
+        "--cpus-per-task=4",
+    ):
+        assert f"#SBATCH {line}\n" in script
+    assert (state / "requeued_77_0").exists()
+    assert not (state / "requeued_77_1").exists()
+    assert command.err.count("  done  ") == 2
+    log = (told[0] / "train.log").read_text()
+    assert "stopped at step" in log
+    assert "resuming at step" in log
+    assert shell("train", "-m", *SMALL, *jobs[2:]) == 0, shell.err
+    assert shell.err.count("already finished") == 2
+
+
+def test_without_slurm_or_without_the_plugins_one_line_says_what_to_do(tmp_path: Path) -> None:
+    nowhere = Command(tmp_path, "hydra/launcher=slurm", "seed=0,1", PATH="/nonexistent")
+    assert nowhere.end() == 2
+    assert "no Slurm here: hydra/launcher=slurm" in nowhere.err
+    for launcher, plugin in (
+        ("joblib", "hydra-joblib-launcher"),
+        ("slurm", "hydra-submitit-launcher"),
+    ):
+        code = (
+            "import runpy, sys\nsys.modules['hydra_plugins'] = None\n"
+            f"sys.argv = ['train.py', '-m', 'hydra/launcher={launcher}', 'hydra.launcher.n_jobs=2', 'seed=0,1']\n"
+            "runpy.run_path('train.py', run_name='__main__')\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        expected = f"error: missing package: hydra/launcher={launcher} needs {plugin} (pip install 'minigpt[launchers]')"
+        assert done.stderr.strip() == expected
+
+
+def test_a_sweep_under_torchrun_is_refused(tmp_path: Path) -> None:
+    command = Command(tmp_path, "seed=0,1", TORCHELASTIC_RUN_ID="x", LOCAL_RANK="0")
+    assert command.end() == 2
+    assert "sweep under torchrun" in command.err
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,283 @@
+"""What belongs to a study: its sweeps' runs and those asked for under its name, whoever trained
+them first.
+"""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from runs import ROOT, SMALL, Shell
+
+from minigpt.compare.__main__ import main as compare_main
+from minigpt.compare.groups import Question, sort_runs
+from minigpt.compare.results import csv_rows
+from minigpt.study import record
+from minigpt.study.runs import Run, find, select
+
+QUICK = [*SMALL, "train.steps=2", "eval.every=null"]
+
+
+def members(shell: Shell, study: str) -> list[str]:
+    return sorted(run.name for run in select(find([shell.folder / "outputs"]).runs, study, []))
+
+
+def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def status(shell: Shell, *arguments: str) -> str:
+    assert compare_main([str(shell.folder / "outputs"), "--status", *arguments]) == 0
+    return shell.capfd.readouterr().out
+
+
+def test_a_run_belongs_to_every_study_whose_sweep_asked_for_it(shell: Shell) -> None:
+    axes = ["optim=muon,adamw", "seed=0"]
+    assert shell("train", *QUICK, "optim=adamw", "optim.lr_scale=4") == 0  # of no study
+    assert shell("train", "-m", *QUICK, *axes, "optim.lr_scale=1", "study=pilot") == 0, shell.err
+    pilots = members(shell, "pilot")
+    before = {name: files(shell.folder / "outputs" / name) for name in pilots}
+    assert shell("train", "-m", *QUICK, *axes, "optim.lr_scale=1,4", "study=main") == 0, shell.err
+    assert len(pilots) == 2
+    assert members(shell, "pilot") == pilots
+    assert len(members(shell, "main")) == 4
+    assert set(pilots) < set(members(shell, "main"))
+    assert {name: files(shell.folder / "outputs" / name) for name in pilots} == before
+    assert compare_main([str(shell.folder / "outputs"), "--by", "optim", "--study", "main"]) == 0
+    text = shell.capfd.readouterr().out
+    assert "untuned" not in text
+    assert "adamw against muon" in text, "the arm that was typed first is the baseline"
+    runs = select(find([shell.folder / "outputs"]).runs, "pilot", [])
+    (group,) = sort_runs(Question("optim"), runs).groups
+    assert {row["study"] for row in csv_rows([], [group], runs)} == {"pilot; main"}
+    assert "4 jobs: 4 done" in status(shell, "--study", "main")
+    by_path = [shell.folder / "outputs" / name for name in pilots]
+    assert len(select(find(by_path).runs, "main", [])) == 2, "also where the paths name single runs"
+    assert len(select(find(by_path).runs, None, ["study=main"])) == 2
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["finished", "unfinished"])
+def test_a_single_run_asked_for_under_another_study_joins_it(shell: Shell, ended: bool) -> None:
+    stop = [] if ended else ["train.stop_after=1"]
+    assert shell("train", *QUICK, "study=first", *stop) == 0, shell.err
+    run = shell.run_folder()
+    before = files(run)
+    for study in ("second", "second", "first", "a third one"):
+        assert shell("train", *QUICK, f"study={study}", *stop) == 0, shell.err
+    if ended:
+        assert files(run) == before, "a finished run is answered for, its files stay as they are"
+    for study in ("first", "second", "a third one"):
+        assert members(shell, study) == [run.name]
+    assert json.loads((run / "run.json").read_text())["study"] == "first"
+    assert len(record.sweeps_in(shell.folder / "outputs")) == 2
+    assert "1 job: 1 " in status(shell, "--study", "second")
+    assert status(shell).count("1 job") == 2
+
+
+def test_a_sweep_over_experiments_gives_each_run_its_own_study(shell: Shell) -> None:
+    folder = shell.folder / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    for name, lr in (("low", 0.5), ("high", 2)):
+        (folder / f"{name}.yaml").write_text(f"# @package _global_\noptim:\n  lr_scale: {lr}\n")
+    search = f"hydra.searchpath=[file://{shell.folder / 'conf'}]"
+    assert shell("train", "-m", search, *QUICK, "experiment=low,high") == 0, shell.err
+    assert ["high" in name for name in members(shell, "high")] == [True]
+    assert ["low" in name for name in members(shell, "low")] == [True]
+    assert "1 job: 1 done" in status(shell, "--study", "high")
+
+
+def test_an_older_and_shorter_sweep_is_done_when_a_longer_one_has_done_its_jobs(
+    shell: Shell,
+) -> None:
+    """The first sweep is killed by a job that ends the process; the second one types the same in
+    another order.
+    """
+    assert shell("train", "-m", *QUICK, "seed=0,1,2", "study=s", "train.stop_after=1") == 0
+    for path in (shell.folder / "outputs").glob("*-s[12]-*/*"):
+        # as if it had been killed before these began
+        subprocess.run(["rm", "-r", str(path)], check=True)
+    for folder in (shell.folder / "outputs").glob("*-s[12]-*"):
+        folder.rmdir()
+    assert "3 jobs: 1 interrupted, 2 waiting" in status(shell)
+    assert shell("train", "-m", "seed=0,1,2,3", *QUICK, "study=s") == 0, shell.err
+    shown = status(shell)
+    assert "3 jobs: 3 done" in shown
+    assert "4 jobs: 4 done" in shown
+    assert "waiting" not in shown
+
+
+def test_code_that_changed_after_the_end_is_a_state_with_a_loss(shell: Shell) -> None:
+    assert shell("train", "-m", *QUICK, "seed=0,1", "study=s") == 0
+    path = next((shell.folder / "outputs").glob("*-s0-*/run.json"))
+    content = json.loads(path.read_text())
+    content["source"]["minigpt.train.loop"] = "something else"
+    path.write_text(json.dumps(content))
+    loss = json.loads((path.parent / "summary.json").read_text())["val_loss"]
+    shown = status(shell)
+    assert "2 jobs: 1 done, 1 finished (code changed)" in shown
+    assert f"finished (code changed)  seed=0  loss {loss:.4f}  (minigpt/train/loop.py)" in shown
+
+
+def test_where_names_a_value_that_no_run_has(
+    shell: Shell, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert shell("train", "-m", *QUICK, "optim=muon,adamw", "study=s") == 0
+    outputs = str(shell.folder / "outputs")
+    for condition in ("study=nope", "optim=sgd"):
+        assert compare_main([outputs, "--by", "optim", "--where", condition]) == 2
+        error = capfd.readouterr().err
+        assert "--by" not in error
+        assert condition.replace("study=", "--study ") in error
+        assert ("there are: s)" if condition[0] == "s" else "there are: adamw, muon)") in error
+
+
+def test_the_baseline_is_the_arm_that_was_typed_first(shell: Shell) -> None:
+    first_typed = lambda: (
+        sort_runs(Question("optim"), find([shell.folder / "outputs"]).runs).groups[0].first_typed
+    )
+    assert shell("train", "-m", *QUICK, "optim=muon") == 0
+    assert shell("train", "-m", *QUICK, "optim=adamw") == 0
+    assert first_typed() == "muon", "that of the oldest run, where no sweep holds two arms"
+    assert shell("train", "-m", *QUICK, "optim=sgd,muon,adamw") == 0
+    assert first_typed() == "sgd", "the sweep with most arms"
+
+
+class Sweeping:
+    """A sweep in a process of its own."""
+
+    started: ClassVar[list[subprocess.Popen[str]]] = []
+
+    def __init__(self, folder: Path, *arguments: str, prelude: str = "") -> None:
+        places = [f"output_dir={folder / 'outputs'}", f"data_dir={folder / 'tokens'}"]
+        code = f"{prelude}\nimport runpy, sys\nsys.argv = {['train.py', *places, *arguments]!r}\n"
+        code += "runpy.run_path('train.py', run_name='__main__')\n"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self.started.append(self.process)
+        self.err = ""
+
+    def end(self) -> int:
+        self.err = self.process.communicate(timeout=120)[1]
+        return self.process.returncode
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on() -> Iterator[None]:
+    yield
+    while Sweeping.started:
+        process = Sweeping.started.pop()
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        process.communicate()
+
+
+STAND_STILL = textwrap.dedent(
+    """\
+    import os, signal
+    from minigpt.run.folder import RunFolder
+    really = RunFolder.begin
+    def begin(self, *arguments, **options):
+        really(self, *arguments, **options)
+        if self.plan.config["seed"] == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+    RunFolder.begin = begin
+    """
+)
+
+
+@pytest.mark.faults(15)
+def test_the_same_sweep_twice_at_once_shares_the_jobs_and_both_say_done(tmp_path: Path) -> None:
+    """The first process stands still in its first job while the second one does the other."""
+    command = ["-m", *QUICK, "seed=0,1"]
+    one = Sweeping(tmp_path, *command, prelude=STAND_STILL)
+    stopped = os.waitid(os.P_PID, one.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert stopped is not None
+    assert stopped.si_code == os.CLD_STOPPED
+    two = Sweeping(tmp_path, *command)
+    assert two.end() == 7, two.err
+    rows = [line for line in two.err.splitlines() if line.startswith("seed=")]
+    assert rows[0].split()[1:3] == ["running", "elsewhere"]
+    assert rows[1].split()[1] == "done"
+    assert "failed" not in two.err
+    one.process.send_signal(signal.SIGCONT)
+    assert one.end() == 0, one.err
+    rows = [line for line in one.err.splitlines() if line.startswith("seed=")]
+    assert [row.split()[1] for row in rows] == ["done", "done"]
+    assert len(list((tmp_path / "outputs").glob("*/summary.json"))) == 2
+
+
+NO_LOCKS = textwrap.dedent(
+    """\
+    import ctypes, struct
+    # The kernel refuses fcntl(_, F_SETLK or F_SETLKW, _) with ENOLCK, as a network file system without its lock
+    # service does: a filter for system calls (seccomp), which this process and its children cannot take off again.
+    def step(code, yes, no, value): return struct.pack("HBBI", code, yes, no, value)
+    program = b"".join([
+        step(0x20, 0, 0, 0), step(0x15, 0, 4, 72),                          # the system call is fcntl
+        step(0x20, 0, 0, 24), step(0x15, 1, 0, 6), step(0x15, 0, 1, 7),     # its command takes a lock
+        step(0x06, 0, 0, 0x00050000 | 37), step(0x06, 0, 0, 0x7FFF0000),
+    ])
+    libc, buffer = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(program)
+    filter = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    assert libc.prctl(22, 2, filter, 0, 0) == 0
+    """
+)
+
+
+@pytest.mark.faults(14)
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="a filter of its system calls"
+)
+def test_without_locks_a_sweep_is_refused_as_a_run_is(tmp_path: Path) -> None:
+    for arguments in (["-m", *QUICK, "seed=0,1"], QUICK):
+        refused = Sweeping(tmp_path, *arguments, prelude=NO_LOCKS)
+        assert refused.end() == 6, refused.err
+        assert refused.err.count("error: ") == 1
+        assert "No locks available" in refused.err
+        assert "Traceback" not in refused.err
+    assert not list((tmp_path / "outputs").glob("*/run.json"))
+
+
+def test_records_of_others_name_no_folder_outside_and_hold_nothing_if_they_are_damaged(
+    shell: Shell,
+) -> None:
+    assert shell("train", *QUICK) == 0
+    name = shell.run_folder().name
+    folder = shell.folder / "outputs" / "sweeps"
+    folder.mkdir()
+    good = {"overrides": [], "folder": name}
+    for number, jobs in enumerate(
+        ([{**good, "folder": f"../outputs/{name}"}], [good, {"folder": name}], [good, 7], 7)
+    ):
+        content = {"schema": 1, "study": "s", "command": [], "jobs": jobs}
+        (folder / f"s-{number}.json").write_text(json.dumps(content))
+    assert record.places_in(shell.folder / "outputs") == {}
+    (folder / "s-9.json").write_text(
+        json.dumps({"schema": 1, "study": "s", "command": [], "jobs": [good]})
+    )
+    assert members(shell, "s") == [name]
+
+
+def test_a_run_knows_its_studies_in_the_order_in_which_it_joined_them(tmp_path: Path) -> None:
+    places = tuple(record.Place(tmp_path, 0, study) for study in ("b", "a", None, "b"))
+    run: Any = Run(tmp_path, {"study": "a"}, {}, places=places)
+    assert run.studies == ["a", "b"]

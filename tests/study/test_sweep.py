@@ -1,0 +1,293 @@
+"""Sweeps: resumable, extendable, with a record before the first job and a table after the last."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import SMALL, Shell
+
+from minigpt.cli import composition
+from minigpt.config import plan as config
+from minigpt.study import sweep
+from minigpt.study.jobs import jobs_of, plans, shortest_first
+
+QUICK = [*SMALL, "train.steps=4"]
+
+
+def records(shell: Shell) -> list[dict[str, Any]]:
+    return [
+        json.loads(path.read_text())
+        for path in sorted((shell.folder / "outputs" / "sweeps").glob("*.json"))
+    ]
+
+
+def table(shell: Shell) -> list[list[str]]:
+    """The cells of the table, without its header."""
+    lines = shell.err.splitlines()
+    begin = next(index for index, line in enumerate(lines) if line.startswith("job  "))
+    rows = lines[begin + 1 :]
+    assert rows.pop().startswith("record: ")
+    return [row.split() for row in rows]
+
+
+def finished(shell: Shell) -> dict[Path, int]:
+    return {
+        path: path.stat().st_mtime_ns for path in (shell.folder / "outputs").glob("*/summary.json")
+    }
+
+
+def test_the_record_stands_before_the_first_job_and_knows_each_folder_after_the_last(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = sweep.Sweep.__call__
+
+    def look(self: sweep.Sweep, cfg: Any) -> Any:
+        seen.append(records(shell)[0])
+        return real(self, cfg)
+
+    monkeypatch.setattr(sweep.Sweep, "__call__", look)
+    command = ["-m", *QUICK, "optim=muon,adamw", "seed=0,1", "study=a question"]
+    assert shell("train", *command) == 0, shell.err
+    first = seen[0]
+    assert (first["schema"], first["study"]) == (1, "a question")
+    assert first["command"][-3:] == command[-3:]
+    assert all(
+        job["folder"].rpartition("-")[0].endswith(f"-s{i % 2}")
+        for i, job in enumerate(first["jobs"])
+    )
+    asked = [
+        [o for o in job["overrides"] if o.startswith(("optim=", "seed="))] for job in first["jobs"]
+    ]
+    assert asked == [[f"optim={o}", f"seed={s}"] for o in ("muon", "adamw") for s in (0, 1)]
+    (last,) = records(shell)
+    runs = {
+        path.parent.name: json.loads(path.read_text())
+        for path in (shell.folder / "outputs").glob("*/run.json")
+    }
+    assert sorted(job["folder"] for job in last["jobs"]) == sorted(runs)
+    assert all(runs[job["folder"]]["overrides"] == job["overrides"] for job in last["jobs"])
+    seen.clear()
+    assert shell("train", *command) == 0
+    assert not seen, "finished jobs answer without Hydra"
+    assert records(shell) == [last]
+    assert [path.name[:11] for path in (shell.folder / "outputs" / "sweeps").glob("*.json")] == [
+        "a_question-"
+    ]
+    assert table(shell)[0][:3] == ["optim=muon", "seed=0", "done"]
+
+
+def test_a_longer_list_runs_only_what_is_new(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+    real = sweep.Sweep.__call__
+
+    def seen(self: sweep.Sweep, cfg: Any) -> Any:
+        launched.append(cfg.seed)
+        return real(self, cfg)
+
+    monkeypatch.setattr(sweep.Sweep, "__call__", seen)
+    assert shell("train", "-m", *QUICK, "seed=0,1") == 0
+    before = finished(shell)
+    assert shell("train", "-m", *QUICK, "seed=0,1,2") == 0
+    after = finished(shell)
+    assert len(after) == 3
+    assert {path: after[path] for path in before} == before
+    assert shell.err.count("already finished") == 2
+    assert launched == [0, 1, 2]
+    assert shell("train", "-m", *QUICK, "seed=0,1,2") == 0
+    assert shell.err.count("already finished") == 3
+    assert finished(shell) == after
+    assert launched == [0, 1, 2]
+    assert [row[1] for row in table(shell)] == ["done"] * 3
+
+
+def test_the_plans_of_jobs_are_those_that_hydra_composes(shell: Shell) -> None:
+    """Values, groups, deletions, lists and additions; the identity of each job is that of the job
+    alone.
+    """
+    axes = [
+        "optim=muon,adamw",
+        "optim.lr_scale=0.5,1",
+        "model.d_model=32,48",
+        "~schedule.warmup,+schedule.warmup=2",
+    ]
+    axes = [*axes[:3], "eval.every=null,2", "checkpoint.at=[1],[1,2]", "model.dropout=0,0.1"]
+    assert shell("train", "-m", *QUICK, "train.steps=2", *axes[:3], "dry_run=true") == 0
+    first = composition.compose(
+        "train", [*QUICK, *(axis.partition(",")[0] for axis in axes[:3])], None, lambda cfg: None
+    )
+    overrides = [*QUICK, f"output_dir={shell.folder}", *axes]
+    jobs = jobs_of(first, overrides)
+    assert len(jobs) == 64
+    found = list(
+        plans(first, jobs, lambda some: composition.compose("train", some, None, lambda cfg: None))
+    )
+    for job, planned in list(zip(jobs, found, strict=True))[::7]:
+        assert planned == config.plan_of(composition.compose("train", job, None, lambda cfg: None))
+
+
+def test_one_preparation_of_tokens_serves_all_jobs(shell: Shell) -> None:
+    assert shell("train", "-m", *QUICK, "seed=0,1") == 0
+    (manifest,) = (shell.folder / "tokens").glob("*/manifest.json")
+    then = manifest.stat().st_mtime_ns
+    assert shell("train", "-m", *QUICK, "seed=2,3", "optim=adamw") == 0
+    assert manifest.stat().st_mtime_ns == then
+
+
+def test_a_failing_job_leaves_its_traceback_and_failed_json_and_is_tried_again(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minigpt.train import training
+
+    real = training.evaluate
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        # the second job
+        if len(finished(shell)) == 1 and not list((shell.folder / "outputs").glob("*/failed.json")):
+            raise RuntimeError("a bug in an evaluation")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(training, "evaluate", broken)
+    command = ["-m", *QUICK, "seed=0,1,2"]
+    assert shell("train", *command) == 1
+    assert "RuntimeError: a bug in an evaluation" in shell.err
+    (failed,) = (shell.folder / "outputs").glob("*/failed.json")
+    content = json.loads(failed.read_text())
+    assert content.keys() == {"error", "exit_code", "time"}
+    assert (content["error"], content["exit_code"]) == ("RuntimeError: a bug in an evaluation", 1)
+    log = (failed.parent / "train.log").read_text()
+    assert "Traceback (most recent call last)" in log
+    assert log.rstrip().endswith("RuntimeError: a bug in an evaluation")
+    rows = table(shell)
+    assert [row[1] for row in rows] == ["done", "failed", "done"]
+    assert rows[1][2:] == ["(1)", failed.parent.name]
+    monkeypatch.setattr(training, "evaluate", real)
+    assert shell("train", *command) == 0, shell.err
+    assert not failed.exists()
+    assert [row[1] for row in table(shell)] == ["done"] * 3
+
+
+def test_an_interrupted_job_is_named_and_goes_on(shell: Shell) -> None:
+    command = ["-m", *SMALL, "seed=0,1"]
+    assert shell("train", *command, "train.stop_after=6") == 0
+    assert [row[1:6] for row in table(shell)] == [["unfinished,", "saved", "at", "step", "6"]] * 2
+    assert shell("train", *command) == 0
+    assert shell.err.count("resuming at step 6 of 12") == 2
+
+
+def test_a_refused_job_and_a_diverged_one_have_their_rows_and_the_others_run(shell: Shell) -> None:
+    bad = ["optim=adamw", "train.grad_clip=null", "train.max_bad_steps=2", "train.steps=40"]
+    assert shell("train", "-m", *SMALL, *bad, "optim.lr=1e-3,1e30") == 5
+    assert [row[1] for row in table(shell)] == ["done", "diverged"]
+    assert not list((shell.folder / "outputs").glob("*/failed.json"))
+    assert shell("train", "-m", *QUICK, "model.d_model=32,33") == 2
+    assert [row[1] for row in table(shell)] == ["done", "failed"]
+    assert "d_model=33" in " ".join(table(shell)[1])
+    refused = [job for record in records(shell) for job in record["jobs"] if "failed" in job]
+    assert {job["failed"]["exit_code"] for job in refused} == {2}
+
+
+@pytest.mark.faults(27)
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_changed_code_stops_the_whole_sweep_before_any_job_trains(
+    shell: Shell, launcher: str
+) -> None:
+    command = ["-m", *QUICK, "study=s"]
+    assert shell("train", *command, "seed=0,1") == 0, shell.err
+    for path in (shell.folder / "outputs").glob("*-s0-*/run.json"):
+        record = json.loads(path.read_text())
+        record["source"]["minigpt.train.loop"] = "something else"
+        path.write_text(json.dumps(record))
+    before, known = finished(shell), records(shell)
+    assert shell("train", *command, f"hydra/launcher={launcher}", "seed=0,1,2,3") == 4
+    assert shell.err.count("code changed: minigpt/train/loop.py") == 1
+    assert "changed since 1 of 4 jobs began" in shell.err
+    for way_out in ("accept_changes=true", "attempt=2", "study="):
+        assert way_out in shell.err
+    loss = json.loads((path.parent / "summary.json").read_text())["val_loss"]
+    row, *others = [line.split() for line in shell.err.splitlines() if line.startswith("seed=")]
+    assert row[:5] == ["seed=0", "finished,", "code", "changed", f"{loss:.4f}"]
+    assert [other[1] for other in others] == ["done", "not", "not"]
+    assert finished(shell) == before
+    assert records(shell) == known, "what was refused is no part of the study"
+    assert shell("train", *command, "seed=0,1,2", "accept_changes=true") == 0, shell.err
+    assert [row[1] for row in table(shell)] == ["finished,", "done", "done"]
+    assert len(finished(shell)) == 3
+
+
+def test_an_experiment_that_is_a_sweep_needs_the_m(shell: Shell) -> None:
+    (shell.folder / "conf" / "experiment").mkdir(parents=True)
+    (shell.folder / "conf" / "experiment" / "lrs.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      optim.lr: 0.01,0.02\n"
+    )
+    command = [f"hydra.searchpath=[file://{shell.folder / 'conf'}]", *QUICK, "experiment=lrs"]
+    assert shell("train", *command) == 2
+    assert "add -m" in shell.err
+    assert shell("train", "-m", *command) == 0, shell.err
+    (record,) = records(shell)
+    assert record["study"] == "lrs"
+    assert [job["overrides"][0] for job in record["jobs"]] == ["optim.lr=0.01", "optim.lr=0.02"]
+
+
+def test_dry_run_of_a_sweep_leaves_nothing(shell: Shell) -> None:
+    assert shell("train", "-m", *QUICK, "seed=0,1", "dry_run=true") == 0, shell.err
+    assert [path.name for path in (shell.folder / "outputs").iterdir()] == ["multirun.yaml"]
+
+
+def test_budgets_come_first_and_in_ascending_order() -> None:
+    assert shortest_first(["seed=0,1", "train.steps=400,100,1_000"]) == [
+        "train.steps=100,400,1000",
+        "seed=0,1",
+    ]
+    assert shortest_first(["train.steps=9,3", "seed=0,1", "train.steps=8,2"]) == [
+        "train.steps=2,8",
+        "seed=0,1",
+    ]
+    for left_alone in (
+        ["seed=1,0", "train.steps=100"],
+        ["train.epochs=null,3", "seed=0"],
+        ["train.steps=6,3", "train.steps=4"],
+    ):
+        assert shortest_first(left_alone) == left_alone
+    assert shortest_first(["x=1", "train.epochs=choice(2,0.5)"]) == ["train.epochs=0.5,2", "x=1"]
+
+
+def test_the_other_scripts_have_a_table_and_no_record(shell: Shell) -> None:
+    assert shell("train", *QUICK) == 0
+    run = shell.run_folder()
+    assert (
+        shell(
+            "generate",
+            "-m",
+            f"run={run}",
+            "max_new_tokens=3",
+            "seed=0,1",
+            f"hydra.sweep.dir={shell.folder}",
+        )
+        == 0
+    )
+    assert [line.split() for line in shell.err.splitlines()[-2:]] == [
+        ["seed=0", "done"],
+        ["seed=1", "done"],
+    ]
+    assert not (shell.folder / "outputs" / "sweeps").exists()
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]], ids=["run", "sweep"])
+def test_hydras_own_values_can_be_used(shell: Shell, mode: list[str]) -> None:
+    assert shell("train", *mode, "dry_run=true", "name=${hydra:runtime.choices.optim}") == 0, (
+        shell.err
+    )
+    assert "muon-" in shell.out
+
+
+@pytest.mark.faults(50)
+def test_control_sequences_reach_the_table_only_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    multirun = sweep.Sweep(lambda cfg: None, lambda: None, lambda error: None)
+    failed = {"error": "\x1b]0;owned\x07", "exit_code": 2}
+    multirun.jobs = [{"overrides": ["study=\x1b[2J"], "folder": None, "failed": failed}]
+    assert multirun.finish() == 2
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert r"study=\x1b[2J" in said

@@ -1,0 +1,244 @@
+"""Branching horizons: a run that begins at another's checkpoint ends with the bits of training it
+straight.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, SMALL, Shell, rows, tensors
+
+from minigpt.checkpoint import store as checkpoint
+from minigpt.schedule.warmup_cosine import WarmupCosine
+from minigpt.schedule.wsd import WSD
+from minigpt.train.branch import shared_steps
+
+WSD_RUN = [
+    *SMALL,
+    "schedule=wsd",
+    "schedule.warmup=2",
+    "train.threads=1",
+    "checkpoint.keep_optimizer=true",
+]
+
+
+def by_steps(shell: Shell) -> dict[int, Path]:
+    """The runs of a shell, by their number of steps."""
+    found = (shell.folder / "outputs").glob("*/run.json")
+    return {json.loads(path.read_text())["steps"]: path.parent for path in found}
+
+
+def record(folder: Path) -> Any:
+    return json.loads((folder / "run.json").read_text())
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "train.log").read_text()
+
+
+def trained(folder: Path) -> str:
+    """From which step to which a run itself has trained, by its log."""
+    return next(
+        (line.split(" ", 2)[2] for line in log_of(folder).splitlines() if "resuming" in line), "all"
+    )
+
+
+@pytest.mark.parametrize("optim", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])
+def test_a_sweep_of_budgets_trains_the_trunk_once_and_every_run_is_as_if_trained_straight(
+    optim: str, shell: Shell, other: Shell
+) -> None:
+    command = [*WSD_RUN, f"optim={optim}", "model.dropout=0.1", "train.micro_batch_size=4"]
+    assert shell("train", "-m", *command, "train.steps=40,10,20") == 0, shell.err
+    assert other("train", "-m", *command, "train.steps=10,20,40", "branch=off") == 0, other.err
+    branched, straight = by_steps(shell), by_steps(other)
+    assert branched.keys() == straight.keys() == {10, 20, 40}
+    for steps in branched:
+        assert branched[steps].name.rpartition("-")[2] == straight[steps].name.rpartition("-")[2]
+        assert rows(branched[steps]) == rows(straight[steps])
+        assert tensors(branched[steps]).keys() == {"model.safetensors", "optimizer.safetensors"}
+        assert tensors(branched[steps]) == tensors(straight[steps])
+        assert trained(straight[steps]) == "all"
+        assert record(straight[steps])["branched_from"] is None
+    assert record(branched[10])["branched_from"] is None
+    assert record(branched[20])["branched_from"] == {"run": branched[10].name, "step": 8}
+    assert record(branched[40])["branched_from"] == {"run": branched[20].name, "step": 16}
+    assert "resuming at step 16 of 40" in log_of(branched[40])
+    kept = {
+        steps: [path.name for path in (folder / "checkpoints").iterdir()]
+        for steps, folder in branched.items()
+    }
+    assert sorted(kept[40]) == ["step_00000032", "step_00000040"]
+    assert [path.name for path in (straight[40] / "checkpoints").iterdir()] == ["step_00000040"]
+
+
+@pytest.mark.slow
+def test_a_branch_that_is_killed_before_its_first_checkpoint_and_again_later_is_still_the_straight_run(
+    shell: Shell, other: Shell
+) -> None:
+    one = [*WSD_RUN, "checkpoint.every=120", "eval.every=null", "log.every=1"]
+    command = [*one, "train.steps=10,300"]
+    places = [f"output_dir={shell.folder / 'outputs'}", f"data_dir={shell.folder / 'tokens'}"]
+
+    def kill_once(done: Any) -> None:
+        with subprocess.Popen(
+            [sys.executable, "train.py", "-m", *command, *places],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            while not (300 in by_steps(shell) and done(by_steps(shell)[300])):
+                assert process.poll() is None
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGKILL)
+
+    kill_once(lambda folder: len(rows(folder)) > 20)
+    long = by_steps(shell)[300]
+    assert not list((long / "checkpoints").glob("step_*"))
+    kill_once(lambda folder: (folder / "checkpoints" / "step_00000120" / "manifest.json").exists())
+    assert shell("train", "-m", *command) == 0, shell.err
+    assert log_of(long).count("going on from step 8 of") == 2
+    assert other("train", *one, "train.steps=300", "branch=off") == 0
+    assert rows(long) == rows(by_steps(other)[300])
+    assert tensors(long) == tensors(by_steps(other)[300])
+
+
+def test_what_trained_other_steps_is_not_taken(shell: Shell) -> None:
+    assert shell("train", *WSD_RUN, "train.steps=10") == 0
+    for change in ("seed=1", "schedule.warmup=3", "train.micro_batch_size=2"):
+        assert shell("train", *WSD_RUN, "train.steps=20", change) == 0
+        assert "going on from" not in shell.err, change
+    assert shell("train", *WSD_RUN, "train.steps=21", "schedule.decay=0.5") == 0
+    assert "going on from step 8 of" in shell.err
+    fraction = [*WSD_RUN, "schedule.warmup=0.2"]
+    assert shell("train", "-m", *fraction, "train.steps=10,20") == 0
+    assert "going on from" not in shell.err
+
+
+def test_a_run_of_changed_code_or_a_damaged_checkpoint_is_not_taken(shell: Shell) -> None:
+    assert shell("train", *WSD_RUN, "train.steps=10") == 0
+    short = by_steps(shell)[10]
+    whole = (short / "run.json").read_bytes()
+    changed = json.loads(whole)
+    changed["source"]["minigpt.train.loop"] = "something else"
+    (short / "run.json").write_text(json.dumps(changed))
+    assert shell("train", *WSD_RUN, "train.steps=20") == 0
+    assert "going on from" not in shell.err
+    (short / "run.json").write_bytes(whole)
+    weights = short / "checkpoints" / "step_00000008" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert shell("train", *WSD_RUN, "train.steps=40", f"branch={short}") == 4
+    assert "cannot branch" in shell.err
+    assert json.loads((by_steps(shell)[40] / "failed.json").read_text())["exit_code"] == 4
+    assert shell("train", *WSD_RUN, "train.steps=40") == 0
+    assert not (by_steps(shell)[40] / "failed.json").exists()
+
+
+def test_nothing_that_a_neighbour_says_is_built_and_none_stops_a_run(
+    shell: Shell, tmp_path: Path
+) -> None:
+    """Neighbours are found by their names alone: anybody may have put them there."""
+    assert shell("train", *WSD_RUN, "train.steps=10") == 0
+    short, canary = by_steps(shell)[10], tmp_path / "exploded"
+    mkdir = {"_target_": "os.mkdir", "path": str(canary)}
+    schedules: list[Any] = [
+        mkdir, {"decay": mkdir}, {"decay": [mkdir]}, {"also": mkdir}, {"_args_": [mkdir]}, {"decay": "0.2"},
+        {"decay": "${oc.env:HOME}"}, {"decay": None}, {"decay": -1}, {"decay": 1e300}, {"decay": 10**400}, {"floor": 7},
+    ]  # fmt: skip
+
+    def neighbour(number: int, change: Callable[[Any], object]) -> Path:
+        folder = short.parent / f"zzz-{number:08d}"
+        shutil.copytree(short, folder)
+        changed = record(folder)
+        change(changed)
+        (folder / "run.json").write_text(json.dumps(changed))
+        return folder
+
+    for number, schedule in enumerate(schedules):
+        neighbour(number, lambda found: found["identity"]["schedule"].update(schedule))  # noqa: B023
+    neighbour(100, lambda found: found.update(steps=10**15, identity={}))
+    neighbour(101, lambda found: found.pop("chosen"))
+    shutil.rmtree(neighbour(102, lambda found: None) / "checkpoints" / "step_00000008")
+    pipe = neighbour(103, lambda found: None) / "metrics.jsonl"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    state = neighbour(104, lambda found: None) / "checkpoints" / "step_00000008" / "state.json"
+    forged = json.loads(state.read_text())
+    forged["metrics_bytes"] = "many"
+    files = {
+        path.name: path.read_bytes()
+        for path in state.parent.iterdir()
+        if path.name != "manifest.json"
+    }
+    files["state.json"] = json.dumps(forged).encode()
+    state.write_bytes(files["state.json"])
+    (state.parent / "manifest.json").write_bytes(checkpoint._manifest(files))
+
+    assert shell("train", *WSD_RUN, "train.steps=20") == 0, shell.err
+    assert not canary.exists()
+    assert f"going on from step 8 of {short.name}," in shell.err
+    bad = short.parent / "zzz-00000000"
+    assert shell("train", *WSD_RUN, "train.steps=20", "attempt=2", f"branch={bad}") == 4
+    assert "cannot branch" in shell.err
+    assert not canary.exists()
+
+
+def test_a_named_run_must_fit_and_checkpoint_at_keeps_more_branch_points(shell: Shell) -> None:
+    assert shell("train", *WSD_RUN, "train.steps=40", "checkpoint.at=[8,16]") == 0
+    long = by_steps(shell)[40]
+    names = sorted(path.name for path in (long / "checkpoints").iterdir())
+    assert names == ["step_00000008", "step_00000016", "step_00000032", "step_00000040"]
+    assert shell("train", *WSD_RUN, "train.steps=20", f"branch={long}") == 0, shell.err
+    assert record(by_steps(shell)[20])["branched_from"] == {"run": long.name, "step": 16}
+    assert shell("train", *WSD_RUN, "train.steps=20", "seed=5", f"branch={long}") == 4
+    assert "cannot branch" in shell.err
+    assert "seed differs" in shell.err
+    assert shell("train", *WSD_RUN, "branch=nowhere") == 2
+    assert "no run: branch=nowhere" in shell.err
+    assert shell("generate", f"run={long}", "max_new_tokens=4") == 0, (
+        "the newest checkpoint is the finished model"
+    )
+
+
+def test_shared_steps_are_those_with_equal_multipliers() -> None:
+    # steps 0..8: the last at full lr is n - d = 8
+    assert shared_steps(WSD(warmup=3), 10, WSD(warmup=3), 100) == 9
+    assert shared_steps(WSD(warmup=3), 10, WSD(warmup=4), 100) == 0
+    assert shared_steps(WSD(warmup=3, decay=5), 100, WSD(warmup=3, decay=50), 100) == 51
+    assert shared_steps(WarmupCosine(warmup=3), 100, WarmupCosine(warmup=3), 200) == 4
+    assert WSD(warmup=3).trunk_steps(100) == 80
+    assert WSD(warmup=0.1).trunk_steps(100) is None
+
+
+@pytest.mark.faults(23)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": "many"}, {"metrics_bytes": None}, {"seconds": [1]}, {"scaler": 3}, {"norms": "x"}, {"final": {}},
+        {"optimizer": {"@dict": []}}, {"optimizer": {"@dict": [["optimizers", 1], ["like", 2], ["groups", []]]}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_that_cannot_be_gone_on_from_is_one_line(
+    shell: Shell, change: dict[str, Any]
+) -> None:
+    assert shell("train", *WSD_RUN, "train.steps=10", "train.stop_after=5") == 0
+    (folder,) = checkpoint.steps_on_disk(by_steps(shell)[10] / "checkpoints")
+    files = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"
+    }
+    files["state.json"] = json.dumps(json.loads(files["state.json"]) | change).encode()
+    (folder / "state.json").write_bytes(files["state.json"])
+    (folder / "manifest.json").write_bytes(checkpoint._manifest(files))
+    assert shell("train", *WSD_RUN, "train.steps=10") == 4, shell.err
+    assert "Traceback" not in shell.err
+    assert shell.err.splitlines()[-1].startswith("error: ")

@@ -1,0 +1,89 @@
+"""What dry_run=true says is what the run then is."""
+
+import json
+import re
+
+import pytest
+from runs import SMALL, Shell
+
+WORDS = "to be or not to be, that is the question whether tis nobler in the mind to suffer\n"
+
+
+def said(shell: Shell, *command: str) -> dict[str, int]:
+    """The figures of dry_run=true, by the first word of their line."""
+    assert shell("train", *command, "dry_run=true") == 0, shell.err
+    patterns = {
+        "parameters": r"^parameters +([\d,]+)",
+        "vocab_size": r"^vocabulary +([\d,]+)",
+        "flops_per_token": r"^FLOPs per token +([\d,]+)",
+        "tokens_per_step": r"^tokens per step +([\d,]+)",
+        "steps": r"^budget +([\d,]+) steps",
+        "tokens": r"^budget +[\d,]+ steps = ([\d,]+) tokens",
+    }
+    found = {key: re.search(pattern, shell.out, re.MULTILINE) for key, pattern in patterns.items()}
+    return {
+        key: int(match[1].replace(",", "")) for key, match in found.items() if match is not None
+    }
+
+
+def true(shell: Shell) -> dict[str, int]:
+    """The same figures of the run that was trained."""
+    folder = shell.run_folder()
+    record, summary = (
+        json.loads((folder / name).read_text()) for name in ("run.json", "summary.json")
+    )
+    assert summary["status"] == "finished"
+    return {
+        "parameters": summary["parameters"],
+        "vocab_size": record["data"]["vocab_size"],
+        "flops_per_token": summary["flops_per_token"],
+        "tokens_per_step": summary["tokens"] // summary["step"],
+        "steps": record["steps"],
+        "tokens": summary["tokens"],
+    }
+
+
+BYTES = ["data@stand_in=one_play"]
+CHARACTERS = [*BYTES, "data/tokenizer@stand_in.tokenizer=char"]
+MERGES = [*BYTES, "data/tokenizer@stand_in.tokenizer=bpe", "stand_in.tokenizer.vocab_size=300"]
+TASK = ["data@stand_in=copy_task", "stand_in.n_documents=200"]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        BYTES,
+        [*BYTES, "train.steps=null", "train.tokens=1000"],
+        [*MERGES, "model.tie_embeddings=true"],
+        [*TASK, "model=tiny_ensemble", "model.members=2"],
+        [*BYTES, "model/embedding=ngram", "model.embedding.rows=97"],
+    ],
+    ids=["bytes", "tokens", "merges", "task", "n-grams"],
+)
+def test_every_figure_is_that_of_the_run(shell: Shell, choices: list[str]) -> None:
+    command = [*SMALL, "train.steps=2", *choices]
+    before = said(shell, *command)
+    assert shell("train", *command) == 0, shell.err
+    assert before == true(shell)
+    assert said(shell, *command, "attempt=2") == before, "the tokens are prepared by now"
+
+
+@pytest.mark.parametrize("choices", [CHARACTERS, MERGES], ids=["characters", "merges"])
+def test_what_only_the_text_decides_is_known_once_it_is_prepared(
+    shell: Shell, choices: list[str]
+) -> None:
+    (shell.folder / "words.txt").write_text(WORDS * 40)
+    text = [*choices, "data@stand_in=files", f"stand_in.path={shell.folder / 'words.txt'}"]
+    command = (
+        [*SMALL, *text, "stand_in.tokenizer.vocab_size=900"]
+        if choices is MERGES
+        else [*SMALL, *text]
+    )
+    command += ["train.steps=null", "train.epochs=0.5"]
+    before = said(shell, *command)
+    assert "assumed, until" in shell.out or "fewer if the text is too small" in shell.out
+    assert "0.5 epochs (steps follow from the size of the corpus)" in shell.out
+    assert shell("train", *command) == 0, shell.err
+    after = said(shell, *command, "attempt=2")
+    assert after == true(shell)
+    assert after["vocab_size"] < before["vocab_size"]

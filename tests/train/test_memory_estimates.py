@@ -1,0 +1,116 @@
+"""The estimate of dry_run=true against what a process really takes, and what it is made of."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from runs import ROOT, Shell
+
+from minigpt.config.precision import choose
+from minigpt.train.memory import Memory, activation_bytes, saved_bytes
+
+NODE = {
+    "_target_": "minigpt.model.transformer.Transformer",
+    "n_layers": 3,
+    "d_model": 64,
+    "n_heads": 4,
+    "d_ff": 160,
+}
+TOKENS = 512
+
+
+def config_of(activation_checkpointing: bool = False, **model: object) -> dict:
+    return {"model": NODE | model, "train": {"activation_checkpointing": activation_checkpointing}}
+
+
+def test_activations_are_those_that_the_code_keeps() -> None:
+    """By hand for fp32 on a CPU, bytes a token and block: two inputs of norms, two outputs,
+    queries, keys, values and attention's output, two of the feed-forward layer's width; each 4
+    bytes. Beside them a norm's scale, attention's logarithm; one more block for temporaries.
+    """
+    d, f, kv = 64, 160, 16
+    block = 4 * (6 * d + 2 * kv + 2 * f) + 2 * 4 + 4 * 4
+    chosen = choose("cpu", "fp32", False, d_model=d)
+    counted = activation_bytes(config_of(), TOKENS, d, chosen)
+    head = 4 * d + 4 + 8  # the input of the final norm, its scale, the tokens
+    assert counted == pytest.approx((4 * block + head) * TOKENS, rel=0.05)
+
+
+def test_the_stand_in_is_linear_in_tokens() -> None:
+    """What is taken from 1 and 2 sequences holds for 5."""
+    chosen = choose("cpu", "bf16", False, d_model=64)
+    one, two, five = (saved_bytes(NODE, batch, 64, chosen) for batch in (1, 2, 5))
+    assert five == one + 4 * (two - one)
+
+
+def test_bf16_halves_and_checkpointing_keeps_inputs_only() -> None:
+    fp32, bf16 = (choose("cpu", precision, False, d_model=64) for precision in ("fp32", "bf16"))
+    # beside which the probabilities that attention keeps in bf16 are small
+    wide = config_of(d_model=256, d_ff=640)
+    whole = activation_bytes(wide, TOKENS, 64, fp32)
+    # the residual stream stays fp32
+    assert 0.5 < activation_bytes(wide, TOKENS, 64, bf16) / whole < 0.8
+    three, four = (activation_bytes(config_of(True, n_layers=n), TOKENS, 64, fp32) for n in (3, 4))
+    assert four - three == 4 * 64 * TOKENS
+    deep, shallow = (
+        activation_bytes(config_of(True, n_layers=n), TOKENS, 64, fp32) for n in (24, 3)
+    )
+    assert deep < activation_bytes(config_of(n_layers=24), TOKENS, 64, fp32) / 3
+    assert shallow > 0
+
+
+def test_another_part_of_a_block_is_measured_too() -> None:
+    chosen = choose("cpu", "fp32", False, d_model=64)
+    plain, normed = (saved_bytes(NODE | extra, 1, 64, chosen) for extra in ({}, {"qk_norm": True}))
+    # the inputs of both norms, in each of three blocks
+    assert normed - plain >= 4 * 3 * 64 * (64 + 16)
+
+
+def test_dropout_masks_are_counted_and_nothing_is_drawn() -> None:
+    chosen = choose("cpu", "fp32", False, d_model=64)
+    before = torch.random.get_rng_state()
+    assert saved_bytes(NODE | {"dropout": 0.3}, 1, 64, chosen) > saved_bytes(NODE, 1, 64, chosen)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_total_adds_up() -> None:
+    needed = Memory(
+        program=1, weights=2, state=4, gradients=10, activations=20, logits=30, heap=1.5
+    )
+    assert needed.work == 70
+    assert needed.total == 77
+
+
+def test_dry_run_says_it(shell: Shell) -> None:
+    assert shell("train", "dry_run=true", "train.micro_batch_size=4") == 0, shell.err
+    (line,) = (line for line in shell.out.splitlines() if line.startswith("memory, estimated"))
+    assert "train.micro_batch_size=4" in line
+    assert "activations 0.01 GiB" in line
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpointing"), [("tiny", "false"), ("tiny", "true"), ("tiny_ensemble", "false")]
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_takes_what_was_estimated(model: str, checkpointing: str) -> None:
+    """A step of a model with much to keep; the estimate is within 20 % (glibc's heap is part of
+    it).
+    """
+    code = f"""
+import json, torch
+from minigpt import schema
+from minigpt.cli import process
+from minigpt.bench.model import Model, peak_memory
+schema.register(); process.register_resolvers(); torch.set_num_threads(1)
+model = Model(["model={model}", "model.n_layers=8", "model.d_model=256", "model.max_seq_len=256", "train.batch_size=16",
+               "train.precision=fp32", "train.activation_checkpointing={checkpointing}"])
+model.steps(model.chosen, 16, 2)
+print(json.dumps([peak_memory("cpu"), model.memory(16, model.chosen).total]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    measured, estimated = json.loads(done.stdout)
+    assert estimated == pytest.approx(measured, rel=0.2)
