@@ -81,7 +81,7 @@ def test_changed_code_is_named_and_other_optimizers_are_not(study: Study, compar
     )
     assert compare("--by", "optim") == 0
     assert (
-        "changed code: runs were computed by different versions of minigpt.train.loop"
+        "changed code: runs were computed by different versions of minigpt.optim.muon, minigpt.train.loop"
         in compare.out
     )
     assert changed.name in compare.out

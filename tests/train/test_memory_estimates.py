@@ -100,7 +100,7 @@ def test_a_process_takes_what_was_estimated(model: str, checkpointing: str) -> N
     """
     code = f"""
 import json, torch
-from minigpt import schema
+from minigpt.config import schema
 from minigpt.cli import process
 from minigpt.bench.model import Model, peak_memory
 schema.register(); process.register_resolvers(); torch.set_num_threads(1)
