@@ -49,7 +49,7 @@ IMPORTS = {name: imports_of(path) for name, path in MODULES.items()}
 
 
 def room_of(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 @pytest.mark.parametrize("module", MODULES)
