@@ -1,9 +1,11 @@
-"""Text that is safe on a terminal: a model can have learnt control sequences, and so can the name
-of a file.
+"""What people read: text that is safe on a terminal, and numbers and rows as text.
+
+A model can have learnt control sequences, and the name of a file can hold them.
 """
 
 import re
 import sys
+from collections.abc import Collection, Sequence
 
 # C0 and C1 controls but tab and newline, marks that reorder text, and halves of surrogate pairs,
 # which no UTF-8 holds.
@@ -36,3 +38,46 @@ def on_stdout(text: str) -> str:
     file or a pipe.
     """
     return escape_controls(text) if sys.stdout.isatty() else text
+
+
+def duration(seconds: float) -> str:
+    """Seconds to three digits in the unit that suits them: `20 ms`, `35 s`, `3.33 min`, `2.5 h`."""
+    units = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+    size, unit = next((u for u in units if seconds >= 2 * u[0]), (1, "s"))
+    value = seconds / size
+    if value < 1:
+        return f"{1e3 * value:.0f} ms"
+    return f"{value:.3g} {unit}" if value < 100 else f"{value:,.0f} {unit}"
+
+
+def gib(size: float) -> str:
+    """Bytes as `1.25 GiB`."""
+    return f"{size / 2**30:.2f} GiB"
+
+
+def count(number: int, what: str) -> str:
+    """`1 pair`, `8 pairs`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def table(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
+    """Rows as aligned lines. A row shorter than the first may be as wide as it likes."""
+    full = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
+    return [
+        indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in rows
+    ]
+
+
+def did_you_mean(word: str, known: Collection[str], parent: str = "", otherwise: str = "") -> str:
+    """`(did you mean x?)` for a misspelt name; else `otherwise`, or what is known.
+
+    parent: stands before the name that is proposed, as in `train.`.
+    """
+    import difflib
+
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+    if near:
+        return f"(did you mean {parent}{near[0]}?)"
+    return otherwise or f"(known: {', '.join(sorted(known))})"

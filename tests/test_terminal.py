@@ -1,6 +1,14 @@
 import pytest
 
-from minigpt.terminal import escape_controls, on_stdout
+from minigpt.terminal import (
+    count,
+    did_you_mean,
+    duration,
+    escape_controls,
+    gib,
+    on_stdout,
+    table,
+)
 
 
 def test_control_characters_are_escaped() -> None:
@@ -18,3 +26,26 @@ def test_only_a_terminal_gets_them_escaped(terminal: bool, monkeypatch: pytest.M
     assert on_stdout("\x1b]0;title\x07") == (
         r"\x1b]0;title\x07" if terminal else "\x1b]0;title\x07"
     )
+
+
+def test_numbers_as_text() -> None:
+    seconds = [0.02, 1.5, 35, 90, 110, 200, 9000, 864000]
+    texts = ["20 ms", "1.5 s", "35 s", "90 s", "110 s", "3.33 min", "2.5 h", "10 days"]
+    assert [duration(s) for s in seconds] == texts
+    assert gib(3 * 2**29) == "1.50 GiB"
+    assert [count(n, "job") for n in (0, 1, 1200)] == ["0 jobs", "1 job", "1,200 jobs"]
+
+
+def test_a_short_row_widens_no_column() -> None:
+    assert table([("a", "bb"), ("ccc", ""), ("not measured: slow",)], indent="  ") == [
+        "  a    bb",
+        "  ccc",
+        "  not measured: slow",
+    ]
+
+
+def test_did_you_mean() -> None:
+    assert did_you_mean("sede", ["seed", "lr"]) == "(did you mean seed?)"
+    assert did_you_mean("sede", ["seed"], parent="train.") == "(did you mean train.seed?)"
+    assert did_you_mean("x", ["seed", "lr"]) == "(known: lr, seed)"
+    assert did_you_mean("x", ["seed"], otherwise="(none)") == "(none)"

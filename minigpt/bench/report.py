@@ -3,6 +3,8 @@
 from statistics import median
 from typing import Any
 
+from minigpt.terminal import duration, gib, table
+
 NOISY = 0.2  # a spread or a share of others' load from which on figures are called unreliable
 
 
@@ -60,7 +62,7 @@ def model_table(results: dict[str, dict[str, Any]], tokens: int | None) -> list[
     for name, r in results.items():
         if "tokens_per_s" not in r:
             rows.append((name, f"{r['parameters'] / 1e6:.1f}M" if "parameters" in r else "-",
-                         f"not measured: {r.get('skipped', 'stopped on the way')}", *[""] * 7))  # fmt: skip
+                         f"not measured: {r.get('skipped', 'stopped on the way')}"))  # fmt: skip
             continue
         about = "~" if r.get("estimated") else ""
         generation = max(r.get("generation", {}).items(), key=lambda item: item[1], default=None)
@@ -79,14 +81,7 @@ def model_table(results: dict[str, dict[str, Any]], tokens: int | None) -> list[
                 f"{about}{duration(budget / r['tokens_per_s'])}" if budget else "-",
             )
         )
-    widths = [
-        max(len(row[i]) for row in rows if "not measured" not in row[2])
-        for i in range(len(rows[0]))
-    ]
-    return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-        for row in rows
-    ]
+    return table(rows, indent="  ")
 
 
 def detail_lines(name: str, r: dict[str, Any]) -> list[str]:
@@ -160,17 +155,6 @@ def warnings(rates: dict[str, list[float]], results: dict[str, dict[str, Any]]) 
 def spread(values: list[float]) -> float:
     """Range over median."""
     return (max(values) - min(values)) / median(values)
-
-
-def gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
-
-def duration(seconds: float) -> str:
-    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s")):
-        if seconds >= 2 * size or (unit == "s" and seconds >= 1):
-            return f"{seconds / size:.1f} {unit}"
-    return f"{1e3 * seconds:.0f} ms"
 
 
 def quantity(tokens: float) -> str:

@@ -19,6 +19,7 @@ from minigpt.bench.model import Model, StepTime, available_memory, peak_memory
 from minigpt.cli import process
 from minigpt.config import identity, schema
 from minigpt.errors import MinigptError
+from minigpt.terminal import gib
 from minigpt.train.training import DEFAULT_THREADS, SEVERAL_THREADS_FROM_D_MODEL
 
 TOKENS = 1024  # of the smallest micro-batch tried, or one sequence
@@ -162,7 +163,7 @@ class Worker:
                 "tokens_per_s": rate, "memory": peak, "memory_estimated": needed.total
             }  # fmt: skip
             say(
-                f"{pair[0]}, {threads(pair[1])}, micro-batch {size}: {rate:,.0f} tokens/s, {peak / 2**30:.2f} GiB"
+                f"{pair[0]}, {threads(pair[1])}, micro-batch {size}: {rate:,.0f} tokens/s, {gib(peak)}"
             )
         return found
 

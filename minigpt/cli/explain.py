@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
-from minigpt.config.typed import nearest
+from minigpt.terminal import did_you_mean
 
 LAUNCHERS = {  # launcher -> the plugin it comes with
     "joblib": "hydra_joblib_launcher",
@@ -101,14 +101,14 @@ def _explain_choice(choice: str, error: Exception, folders: list[Path]) -> str:
         return f"configuration: {choice}: {words(error)} (mend {files[option]})"
     if option.startswith(("[", "{")):
         return f"one choice: {choice} (choose one of {', '.join(sorted(options))})"
-    return f"unknown choice: {choice} {nearest(option, options)}"
+    return f"unknown choice: {choice} {did_you_mean(option, options)}"
 
 
 def _explain_launcher(option: str) -> str:
     if option in LAUNCHERS and not _is_installed(f"hydra_plugins.{LAUNCHERS[option]}"):
         package = LAUNCHERS[option].replace("_", "-")
         return f"missing package: hydra/launcher={option} needs {package} (pip install 'minigpt[launchers]')"
-    return f"unknown choice: hydra/launcher={option} {nearest(option, ['basic', *LAUNCHERS])}"
+    return f"unknown choice: hydra/launcher={option} {did_you_mean(option, ['basic', *LAUNCHERS])}"
 
 
 def _is_installed(module: str) -> bool:
@@ -131,10 +131,7 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
         node = OmegaConf.select(base, parent) if parent else base
     if isinstance(node, DictConfig) and last not in node:
         known = [str(k) for k in node if k != "hydra"] + ([] if parent else sorted(groups))
-        shown = nearest(last, known)
-        if parent and shown.startswith("(did you mean "):
-            shown = shown.replace("(did you mean ", f"(did you mean {parent}.")
-        return f"unknown key: {key} {shown}"
+        return f"unknown key: {key} {did_you_mean(last, known, f'{parent}.' if parent else '')}"
     if deleting:
         return f"not to be deleted: {override} (give it a value: {key}=...)"
     expected = next((expected for name, expected in _EXPECTED.items() if name in text), None)

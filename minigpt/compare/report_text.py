@@ -9,7 +9,7 @@ from minigpt.compare.document import (
     Table,
     VerdictLine,
 )
-from minigpt.terminal import escape_line
+from minigpt.terminal import escape_line, table
 
 SIGNS = {"better": "+", "worse": "-", "equivalent": "=", "no difference": "=", "undecided": "?"}
 
@@ -27,17 +27,8 @@ def text(document: Document) -> str:
         elif isinstance(block, Paragraph):
             lines += ["", block.text]
         elif isinstance(block, Table) and not block.detail:
-            lines += ["", f"{block.title}:", *columns(block)]
+            rows = [block.columns, *([cell.text for cell in row] for row in block.rows)]
+            lines += ["", f"{block.title}:", *table(rows, indent="  ")]
         else:
             assert isinstance(block, Table | Figures)
     return "\n".join(map(escape_line, lines)).strip() + "\n"
-
-
-def columns(table: Table) -> list[str]:
-    """A table as aligned lines."""
-    rows = [table.columns, *([cell.text for cell in row] for row in table.rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
-    return [
-        "  " + "  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip()
-        for row in rows
-    ]

@@ -14,12 +14,11 @@ from statistics import median
 from typing import Any
 
 from minigpt import records
-from minigpt.compare.wording import count, duration
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.reading import UnreadableError
 from minigpt.study.record import folder_of, read_sweep, sweeps_in
 from minigpt.study.runs import Run, read, run_folders, show, why_unreadable
-from minigpt.terminal import escape_line
+from minigpt.terminal import count, duration, escape_line
 
 CHANGED = "finished (code changed)"
 STATES = ("done", CHANGED, "diverged", "running", "failed", "unreadable", "interrupted", "waiting")
@@ -161,7 +160,7 @@ def _sweep_lines(sweep: Sweep, by: str) -> list[str]:
         lines.append(
             "  time left: unknown until a job has finished"
             if estimate is None
-            else f"  time left: about {duration(estimate / parallel)} with {parallel} at a time"
+            else f"  time left: about {duration(round(estimate / parallel))} with {parallel} at a time"
         )
     for job in counts["running"]:
         lines.append(f"  running      {job.label}  {progress(job.run)}")

@@ -10,8 +10,9 @@ from minigpt.compare.document import Cell, Table
 from minigpt.compare.selection import Evidence
 from minigpt.compare.statistics import Interval
 from minigpt.compare.verdict import Result
-from minigpt.compare.wording import duration, p_text, plain, ratio_text, signed
+from minigpt.compare.wording import p_text, plain, ratio_text, signed
 from minigpt.study.runs import Run, show
+from minigpt.terminal import duration
 
 
 def arms_table(result: Result, unit: str) -> Table:

@@ -1,4 +1,4 @@
-"""Numbers as words: intervals, p values, ratios and their bounds, durations, and the sentence of a
+"""Numbers as words: intervals, p values, ratios and their bounds, and the sentence of a
 verdict.
 """
 
@@ -7,6 +7,7 @@ import math
 from minigpt.compare.budget_to_equal_loss import EqualLoss
 from minigpt.compare.statistics import MOST_PAIRS, Interval
 from minigpt.compare.verdict import Comparison, Result
+from minigpt.terminal import count
 
 UNITS = {"val_loss": "nats per token", "val_bits_per_byte": "bits per byte"}
 
@@ -39,11 +40,6 @@ def sentence(c: Comparison, result: Result) -> str:
     if c.pairs_needed > c.interval.n:
         text += f"; about {c.pairs_needed} pairs would decide if mean and spread stay as they are"
     return text
-
-
-def count(number: int, what: str) -> str:
-    """`1 pair`, `8 pairs`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def signed(interval: Interval) -> str:
@@ -90,9 +86,3 @@ def ratio_text(found: EqualLoss, factor: float | None, log: Interval | None) -> 
     shown_low = f"below {low:.2f}" if a < low * 0.9995 else f"{a:.2f}"
     shown_high = f"above {high:.2f}" if b > high * 1.0005 else f"{b:.2f}"
     return f"{text} ({shown_low} to {shown_high})"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

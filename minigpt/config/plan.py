@@ -22,9 +22,10 @@ from minigpt.checkpoint import store as checkpoint
 from minigpt.config import budget, identity, signature
 from minigpt.config import lazy_torch as startup
 from minigpt.config.schema import PreprocessRoot, TrainRoot
-from minigpt.config.typed import nearest, resolved, root_problems
+from minigpt.config.typed import resolved, root_problems
 from minigpt.errors import ConfigError, DataError
 from minigpt.reading import UnreadableError, read_json
+from minigpt.terminal import did_you_mean
 
 if TYPE_CHECKING:
     from minigpt.config.precision import Precision
@@ -199,7 +200,7 @@ def _check_node(
             continue
         if key not in known:
             if not found.open:
-                problems.append(f"unknown key: {path}.{key} {nearest(key, known)}")
+                problems.append(f"unknown key: {path}.{key} {did_you_mean(key, known)}")
         elif isinstance(value, dict) and "_target_" in value:
             problems += _check_node(f"{path}.{key}", value, set(), {})
         elif (expected := signature.type_problem(value, parameters[key].annotation)) is not None:

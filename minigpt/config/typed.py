@@ -7,7 +7,6 @@ to disk.
 """
 
 import dataclasses
-import difflib
 import re
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from omegaconf.resolvers import oc
 
 from minigpt.config.schema import PATH_KEYS
 from minigpt.errors import ConfigError
+from minigpt.terminal import did_you_mean
 from minigpt.text import without_surrogates
 
 SECRET_WORDS = {
@@ -66,7 +66,7 @@ def _node_problems(node: dict[str, Any], kind: type, prefix: str) -> tuple[list[
     """What nothing reads, and what is not there to be read."""
     known = {field.name: field for field in dataclasses.fields(kind)}
     unknown = [
-        f"unknown key: {prefix}{key} {nearest(str(key), list(known))}"
+        f"unknown key: {prefix}{key} {did_you_mean(str(key), known)}"
         for key in node
         if key not in known
     ]
@@ -122,12 +122,6 @@ def _bad_texts(node: Any, key: str = "") -> list[str]:
     if isinstance(node, str) and without_surrogates(node) != node:
         return [f"not UTF-8: {key}={node!a} (records hold text)"]
     return []
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """`(did you mean x?)` for a misspelt name, or what there is."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"(did you mean {near[0]}?)" if near else f"(known: {', '.join(sorted(known))})"
 
 
 def environment_value(name: str, *default: Any) -> Any:

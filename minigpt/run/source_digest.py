@@ -28,6 +28,7 @@ SILENT = {
     "minigpt.interrupt",
     "minigpt.train.progress",
     "minigpt.reading",
+    "minigpt.terminal",
     "minigpt",
 }
 SILENT |= {"minigpt.data.manifest", "minigpt.data.shape", "minigpt.data.aside"}

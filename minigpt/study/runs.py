@@ -22,7 +22,7 @@ from minigpt.reading import UnreadableError
 from minigpt.roles import scaled_lr
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import Place, id_in, places_in
-from minigpt.terminal import escape_line
+from minigpt.terminal import did_you_mean, escape_line
 
 NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "wandb"}
 LEARNING_RATE = re.compile(r"optim\.\w+\.lr")  # each role's
@@ -316,15 +316,9 @@ def select(runs: list[Run], study: str | None, where: list[str]) -> list[Run]:
 
 def hint(key: str, runs: list[Run]) -> str:
     """`(did you mean x?)` among the keys that the runs know."""
-    import difflib
-
-    known = sorted(set().union(*(run.keys() for run in runs))) if runs else []
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return (
-        f"(did you mean {near[0]}?)"
-        if near
-        else "(give a group such as optim, or a key of config.yaml)"
-    )
+    known = set().union(*(run.keys() for run in runs))
+    otherwise = "(give a group such as optim, or a key of config.yaml)"
+    return did_you_mean(key, known, otherwise=otherwise)
 
 
 def _has(run: Run, key: str) -> bool:

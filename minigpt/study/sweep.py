@@ -38,8 +38,7 @@ from minigpt.run.record import FAILED, failure, read_summary
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
 from minigpt.study.record import changing, folder_of, path_of, read_sweep
-from minigpt.terminal import escape_line
-from minigpt.train.progress import duration
+from minigpt.terminal import duration, escape_line, table
 
 Job = Callable[[DictConfig], Any]
 Report = Callable[[MinigptError], None]
@@ -202,11 +201,9 @@ class Sweep:
             for names, (_, columns) in zip(_distinguishing(self.jobs), outcomes, strict=True)
         ]
         rows.insert(0, ("job", "state", "val loss", "time", "folder"))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
         print(file=sys.stderr)
-        for row in rows:
-            line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-            print(escape_line(line.rstrip()), file=sys.stderr)
+        for line in table(rows):
+            print(escape_line(line), file=sys.stderr)
         if self.record is not None:
             print(f"record: {self.record}", file=sys.stderr)
         return next((code for code, _ in outcomes if code), 0)
@@ -263,8 +260,7 @@ def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str
     name, record, summary = folder.name, _read(records.read_record, folder), read_summary(folder)
     if record is not None and summary is not None:
         loss = "" if summary["val_loss"] is None else f"{summary['val_loss']:.4f}"
-        seconds = summary["train_time_s"]
-        columns = (loss, f"{seconds:.1f} s" if seconds < 60 else duration(seconds), name)
+        columns = (loss, duration(summary["train_time_s"]), name)
         if summary["status"] == "finished":
             return 0, ("finished, code changed" if changed_modules(record) else "done", *columns)
         return NumericsError.exit_code, (summary["status"], *columns)

@@ -1,7 +1,5 @@
 """`dry_run=true`: what a run would train and cost, without training it."""
 
-from collections.abc import Sequence
-
 import torch
 
 from minigpt.config import plan as config
@@ -10,6 +8,7 @@ from minigpt.config.plan import Plan
 from minigpt.data.manifest import read_manifest
 from minigpt.data.windows import windows_in
 from minigpt.errors import DataError
+from minigpt.terminal import gib, table
 from minigpt.train import memory
 
 
@@ -49,7 +48,7 @@ def describe(plan: Plan) -> str:
     flops = model.flops_per_token(seq_len)
     tokens_per_step = train["batch_size"] * seq_len
     lines = [
-        table(rows),
+        *table(rows),
         "",
         f"parameters          {count:,} ({', '.join(f'{role} {n:,}' for role, n in by_role.items())})",
         f"vocabulary          {vocab_size:,} {known}",
@@ -84,15 +83,3 @@ def budget_lines(plan: Plan, seq_len: int, flops: int) -> list[str]:
         )
     tokens = steps * tokens_per_step
     return [f"budget              {steps:,} steps = {tokens:,} tokens = {flops * tokens:.3g} FLOPs"]
-
-
-def gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows in columns; the first is the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
-    )

@@ -7,12 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-
-def duration(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+from minigpt.terminal import duration
 
 
 class ProgressBar:

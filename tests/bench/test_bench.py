@@ -15,6 +15,7 @@ from runs import ROOT
 from minigpt.bench import __main__ as bench
 from minigpt.bench import report
 from minigpt.bench.model import Model, StepTime, peak_memory
+from minigpt.terminal import duration
 
 TINY = [
     "model.d_model=32",
@@ -60,7 +61,7 @@ def test_the_whole_command(
     assert tiny["generation"].keys() == {"fp32", "bf16"}
     assert set(tiny["formats"]) <= set(figures["product_flops"])
     assert "~" not in out
-    assert report.duration(1e6 / tiny["tokens_per_s"]) in out
+    assert duration(1e6 / tiny["tokens_per_s"]) in out
     (advice,) = (line for line in out.splitlines() if line.strip().startswith("python train.py"))
     arguments = advice.split()[2:]
     assert Model(arguments).config["train"]["precision"] == tiny["precision"]
@@ -151,7 +152,7 @@ def test_what_was_too_long_is_estimated_from_the_largest_measured(
     assert results["small"]["budget_tokens"] == 160
     rows = report.model_table(results, None)
     assert "~10" in rows[2]
-    assert "~16.0 s" in rows[2]
+    assert "~16 s" in rows[2]
 
 
 def test_own_budget() -> None:
@@ -188,10 +189,7 @@ def test_advice() -> None:
     assert "train.threads=2" not in report.overrides(r | {"device": "cuda"})
 
 
-def test_durations_and_quantities() -> None:
-    assert [report.duration(s) for s in (0.02, 1.5, 90, 200, 9000, 864000)] == [
-        "20 ms", "1.5 s", "90.0 s", "3.3 min", "2.5 h", "10.0 days"
-    ]  # fmt: skip
+def test_quantities() -> None:
     assert [report.quantity(n) for n in (12, 76_800, 60e6, 1e9)] == ["12", "76.8k", "60M", "1G"]
 
 
