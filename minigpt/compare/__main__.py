@@ -104,7 +104,7 @@ def answer(options: argparse.Namespace) -> None:
     neither.
     """
     if options.status:
-        from minigpt.compare import status
+        from minigpt.study import status
 
         print(
             status.status_text(status.sweeps(options.paths, options.study), options.by or "optim"),

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from runs import ROOT, load_script
 
 from minigpt import records, verify
-from minigpt.compare import status
 from minigpt.compare.__main__ import main as compare
 from minigpt.config import plan as config
 from minigpt.data.tokens import Tokens
@@ -30,7 +29,7 @@ from minigpt.errors import MinigptError
 from minigpt.generate import load
 from minigpt.generate.hugging_face import to_hugging_face
 from minigpt.schedule.wsd import WSD
-from minigpt.study import sweep
+from minigpt.study import status, sweep
 from minigpt.study.runs import find
 from minigpt.terminal import UNSAFE
 from minigpt.tokenizer import load as load_tokenizer
