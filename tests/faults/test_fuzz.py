@@ -35,8 +35,8 @@ from minigpt.terminal import UNSAFE
 from minigpt.tokenizer import load as load_tokenizer
 from minigpt.train import branch
 
-pytestmark = pytest.mark.faults(20, 22, 23, 24)
-MANY = 20  # times as many examples in the slow selection
+FAULTS = pytest.mark.faults(20, 22, 23, 24)
+MANY = 20  # times as many examples in the slow selection, which is too long for the list of faults
 RUN_FILES = ("run.json", "summary.json", "config.yaml", "metrics.jsonl")
 
 
@@ -60,9 +60,9 @@ def fuzz(example: Callable[[Any], None], examples: int) -> None:
 
 def examples(number: int) -> pytest.MarkDecorator:
     """So many examples, and many more in the slow selection."""
-    return pytest.mark.parametrize(
-        "examples", [number, pytest.param(number * MANY, marks=pytest.mark.slow)]
-    )
+    few = pytest.param(number, marks=FAULTS)
+    many = pytest.param(number * MANY, marks=pytest.mark.slow)
+    return pytest.mark.parametrize("examples", [few, many])
 
 
 @pytest.fixture(scope="module")
