@@ -22,7 +22,8 @@ from minigpt.compare.selection import curvatures, declared_rules
 from minigpt.compare.statistics import Interval
 from minigpt.compare.verdict import Result, judge
 from minigpt.errors import ConfigError, MinigptError
-from minigpt.study.runs import find, select
+from minigpt.study.find import find
+from minigpt.study.select import select
 
 
 def parameters(result: Result, source: str) -> dict[str, object]:

@@ -24,7 +24,8 @@ from minigpt.compare.selection import declared_rules
 from minigpt.compare.statistics import p_value, t_interval
 from minigpt.compare.verdict import MIN_PAIRS, Comparison, judge
 from minigpt.errors import ConfigError, MinigptError
-from minigpt.study.runs import find, select
+from minigpt.study.find import find
+from minigpt.study.select import select
 
 STUDIES = 4000
 

@@ -35,7 +35,7 @@ from minigpt.compare.groups import Question, sort_runs
 from minigpt.compare.selection import Rules
 from minigpt.compare.statistics import t_interval
 from minigpt.compare.verdict import Result, judge
-from minigpt.study.runs import Run
+from minigpt.study.run import Run
 
 HERE = Path(__file__).parent
 GRID = (-2, -1, 0, 1, 2)  # doublings of the learning rate around the preset's own

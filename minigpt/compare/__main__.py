@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.errors import ConfigError
-from minigpt.study.runs import find, select
+from minigpt.study.find import find
+from minigpt.study.select import select
 from minigpt.terminal import escape_line
 
 if TYPE_CHECKING:

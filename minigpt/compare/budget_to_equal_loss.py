@@ -15,7 +15,7 @@ from minigpt.compare import statistics
 from minigpt.compare.statistics import Interval
 
 if TYPE_CHECKING:
-    from minigpt.study.runs import Run
+    from minigpt.study.run import Run
 
 
 @dataclass(frozen=True)

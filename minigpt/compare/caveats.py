@@ -6,7 +6,8 @@ from minigpt.compare.cost import PATH, Costs, flops_per_token
 from minigpt.compare.groups import Arm
 from minigpt.compare.selection import Choice, curvatures
 from minigpt.compare.verdict import Result
-from minigpt.study.runs import Run, show
+from minigpt.study.run import Run
+from minigpt.study.values import show
 
 NOTABLE_SPREAD = 0.1  # of step times between runs of one setting on one path
 SHOWN = 4  # names listed before "and n more"

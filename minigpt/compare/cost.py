@@ -12,7 +12,7 @@ from minigpt.compare import statistics
 from minigpt.compare.budget_to_equal_loss import EqualLoss
 from minigpt.compare.statistics import Interval
 from minigpt.compare.verdict import Result
-from minigpt.study.runs import Run
+from minigpt.study.run import Run
 
 # What must be equal before two times are compared. Where one of them is what is compared, it is
 # left out.

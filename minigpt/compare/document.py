@@ -5,7 +5,7 @@ behind it.
 from dataclasses import dataclass, field
 
 from minigpt.compare.figures import Figure
-from minigpt.study.runs import Run
+from minigpt.study.run import Run
 
 
 @dataclass(frozen=True)

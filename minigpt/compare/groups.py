@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import ConfigError
-from minigpt.study.runs import LEARNING_RATE, Run, hint, show
+from minigpt.study.run import LEARNING_RATE, Run
+from minigpt.study.select import key_hint
+from minigpt.study.values import show
 
 # The lr as people type it; an axis is called by one of these where it moves the same settings.
 TYPED_AXES = ("optim.lr_scale", "optim.lr", "optim.adamw_lr")
@@ -268,7 +270,7 @@ def _refuse(question: Question, runs: list[Run]) -> None:
     for key in (question.by, *question.axes):
         if not any(_knows(run, key) for run in runs):
             option = "--by" if key == question.by else "--axis"
-            raise ConfigError(f"unknown key: {option} {key} {hint(key, runs)}")
+            raise ConfigError(f"unknown key: {option} {key} {key_hint(key, runs)}")
 
 
 def _knows(run: Run, key: str) -> bool:
@@ -325,12 +327,12 @@ def _horizons(runs: list[Run]) -> Callable[[Run], int | None]:
     many.
     """
     known = {
-        (str(run.record["identity"]["budget"]), run.tokens_per_step): run.horizon
+        (str(run.record["identity"]["budget"]), run.tokens_per_step): run.budget_tokens
         for run in runs
-        if run.horizon is not None
+        if run.budget_tokens is not None
     }
     return lambda run: (
-        run.horizon or known.get((str(run.record["identity"]["budget"]), run.tokens_per_step))
+        run.budget_tokens or known.get((str(run.record["identity"]["budget"]), run.tokens_per_step))
     )
 
 

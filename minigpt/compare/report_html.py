@@ -18,7 +18,7 @@ from minigpt.compare.document import (
     VerdictLine,
 )
 from minigpt.compare.report_markdown import relative
-from minigpt.study.runs import Run
+from minigpt.study.run import Run
 from minigpt.terminal import escape_controls
 
 STYLE = """

@@ -14,7 +14,7 @@ from minigpt.compare.document import (
     Table,
     VerdictLine,
 )
-from minigpt.study.runs import Run
+from minigpt.study.run import Run
 from minigpt.terminal import escape_line
 
 

@@ -9,7 +9,7 @@ from minigpt.compare import cost
 from minigpt.compare.groups import Group
 from minigpt.compare.verdict import Result
 from minigpt.roles import ROLES
-from minigpt.study.runs import Run
+from minigpt.study.run import Run
 
 
 def csv_rows(
@@ -64,7 +64,7 @@ def _csv_row(
         "role": role,
         "seed": run.seed,
         "status": run.status,
-        "budget_tokens": run.horizon,
+        "budget_tokens": run.budget_tokens,
         **{
             key: summary.get(key)
             for key in (

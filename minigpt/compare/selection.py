@@ -15,7 +15,7 @@ from typing import Any
 from minigpt.compare import statistics
 from minigpt.compare.groups import Arm, Setting
 from minigpt.compare.statistics import Interval
-from minigpt.study.runs import Run
+from minigpt.study.run import Run
 
 FIRST_CONFIRMATION_SEED = 100
 ALPHA = 0.05

@@ -11,7 +11,8 @@ from minigpt.compare.selection import Evidence
 from minigpt.compare.statistics import Interval
 from minigpt.compare.verdict import Result
 from minigpt.compare.wording import p_text, plain, ratio_text, signed
-from minigpt.study.runs import Run, show
+from minigpt.study.run import Run
+from minigpt.study.values import show
 from minigpt.terminal import duration
 
 

@@ -16,8 +16,10 @@ from typing import Any
 from minigpt import records
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.reading import UnreadableError
+from minigpt.study.find import read_run, run_folders, why_unreadable
 from minigpt.study.record import folder_of, read_sweep, sweeps_in
-from minigpt.study.runs import Run, read, run_folders, show, why_unreadable
+from minigpt.study.run import Run
+from minigpt.study.values import show
 from minigpt.terminal import count, duration, escape_line
 
 CHANGED = "finished (code changed)"
@@ -124,7 +126,7 @@ def _job(
     folder, run, unreadable = folder_of(output, name), None, ""
     try:
         failure = records.read_failure(folder) or failure
-        run = read(folder) if os.path.lexists(folder / "run.json") else None
+        run = read_run(folder) if os.path.lexists(folder / "run.json") else None
     except CheckpointError as error:
         unreadable = why_unreadable(error)
     if run is not None and not overrides:
@@ -185,7 +187,7 @@ def progress(run: Run | None) -> str:
     rows = run.rows if run is not None else []
     if run is None or not rows:
         return "starting"
-    steps = run.horizon // run.tokens_per_step if run.horizon is not None else None
+    steps = run.budget_tokens // run.tokens_per_step if run.budget_tokens is not None else None
     losses = [row["train/loss"] for row in rows if row.get("train/loss") is not None]
     total = f" of {steps:,}" if steps else ""
     return f"step {rows[-1]['step']:,}{total}" + (f", loss {losses[-1]:.4f}" if losses else "")
@@ -245,6 +247,6 @@ def seconds_left(jobs: Sequence[Job]) -> float | None:
 
 
 def _share_done(run: Run | None) -> float:
-    if run is None or not run.rows or not run.horizon:
+    if run is None or not run.rows or not run.budget_tokens:
         return 0.0
-    return min(1.0, run.rows[-1]["tokens"] / run.horizon)
+    return min(1.0, run.rows[-1]["tokens"] / run.budget_tokens)

@@ -30,7 +30,7 @@ from minigpt.generate import load
 from minigpt.generate.hugging_face import to_hugging_face
 from minigpt.schedule.wsd import WSD
 from minigpt.study import status, sweep
-from minigpt.study.runs import find
+from minigpt.study.find import find
 from minigpt.terminal import UNSAFE
 from minigpt.tokenizer import load as load_tokenizer
 from minigpt.train import branch

@@ -21,7 +21,9 @@ from minigpt.compare.__main__ import main as compare_main
 from minigpt.compare.groups import Question, sort_runs
 from minigpt.compare.results import csv_rows
 from minigpt.study import record
-from minigpt.study.runs import Run, find, select
+from minigpt.study.find import find
+from minigpt.study.run import Run
+from minigpt.study.select import select
 
 QUICK = [*SMALL, "train.steps=2", "eval.every=null"]
 

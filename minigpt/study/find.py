@@ -1,0 +1,103 @@
+"""Finds run folders below paths and reads them. Writes nothing."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from minigpt import durable, records
+from minigpt.errors import CheckpointError, ConfigError
+from minigpt.reading import UnreadableError
+from minigpt.study.record import Place, id_in, places_in
+from minigpt.study.run import Run
+
+NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "wandb"}
+
+
+@dataclass
+class Found:
+    runs: list[Run] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)  # `<folder>/<file>: <why>`
+
+
+def find(paths: Sequence[Path]) -> Found:
+    """Every run below the paths, by the time of its start.
+
+    Debug runs, and what lies inside run folders, are found only if a path names them.
+    Raises ConfigError for a path that does not exist, or if there is no run at all.
+    """
+    found = Found()
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(
+                f"no such folder: {path} (give run folders, or folders of runs such as outputs)"
+            )
+    places: dict[Path, dict[str, list[Place]]] = {}
+    for folder in _each_once(folder for path in paths for folder in run_folders(path)):
+        try:
+            if folder.parent not in places:
+                places[folder.parent] = places_in(folder.parent)
+            found.runs.append(read_run(folder, places[folder.parent]))
+        except CheckpointError as error:
+            found.unreadable.append(why_unreadable(error))
+    found.runs.sort(key=lambda run: (str(run.record.get("started")), run.name))
+    if not found.runs and not found.unreadable:
+        raise ConfigError(
+            f"no runs: {', '.join(map(str, paths))} "
+            "(a run folder holds run.json; train some first, e.g. python train.py)"
+        )
+    return found
+
+
+def _each_once(folders: Iterable[Path]) -> list[Path]:
+    """The folders without those that a link, or an overlapping path, leads to once more."""
+    first: dict[Path, Path] = {}
+    for folder in folders:
+        first.setdefault(folder.resolve(), folder)
+    return list(first.values())
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run folders at or below a path, sorted."""
+    folders = []
+    for root, inside, files in os.walk(path):
+        if "run.json" in (*files, *inside):
+            folders.append(Path(root))
+            inside.clear()
+        else:
+            inside[:] = [n for n in inside if n not in NO_RUNS_INSIDE and not n.startswith(".")]
+    return sorted(folders)
+
+
+def read_run(folder: Path, places: Mapping[str, Sequence[Place]] = MappingProxyType({})) -> Run:
+    """One run. places: of the runs beside it, by id.
+
+    Raises CheckpointError if the folder does not hold a whole run.
+    """
+    record = records.read_record(folder)
+    if record is None:
+        raise UnreadableError(folder / "run.json", "no such file", missing=True)
+    summary = records.read_summary(folder)
+    run = Run(
+        folder,
+        record,
+        failure=records.read_failure(folder),
+        running=summary is None and durable.lock_is_held(folder),
+        config=records.read_config(folder),
+        summary=summary,
+        places=tuple(places.get(id_in(folder.name), ())),
+    )
+    try:
+        if run.tokens_per_step < 1:
+            raise ValueError("not positive")
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableError(folder / "config.yaml", f"no max_seq_len: {error}") from None
+    return run
+
+
+def why_unreadable(error: CheckpointError) -> str:
+    """`<folder>/<file>: <a few words>`."""
+    if isinstance(error, UnreadableError):
+        return f"{error.path.parent.name}/{error.path.name}: {error.why}"
+    return str(error)
