@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt import durable, reading
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import MODEL
+from minigpt.checkpoint.load import newest_weights_hash
 from minigpt.config import budget, identity, signature
 from minigpt.config import lazy_torch as startup
 from minigpt.config.schema import PreprocessRoot, TrainRoot
@@ -140,10 +141,10 @@ def weights_id(source: Path) -> str:
     why = "(a run folder, or a folder written by minigpt.export)"
     try:
         if (source / "run.json").is_file():
-            found = checkpoint.newest_weights(source / "checkpoints")
+            found = newest_weights_hash(source / "checkpoints")
             why = "has no checkpoint yet (let it reach checkpoint.every, or finish)"
         else:
-            found = durable.sha256_bytes(reading.read_bytes((source / checkpoint.MODEL).resolve()))
+            found = durable.sha256_bytes(reading.read_bytes((source / MODEL).resolve()))
     # before Python 3.13, a link in a circle is a RuntimeError
     except (OSError, RuntimeError, reading.UnreadableError):
         found = None

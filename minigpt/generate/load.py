@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import step_of
+from minigpt.checkpoint.load import checkpoint_with_weights, newest_checkpoint
 from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.config.plan import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
@@ -81,7 +82,7 @@ def load_run(folder: Path, trust: Collection[str] = ()) -> Loaded:
     """
     if read_record(folder) is None:
         raise CheckpointError(f"not a run: {folder}: no run.json (give the folder of a run)")
-    found = checkpoint.newest(folder / "checkpoints")
+    found = newest_checkpoint(folder / "checkpoints")
     if found is None:
         raise CheckpointError(
             f"no checkpoint yet: {folder} (let the run reach checkpoint.every, or finish)"
@@ -92,7 +93,7 @@ def load_run(folder: Path, trust: Collection[str] = ()) -> Loaded:
         folder,
         model,
         _tokenizer(folder / "tokenizer", vocab_size),
-        checkpoint.step_of(found.folder),
+        step_of(found.folder),
     )
 
 
@@ -117,7 +118,7 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
     """
     weights: dict[str, torch.Tensor] | None = None
     if os.path.isfile(source / "run.json"):
-        found = checkpoint.with_weights(source / "checkpoints", sha256)
+        found = checkpoint_with_weights(source / "checkpoints", sha256)
         weights = None if found is None else found.model
     elif os.path.isfile(source / "config.json"):
         _, weights = hugging_face.from_hugging_face(source)

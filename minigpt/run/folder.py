@@ -3,7 +3,7 @@
 config.yaml       the resolved configuration
 run.json          who it is, what was chosen, what computed it (see `record`)
 metrics.jsonl     every logged row
-checkpoints/      see checkpoint.py
+checkpoints/      see checkpoint/layout.py
 summary.json      once finished or diverged
 failed.json       why the last attempt failed, until the next one
 train.log, sample.txt
@@ -25,7 +25,9 @@ from omegaconf import OmegaConf
 
 import minigpt
 from minigpt import durable
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import NAMES
+from minigpt.checkpoint.load import Checkpoint, check_state, newest_checkpoint
+from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.config import identity
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
@@ -81,7 +83,7 @@ class RunFolder:
         durable.make_folder(self.checkpoints)
         if self.saved is not None:
             (self.folder / FAILED).unlink(missing_ok=True)
-            durable.remove_leftovers(self.checkpoints, checkpoint.NAMES)
+            durable.remove_leftovers(self.checkpoints, NAMES)
             if (self.folder / "tokenizer").is_dir():
                 durable.remove_leftovers(self.folder / "tokenizer", r"[a-z_]+\.json")
         durable.remove_leftovers(self.folder, FILES)
@@ -224,7 +226,7 @@ class RunFolder:
                         continue
                 durable.write_atomic(folder / name, content)
 
-    def newest_checkpoint(self) -> checkpoint.Checkpoint | None:
+    def newest_checkpoint(self) -> Checkpoint | None:
         """Where to go on, or None for a new run. Rows logged after it are dropped; they will come
         again.
 
@@ -232,14 +234,14 @@ class RunFolder:
         that a full disk
         refused are no such case: the checkpoint knows the length that the file had.
         """
-        found = checkpoint.newest(self.checkpoints)
+        found = newest_checkpoint(self.checkpoints)
         if found is not None and found.state.get("run") != self.plan.id:
             raise CheckpointError(
                 f"foreign checkpoint: {found.folder}: of run {found.state.get('run')}, "
                 f"expected {self.plan.id} (remove it)"
             )
         if found is not None:
-            checkpoint.check_state(found)
+            check_state(found)
         logged = 0 if found is None else found.state["metrics_bytes"]
         with durable.writing(self.metrics.path):
             if found is not None and self.metrics.n_bytes < logged:
@@ -283,7 +285,7 @@ class RunFolder:
         try:
             # A run stopped in its final evaluation has a checkpoint of this step, but not the one
             # to be used.
-            checkpoint.save(
+            save_checkpoint(
                 self.checkpoints,
                 state["step"],
                 model,
@@ -311,9 +313,9 @@ class RunFolder:
         with durable.writing(self.folder):
             if sample is not None:
                 # of a disk that refused to delete
-                durable.remove_leftovers(self.checkpoints, checkpoint.NAMES)
+                durable.remove_leftovers(self.checkpoints, NAMES)
                 # A kill right after the last save left more.
-                checkpoint.prune(self.checkpoints, 1, self.plan.id, self.keep_at)
+                prune(self.checkpoints, 1, self.plan.id, self.keep_at)
                 durable.write_atomic(self.folder / "sample.txt", sample.encode())
             durable.write_atomic(self.folder / "summary.json", durable.json_bytes(summary))
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 
 from minigpt import records
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import step_of, steps_on_disk
+from minigpt.checkpoint.load import Checkpoint, load_checkpoint
 from minigpt.config import identity
 from minigpt.data.tokens import Tokens
 from minigpt.errors import MinigptError
@@ -103,13 +104,11 @@ def _tokens(record: dict[str, Any]) -> Iterator[str]:
         yield f"tokens in {folder} are not those of the run: {expected[:12]} -> {found[:12]}"
 
 
-def _checkpoints(
-    folder: Path, record: dict[str, Any]
-) -> Generator[str, None, checkpoint.Checkpoint | None]:
+def _checkpoints(folder: Path, record: dict[str, Any]) -> Generator[str, None, Checkpoint | None]:
     """Yields problems, returns the newest whole checkpoint or None."""
     newest = None
-    for path in checkpoint.steps_on_disk(folder / "checkpoints"):
-        found = yield from _read(lambda path=path: checkpoint.load(path))  # type: ignore[misc]
+    for path in steps_on_disk(folder / "checkpoints"):
+        found = yield from _read(lambda path=path: load_checkpoint(path))  # type: ignore[misc]
         if found is None:
             continue
         if found.state.get("run") != record["id"]:
@@ -117,7 +116,7 @@ def _checkpoints(
         bad = [name for name, tensor in found.model.items() if not torch.isfinite(tensor).all()]
         if bad:
             yield f"{path.name}: {bad[0]} is not finite{f', nor are {len(bad) - 1} others' if bad[1:] else ''}"
-        if found.state.get("step") != checkpoint.step_of(path):
+        if found.state.get("step") != step_of(path):
             yield f"{path.name} holds step {found.state.get('step')}"
         newest = found
     return newest
@@ -137,7 +136,7 @@ def _metrics(folder: Path) -> Generator[str, None, tuple[list[dict[str, Any]], b
     return rows, not bad
 
 
-def _long_enough(folder: Path, newest: checkpoint.Checkpoint) -> bool:
+def _long_enough(folder: Path, newest: Checkpoint) -> bool:
     path, expected = folder / "metrics.jsonl", newest.state.get("metrics_bytes")
     return path.is_file() and isinstance(expected, int) and path.stat().st_size >= expected
 
@@ -172,7 +171,7 @@ def _steps(rows: list[dict[str, Any]], config: dict[str, Any]) -> Iterator[str]:
 
 
 def _summary(
-    summary: dict[str, Any] | None, rows: list[dict[str, Any]], newest: checkpoint.Checkpoint | None
+    summary: dict[str, Any] | None, rows: list[dict[str, Any]], newest: Checkpoint | None
 ) -> Iterator[str]:
     """What a run that ended says it came to is what its rows and its last checkpoint say."""
     if summary is None:
@@ -202,7 +201,7 @@ def line_about(folder: Path) -> tuple[bool, str]:
         )
     record, summary = records.read_record(folder), records.read_summary(folder)
     assert record is not None
-    steps = checkpoint.steps_on_disk(folder / "checkpoints")
+    steps = steps_on_disk(folder / "checkpoints")
     state = "not finished" if summary is None else f"{summary['status']} at step {summary['step']}"
     parts = [state, f"{len(steps)} checkpoint{'' if len(steps) == 1 else 's'}"]
     if not (Path(record["data"]["folder"]) / "manifest.json").exists():

@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from minigpt import durable, interrupt, records
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import step_of, steps_on_disk
 from minigpt.config.plan import Plan, choices_of, typed_of
 from minigpt.errors import (
     BusyError,
@@ -277,8 +277,8 @@ def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str
         )
     if record is None:
         return code, ("not started", "", "", job["folder"] or "")
-    steps = checkpoint.steps_on_disk(folder / "checkpoints")
-    step = checkpoint.step_of(steps[-1]) if steps else 0
+    steps = steps_on_disk(folder / "checkpoints")
+    step = step_of(steps[-1]) if steps else 0
     return code, (f"unfinished, saved at step {step}", "", "", name)
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt import durable, reading
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import step_of, steps_on_disk
+from minigpt.checkpoint.load import Checkpoint, check_state, load_checkpoint
 from minigpt.checkpoint.parameters import check_parameters
 from minigpt.config import signature
 from minigpt.errors import CheckpointError
@@ -48,9 +49,7 @@ def trunk_steps(schedule: Schedule, steps: int) -> int | None:
     return None if found is None else found(steps)
 
 
-def adopt(
-    run: RunFolder, schedule: Schedule, steps: int, model: "nn.Module"
-) -> checkpoint.Checkpoint | None:
+def adopt(run: RunFolder, schedule: Schedule, steps: int, model: "nn.Module") -> Checkpoint | None:
     """The furthest checkpoint of another run that this run, which has none, would have come to
     itself.
 
@@ -94,10 +93,7 @@ def trunks(
         if folder == run.folder:
             continue
         try:
-            on_disk = [
-                checkpoint.step_of(path)
-                for path in checkpoint.steps_on_disk(folder / "checkpoints")
-            ]
+            on_disk = [step_of(path) for path in steps_on_disk(folder / "checkpoints")]
             record = read_record(folder) if on_disk else None
             if record is None or "steps" not in record:
                 continue
@@ -166,11 +162,11 @@ def shared_steps(one: Schedule, steps_of_one: int, other: Schedule, steps_of_oth
     )
 
 
-def take(run: RunFolder, trunk: Trunk, model: "nn.Module") -> checkpoint.Checkpoint | None:
+def take(run: RunFolder, trunk: Trunk, model: "nn.Module") -> Checkpoint | None:
     """Load a trunk's checkpoint and copy the rows logged before it; None if it cannot serve."""
     try:
-        found = checkpoint.load(trunk.folder / "checkpoints" / f"step_{trunk.step:08d}")
-        checkpoint.check_state(found)
+        found = load_checkpoint(trunk.folder / "checkpoints" / f"step_{trunk.step:08d}")
+        check_state(found)
         check_parameters(model, found.model, found.folder)
         size = found.state["metrics_bytes"]
         rows = reading.read_bytes(trunk.folder / "metrics.jsonl")[:size]

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 from minigpt import interrupt
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.config import identity
 from minigpt.config import plan as config
@@ -75,7 +75,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
         budget = plan_budget(train, model.max_seq_len, tokens)
         model.init_weights(generator(cfg["seed"], "init"))
         started_from = []
-        if cfg["init_from"] is not None and not checkpoint.steps_on_disk(folder.checkpoints):
+        if cfg["init_from"] is not None and not steps_on_disk(folder.checkpoints):
             started_from = start_from_weights(model, plan, tokens)
         folder.begin(
             chosen={

@@ -11,8 +11,11 @@ import pytest
 import torch
 from fault_table import Tries
 
-from minigpt.checkpoint import store as checkpoint
+from minigpt import durable
+from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.load import load_checkpoint, newest_checkpoint, weights_hash
 from minigpt.checkpoint.parameters import restore_parameters
+from minigpt.checkpoint.save import manifest_bytes, save_checkpoint
 from minigpt.checkpoint.tensor_tree import encode_tree
 from minigpt.errors import CheckpointError
 
@@ -29,11 +32,11 @@ OPTIMIZER: dict[str, Any] = {
 
 
 def save(folder: Path, step: int, keep: int = 10) -> Path:
-    return checkpoint.save(folder, step, MODEL, OPTIMIZER, {"run": "id", "note": "é"}, keep)
+    return save_checkpoint(folder, step, MODEL, OPTIMIZER, {"run": "id", "note": "é"}, keep)
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    loaded = checkpoint.load(save(tmp_path, 7))
+    loaded = load_checkpoint(save(tmp_path, 7))
     assert loaded.state == {"run": "id", "note": "é", "schema": 1, "step": 7}
     assert loaded.model.keys() == MODEL.keys()
     assert all(torch.equal(loaded.model[name], MODEL[name]) for name in MODEL)
@@ -49,39 +52,39 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 def test_newest_is_by_number_and_only_so_many_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 100_000_000, 11):
         save(tmp_path, step, keep=3)
-    assert [path.name for path in checkpoint.steps_on_disk(tmp_path)] == [
+    assert [path.name for path in steps_on_disk(tmp_path)] == [
         "step_00000010",
         "step_00000011",
         "step_100000000",
     ]
-    found = checkpoint.newest(tmp_path)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.state["step"] == 100_000_000
 
 
 def test_a_checkpoint_gives_way_to_one_of_its_step_only_where_asked(tmp_path: Path) -> None:
     save(tmp_path, 7)
-    checkpoint.save(tmp_path, 7, MODEL, None, {"run": "id", "note": "other"}, keep=1)
-    assert checkpoint.load(tmp_path / "step_00000007").state["note"] == "é"
-    checkpoint.save(tmp_path, 7, MODEL, None, {"run": "id", "note": "final"}, keep=1, replace=True)
+    save_checkpoint(tmp_path, 7, MODEL, None, {"run": "id", "note": "other"}, keep=1)
+    assert load_checkpoint(tmp_path / "step_00000007").state["note"] == "é"
+    save_checkpoint(tmp_path, 7, MODEL, None, {"run": "id", "note": "final"}, keep=1, replace=True)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000007"]
-    assert checkpoint.load(tmp_path / "step_00000007").state["note"] == "final"
+    assert load_checkpoint(tmp_path / "step_00000007").state["note"] == "final"
     # killed before the new one was there
     (tmp_path / "step_00000007").rename(tmp_path / "step_00000007.superseded")
-    found = checkpoint.newest(tmp_path)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.state["note"] == "final"
     save(tmp_path, 7)
-    assert [path.name[13:] for path in checkpoint.steps_on_disk(tmp_path)] == [".superseded", ""]
+    assert [path.name[13:] for path in steps_on_disk(tmp_path)] == [".superseded", ""]
 
 
 @pytest.mark.faults(22)
 def test_no_checkpoints_is_none_and_only_damaged_ones_is_an_error(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path / "missing") is None
+    assert newest_checkpoint(tmp_path / "missing") is None
     folder = save(tmp_path, 1)
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no usable checkpoint"):
-        checkpoint.newest(tmp_path)
+        newest_checkpoint(tmp_path)
 
 
 @pytest.mark.faults(20)
@@ -91,7 +94,7 @@ def test_a_damaged_newest_falls_back_and_says_so(
     save(tmp_path, 1)
     (save(tmp_path, 2) / "state.json").write_text("{}")
     with caplog.at_level("WARNING"):
-        found = checkpoint.newest(tmp_path)
+        found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.state["step"] == 1
     assert "damaged" in caplog.text
@@ -122,14 +125,14 @@ def test_an_unreadable_newest_falls_back_and_says_so(
         save(folder, 1)
         (save(folder, 2) / name).chmod(0)
         with caplog.at_level("WARNING"), as_nobody(folder):
-            found = checkpoint.newest(folder)
+            found = newest_checkpoint(folder)
         assert found is not None
         assert found.state["step"] == 1
         assert "step_00000002" in caplog.text
         assert "Permission denied" in caplog.text
         (folder / "step_00000001" / "state.json").chmod(0)
         with as_nobody(folder), pytest.raises(CheckpointError, match="all 2 are damaged"):
-            checkpoint.newest(folder)
+            newest_checkpoint(folder)
         checkpoints = folder / "checkpoints"
         save(checkpoints, 1)
         checkpoints.chmod(0)
@@ -137,7 +140,7 @@ def test_an_unreadable_newest_falls_back_and_says_so(
             as_nobody(folder),
             pytest.raises(CheckpointError, match=r"cannot read: .*Permission denied"),
         ):
-            checkpoint.newest(checkpoints)
+            newest_checkpoint(checkpoints)
 
 
 @pytest.mark.faults(20)
@@ -153,7 +156,7 @@ def test_what_is_no_file_is_damage(tmp_path: Path, name: str, kind: str) -> None
         os.mkfifo(path)
     else:
         path.symlink_to("/dev/zero")
-    found = checkpoint.newest(tmp_path)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.state["step"] == 1
 
@@ -165,8 +168,8 @@ def test_a_manifest_without_weights_or_state_is_refused(tmp_path: Path, left_out
     content = {
         path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"
     }
-    (folder / "manifest.json").write_bytes(checkpoint._manifest(content))
-    for read in (checkpoint.load, checkpoint.weights_of):
+    (folder / "manifest.json").write_bytes(manifest_bytes(content))
+    for read in (load_checkpoint, weights_hash):
         with pytest.raises(CheckpointError, match="no list of files"):
             read(folder)
 
@@ -184,9 +187,9 @@ def test_every_flipped_bit_is_detected(tmp_path: Path, tries: Tries) -> None:
         flipped[position] ^= 1 << draw.randrange(8)
         path.write_bytes(flipped)
         with tries.one(), pytest.raises(CheckpointError):
-            checkpoint.load(folder)
+            load_checkpoint(folder)
         path.write_bytes(original)
-    checkpoint.load(folder)
+    load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("damage", ["missing", "foreign", "link", "truncated", "zeros"])
@@ -208,18 +211,18 @@ def test_other_damage_is_detected(tmp_path: Path, damage: str) -> None:
     else:
         path.write_bytes(bytes(len(content)))
     with pytest.raises(CheckpointError, match="damaged"):
-        checkpoint.load(folder)
+        load_checkpoint(folder)
 
 
 @pytest.mark.faults(23)
 def test_another_format_names_found_and_expected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "SCHEMA", 99)
+    monkeypatch.setattr("minigpt.checkpoint.save.SCHEMA", 99)
     folder = save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="schema 99, this minigpt reads 1"):
-        checkpoint.load(folder)
+        load_checkpoint(folder)
 
 
 @pytest.mark.faults(12)
@@ -227,14 +230,14 @@ def test_a_full_disk_publishes_nothing_and_prunes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 1)
-    write = checkpoint.durable.write_synced
+    write = durable.write_synced
 
     def full(path: Path, content: bytes) -> None:
         if path.name == "state.json":
             raise OSError(28, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(checkpoint.durable, "write_synced", full)
+    monkeypatch.setattr(durable, "write_synced", full)
     with pytest.raises(OSError, match="No space"):
         save(tmp_path, 2, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]

@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 import yaml
 from hypothesis import strategies as st
 
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import MANIFEST
+from minigpt.checkpoint.save import manifest_bytes
 from minigpt.errors import MinigptError
 
 SECONDS = 60  # by the clock, however busy the machine is
@@ -173,8 +174,8 @@ class Good:
         files = self.files(*patterns)
         path = draw(st.sampled_from(files))
         content = path.read_bytes()
-        in_checkpoint = path.parent.name.startswith("step_") and path.name != checkpoint.MANIFEST
-        manifest = path.parent / checkpoint.MANIFEST
+        in_checkpoint = path.parent.name.startswith("step_") and path.name != MANIFEST
+        manifest = path.parent / MANIFEST
         vouched = manifest.read_bytes() if in_checkpoint else b""
         try:
             match draw(st.integers(0, 9)):
@@ -185,8 +186,8 @@ class Good:
                 case _:
                     path.write_bytes(text_of(path, draw))
             if in_checkpoint and path.is_file() and path.stat().st_size < 2**30:
-                names = (p for p in path.parent.iterdir() if p.name != checkpoint.MANIFEST)
-                manifest.write_bytes(checkpoint._manifest({p.name: p.read_bytes() for p in names}))
+                names = (p for p in path.parent.iterdir() if p.name != MANIFEST)
+                manifest.write_bytes(manifest_bytes({p.name: p.read_bytes() for p in names}))
             yield
         finally:
             with contextlib.suppress(OSError):

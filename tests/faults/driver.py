@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from runs import ROOT, SMALL
 
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.load import newest_checkpoint, verify_checkpoint
 
 HERE = Path(__file__).parent
 # an uninterrupted run: what it ends with, and its file operations
@@ -155,7 +156,7 @@ def result(folder: Path) -> dict[str, Any]:
     """All of a finished run that must be equal to the bit: hashes of tensors, the other state, the
     logged rows.
     """
-    found = checkpoint.newest(folder / "checkpoints")
+    found = newest_checkpoint(folder / "checkpoints")
     assert found is not None
     state = {key: value for key, value in found.state.items() if key not in CLOCKS}
     hashes = {
@@ -167,7 +168,7 @@ def result(folder: Path) -> dict[str, Any]:
     figures = {
         key: summary[key] for key in ("status", "step", "tokens", "val_loss", "skipped_steps")
     }
-    kept = [path.name for path in checkpoint.steps_on_disk(folder / "checkpoints")]
+    kept = [path.name for path in steps_on_disk(folder / "checkpoints")]
     return {
         "checkpoints": kept,
         "tensors": hashes,
@@ -186,4 +187,4 @@ def leftovers(folder: Path) -> list[str]:
 def no_half_checkpoint(folder: Path) -> None:
     """Whatever has a checkpoint's name is one, at every instant."""
     for found in (folder / "outputs").glob("*/checkpoints/step_*"):
-        checkpoint.verify(found)
+        verify_checkpoint(found)

@@ -12,7 +12,7 @@ from fault_table import Tries
 from safetensors.torch import load_file
 
 from minigpt import verify
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.load import newest_checkpoint
 from minigpt.config import precision
 from minigpt.generate.load import load_run
 
@@ -88,7 +88,7 @@ def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
             said = crossing(pool, folder, tokens, before, after, environment)
             assert f"compile: {before == compiled} -> {after == compiled}" in said
             assert losses(folder) == pytest.approx(losses(tmp_path / "eager"), rel=1e-4)
-            found = checkpoint.newest(run_folder(folder) / "checkpoints")
+            found = newest_checkpoint(run_folder(folder) / "checkpoints")
             assert found is not None
             tree = json.loads((found.folder / "state.json").read_text())["optimizer"]
             trees.append((tree, {name: tensor.shape for name, tensor in found.model.items()}))

@@ -26,7 +26,9 @@ from runs import ROOT, SMALL, Shell
 from safetensors.torch import save as to_bytes
 
 from minigpt import durable, export, interrupt, verify
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.load import load_checkpoint, newest_checkpoint
+from minigpt.checkpoint.save import manifest_bytes
 from minigpt.cli import overrides
 from minigpt.compare.__main__ import main as compare_main
 from minigpt.data.manifest import manifest_fingerprint
@@ -55,7 +57,7 @@ def forge(folder: Path, files: dict[str, bytes]) -> Path:
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    (folder / "manifest.json").write_bytes(checkpoint._manifest(files))
+    (folder / "manifest.json").write_bytes(manifest_bytes(files))
     return folder
 
 
@@ -98,9 +100,9 @@ def test_forged_checkpoints_are_refused_before_anything_is_allocated(
     folder = forge(tmp_path / "step_00000001", GOOD | FORGED[name])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="not as minigpt writes it"):
-        checkpoint.load(folder)
+        load_checkpoint(folder)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
-    checkpoint.load(forge(tmp_path / "good", GOOD))
+    load_checkpoint(forge(tmp_path / "good", GOOD))
 
 
 @pytest.mark.faults(24)
@@ -113,7 +115,7 @@ def test_a_pickle_under_our_names_is_refused_and_not_executed(tmp_path: Path, pl
     if place == "manifest.json":
         (folder / place).write_bytes(bomb)
     with pytest.raises(CheckpointError):
-        checkpoint.newest(folder.parent)
+        newest_checkpoint(folder.parent)
     assert not (tmp_path / "exploded").exists()
     pickle.loads(bomb)  # noqa: S301 (the bomb itself works)
     assert (tmp_path / "exploded").exists()
@@ -125,9 +127,9 @@ def test_a_checkpoint_cannot_point_outside(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_bytes(b"x")
     folder = forge(tmp_path / "step_00000001", GOOD)
     content = {**GOOD, name: b"x"}
-    (folder / "manifest.json").write_bytes(checkpoint._manifest(content))
+    (folder / "manifest.json").write_bytes(manifest_bytes(content))
     with pytest.raises(CheckpointError, match="missing"):
-        checkpoint.load(folder)
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path: Path, files: Any) -> No
     whole = durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
     (folder / "manifest.json").write_bytes(whole)
     with pytest.raises(CheckpointError, match="no list of files"):
-        checkpoint.load(folder)
+        load_checkpoint(folder)
 
 
 @pytest.fixture(scope="session")
@@ -201,7 +203,7 @@ def forged_run(
 ) -> Path:
     """A copy of a run whose newest checkpoint says something else, with hashes that are right."""
     run = Path(shutil.copytree(run_folder(trained), tmp_path / "run-00000000"))
-    (folder,) = checkpoint.steps_on_disk(run / "checkpoints")
+    (folder,) = steps_on_disk(run / "checkpoints")
     content = {
         path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"
     }
@@ -337,8 +339,8 @@ def test_text_of_a_checkpoint_is_text(
 def test_weights_are_floating_point(
     trained: Path, tmp_path: Path, shell: Shell, dtype: torch.dtype
 ) -> None:
-    (folder,) = checkpoint.steps_on_disk(run_folder(trained) / "checkpoints")
-    weights = {name: tensor.to(dtype) for name, tensor in checkpoint.load(folder).model.items()}
+    (folder,) = steps_on_disk(run_folder(trained) / "checkpoints")
+    weights = {name: tensor.to(dtype) for name, tensor in load_checkpoint(folder).model.items()}
     run = forged_run(
         trained, tmp_path, lambda state: None, **{"model.safetensors": to_bytes(weights)}
     )
@@ -544,7 +546,7 @@ OTHER_WAYS_IN = {
     "data/shards.py": "shards: regular files of a checked size, read by pread",
     "tokenizer/fast_bpe.py": "JSON that the trainer of tokenizers just made",
     "generate/hugging_face.py": "tensors out of bytes that reading.py has read",
-    "checkpoint/store.py": "tensors out of bytes that reading.py has read",
+    "checkpoint/load.py": "tensors out of bytes that reading.py has read",
 }
 
 

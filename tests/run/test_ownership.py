@@ -10,7 +10,8 @@ import pytest
 from runs import SMALL, Shell, rows
 
 from minigpt import durable
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.cli import composition, process
 from minigpt.config import plan as config
 from minigpt.config import schema
@@ -164,9 +165,9 @@ def test_prune_neither_counts_nor_removes_the_checkpoints_of_another_run(tmp_pat
     import torch
 
     for step, run in ((1, "a"), (2, "b"), (3, "a"), (9, "b")):
-        checkpoint.save(tmp_path, step, {"w": torch.zeros(2)}, None, {"run": run}, keep=5)
-    checkpoint.prune(tmp_path, 1, "a")
-    assert [path.name for path in checkpoint.steps_on_disk(tmp_path)] == [
+        save_checkpoint(tmp_path, step, {"w": torch.zeros(2)}, None, {"run": run}, keep=5)
+    prune(tmp_path, 1, "a")
+    assert [path.name for path in steps_on_disk(tmp_path)] == [
         "step_00000002", "step_00000003", "step_00000009",
     ]  # fmt: skip
 

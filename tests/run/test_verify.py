@@ -15,7 +15,8 @@ from runs import ROOT, SMALL, Shell
 from safetensors.torch import load_file
 
 from minigpt import verify
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.save import save_checkpoint
 from minigpt.config import identity
 
 
@@ -49,7 +50,7 @@ def edit_json(path: Path, change: Callable[[dict], object]) -> None:
 
 
 def newest(run: Path) -> Path:
-    return checkpoint.steps_on_disk(run / "checkpoints")[-1]
+    return steps_on_disk(run / "checkpoints")[-1]
 
 
 def flip_a_bit(path: Path) -> None:
@@ -70,7 +71,7 @@ def not_finite(run: Path) -> None:
     next(iter(model.values())).view(-1)[3] = float("nan")
     state = json.loads((found / "state.json").read_text())
     del state["optimizer"]
-    checkpoint.save(run / "checkpoints", state["step"], model, None, state, keep=1, replace=True)
+    save_checkpoint(run / "checkpoints", state["step"], model, None, state, keep=1, replace=True)
 
 
 def of_another_run(run: Path) -> None:
@@ -78,7 +79,7 @@ def of_another_run(run: Path) -> None:
     del state["optimizer"]
     model = load_file(newest(run) / "model.safetensors")
     shutil.rmtree(newest(run))
-    checkpoint.save(run / "checkpoints", state["step"], model, None, state, keep=1, replace=True)
+    save_checkpoint(run / "checkpoints", state["step"], model, None, state, keep=1, replace=True)
 
 
 BOMB = "a: &a [x, x]\n" + "".join(
@@ -297,7 +298,7 @@ def test_an_unknown_class_is_no_fault_of_the_run(
     )
     record["id"] = identity.short_hash(record["identity"])
     (run / "run.json").write_text(json.dumps(record))
-    for folder in checkpoint.steps_on_disk(run / "checkpoints"):
+    for folder in steps_on_disk(run / "checkpoints"):
         shutil.rmtree(folder)  # they are of the run as it was
     (run / "summary.json").unlink()
     assert verify.main([str(run)]) == 0

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from runs import ROOT, SMALL, Shell, rows, tensors
 
-from minigpt.checkpoint import store as checkpoint
+from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.save import manifest_bytes
 from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.schedule.wsd import WSD
 from minigpt.train.branch import shared_steps
@@ -181,7 +182,7 @@ def test_nothing_that_a_neighbour_says_is_built_and_none_stops_a_run(
     }
     files["state.json"] = json.dumps(forged).encode()
     state.write_bytes(files["state.json"])
-    (state.parent / "manifest.json").write_bytes(checkpoint._manifest(files))
+    (state.parent / "manifest.json").write_bytes(manifest_bytes(files))
 
     assert shell("train", *WSD_RUN, "train.steps=20") == 0, shell.err
     assert not canary.exists()
@@ -232,13 +233,13 @@ def test_a_state_that_cannot_be_gone_on_from_is_one_line(
     shell: Shell, change: dict[str, Any]
 ) -> None:
     assert shell("train", *WSD_RUN, "train.steps=10", "train.stop_after=5") == 0
-    (folder,) = checkpoint.steps_on_disk(by_steps(shell)[10] / "checkpoints")
+    (folder,) = steps_on_disk(by_steps(shell)[10] / "checkpoints")
     files = {
         path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"
     }
     files["state.json"] = json.dumps(json.loads(files["state.json"]) | change).encode()
     (folder / "state.json").write_bytes(files["state.json"])
-    (folder / "manifest.json").write_bytes(checkpoint._manifest(files))
+    (folder / "manifest.json").write_bytes(manifest_bytes(files))
     assert shell("train", *WSD_RUN, "train.steps=10") == 4, shell.err
     assert "Traceback" not in shell.err
     assert shell.err.splitlines()[-1].startswith("error: ")

@@ -429,16 +429,16 @@ def test_ctrl_c_ends_a_sweep_with_130(tmp_path: Path) -> None:
 def test_a_full_disk_on_the_way_is_a_warning_and_at_the_end_an_error(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minigpt.checkpoint import store as checkpoint
+    from minigpt import durable
 
-    real, full = checkpoint.durable.write_synced, [True]
+    real, full = durable.write_synced, [True]
 
     def write(path: Path, content: bytes) -> None:
         if full[0] and path.name == "model.safetensors":
             raise OSError(28, "No space left on device")
         real(path, content)
 
-    monkeypatch.setattr(checkpoint.durable, "write_synced", write)
+    monkeypatch.setattr(durable, "write_synced", write)
     assert shell("train", *SMALL, "checkpoint.every=4") == 6
     assert shell.err.count("warning: cannot save a checkpoint") == 2
     assert "error: cannot save a checkpoint" in shell.err

@@ -1,0 +1,116 @@
+"""Writes checkpoints and prunes old ones.
+
+A folder is published by rename after fsync, so a half-written one never has a checkpoint's name.
+"""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt import durable
+from minigpt.checkpoint.layout import (
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    SCHEMA,
+    STATE,
+    SUPERSEDED,
+    is_of,
+    step_of,
+    steps_on_disk,
+)
+from minigpt.checkpoint.load import verify_checkpoint
+from minigpt.checkpoint.tensor_tree import encode_tree
+from minigpt.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+def save_checkpoint(
+    checkpoints: Path,
+    step: int,
+    model: Mapping[str, "torch.Tensor"],
+    optimizer: dict[str, Any] | None,
+    state: dict[str, Any],
+    keep: int,
+    keep_at: Collection[int] = (),
+    replace: bool = False,
+) -> Path:
+    """Write and publish a checkpoint, then prune the older ones. Returns its folder.
+
+    keep, keep_at: as in `prune`.
+    replace: whether an older checkpoint of the same step gives way. Otherwise that one stays: it
+        is the same but for clocks.
+    Raises OSError (disk full, ...) with nothing published and nothing pruned. What stands under
+    this name and is no checkpoint of this run is never replaced: FileExistsError.
+    """
+    from safetensors.torch import save as to_bytes
+
+    final = checkpoints / f"step_{step:08d}"
+    if os.path.lexists(final) and not is_of(final, state.get("run")):
+        raise FileExistsError(errno.EEXIST, "in the way, and no checkpoint of this run", str(final))
+    if final.exists() and not replace:
+        try:
+            verify_checkpoint(final, stoppable=False)  # a run that stops saves
+            return final
+        except CheckpointError:
+            # Training went on from before a damaged checkpoint and came to its step again.
+            durable.remove_folder(final)
+    tensors: dict[str, torch.Tensor] = {}
+    state = {**state, "schema": SCHEMA, "step": step, "optimizer": encode_tree(optimizer, tensors)}
+    files: dict[str, bytes] = {MODEL: to_bytes(_independent(model))}
+    if optimizer is not None:
+        files[OPTIMIZER] = to_bytes(_independent(tensors))
+    files[STATE] = durable.json_bytes(state)
+    temporary = durable.temporary_name(final)
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            durable.write_synced(temporary / name, content)
+        durable.write_synced(temporary / MANIFEST, manifest_bytes(files))
+        if final.exists():
+            # Still found by its step, should the process die before the next line.
+            os.rename(final, final.with_name(final.name + SUPERSEDED))
+        durable.publish_folder(temporary, final)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    prune(checkpoints, keep, state.get("run"), keep_at)
+    return final
+
+
+def _independent(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """Contiguous CPU tensors, as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def manifest_bytes(files: Mapping[str, bytes]) -> bytes:
+    """manifest.json for files with this content."""
+    entries = {
+        name: {"bytes": len(content), "sha256": durable.sha256_bytes(content)}
+        for name, content in files.items()
+    }
+    body = {"schema": SCHEMA, "files": entries}
+    return durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
+
+
+def prune(checkpoints: Path, keep: int, run: str | None, keep_at: Collection[int] = ()) -> None:
+    """Remove this run's checkpoints, but for the newest `keep` and those at the steps of `keep_at`.
+
+    What is not of this run is neither counted nor removed. One that cannot be removed is a warning:
+    it only takes space.
+    """
+    for folder in [folder for folder in steps_on_disk(checkpoints) if is_of(folder, run)][:-keep]:
+        if step_of(folder) in keep_at and not folder.name.endswith(SUPERSEDED):
+            continue
+        try:
+            durable.remove_folder(folder)
+        except OSError as error:
+            log.warning("warning: cannot remove an old checkpoint: %s: %s", folder, error.strerror)
