@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def preprocess(cfg: "DictConfig") -> None:
     """Prepare the tokens that the configuration names, and say where they are."""
-    from minigpt.config import plan as config
     from minigpt.config.corpus import prepare_tokens
+    from minigpt.config.plan import data_of
 
-    data, folder = config.data_of(cfg)
+    data, folder = data_of(cfg)
     tokens = prepare_tokens(data, folder, wait=False)
     for split in (tokens.train, tokens.val):
         known = (
@@ -34,9 +34,9 @@ def preprocess(cfg: "DictConfig") -> None:
 
 def check(cfg: "DictConfig") -> None:
     """Every problem of the `data` node, before anything is written."""
-    from minigpt.config import plan as config
+    from minigpt.config.plan import data_of
 
-    config.data_of(cfg)
+    data_of(cfg)
 
 
 def before(cfg: "DictConfig", sweeping: bool) -> bool:

@@ -21,12 +21,13 @@ def train(cfg: "DictConfig") -> float | None:
     """One run, from a composed configuration to its final validation loss (None: stopped early or
     only described).
     """
-    from minigpt.config import plan as config
+    from minigpt.config.build import check_built
+    from minigpt.config.plan import plan_of
     from minigpt.run.answer import answer, report
 
-    plan = config.plan_of(cfg)
+    plan = plan_of(cfg)
     if (summary := answer(plan)) is None:
-        config.check_built(plan)
+        check_built(plan)
         if plan.config["dry_run"]:
             print_description(plan)
             return None
@@ -41,26 +42,27 @@ def train(cfg: "DictConfig") -> float | None:
 
 def check(cfg: "DictConfig") -> None:
     """Every problem that shows without building anything."""
-    from minigpt.config import plan as config
+    from minigpt.config.plan import plan_of
 
-    config.plan_of(cfg)
+    plan_of(cfg)
 
 
 def before(cfg: "DictConfig", sweeping: bool) -> bool:
     """Before Hydra makes a folder: see that it can be made; answer for a finished run without
     loading torch.
     """
-    from minigpt.config import plan as config
+    from minigpt.config.build import check_built
+    from minigpt.config.plan import plan_of
     from minigpt.run import folder as run_folder
     from minigpt.run.answer import answer, report
 
-    plan = config.plan_of(cfg) if not sweeping else None
+    plan = plan_of(cfg) if not sweeping else None
     if plan is not None and (summary := answer(plan)) is not None:
         join_study(plan)
         report(plan.folder, summary)
         return True
     if plan is not None:
-        config.check_built(plan)
+        check_built(plan)
         if plan.config["dry_run"]:
             print_description(plan)
             return True

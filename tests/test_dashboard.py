@@ -69,13 +69,13 @@ def test_the_lr_sensitivity_and_the_parallel_coordinates_name_keys_that_runs_hav
     assert "config:choices.value.optim" in names
     assert names[-1] == "summary:val_loss"
     from minigpt.cli import composition, process
-    from minigpt.config import plan as config
-    from minigpt.config import schema
+    from minigpt.config import identity, schema
+    from minigpt.config.plan import plan_of
 
     schema.register()
     process.register_resolvers()
-    plan = config.plan_of(composition.compose("train", [], None, config.plan_of))
-    keys = config.identity.flatten({**plan.config, "choices": plan.choices})
+    plan = plan_of(composition.compose("train", [], None, plan_of))
+    keys = identity.flatten({**plan.config, "choices": plan.choices})
     assert {*dashboard.COORDINATES, *dashboard.COLUMNS, *dashboard.LRS} <= keys.keys()
     pinned = printed["spec"]["section"]["runSets"][0]["runFeed"]["columnPinned"]
     assert {

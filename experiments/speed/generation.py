@@ -23,7 +23,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
-from minigpt.config import plan as config
+from minigpt.config.build import build
 from minigpt.generate import hugging_face, sampling
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
@@ -60,7 +60,7 @@ def main() -> None:
         dict[str, Any],
         OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/model/{options.shape}.yaml")),
     )
-    model = config.build(shape, VOCAB_SIZE, drop=("defaults",))
+    model = build(shape, VOCAB_SIZE, drop=("defaults",))
     model.init_weights(generator(0, "init"))
     lines = [
         "| precision | batch | transformers, tokens/s | minigpt | ratio (quartiles) | goal |",

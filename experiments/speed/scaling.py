@@ -54,19 +54,20 @@ def estimated_memory(model: str, seq_len: int, batch: int) -> float:
     import torch
 
     from minigpt.cli import composition, process
-    from minigpt.config import plan as config
     from minigpt.config import schema
+    from minigpt.config.build import build, choose_precision
+    from minigpt.config.plan import plan_of
     from minigpt.train import memory
 
     schema.register()
     process.register_resolvers()
-    cfg = config.plan_of(
-        composition.compose("train", overrides(model, seq_len, batch), None, config.plan_of)
+    cfg = plan_of(
+        composition.compose("train", overrides(model, seq_len, batch), None, plan_of)
     ).config
     vocab_size = cfg["data"]["tokenizer"]["vocab_size"]
     with torch.device("meta"):
-        built = config.build(cfg["model"], vocab_size)
-    return memory.estimate(cfg, built, batch, vocab_size, config.choose_precision(cfg)).total
+        built = build(cfg["model"], vocab_size)
+    return memory.estimate(cfg, built, batch, vocab_size, choose_precision(cfg)).total
 
 
 def measure(model: str, seq_len: int, batch: int) -> Row:

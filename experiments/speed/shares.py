@@ -30,8 +30,8 @@ from torch.optim.optimizer import (
 )
 
 from minigpt.cli import composition, process
-from minigpt.config import plan as config
 from minigpt.config import schema
+from minigpt.config.plan import plan_of
 from minigpt.logger.wandb import WandbLogger
 from minigpt.train import loop, training
 
@@ -152,7 +152,7 @@ def measure(
     os.environ["WANDB_MODE"] = "offline"
     schema.register()
     process.register_resolvers()
-    recipe = composition.compose("train", ["experiment=mini_gpt", *overrides], None, config.plan_of)
+    recipe = composition.compose("train", ["experiment=mini_gpt", *overrides], None, plan_of)
     micro_batch, evaluated, every = (
         recipe.train.micro_batch_size,
         recipe.eval.tokens,
@@ -164,7 +164,7 @@ def measure(
         "log.every=1", f"train.stop_after={steps}", f"eval.every={steps}", f"eval.tokens={EVALUATED}",
         *overrides, f"train.batch_size={micro_batch}",
     ]  # fmt: skip
-    plan = config.plan_of(composition.compose("train", wanted, None, config.plan_of))
+    plan = plan_of(composition.compose("train", wanted, None, plan_of))
     clocks = Clocks(time.thread_time if processor_time else time.perf_counter)
     loop.time = SimpleNamespace(perf_counter=clocks.clock)  # type: ignore[assignment]
     clocks.watch()

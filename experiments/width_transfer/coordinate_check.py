@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from minigpt.cli import composition, process
-from minigpt.config import plan as config
 from minigpt.config import schema
+from minigpt.config.build import build, build_optimizer
 from minigpt.config.corpus import prepare_tokens
+from minigpt.config.plan import plan_of
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows
 from minigpt.model.transformer import Transformer
@@ -53,7 +54,7 @@ def settings(optim: str, kind: str, width: int, lr_scale: float) -> dict[str, An
         f"model.parametrization={kind}",
     ]
     overrides += [f"model.d_model={width}", f"model.n_heads={width // HEAD_SIZE}"]
-    return config.plan_of(composition.compose("train", overrides, None, config.plan_of)).config
+    return plan_of(composition.compose("train", overrides, None, plan_of)).config
 
 
 def sizes(model: Transformer, tokens: Tensor) -> Sizes:
@@ -77,9 +78,9 @@ def sizes(model: Transformer, tokens: Tensor) -> Sizes:
 
 def run(cfg: dict[str, Any], tokens: Tokens, seed: int) -> dict[int, Sizes]:
     """Step -> sizes, over the first steps at the full lr."""
-    model: Transformer = config.build(cfg["model"], tokens.vocab_size)
+    model: Transformer = build(cfg["model"], tokens.vocab_size)
     model.init_weights(generator(seed, "init"))
-    optimizer = config.build_optimizer(cfg["optim"], model)
+    optimizer = build_optimizer(cfg["optim"], model)
     windows = TrainWindows(tokens.train, model.max_seq_len, seed)
     fixed = torch.from_numpy(windows.batch(10_000, BATCH_SIZE)[0])
     result = {}

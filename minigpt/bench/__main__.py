@@ -99,7 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
 def bench(options: argparse.Namespace) -> None:
     """Check everything, then measure matrix products and each model in turn, then advise."""
     from minigpt.bench import report
-    from minigpt.config import plan as config
+    from minigpt.config.build import choose_precision
+    from minigpt.config.plan import plan_of
 
     deadline = time.monotonic() + options.seconds
     if not 5 <= options.seconds <= 86400:
@@ -122,11 +123,10 @@ def bench(options: argparse.Namespace) -> None:
     names = list(dict.fromkeys(options.only or ["tiny", "small", "medium"]))
     commands = {name: [*COMMANDS[name], *options.overrides] for name in names}
     plans = {
-        name: config.plan_of(composition.compose("train", commands[name], None, config.plan_of))
-        for name in names
+        name: plan_of(composition.compose("train", commands[name], None, plan_of)) for name in names
     }
 
-    chosen = config.choose_precision(plans[names[0]].config)  # from here on PyTorch is loaded
+    chosen = choose_precision(plans[names[0]].config)  # from here on PyTorch is loaded
     chosen.activate()
     train = plans[names[0]].config["train"]
     machine = machine_of(chosen.device)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from minigpt.cli import composition
-from minigpt.config import plan as config
 from minigpt.config.budget import Budget
+from minigpt.config.build import build, build_optimizer, check_built, choose_precision, vocabulary
+from minigpt.config.plan import plan_of
 from minigpt.config.precision import Precision, choose
 from minigpt.data.windows import TrainWindows
 from minigpt.generate import sampling
@@ -91,17 +92,17 @@ class Model:
     """
 
     def __init__(self, overrides: list[str]) -> None:
-        self.plan = config.plan_of(composition.compose("train", overrides, None, config.plan_of))
-        config.check_built(self.plan)
+        self.plan = plan_of(composition.compose("train", overrides, None, plan_of))
+        check_built(self.plan)
         cfg = self.config = self.plan.config
-        self.vocab_size, _ = config.vocabulary(self.plan)
-        self.chosen = config.choose_precision(cfg)
+        self.vocab_size, _ = vocabulary(self.plan)
+        self.chosen = choose_precision(cfg)
         self.chosen.activate()
-        model: Transformer = config.build(cfg["model"], self.vocab_size)
+        model: Transformer = build(cfg["model"], self.vocab_size)
         model.init_weights(generator(0, "init"))
         self.model = model.to(self.chosen.device).train()
         self.model.activation_checkpointing = cfg["train"]["activation_checkpointing"]
-        self.optimizer = config.build_optimizer(cfg["optim"], self.model)
+        self.optimizer = build_optimizer(cfg["optim"], self.model)
         self.seq_len, self.batch_size = self.model.max_seq_len, int(cfg["train"]["batch_size"])
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.flops_per_token = self.model.flops_per_token(self.seq_len)

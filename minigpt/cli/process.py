@@ -64,9 +64,9 @@ def register_resolvers() -> None:
 def _run_folder(root: DictConfig) -> Path:
     """The run's folder. A resolver must not raise (it would end a whole sweep), so a bad
     configuration gets a place that the job, which reports the problem, removes again."""
-    from minigpt.config import plan as config
+    from minigpt.config.plan import plan_of
 
     try:
-        return config.plan_of(root).folder
+        return plan_of(root).folder
     except MinigptError:
         return Path(str(root.get("output_dir", "outputs"))) / ".invalid"

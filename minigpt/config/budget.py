@@ -1,9 +1,8 @@
-"""How long to train: tokens, steps or epochs, whichever was given, as optimizer steps. Pure
-arithmetic.
-"""
+"""How long to train: tokens, steps or epochs, whichever was given, as optimizer steps."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 BUDGET_KEYS = ("tokens", "steps", "epochs")
 
@@ -56,25 +55,52 @@ def steps_for_tokens(tokens: int, batch_size: int, seq_len: int) -> int:
 
 
 def steps_for_epochs(epochs: float, batch_size: int, windows: int) -> int:
-    """Optimizer steps that see at least `epochs` passes over `windows` training windows; a
-    remainder rounds up.
-    """
+    """Optimizer steps that see at least `epochs` passes over `windows` training windows."""
     return math.ceil(round(epochs * windows, 6) / batch_size)
 
 
-def remainder_notice(
-    tokens: int | None, epochs: float | None, budget: Budget, windows: int
-) -> str | None:
-    """What rounding up added, for the log; None if the budget divides exactly."""
-    if tokens is not None and budget.tokens != tokens:
-        return (
-            f"train.tokens={tokens:,} is not a multiple of {budget.tokens_per_step:,} tokens a step: "
-            f"rounded up to {budget.steps:,} steps = {budget.tokens:,} tokens"
-        )
-    if epochs is not None and budget.steps * budget.batch_size != epochs * windows:
-        return (
-            f"train.epochs={epochs:g} of {windows:,} windows is not a multiple of "
-            f"train.batch_size={budget.batch_size}: "
-            f"rounded up to {budget.steps:,} steps = {budget.steps * budget.batch_size / windows:.3f} epochs"
-        )
-    return None
+def budget_in_steps(train: dict[str, Any], seq_len: int) -> dict[str, Any]:
+    """`{"steps": n}`, or `{"epochs": x}`, whose steps only the corpus knows.
+
+    train: the `train` node, with one of tokens, steps and epochs set.
+    """
+    if train.get("tokens") is not None:
+        return {"steps": steps_for_tokens(train["tokens"], train["batch_size"], seq_len)}
+    key = "steps" if train["steps"] is not None else "epochs"
+    return {key: train[key]}
+
+
+def budget_of(train: dict[str, Any], seq_len: int, windows: int) -> Budget:
+    """The budget of a checked `train` node on a corpus of so many training windows."""
+    steps = budget_in_steps(train, seq_len).get("steps")
+    if steps is None:
+        steps = steps_for_epochs(train["epochs"], train["batch_size"], windows)
+    batch_size = train["batch_size"]
+    return Budget(steps, batch_size, train["micro_batch_size"] or batch_size, seq_len)
+
+
+def tokens_notice(train: dict[str, Any], seq_len: int) -> str | None:
+    """What rounding train.tokens up to whole steps adds; None if it divides, or is not given."""
+    asked = train["tokens"]
+    if asked is None:
+        return None
+    per_step = train["batch_size"] * seq_len
+    steps = steps_for_tokens(asked, train["batch_size"], seq_len)
+    if steps * per_step == asked:
+        return None
+    return (
+        f"train.tokens={asked:,} is not a multiple of {per_step:,} tokens a step: "
+        f"rounded up to {steps:,} steps = {steps * per_step:,} tokens"
+    )
+
+
+def epochs_notice(train: dict[str, Any], budget: Budget, windows: int) -> str | None:
+    """What rounding train.epochs up to whole steps adds; None if it divides, or is not given."""
+    asked, seen = train["epochs"], budget.steps * budget.batch_size
+    if asked is None or seen == asked * windows:
+        return None
+    return (
+        f"train.epochs={asked:g} of {windows:,} windows is not a multiple of "
+        f"train.batch_size={budget.batch_size}: "
+        f"rounded up to {budget.steps:,} steps = {seen / windows:.3f} epochs"
+    )

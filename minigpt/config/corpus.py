@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.config import identity, signature
-from minigpt.config import plan as config
+from minigpt.config.build import build
 from minigpt.data.prepare import prepare
 from minigpt.data.tokens import Tokens
 from minigpt.errors import ConfigError
@@ -19,8 +19,8 @@ def prepare_tokens(data: dict[str, Any], folder: Path, wait: bool = True) -> Tok
     """
     known = signature.read_signature(identity.PREPARE).parameters
     options = {key: value for key, value in data.items() if key in known and key != "tokenizer"}
-    source = config.build(data, drop=("tokenizer", "out", *options))
-    tokenizer = config.build(data["tokenizer"])
+    source = build(data, drop=("tokenizer", "out", *options))
+    tokenizer = build(data["tokenizer"])
     try:
         return prepare(source, tokenizer, folder, wait=wait, **options)
     except ValueError as error:

@@ -1,26 +1,21 @@
-"""What a run is: the canonical values that decide its result, their hash, and a name that reads
-like the command.
+"""What a run is: the canonical values that decide its result, and their hash.
 
-Left out is whatever only decides where and how a run is watched: device, compile, threads,
-micro-batch, workers, logger, intervals, output folders. Arguments equal to their constructor's
-default are left out too, so that a new argument orphans no old run, and numbers are typed as the
-constructor types them, so that 1 and 1.0 are one run.
+schema.py says which keys decide. Arguments equal to their constructor's default are left out, so
+that a new argument orphans no old run. Numbers are typed as the constructor types them, so that 1
+and 1.0 are one run.
 """
 
+import dataclasses
 import hashlib
 import json
-import re
 from typing import Any
 
 from minigpt.config import signature
-from minigpt.config.budget import BUDGET_KEYS, steps_for_tokens
+from minigpt.config.budget import BUDGET_KEYS, budget_in_steps
+from minigpt.config.schema import KEYS, Key, Train, TrainRoot
 from minigpt.roles import ROLES, scaled_lr
 
 PREPARE = "minigpt.data.prepare.prepare"
-ONLY_WHERE = {"out", "workers", "wait", "progress"}  # arguments of prepare that decide no byte
-DECIDING_TRAIN_KEYS = ("batch_size", "grad_clip", "document_mask", "precision", "max_bad_steps")
-# came later: those that are off stay out, so that older runs keep their ids
-OPTIONAL_TRAIN_KEYS = ("skip_spikes",)
 
 
 def canonical(node: Any) -> Any:
@@ -53,59 +48,74 @@ def argument(node: dict[str, Any], name: str) -> Any:
     return signature.read_signature(node["_target_"]).parameters[name].default
 
 
-def data_identity(data: dict[str, Any]) -> dict[str, Any]:
-    """What decides the bytes of prepared tokens: source, tokenizer and preparation, without places
-    and workers.
+def shared_scalars(group: str, node: dict[str, Any]) -> tuple[str, ...]:
+    """Keys of an open group that are not for its class.
+
+    In `optim` these are `lr` and what ends in `_lr`: the roles refer to them, as in
+    `${optim.adamw_lr}`. In `probe` it is the interval of the loop.
     """
+    if group == "probe":
+        return ("every",)
+    if group != "optim":
+        return ()
+    return tuple(key for key in node if key == "lr" or key.endswith("_lr"))
+
+
+def data_identity(data: dict[str, Any]) -> dict[str, Any]:
+    """What decides the bytes of prepared tokens: source, tokenizer and preparation."""
     prepare = signature.read_signature(PREPARE).parameters
-    kept = {
-        key: value
-        for key, value in data.items()
-        if key not in ONLY_WHERE and not (key in prepare and value == prepare[key].default)
-    }
+    kept = {}
+    for key, value in data.items():
+        known = KEYS.get(f"data.{key}")
+        if known is not None and known.effect != "result":
+            continue
+        if not (key in prepare and value == prepare[key].default):
+            kept[key] = value
     return canonical(kept)
 
 
 def optim_identity(optim: dict[str, Any]) -> dict[str, Any]:
-    """Each role's block with its lr multiplied by lr_scale, so that lr 0.02 x 2 and lr 0.04 are one
-    run.
-    """
+    """Each role's block with its lr multiplied by lr_scale: lr 0.02 x 2 and 0.04 are one run."""
     scale = optim.get("lr_scale", 1.0)
+    left_out = {*shared_scalars("optim", optim), "lr_scale"}
     roles = {role: dict(optim[role]) for role in ROLES if isinstance(optim.get(role), dict)}
     for block in roles.values():
         if isinstance(block.get("lr"), int | float):
             block["lr"] = scaled_lr(block["lr"], scale)
-    rest = {k: v for k, v in optim.items() if k not in {"lr", "adamw_lr", "lr_scale", *ROLES}}
+    rest = {key: value for key, value in optim.items() if key not in {*left_out, *ROLES}}
     return canonical(rest) | {role: canonical(block) for role, block in roles.items()}
 
 
 def run_identity(config: dict[str, Any], weights: str | None = None) -> dict[str, Any]:
     """What decides the result of a run, from its resolved configuration.
 
-    weights: SHA-256 of what `init_from` names. The path decides nothing, and what lies there may
-        change.
+    weights: SHA-256 of what `init_from` names, which joins the identity in place of its path.
     """
-    train = config["train"]
-    budget = {key: train[key] for key in BUDGET_KEYS if train[key] is not None}
-    if "tokens" in budget:
-        seq_len = argument(config["model"], "max_seq_len")
-        budget = {"steps": steps_for_tokens(budget["tokens"], train["batch_size"], seq_len)}
-    identity = {
+    seq_len = argument(config["model"], "max_seq_len")
+    train = _decisive(Train, config["train"])
+    parts = {
         "model": canonical(config["model"]),
         "optim": optim_identity(config["optim"]),
         "schedule": canonical(config["schedule"]),
         "data": data_identity(config["data"]),
-        "budget": budget,
-        "train": {key: train[key] for key in DECIDING_TRAIN_KEYS}
-        | {key: train[key] for key in OPTIONAL_TRAIN_KEYS if train.get(key) is not None},
-        "seed": config["seed"],
+        "budget": budget_in_steps(config["train"], seq_len),
+        "train": {key: value for key, value in train.items() if key not in BUDGET_KEYS},
     }
-    optional = {
-        "attempt": (config["attempt"], 1),
-        "init_from": (weights if config["init_from"] is not None else None, None),
-        "name": (config["name"], None),
-    }
-    return identity | {key: value for key, (value, default) in optional.items() if value != default}
+    return parts | _decisive(TrainRoot, config | {"init_from": weights})
+
+
+def _decisive(schema: type, node: dict[str, Any]) -> dict[str, Any]:
+    """The plain values of a schema that have an effect on the result."""
+    found = {}
+    for item in dataclasses.fields(schema):
+        known: Key = item.metadata.get("key", Key())
+        if known.effect != "result" or item.type is Any or dataclasses.is_dataclass(item.type):
+            continue
+        if not known.optional:
+            found[item.name] = node[item.name]
+        elif (value := node.get(item.name)) != item.default:
+            found[item.name] = value
+    return found
 
 
 def short_hash(identity: dict[str, Any]) -> str:
@@ -132,33 +142,3 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     }
-
-
-SHORT = {"seed": "s", "attempt": "a", "steps": "steps", "tokens": "tokens", "epochs": "epochs"}
-UNNAMED = (
-    "name", "study", "output_dir", "data_dir", "accept_changes", "dry_run", "hydra", "logger", "eval", "checkpoint",
-    "branch", "log", "sample", "probe", "verdict", "train.device", "train.compile", "train.threads",
-    "train.micro_batch_size", "train.activation_checkpointing",
-    "train.stop_after", "train.deterministic", "data.out", "data.workers", "data.path", "data.source", "model", "optim",
-    "data", "experiment", "debug",
-)  # fmt: skip
-
-
-def run_name(choices: dict[str, str], overrides: list[str], explicit: str | None) -> str:
-    """A name that reads like the command: the choices, then what was overridden, shortened; at most
-    80 characters.
-    """
-    if explicit is not None:
-        return explicit
-    parts = [choices.get("debug"), choices.get("experiment"), choices["model"], choices["optim"]]
-    parts.append(choices.get("data@stand_in", choices["data"]))
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if key in UNNAMED or key.startswith(
-            tuple(f"{k}." for k in UNNAMED if k not in ("model", "optim", "data"))
-        ):
-            continue
-        last = key.rpartition(".")[2].rpartition("/")[2]
-        parts.append(value if key in choices else f"{SHORT.get(last, last)}{value}")
-    text = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("_") for part in parts if part)
-    return text[:80].rstrip("-._")

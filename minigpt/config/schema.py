@@ -1,66 +1,93 @@
-"""The typed root of the two kinds of configuration: what our own code reads, with its types.
+"""What may be typed: every key of the three scripts with its type, range, choices and effect.
 
-Groups where people add things (model, optim, schedule, data, logger) stay open here; their schema
-is the signature of their class (see config.py). Types are only half a check: ranges are in
-config.py too.
+Groups where people add things (model, optim, schedule, data, logger) stay open here: their schema
+is the signature of their class, see groups.py.
 """
 
+# ruff: noqa: RUF009  (`key` makes a field, as dataclasses.field does)
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-# Keys whose value is a path. On the command line they need no quoting; an empty one is refused.
-PATH_KEYS = (
-    "data.path", "data.source", "data.train", "data.val", "data.out", "data.tokenizer.path", "data_dir", "output_dir",
-    "run", "init_from", "branch",
-)  # fmt: skip
+Effect = Literal["result", "watching", "place"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """What holds of a key beside its type and default.
+
+    effect: what it changes. `result`: what a run comes to, so it joins the identity. `watching`:
+        how a run is trained and watched, so a finished run ignores it. `place`: where things lie.
+    named: it may stand in the name of a run, if it has an effect on the result.
+    optional: the identity leaves it out at its default.
+    path: on the command line it needs no quoting; an empty one is refused.
+    least, above, choices: what its value may be.
+    """
+
+    effect: Effect = "result"
+    named: bool = True
+    optional: bool = False
+    path: bool = False
+    least: float | None = None
+    above: float | None = None
+    choices: tuple[Any, ...] = ()
+
+
+def key(default: Any, effect: Effect = "result", **facts: Any) -> Any:
+    """A field of a schema with what holds of it; the fields below it inherit its effect."""
+    metadata = {"key": Key(effect, **facts)}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class Train:
-    tokens: int | None = None
-    steps: int | None = None
-    epochs: float | None = None
-    batch_size: int = 16
-    micro_batch_size: int | None = None
-    grad_clip: float | None = 1.0
+    tokens: int | None = key(None, least=1)
+    steps: int | None = key(None, least=1)
+    epochs: float | None = key(None, above=0)
+    batch_size: int = key(16, least=1)
+    micro_batch_size: int | None = key(None, "watching", least=1)
+    grad_clip: float | None = key(1.0, above=0)
     document_mask: bool = False
-    precision: str = "auto"
-    device: str = "auto"
-    compile: Any = "auto"  # true, false or auto: no OmegaConf type holds just these
-    deterministic: bool = False
-    activation_checkpointing: bool = False
-    threads: int | None = None
-    max_bad_steps: int = 10
-    skip_spikes: float | None = None
-    stop_after: int | None = None
+    precision: str = key("auto", choices=("auto", "fp32", "bf16", "fp16"))
+    device: str = key("auto", "watching", choices=("auto", "cpu", "cuda", "mps"))
+    # no OmegaConf type holds just these
+    compile: Any = key("auto", "watching", choices=("auto", True, False))
+    deterministic: bool = key(False, "watching")
+    activation_checkpointing: bool = key(False, "watching")
+    threads: int | None = key(None, "watching", least=1)
+    max_bad_steps: int = key(10, least=1)
+    skip_spikes: float | None = key(None, optional=True, above=1)
+    stop_after: int | None = key(None, "watching", least=0)
 
 
 @dataclass
 class Eval:
-    every: int | None = None
-    tokens: int | None = None
+    every: int | None = key(None, least=1)
+    tokens: int | None = key(None, least=1)
 
 
 @dataclass
 class Checkpoint:
-    every: int | None = None
-    keep: int = 2
-    at: list[int] = field(default_factory=list)
+    every: int | None = key(None, least=1)
+    keep: int = key(2, least=1)
+    at: list[int] = key(list, least=1)
     keep_optimizer: bool = False
 
 
 @dataclass
 class Log:
-    every: int | None = 10
+    every: int | None = key(10, least=1)
 
 
 @dataclass
 class Sample:
     prompt: str = ""
-    every: int | None = None
-    max_new_tokens: int = 200
-    temperature: float = 0.8
-    top_k: int | None = 50
+    every: int | None = key(None, least=1)
+    max_new_tokens: int = key(200, least=1)
+    temperature: float = key(0.8, least=0)
+    top_k: int | None = key(50, least=1)
 
 
 @dataclass
@@ -68,7 +95,7 @@ class Verdict:
     """What a study declares before its first run. Decides no run; minigpt.compare judges by it."""
 
     baseline: str | None = None
-    margin: float | None = None
+    margin: float | None = key(None, least=0)
     tuning_seeds: list[int] | None = None
     confirmation_seeds: list[int] | None = None
     looks: list[int] | None = None
@@ -78,36 +105,36 @@ class Verdict:
 class TrainRoot:
     """Everything train.py reads."""
 
-    name: str | None = None
-    seed: int = 0
-    attempt: int = 1
-    study: str | None = None
-    train: Train = field(default_factory=Train)
-    eval: Eval = field(default_factory=Eval)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    log: Log = field(default_factory=Log)
-    sample: Sample = field(default_factory=Sample)
-    init_from: str | None = None
-    branch: str = "auto"
-    output_dir: str = "outputs"
-    data_dir: str = "outputs/tokens"
-    accept_changes: bool = False
-    dry_run: bool = False
+    name: str | None = key(None, named=False, optional=True)
+    seed: int = key(0, least=0)
+    attempt: int = key(1, optional=True, least=1)
+    study: str | None = key(None, "place")
+    train: Train = key(Train)
+    eval: Eval = key(Eval, "watching")
+    checkpoint: Checkpoint = key(Checkpoint, "watching")
+    log: Log = key(Log, "watching")
+    sample: Sample = key(Sample, "watching")
+    init_from: str | None = key(None, optional=True, path=True)
+    branch: str = key("auto", "watching", path=True)
+    output_dir: str = key("outputs", "place", path=True)
+    data_dir: str = key("outputs/tokens", "place", path=True)
+    accept_changes: bool = key(False, "place")
+    dry_run: bool = key(False, "watching")
     stand_in: Any = None
     model: Any = None
     optim: Any = None
     schedule: Any = None
     data: Any = None
-    logger: Any = None
-    probe: Any = None
-    verdict: Verdict = field(default_factory=Verdict)
+    logger: Any = key(None, "watching")
+    probe: Any = key(None, "watching")
+    verdict: Verdict = key(Verdict, "watching")
 
 
 @dataclass
 class GenerateRoot:
     """Everything generate.py reads."""
 
-    run: str | None = None
+    run: str | None = key(None, path=True)
     trust: Any = None  # a name, or a list of them
     prompt: str = ""
     max_new_tokens: int = 200
@@ -121,7 +148,7 @@ class GenerateRoot:
     stream: bool = True
     device: str = "auto"
     precision: str = "fp32"
-    output_dir: str = "outputs"
+    output_dir: str = key("outputs", path=True)
 
 
 @dataclass
@@ -129,7 +156,45 @@ class PreprocessRoot:
     """Everything preprocess.py reads."""
 
     data: Any = None
-    data_dir: str = "outputs/tokens"
+    data_dir: str = key("outputs/tokens", "place", path=True)
+
+
+# Keys of open groups of which more holds than their class says.
+OPEN_KEYS = {
+    "data.out": Key("place", path=True),
+    "data.workers": Key("watching"),
+    "data.path": Key(named=False, path=True),
+    "data.source": Key(named=False, path=True),
+    "data.train": Key(path=True),
+    "data.val": Key(path=True),
+    "data.tokenizer.path": Key(path=True),
+    "probe.every": Key("watching", least=1),
+}
+
+
+def keys_of(root: type, prefix: str = "", effect: Effect | None = None) -> dict[str, Key]:
+    """Dotted key -> what holds of it. effect: that of the group, which its keys inherit."""
+    found: dict[str, Key] = {}
+    for item in dataclasses.fields(root):
+        known: Key = item.metadata.get("key", Key())
+        if effect is not None:
+            known = dataclasses.replace(known, effect=effect)
+        found[f"{prefix}{item.name}"] = known
+        if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
+            below = None if known.effect == "result" else known.effect
+            found |= keys_of(item.type, f"{prefix}{item.name}.", below)
+    return found
+
+
+KEYS = keys_of(TrainRoot) | OPEN_KEYS
+PATH_KEYS = tuple(name for name, known in (keys_of(GenerateRoot) | KEYS).items() if known.path)
+
+
+def key_of(name: str) -> Key:
+    """What holds of a key, declared for it or for the group that it is in."""
+    while name not in KEYS and "." in name:
+        name = name.rpartition(".")[0]
+    return KEYS.get(name, Key())
 
 
 def register() -> None:

@@ -11,7 +11,7 @@ import torch
 from minigpt.checkpoint.layout import step_of
 from minigpt.checkpoint.load import checkpoint_with_weights, newest_checkpoint
 from minigpt.checkpoint.parameters import restore_parameters
-from minigpt.config.plan import weights_id
+from minigpt.config.places import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
 from minigpt.generate import hugging_face
 from minigpt.generate.rebuild import rebuild

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.config.plan import Plan
+from minigpt.config.schema import key_of
 from minigpt.errors import NumericsError
 from minigpt.reading import MAX_LINE_BYTES, UnreadableError, read_bytes
 from minigpt.run.changes import changed, changes_of
@@ -33,7 +34,8 @@ def answer(plan: Plan) -> dict[str, Any] | None:
         )
     chosen = record["chosen"]
     asked_now = [override for override in plan.overrides if override not in record["overrides"]]
-    ignored = sorted({o.lstrip("+~").partition("=")[0] for o in asked_now if _only_watched(o)})
+    typed = {override.lstrip("+~").partition("=")[0] for override in asked_now}
+    ignored = sorted(key for key in typed if key_of(key).effect == "watching")
     log.info(
         "already finished (%s, %s, commit %s)%s",
         chosen["device"],
@@ -42,23 +44,6 @@ def answer(plan: Plan) -> dict[str, Any] | None:
         f"; ignored: {', '.join(ignored)}" if ignored else "",
     )
     return summary
-
-
-def _only_watched(override: str) -> bool:
-    key = override.lstrip("+~").partition("=")[0]
-    return key in (
-        "logger",
-        "train.device",
-        "train.compile",
-        "train.threads",
-        "train.micro_batch_size",
-        "train.activation_checkpointing",
-        "train.deterministic",
-        "train.stop_after",
-        "branch",
-    ) or key.startswith(
-        ("logger.", "eval.", "checkpoint.", "log.", "sample.", "probe.", "verdict.")
-    )
 
 
 def report(folder: Path, summary: dict[str, Any]) -> None:

@@ -3,16 +3,17 @@ at all.
 """
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from minigpt.config import plan as config
 from minigpt.config.budget import BUDGET_KEYS
-from minigpt.config.plan import Plan
+from minigpt.config.composed import Composed, take_apart
+from minigpt.config.plan import Plan, plan_composed
 from minigpt.errors import CheckpointError, MinigptError
 from minigpt.run.changes import changes_of
 
@@ -56,7 +57,7 @@ def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterato
     parser, groups = OverridesParser.create(), set(first.hydra.runtime.choices)
     everywhere = set.intersection(*map(set, jobs)) if jobs else set()
     parsed = {text: parser.parse_override(text) for job in jobs for text in {*job} - everywhere}
-    bases: dict[tuple[str, ...], Any] = {}
+    bases: dict[tuple[str, ...], Composed] = {}
     for job in jobs:
         values = [
             parsed[text] for text in job if text in parsed and _is_value(parsed[text], groups)
@@ -65,12 +66,12 @@ def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterato
         shared = tuple(text for text in job if text not in apart)
         try:
             if shared not in bases:
-                bases[shared] = config.parts_of(compose([*shared, *first.hydra.overrides.hydra]))
-            base, choices, _, sources = bases[shared]
-            own = copy.deepcopy(base)
+                bases[shared] = take_apart(compose([*shared, *first.hydra.overrides.hydra]))
+            base = bases[shared]
+            own = copy.deepcopy(base.own)
             for value in values:
                 OmegaConf.update(own, value.key_or_group, value.value(), merge=True)
-            yield config.check(own, choices, job, sources)
+            yield plan_composed(dataclasses.replace(base, own=own, overrides=job))
         except (MinigptError, HydraException, OmegaConfBaseException):
             yield None
 

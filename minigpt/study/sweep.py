@@ -22,7 +22,8 @@ from omegaconf import DictConfig
 
 from minigpt import durable, interrupt, records
 from minigpt.checkpoint.layout import step_of, steps_on_disk
-from minigpt.config.plan import Plan, choices_of, typed_of
+from minigpt.config.composed import choices_of, typed_of
+from minigpt.config.plan import Plan
 from minigpt.errors import (
     BusyError,
     CheckpointError,

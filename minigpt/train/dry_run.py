@@ -2,7 +2,7 @@
 
 import torch
 
-from minigpt.config import plan as config
+from minigpt.config import build as config
 from minigpt.config.budget import steps_for_epochs, steps_for_tokens
 from minigpt.config.plan import Plan
 from minigpt.data.manifest import read_manifest

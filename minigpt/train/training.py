@@ -16,9 +16,9 @@ import torch
 from minigpt import interrupt
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.parameters import restore_parameters
+from minigpt.config import build as config
 from minigpt.config import identity
-from minigpt.config import plan as config
-from minigpt.config.budget import Budget, remainder_notice, steps_for_epochs, steps_for_tokens
+from minigpt.config.budget import Budget, budget_of, epochs_notice
 from minigpt.config.corpus import prepare_tokens
 from minigpt.config.plan import Plan
 from minigpt.config.precision import Precision
@@ -72,7 +72,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
         if train["deterministic"] != torch.are_deterministic_algorithms_enabled():
             torch.use_deterministic_algorithms(train["deterministic"])
         log.info("%s", chosen.describe())
-        budget = plan_budget(train, model.max_seq_len, tokens)
+        budget = plan_budget(plan, model.max_seq_len, tokens)
         model.init_weights(generator(cfg["seed"], "init"))
         started_from = []
         if cfg["init_from"] is not None and not steps_on_disk(folder.checkpoints):
@@ -214,28 +214,25 @@ def describe_hardware(chosen: Precision) -> dict[str, Any]:
     }
 
 
-def plan_budget(train: dict[str, Any], seq_len: int, tokens: Tokens) -> Budget:
-    """The run's steps, now that the size of the corpus is known. Raises DataError if that comes to
-    none.
+def plan_budget(plan: Plan, seq_len: int, tokens: Tokens) -> Budget:
+    """The run's budget, now that the size of the corpus is known.
+
+    Raises DataError if that comes to no step.
     """
+    train = plan.config["train"]
     windows = TrainWindows(tokens.train, seq_len, 0).n_windows
-    batch_size = train["batch_size"]
-    if train["steps"] is not None:
-        steps = train["steps"]
-    elif train["tokens"] is not None:
-        steps = steps_for_tokens(train["tokens"], batch_size, seq_len)
-    else:
-        steps = steps_for_epochs(train["epochs"], batch_size, windows)
-    if steps < 1:
+    budget = budget_of(train, seq_len, windows)
+    if budget.steps < 1:
         raise DataError(
-            f"nothing to train: train.epochs={train['epochs']} of {windows} windows is less than a step"
+            f"nothing to train: train.epochs={train['epochs']} of {windows} windows "
+            "is less than a step"
         )
-    budget = Budget(steps, batch_size, train["micro_batch_size"] or batch_size, seq_len)
-    if notice := remainder_notice(train["tokens"], train["epochs"], budget, windows):
+    if notice := plan.rounding or epochs_notice(train, budget, windows):
         log.info("%s", notice)
     log.info(
         "%d steps of %d sequences x %d tokens = %s tokens, %.2f epochs of %s windows",
-        steps, batch_size, seq_len, f"{budget.tokens:,}", steps * batch_size / windows, f"{windows:,}",
+        budget.steps, budget.batch_size, seq_len, f"{budget.tokens:,}",
+        budget.steps * budget.batch_size / windows, f"{windows:,}",
     )  # fmt: skip
     return budget
 
@@ -301,7 +298,9 @@ class LiveRun:
                 ),
                 self,
                 cfg["probe"]
-                and config.build(cfg["probe"], self.optimizer, drop=config.SHARED_SCALARS["probe"]),
+                and config.build(
+                    cfg["probe"], self.optimizer, drop=identity.shared_scalars("probe", {})
+                ),
             )
             if not finished:
                 return False

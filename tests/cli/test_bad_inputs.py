@@ -265,17 +265,13 @@ def test_a_yaml_file_that_cannot_be_read_is_named(
 def test_without_can_be_typed_and_is_the_run_of_not_naming_it(group: str, word: str) -> None:
     from minigpt.cli import composition, process
     from minigpt.cli.overrides import protect
-    from minigpt.config import plan as config
     from minigpt.config import schema
+    from minigpt.config.plan import plan_of
 
     schema.register()
     process.register_resolvers()
     bare, plan = (
-        config.plan_of(
-            composition.compose(
-                "train", [protect(o, False) for o in overrides], None, config.plan_of
-            )
-        )
+        plan_of(composition.compose("train", [protect(o, False) for o in overrides], None, plan_of))
         for overrides in (["seed=3"], ["seed=3", f"{group}={word}"])
     )
     assert (plan.id, plan.folder, plan.choices, plan.study) == (
@@ -306,12 +302,11 @@ def test_flags_may_stand_between_overrides(
 def test_a_fault_of_our_own_code_keeps_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from minigpt.config import plan as config
 
     def broken(cfg: object) -> None:
         raise AttributeError("a bug")
 
-    monkeypatch.setattr(config, "plan_of", broken)
+    monkeypatch.setattr("minigpt.config.plan.plan_of", broken)
     shell = Shell(tmp_path, monkeypatch, capfd)
     assert shell("train", "dry_run=true") == 1
     assert "Traceback" in shell.err

@@ -1,9 +1,13 @@
+from typing import Any
+
 from minigpt.config.budget import (
     Budget,
     accumulation_problem,
-    remainder_notice,
+    budget_of,
+    epochs_notice,
     steps_for_epochs,
     steps_for_tokens,
+    tokens_notice,
 )
 
 
@@ -37,9 +41,20 @@ def test_a_micro_batch_above_the_batch_names_only_sizes_that_work() -> None:
     assert "nearest are 16" in str(accumulation_problem(8, 16))
 
 
+def train(**given: object) -> dict[str, Any]:
+    node = {"tokens": None, "steps": None, "epochs": None, "batch_size": 16}
+    return node | {"micro_batch_size": None} | given
+
+
 def test_remainders_are_said_and_exact_budgets_are_not() -> None:
-    budget = Budget(steps=2, batch_size=16, micro_batch_size=16, seq_len=128)
-    assert "4,096 tokens" in str(remainder_notice(3000, None, budget, 100))
-    assert remainder_notice(4096, None, budget, 100) is None
-    assert remainder_notice(None, 2, Budget(20, 10, 10, 8), 100) is None
-    assert "rounded up to 21 steps" in str(remainder_notice(None, 2.05, Budget(21, 10, 10, 8), 100))
+    assert "rounded up to 2 steps = 4,096 tokens" in str(tokens_notice(train(tokens=3000), 128))
+    assert tokens_notice(train(tokens=4096), 128) is None
+    assert tokens_notice(train(steps=2), 128) is None
+    exact, more = train(epochs=2, batch_size=10), train(epochs=2.05, batch_size=10)
+    assert epochs_notice(exact, budget_of(exact, 8, 100), 100) is None
+    assert "rounded up to 21 steps" in str(epochs_notice(more, budget_of(more, 8, 100), 100))
+
+
+def test_whatever_was_given_is_steps() -> None:
+    for given in (train(tokens=3000), train(steps=2), train(epochs=0.32)):
+        assert budget_of(given, 128, 100) == Budget(2, 16, 16, 128)

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from runs import ROOT
 
 from minigpt import records
 from minigpt.cli import composition, process
 from minigpt.config import identity, schema
-from minigpt.config import plan as config
+from minigpt.config.build import build, build_optimizer
+from minigpt.config.plan import Plan, plan_of
+from minigpt.errors import ConfigError
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,8 +21,8 @@ def _registered() -> None:
     process.register_resolvers()
 
 
-def plan(*overrides: str) -> config.Plan:
-    return config.plan_of(composition.compose("train", list(overrides), None, config.plan_of))
+def plan(*overrides: str) -> Plan:
+    return plan_of(composition.compose("train", list(overrides), None, plan_of))
 
 
 DEFAULT = None
@@ -119,11 +122,11 @@ def test_a_budget_on_the_command_line_replaces_the_files_and_two_are_an_error() 
     assert plan("experiment=mini_gpt").config["train"]["epochs"] == 3
     assert plan("experiment=mini_gpt", "train.steps=7").config["train"]["epochs"] is None
     with pytest.raises(
-        config.ConfigError,
+        ConfigError,
         match=r"train.tokens=5 and train.steps=7|train.steps=7 and train.tokens=5",
     ):
         plan("train.steps=7", "train.tokens=5")
-    with pytest.raises(config.ConfigError, match="exactly one"):
+    with pytest.raises(ConfigError, match="exactly one"):
         plan("train.steps=null")
 
 
@@ -133,12 +136,11 @@ def test_lr_scale_and_the_lr_it_makes_train_with_the_same_lr(optim: str, scale: 
     """To the bit: a product taken twice would differ in its last digit."""
     import torch
 
-    def lrs(found: config.Plan) -> list[float]:
+    def lrs(found: Plan) -> list[float]:
         with torch.device("meta"):
-            model = config.build(found.config["model"], 300)
+            model = build(found.config["model"], 300)
             return [
-                group["lr"]
-                for group in config.build_optimizer(found.config["optim"], model).param_groups
+                group["lr"] for group in build_optimizer(found.config["optim"], model).param_groups
             ]
 
     node = plan(f"optim={optim}").config["optim"]
@@ -180,3 +182,44 @@ def test_config_yaml_tells_the_identity_without_hydra(preset: str, tmp_path: Pat
     assert read == found.config
     assert identity.differences(identity.run_identity(read), found.identity) == {}
     assert identity.short_hash(identity.run_identity(read)) == found.id
+
+
+def test_tokens_and_the_steps_that_they_come_to_are_one_plan_with_one_budget() -> None:
+    tokens, steps = plan("train.tokens=614_000"), plan("train.steps=300")
+    assert (tokens.id, tokens.config) == (steps.id, steps.config)
+    assert "rounded up to 300 steps" in str(tokens.rounding)
+    assert steps.rounding is None
+
+
+def test_every_key_says_whether_it_decides_and_may_stand_in_a_name() -> None:
+    for override in (
+        "train.stop_after=7",
+        "data.workers=2",
+        "logger=none",
+        "eval.every=5",
+        "study=x",
+    ):
+        assert (plan(override).id, plan(override).folder) == (plan().id, plan().folder), override
+    for override in ("train.skip_spikes=10", "train.batch_size=8", "attempt=2", "seed=1"):
+        found = plan(override)
+        assert found.id != plan().id, override
+        assert found.folder.name != f"{plan().folder.name.rpartition('-')[0]}-{found.id}", override
+
+
+def test_an_arm_may_have_a_third_shared_scalar(tmp_path: Path) -> None:
+    (tmp_path / "optim").mkdir()
+    preset = "defaults: [muon, _self_]\nhead_lr: 0.003\nhead: {lr: '${optim.head_lr}'}\n"
+    (tmp_path / "optim" / "three.yaml").write_text(preset)
+
+    def three(*overrides: str) -> Plan:
+        typed = ["optim=three", *overrides]
+        return plan_of(composition.compose("train", typed, str(tmp_path), plan_of))
+
+    found = three("optim.head_lr=0.004")
+    assert "head_lr" not in found.identity["optim"]
+    assert found.identity["optim"]["head"]["lr"] == 0.004
+    assert found.id == plan("optim=muon", "optim.head.lr=0.004").id != three().id
+    with torch.device("meta"):
+        optimizer = build_optimizer(found.config["optim"], build(found.config["model"], 300))
+    assert 0.004 in {group["lr"] for group in optimizer.param_groups}
+    assert not any("head_lr" in group for group in optimizer.param_groups)

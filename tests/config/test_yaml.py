@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 from stand_ins import stand_ins
 
 from minigpt.cli import composition, overrides, process
-from minigpt.config import plan as config
 from minigpt.config import schema
+from minigpt.config.build import build, check_built
+from minigpt.config.plan import Plan, plan_of
 from minigpt.errors import ConfigError, DataError
 
 CONF = overrides.CONF
@@ -46,14 +47,14 @@ def _registered() -> None:
 
 
 def compose(*overrides: str) -> DictConfig:
-    return composition.compose("train", list(overrides), None, config.plan_of)
+    return composition.compose("train", list(overrides), None, plan_of)
 
 
-def plan_of(*overrides: str) -> config.Plan:
+def planned(*overrides: str) -> Plan:
     """The plan of a choice; values that it leaves to its user are made up by their type."""
     made_up = stand_ins(compose(*overrides))
     try:
-        return config.plan_of(compose(*overrides, *made_up))
+        return plan_of(compose(*overrides, *made_up))
     except ConfigError as error:
         if not made_up:
             raise
@@ -86,7 +87,7 @@ def test_every_choice_composes_checks_and_builds(choice: str) -> None:
 
     if choice.startswith("hydra/launcher"):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    plan = plan_of(choice)
+    plan = planned(choice)
     optim = (
         yaml.safe_load((CONF / f"{choice.replace('=', '/')}.yaml").read_text())
         if choice.startswith("optim=")
@@ -96,12 +97,12 @@ def test_every_choice_composes_checks_and_builds(choice: str) -> None:
     if importlib.util.find_spec(target.partition(".")[0]) is None:
         pytest.skip(f"{target} is an optional extra")
     try:
-        config.check_built(plan)
+        check_built(plan)
     except DataError as error:  # a path that was made up holds nothing
         if not stand_ins(compose(choice)):
             raise
         pytest.skip(f"{choice} cannot be built with made-up values: {error}")
-    config.build(plan.config["logger"])
+    build(plan.config["logger"])
 
 
 @pytest.mark.parametrize(
@@ -109,10 +110,10 @@ def test_every_choice_composes_checks_and_builds(choice: str) -> None:
     [c for c in CHOICES if c.startswith(("model=", "data=", "data/tokenizer=", "experiment="))],
 )
 def test_smoke_shrinks_the_model_and_swaps_the_source_of_anything(choice: str) -> None:
-    plan = plan_of("debug=smoke", choice)
+    plan = planned("debug=smoke", choice)
     assert plan.config["data"]["plays"] == ["macbeth"]
     assert plan.config["model"]["d_model"] == 64
-    config.check_built(plan)
+    check_built(plan)
 
 
 @pytest.mark.parametrize(
@@ -135,11 +136,11 @@ def test_every_header_says_what_it_is_and_how_to_type_it(path: Path) -> None:
 
 def test_muon_and_its_rival_differ_only_in_the_hidden_block_and_the_lr_it_reads() -> None:
     muon, adamw = (
-        config.plan_of(compose(f"optim={arm}")).config["optim"] for arm in ("muon", "adamw_by_role")
+        plan_of(compose(f"optim={arm}")).config["optim"] for arm in ("muon", "adamw_by_role")
     )
     assert {key for key in muon if muon[key] != adamw[key]} == {"hidden", "lr"}
 
 
 def test_one_value_serves_all_roles_of_adamw() -> None:
-    optim = config.plan_of(compose("optim=adamw", "optim.lr=0.001")).config["optim"]
+    optim = plan_of(compose("optim=adamw", "optim.lr=0.001")).config["optim"]
     assert {optim[role]["lr"] for role in ("hidden", "embed", "head", "scalar")} == {0.001}

@@ -23,7 +23,7 @@ from runs import ROOT, load_script
 
 from minigpt import records, verify
 from minigpt.compare.__main__ import main as compare
-from minigpt.config import plan as config
+from minigpt.config.places import weights_id
 from minigpt.data.tokens import Tokens
 from minigpt.errors import MinigptError
 from minigpt.generate import load
@@ -150,7 +150,7 @@ def test_weights_are_loaded_or_refused(run: Good, examples: int) -> None:
     def example(draw: Any) -> None:
         with run.damaged(draw, "run.json", "checkpoints/*/*", "tokenizer/*"):
             survives(lambda: load.load_any(run.folder))
-            survives(lambda: config.weights_id(run.folder))
+            survives(lambda: weights_id(run.folder))
 
     fuzz(example, examples)
 
@@ -160,7 +160,7 @@ def test_an_export_is_loaded_or_refused(place: Path, examples: int) -> None:
     def example(draw: Any) -> None:
         with Good(place / "export").damaged(draw, "*.json", "*.safetensors"):
             survives(lambda: load.load_any(place / "export"))
-            survives(lambda: config.weights_id(place / "export"))
+            survives(lambda: weights_id(place / "export"))
 
     fuzz(example, examples)
 

@@ -45,13 +45,14 @@ def composed(script: str, arguments: tuple[str, ...]) -> Any:
     here.
     """
     from minigpt.cli import composition
-    from minigpt.config import plan as config
+    from minigpt.config.build import check_built
+    from minigpt.config.plan import data_of, plan_of
     from minigpt.run.source_digest import source_digest
 
-    check = config.plan_of if script == "train" else config.data_of
+    check = plan_of if script == "train" else data_of
     made: Any = check(composition.compose(script, list(arguments), None, check))
     if script == "train":
-        config.check_built(made)
+        check_built(made)
         source_digest(made.config)  # it remembers every file, which a child forgets
     return made
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minigpt.config.plan import check_group
+from minigpt.config.groups import group_problems
 from minigpt.errors import ConfigError
 from minigpt.generate.hugging_face import hugging_face_config
 from minigpt.generate.sampling import Sampling, generate
@@ -132,10 +132,10 @@ def test_what_it_refuses() -> None:
     with pytest.raises(ConfigError, match="Ensemble has no counterpart"):
         hugging_face_config(make(), 0)
     node = {"_target_": "minigpt.model.ensemble.Ensemble", **SHAPE}
-    assert check_group("model", node) == []
-    assert check_group("model", node | {"d_modle": 3}) == [
+    assert group_problems("model", node) == []
+    assert group_problems("model", node | {"d_modle": 3}) == [
         "unknown key: model.d_modle (did you mean d_model?)"
     ]
-    assert check_group("model", node | {"members": 1.5}) == [
+    assert group_problems("model", node | {"members": 1.5}) == [
         "wrong type: model.members=1.5 (expects an integer)"
     ]

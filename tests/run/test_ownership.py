@@ -13,8 +13,8 @@ from minigpt import durable
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.cli import composition, process
-from minigpt.config import plan as config
 from minigpt.config import schema
+from minigpt.config.plan import plan_of
 from minigpt.errors import StorageError
 from minigpt.run.metrics import Metrics
 
@@ -48,7 +48,7 @@ def name() -> str:
     """The name that the folder of SMALL will have."""
     schema.register()
     process.register_resolvers()
-    plan = config.plan_of(composition.compose("train", SMALL, None, config.plan_of))
+    plan = plan_of(composition.compose("train", SMALL, None, plan_of))
     return plan.folder.name
 
 

@@ -8,7 +8,7 @@ import pytest
 from runs import SMALL, Shell
 
 from minigpt.cli import composition
-from minigpt.config import plan as config
+from minigpt.config.plan import plan_of
 from minigpt.study import sweep
 from minigpt.study.jobs import jobs_of, plans, shortest_first
 
@@ -124,7 +124,7 @@ def test_the_plans_of_jobs_are_those_that_hydra_composes(shell: Shell) -> None:
         plans(first, jobs, lambda some: composition.compose("train", some, None, lambda cfg: None))
     )
     for job, planned in list(zip(jobs, found, strict=True))[::7]:
-        assert planned == config.plan_of(composition.compose("train", job, None, lambda cfg: None))
+        assert planned == plan_of(composition.compose("train", job, None, lambda cfg: None))
 
 
 def test_one_preparation_of_tokens_serves_all_jobs(shell: Shell) -> None:

@@ -1,0 +1,111 @@
+"""From checked nodes to objects: models, optimizers, schedules, loggers."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from minigpt.config import identity, lazy_torch
+from minigpt.config.plan import Plan
+from minigpt.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from minigpt.config.precision import Precision
+
+
+def build(
+    node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **supplied: Any
+) -> Any:
+    """The object that a checked node describes. A constructor's ValueError becomes a ConfigError.
+
+    drop: keys of the node that are not for its class.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    node = {key: value for key, value in node.items() if key not in drop}
+    try:
+        return instantiate(node, *arguments, **supplied, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ConfigError(
+                *(f"invalid value: {line}" for line in str(error.__cause__).splitlines())
+            ) from None
+        raise (error.__cause__ or error) from None
+
+
+def build_optimizer(node: dict[str, Any], model: Any) -> Any:
+    """The ByRole of a checked `optim` node for a model."""
+    roles = model.roles()
+    parameters = [(name, parameter, roles[name]) for name, parameter in model.named_parameters()]
+    return build(node, parameters, drop=identity.shared_scalars("optim", node))
+
+
+def choose_precision(config: dict[str, Any]) -> "Precision":
+    """Device, precision and compile for a configuration."""
+    from minigpt.config import precision
+
+    train, d_model = config["train"], identity.argument(config["model"], "d_model")
+    return precision.choose(train["device"], train["precision"], train["compile"], d_model=d_model)
+
+
+def vocabulary(plan: Plan) -> tuple[int, str]:
+    """The size of the vocabulary, as far as it is known before the text is read, and its source.
+
+    Raises ConfigError or DataError for a tokenizer that cannot be.
+    """
+    from minigpt.data.manifest import read_manifest
+
+    with suppress(DataError):  # no tokens yet
+        manifest = read_manifest(plan.tokens_folder)
+        return manifest["tokenizer"]["vocab_size"], "of the prepared tokens"
+    tokenizer = build(plan.config["data"]["tokenizer"])
+    if tokenizer.train_bytes == 0:  # it reads no text to learn from
+        return tokenizer.train(()).vocab_size, "of the tokenizer"
+    asked = getattr(tokenizer, "vocab_size", None)
+    if asked is not None:
+        return asked, "as asked, fewer if the text is too small"
+    return 256, "assumed, until the tokens are prepared"
+
+
+def check_built(plan: Plan) -> None:
+    """Build everything without memory (on `meta`), so that what only constructors know comes early.
+
+    Raises ConfigError for arguments that no signature refuses: betas of 1.5, a d_model that heads
+    do not divide.
+    """
+    lazy_torch.load_torch()
+    import torch
+
+    config = plan.config
+    problems: list[str] = []
+    vocab_size, _ = vocabulary(plan)
+    with torch.device("meta"):
+        model = _collect(problems, "model", lambda: build(config["model"], vocab_size))
+        if model is not None:
+            _collect(problems, "optim", lambda: build_optimizer(config["optim"], model))
+    _collect(problems, "logger", lambda: build(config["logger"]))
+    _collect(problems, "train", lambda: choose_precision(config))
+    threads, cores = config["train"]["threads"], os.cpu_count() or 1
+    if threads is not None and threads > cores:
+        problems.append(
+            f"too many threads: train.threads={threads} on {cores} cores (at most {cores})"
+        )
+    schedule = _collect(problems, "schedule", lambda: build(config["schedule"]))
+    steps = config["train"]["steps"]
+    if schedule is not None and steps is not None:
+        _collect(problems, "schedule", lambda: schedule(0, steps))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _collect(problems: list[str], node: str, action: Callable[[], Any]) -> Any:
+    """What a constructor makes, or None with what it refused added to the problems."""
+    try:
+        return action()
+    except ConfigError as error:
+        found = error.problems
+    except ValueError as error:
+        found = (f"invalid value: {error}",)
+    problems += [line if line.endswith(")") else f"{line} (change {node}.*)" for line in found]
+    return None

@@ -1,0 +1,46 @@
+"""What Hydra composed, taken apart: our keys, the choices of groups, the overrides as typed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration without its `hydra` node, and what that node said.
+
+    choices: group -> option.  overrides: as typed.  sources: folders that YAML files come from.
+    """
+
+    own: DictConfig
+    choices: dict[str, str]
+    overrides: list[str]
+    sources: list[str]
+
+
+def take_apart(cfg: DictConfig) -> Composed:
+    """Inside a job, where the `hydra` node is gone, Hydra itself knows the rest."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
+    sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return Composed(own, choices_of(cfg, hydra), typed_of(hydra), sources)
+
+
+def typed_of(hydra: Any) -> list[str]:
+    """The overrides of a job as typed. Hydra follows references in them, which may lead nowhere."""
+    typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return list(typed)
+
+
+def choices_of(cfg: DictConfig, hydra: Any) -> dict[str, str]:
+    """Group -> option. An option `none` that leaves its node empty is no choice, as if untyped."""
+    choices = {}
+    for group, option in hydra.runtime.choices.items():
+        node = str(group).replace("/", ".").partition("@")[0]
+        absent = option == "none" and OmegaConf.select(cfg, node) is None
+        if option not in (None, "null") and not absent and not str(group).startswith("hydra/"):
+            choices[str(group)] = str(option)
+    return choices

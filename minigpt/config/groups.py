@@ -1,0 +1,83 @@
+"""Open groups against the signatures of the classes that they name."""
+
+import ast
+from typing import Any
+
+from minigpt.config import identity, signature
+from minigpt.config.signature import Parameter
+from minigpt.terminal import did_you_mean
+
+# What code hands to a constructor, so that no configuration has to.
+SUPPLIED = {"model": {"vocab_size"}, "optim": {"parameters"}, "probe": {"optimizer"}}
+HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+
+
+def group_problems(group: str, node: Any) -> list[str]:
+    """A line for each unknown key, wrong type and missing argument of an open group."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return [f"missing choice: {group}={node} (choose one, e.g. {group}=... ; see --help)"]
+    if group == "data" and node.get("tokenizer", "") is None:
+        return ["no choice: data.tokenizer=None (choose one: data/tokenizer=... ; see --help)"]
+    extra = _arguments_of_prepare() if group == "data" else {}
+    for name in identity.shared_scalars(group, node):
+        extra[name] = Parameter(name, None, None)
+    return _node_problems(group, node, SUPPLIED.get(group, set()), extra)
+
+
+def _arguments_of_prepare() -> dict[str, Parameter]:
+    """What the data group may say beside the arguments of its source."""
+    known = signature.read_signature(identity.PREPARE).parameters
+    given = ("corpus", "tokenizer", "folder", "wait", "progress")
+    part = ast.parse("Callable", mode="eval").body
+    text = ast.parse("str | None", mode="eval").body
+    return {name: parameter for name, parameter in known.items() if name not in given} | {
+        "tokenizer": Parameter("tokenizer", part, signature.REQUIRED),
+        "out": Parameter("out", text, None),
+    }
+
+
+def _node_problems(
+    path: str, node: dict[str, Any], supplied: set[str], extra: dict[str, Parameter]
+) -> list[str]:
+    target = node["_target_"]
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
+        return [f"no such class: {path}._target_={target!r} (the dotted path of a class)"]
+    try:
+        found = signature.choose(target)
+    except ModuleNotFoundError as error:
+        return [
+            f"missing package: {path}._target_={target}: no module {error.name!r} "
+            "(install it, or check the spelling)"
+        ]
+    except (AttributeError, ImportError) as error:
+        return [f"no such class: {path}._target_={target}: {error} (check the spelling)"]
+    # code hands over the rest: an optimizer's parameters, the sizes of a part of the model
+    if node.get("_partial_"):
+        required = [name for name, parameter in found.parameters.items() if parameter.required]
+        supplied = supplied | set(required[:1] if path.startswith("optim") else required)
+    parameters = found.parameters | extra
+    known = {name: p for name, p in parameters.items() if name not in supplied}
+    problems = []
+    for key, value in node.items():
+        if key in ("_partial_", "_recursive_") and not isinstance(value, bool):
+            problems.append(f"wrong type: {path}.{key}={value!r} (expects true or false)")
+        if key in known:
+            problems += _value_problems(f"{path}.{key}", value, known[key])
+        elif key not in HYDRA_KEYS and not found.open:
+            problems.append(f"unknown key: {path}.{key} {did_you_mean(key, known)}")
+    return problems + [
+        f"missing value: {path}.{name} (give it, e.g. {path}.{name}=...)"
+        for name, parameter in known.items()
+        if parameter.required and name not in node
+    ]
+
+
+def _value_problems(path: str, value: Any, parameter: Parameter) -> list[str]:
+    if isinstance(value, dict) and "_target_" in value:
+        return _node_problems(path, value, set(), {})
+    expected = signature.type_problem(value, parameter.annotation)
+    if expected is None:
+        return []
+    whole = isinstance(value, float) and value.is_integer() and expected.startswith("an integer")
+    hint = "; write it without exponent" if whole else ""
+    return [f"wrong type: {path}={value!r} (expects {expected}{hint})"]

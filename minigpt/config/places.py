@@ -1,0 +1,55 @@
+"""Where a run, its tokens and the weights that it starts from lie."""
+
+from pathlib import Path
+from typing import Any
+
+from minigpt import durable, reading
+from minigpt.checkpoint.layout import MODEL
+from minigpt.checkpoint.load import newest_weights_hash
+from minigpt.config import identity
+from minigpt.errors import ConfigError
+from minigpt.reading import UnreadableError, read_json
+
+
+def run_folder(output: Path, id: str, name: str) -> Path:
+    """The folder of the run with this id, whatever it is called before that; else a new one.
+
+    A folder with this id whose run.json is damaged is taken if there is no better one.
+    """
+    damaged = None
+    for folder in sorted(output.glob(f"*-{id}")):
+        try:
+            if read_json(folder / "run.json").get("id") == id:
+                return folder
+        except UnreadableError as error:
+            damaged = damaged or (None if error.missing else folder)
+    return damaged or output / f"{name}-{id}"
+
+
+def tokens_folder(config: dict[str, Any], choices: dict[str, str]) -> Path:
+    """Where prepared tokens lie: data.out, or <data_dir>/<data>-<hash of what decides them>."""
+    if config["data"].get("out"):
+        return Path(config["data"]["out"]).expanduser()
+    name = choices.get("data@stand_in", choices["data"])
+    hashed = identity.short_hash(identity.data_identity(config["data"]))
+    return Path(config["data_dir"]).expanduser() / f"{name}-{hashed}"
+
+
+def weights_id(source: Path) -> str:
+    """SHA-256 of the weights that `init_from` takes: a run's newest checkpoint, or an export.
+
+    Raises ConfigError if there are none.
+    """
+    why = "(a run folder, or a folder written by minigpt.export)"
+    try:
+        if (source / "run.json").is_file():
+            found = newest_weights_hash(source / "checkpoints")
+            why = "has no checkpoint yet (let it reach checkpoint.every, or finish)"
+        else:
+            found = durable.sha256_bytes(reading.read_bytes((source / MODEL).resolve()))
+    # before Python 3.13, a link in a circle is a RuntimeError
+    except (OSError, RuntimeError, UnreadableError):
+        found = None
+    if found is None:
+        raise ConfigError(f"no weights: init_from={source} {why}")
+    return found

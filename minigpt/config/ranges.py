@@ -1,0 +1,87 @@
+"""Values that have the right type and are still impossible, alone or together."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from minigpt.config.budget import accumulation_problem
+from minigpt.config.identity import flatten
+from minigpt.config.schema import KEYS, Key
+
+LARGEST = 2**48  # larger counts are typing mistakes
+NAME = re.compile(r"[A-Za-z0-9._-]{1,120}")
+
+
+def range_problems(config: dict[str, Any]) -> list[str]:
+    """A line for each value that is not finite, or outside what its key allows."""
+    flat = flatten(config)
+    problems = []
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"not finite: {key}={value} (give a finite number)")
+        problems += _key_problems(key, value, KEYS.get(key, Key()))
+        is_lr = key.startswith("optim.") and key.endswith(("lr", "lr_scale"))
+        if is_lr and isinstance(value, int | float) and value < 0:
+            problems.append(f"out of range: {key}={value} (at least 0)")
+    name = config["name"]
+    if name is not None and not NAME.fullmatch(name):
+        problems.append(f"bad name: name={name!r} (letters, digits, '.', '_' and '-', at most 120)")
+    return problems + _verdict_problems(config["verdict"])
+
+
+def _key_problems(key: str, value: Any, known: Key) -> list[str]:
+    if known.choices and value not in known.choices:
+        shown = ", ".join(str(choice).lower() for choice in known.choices)
+        return [f"unknown value: {key}={value} (one of {shown})"]
+    if isinstance(value, list) and known.least is not None:
+        return [
+            f"out of range: {key} has {item} (at least {known.least})"
+            for item in value
+            if item < known.least
+        ]
+    if not isinstance(value, int | float):
+        return []
+    if known.above is not None and not value > known.above:
+        return [f"out of range: {key}={value} (above {known.above}, or null)"]
+    if known.least is not None and not value >= known.least:
+        return [f"out of range: {key}={value} (at least {known.least})"]
+    if isinstance(value, int) and known.least is not None and value > LARGEST:
+        return [f"out of range: {key}={value} (from {known.least} to {LARGEST})"]
+    if isinstance(value, int) and value.bit_length() > 63:
+        return [f"out of range: {key} has {value.bit_length()} bits (at most 63)"]
+    return []
+
+
+def _verdict_problems(verdict: dict[str, Any]) -> list[str]:
+    """A declaration that could never be judged by."""
+    problems = []
+    both = sorted(set(verdict["tuning_seeds"] or []) & set(verdict["confirmation_seeds"] or []))
+    if both:
+        problems.append(
+            f"seeds that tune must not confirm: {both} in both lists of verdict.* "
+            "(declare disjoint seeds)"
+        )
+    looks = verdict["looks"] or []
+    if looks != sorted(set(looks)) or any(look < 2 for look in looks):
+        problems.append(f"out of range: verdict.looks={looks} (rising numbers of pairs, from 2 on)")
+    return problems
+
+
+def combination_problems(config: dict[str, Any]) -> list[str]:
+    """Combinations that cannot work, of values that are fine alone."""
+    train = config["train"]
+    problems = []
+    if train["micro_batch_size"] is not None:
+        uneven = accumulation_problem(train["batch_size"], train["micro_batch_size"])
+        problems += [uneven] if uneven else []
+    branch = config["branch"]
+    if branch not in ("auto", "off") and not (Path(branch).expanduser() / "run.json").is_file():
+        problems.append(f"no run: branch={branch} (auto, off, or the folder of a run)")
+    warmup, steps = config["schedule"].get("warmup"), train["steps"]
+    if steps is not None and isinstance(warmup, int) and warmup >= steps:
+        problems.append(
+            f"warmup too long: schedule.warmup={warmup} of train.steps={steps} "
+            "(below the number of steps)"
+        )
+    return problems
