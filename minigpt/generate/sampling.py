@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minigpt.errors import ConfigError, NumericsError
-from minigpt.model.decode import decoder
+from minigpt.model.cpu.decode import decoder
 from minigpt.model.transformer import Transformer
 
 log = logging.getLogger(__name__)

@@ -8,21 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minigpt.model.blocked_attention import blocked_attention
 from minigpt.model.cache import LayerCache
+from minigpt.model.cpu.attention import blocked_attention
 from minigpt.model.dropout import Dropout
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rotate
 
 
 class Attention(nn.Module):
-    """Multi-head (n_kv_heads = n_heads), grouped-query or multi-query (n_kv_heads = 1) attention,
-    no biases.
+    """Multi-head, grouped-query or multi-query attention, no biases.
 
-    Multi-query: Shazeer 2019; grouped-query: Ainslie et al. 2023. q, k, v and o are separate
-    matrices, because optimizers such as Muon act on each matrix as a whole. With `qk_norm`, queries
-    and keys pass an RMSNorm over each head, before RoPE (Qwen3). Another attention is a class with
-    this constructor and forward.
+    Multi-head has n_kv_heads = n_heads, multi-query 1 (Shazeer 2019), grouped-query something
+    between (Ainslie et al. 2023). q, k, v and o are separate matrices, because optimizers such as
+    Muon act on each matrix as a whole. With `qk_norm`, queries and keys pass an RMSNorm over each
+    head, before RoPE (Qwen3). Another attention is a class with this constructor and forward.
+
+    The kernel is used in bf16 on a CPU, and wherever probabilities are dropped, as torch's
+    attention cannot drop by our seeds.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class Attention(nn.Module):
 def attention_reference(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: LayerCache | None = None
 ) -> Tensor:
-    """torch's attention for q (B, T, H, K), k and v (B, T, G, K), which the keys of a cache
-    precede; (B, T, H, K).
+    """torch's attention: q (B, T, H, K), k and v (B, T, G, K) -> (B, T, H, K).
+
+    cache: its keys and values come before k and v.
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if cache is not None:

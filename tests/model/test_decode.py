@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from minigpt.model.decode import Decoder, decoder
+from minigpt.model.cpu.decode import Decoder, decoder
 from minigpt.model.relu_squared import ReLUSquared
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator

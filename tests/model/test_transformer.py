@@ -316,3 +316,22 @@ def test_mup_needs_an_untied_head_and_a_known_name() -> None:
         Transformer(96, 1, 128, 4, tie_embeddings=True, parametrization="mup")
     with pytest.raises(ValueError, match="parametrization='np'"):
         Transformer(96, 1, 128, 4, parametrization="np")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_activation_checkpointing_changes_no_bit(
+    make_model: Callable[..., Transformer], tokens: torch.Tensor, autocast: bool
+) -> None:
+    """With dropout, whose masks must come again; and blocks are indeed computed twice."""
+    results = []
+    for recompute in (False, True):
+        model, calls = make_model(dropout=0.2), []
+        model.activation_checkpointing = recompute
+        model.blocks[0].attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(tokens, tokens.roll(-1, dims=1))
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in model.parameters())])
+        assert len(calls) == 1 + recompute
+    assert all(map(torch.equal, *results))

@@ -1,13 +1,11 @@
-"""Causal attention for training on a CPU, in blocks that stay in cache; about 2.5 times as fast as
-torch's in bf16.
+"""Causal attention for training on a CPU, in blocks that stay in cache.
 
-torch's scaled_dot_product_attention is the reference. As there, nothing of size (T, T) is kept
-where sequences are
-long: the backward pass computes the probabilities again. Where they take little memory beside the
-    rest they are kept.
+About 2.5 times as fast as torch's in bf16. `attention.attention_reference` is the reference. As
+there, nothing of size (T, T) is kept where sequences are long: the backward pass computes the
+probabilities again. Where they take little memory beside the rest, they are kept.
 
-B batch, T sequence, H query heads, G key/value heads, R = H / G queries per key, K head size, N = B
-* G.
+B batch, T sequence, H query heads, G key/value heads, R = H / G queries per key, K head size,
+N = B * G.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,11 +17,11 @@ from torch.autograd.function import once_differentiable
 
 from minigpt.model.dropout import kept, rounded, split
 
-# positions in a block, or more if that gives fewer than so many rows (positions times R)
-QUERIES, ROWS = 64, 128
+QUERIES = 64  # positions in a block, or more if that gives fewer rows than ROWS
+ROWS = 128  # rows in a block (positions times R)
 SCORES = 2**20  # scores of a block, at most, unless one batch item has more: 2 MB in bf16
 SCORES_ELSEWHERE = 2**26  # on a GPU, which wants large blocks (not tuned)
-KEPT = 2**22  # scores of a layer up to which the backward pass gets the probabilities: 8 MB in bf16
+KEPT = 2**22  # scores of a layer up to which probabilities are kept: 8 MB in bf16
 
 
 def blocked_attention(
@@ -34,8 +32,7 @@ def blocked_attention(
     dropout: float = 0.0,
     seeds: Tensor | None = None,
 ) -> Tensor:
-    """softmax(q k' / sqrt(K)) v with causal masking: q (B, T, H, K), k and v (B, T, G, K) -> (B, T,
-    H, K).
+    """softmax(q k' / sqrt(K)) v, causal: q (B, T, H, K), k and v (B, T, G, K) -> (B, T, H, K).
 
     mask: (B or 1, 1, T, T) bool, True where a query may look, never beyond the causal triangle;
         None for all of it.
@@ -44,19 +41,21 @@ def blocked_attention(
     """
     b, t, h, size = q.shape
     g = k.shape[2]
-    # All queries of a key/value head become rows of one matrix, position by position: a view if
-    # there is one such head.
+    # All queries of a key/value head become rows of one matrix, position by position. It is a view
+    # if there is one such head.
     rows = q.view(b, t, g, h // g, size).transpose(1, 2).reshape(b * g, t * h // g, size)
     keys, values = (x.transpose(1, 2).reshape(b * g, t, size) for x in (k, v))
     if mask is not None:
         mask = mask[:, 0].expand(b, t, t).repeat_interleave(g, dim=0)  # (N, T, T)
     if seeds is not None:
         seeds = split(seeds, 0, g).flatten()
-    out: Tensor = _BlockedAttention.apply(rows, keys, values, mask, dropout, seeds)
+    out: Tensor = BlockedAttention.apply(rows, keys, values, mask, dropout, seeds)
     return out.view(b, g, t, h // g, size).transpose(1, 2).reshape(b, t, h, size)
 
 
-class _BlockedAttention(torch.autograd.Function):
+class BlockedAttention(torch.autograd.Function):
+    """`blocked_attention` with N in place of B and G."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -67,7 +66,7 @@ class _BlockedAttention(torch.autograd.Function):
         dropout: float,
         seeds: Tensor | None,
     ) -> Tensor:
-        """q (N, T R, K), k and v (N, T, K), seeds (N,) -> (N, T R, K)."""
+        """q (N, T R, K), k and v (N, T, K), mask (N, T, T), seeds (N,) -> (N, T R, K)."""
         ctx.dropout = dropout
         q = q * q.shape[-1] ** -0.5
         out = torch.empty_like(q)
@@ -105,10 +104,9 @@ def _blocks(
     seeds: Tensor | None,
     saved: Sequence[Tensor] = (),
 ) -> Iterator[tuple[slice, slice, slice, Tensor, Tensor | None]]:
-    """Slices of N, rows and keys, with the probabilities there and what dropout keeps; the same at
-    every call.
+    """Slices of N, rows and keys, the probabilities there and what dropout keeps of them.
 
-    saved: the probabilities of an earlier call, block by block, if they were kept.
+    Every call gives the same blocks. saved: the probabilities of an earlier call, if kept.
     """
     batch, t, _ = k.shape
     r = q.shape[1] // t
@@ -122,23 +120,20 @@ def _blocks(
             rows, seen = slice(start * r, end * r), slice(0, end)
             p = next(remaining, None)
             if p is None:
-                p = _probabilities(
-                    q[n, rows],
-                    k[n, seen],
-                    None if mask is None else mask[n, start:end, :end],
-                    start,
-                )
+                part = None if mask is None else mask[n, start:end, :end]
+                p = _probabilities(q[n, rows], k[n, seen], part, start)
             keep = None
-            if seeds is not None:  # `first`: beyond all numbers of the blocks before
-                keep = kept(seeds[n], p.shape[1] * p.shape[2], dropout, first=start * r * t).view(
-                    p.shape
-                )
+            if seeds is not None:
+                size = p.shape[1] * p.shape[2]
+                number = start * r * t  # beyond all numbers of the blocks before
+                keep = kept(seeds[n], size, dropout, first=number).view(p.shape)
             yield n, rows, seen, p, keep
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, start: int) -> Tensor:
-    """Of the queries from position `start` on, (n, (end - start) R, K), for the keys before `end`,
-    (n, end, K).
+    """Of the queries from position `start` on, for the keys before `end`.
+
+    q (n, (end - start) R, K), k (n, end, K) -> (n, (end - start) R, end).
     """
     end = k.shape[1]
     queries = end - start
