@@ -12,7 +12,8 @@ from runs import SMALL
 PACKAGE = Path(__file__).parent.parent / "minigpt"
 # Floor by floor, from the ground up: a room imports rooms on lower floors, and itself.
 FLOORS = [
-    {"errors", "roles", "seeding", "durable", "interrupt", "terminal", "streams", "reading", "records", "text"},
+    {"errors", "roles", "seeding", "durable", "interrupt", "terminal", "streams", "reading", "records", "text",
+     "formats"},
     {"model", "optim", "schedule", "tokenizer", "data", "logger"},
     {"checkpoint"},
     {"config"},
@@ -101,6 +102,7 @@ def test_help_loads_neither_torch_nor_other_heavy_packages(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert f"python {script}.py" in done.stdout
+    assert "_base" not in done.stdout  # `_*.yaml` are no options
 
 
 def test_training_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:

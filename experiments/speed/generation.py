@@ -56,10 +56,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.processor_time else time.perf_counter
-    shape = cast(
-        dict[str, Any],
-        OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/model/{options.shape}.yaml")),
-    )
+    files = [ROOT / f"conf/model/{name}.yaml" for name in ("_base", options.shape)]
+    merged = OmegaConf.merge(*map(OmegaConf.load, files))
+    shape = cast(dict[str, Any], OmegaConf.to_container(merged))
     model = build(shape, VOCAB_SIZE, drop=("defaults",))
     model.init_weights(generator(0, "init"))
     lines = [

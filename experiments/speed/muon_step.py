@@ -25,7 +25,9 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 
 def hidden_matrices(model_name: str) -> list[torch.nn.Parameter]:
     """Weights (N(0, 0.02^2)) and gradients of a model's hidden role, in the model's order."""
-    config = OmegaConf.load(CONF / f"{model_name}.yaml")
+    config = OmegaConf.merge(
+        *(OmegaConf.load(CONF / f"{name}.yaml") for name in ("_base", model_name))
+    )
     node = {key: value for key, value in config.items() if key != "defaults"}
     with torch.device("meta"):
         model = instantiate(node, vocab_size=16)

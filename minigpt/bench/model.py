@@ -20,6 +20,7 @@ from minigpt.config.build import build, build_optimizer, check_built, choose_pre
 from minigpt.config.plan import plan_of
 from minigpt.config.precision import Precision, choose
 from minigpt.data.windows import TrainWindows
+from minigpt.formats import torch_dtype
 from minigpt.generate import sampling
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
@@ -151,7 +152,7 @@ class Model:
 
     def generation(self, precision: str, seconds: float) -> float:
         """Tokens per second of one text, from the median time of a token after the first ones."""
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        dtype = torch_dtype(precision)
         model = self.model.to(dtype)  # this model is done training
         times, last, end = [], time.perf_counter(), time.perf_counter() + seconds
         wanted = sampling.Sampling(max_new_tokens=max(8, self.seq_len - 2))

@@ -72,6 +72,7 @@ def run(
         )
         if asks:
             streams.stdout_must_arrive()
+            hide_bases()
         else:
             interrupt.install()
             first = (
@@ -165,6 +166,18 @@ def needs_hydra(cfg: DictConfig) -> bool:
         hydra.job.chdir,
     )
     return any(wishes) or OmegaConf.to_container(hydra.run) != {"dir": "${run_folder:}"}
+
+
+def hide_bases() -> None:
+    """Let --help and the completion of shells list no `_*.yaml`, which are no options."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    every = ConfigLoaderImpl.get_group_options
+
+    def options(self: ConfigLoaderImpl, *arguments: Any, **more: Any) -> list[str]:
+        return [name for name in every(self, *arguments, **more) if not name.startswith("_")]
+
+    ConfigLoaderImpl.get_group_options = options  # type: ignore[method-assign, assignment]
 
 
 @contextmanager

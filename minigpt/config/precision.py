@@ -1,39 +1,37 @@
-"""Device, number format and compilation of a run: a fixed rule, never a measurement, so that two
-jobs choose alike.
+"""Device, number format and compilation of a run: a fixed rule, never a measurement.
 
-The rule behind `auto`:
+So two jobs of a sweep choose alike. The rule behind `auto`:
 
     device     CUDA if there is one, else MPS, else the CPU
-    precision  CUDA: bf16 where the GPU has it (Ampere and later), else fp16. CPU: bf16 if the
-               processor multiplies it natively (avx512_bf16, amx_bf16 or Arm's bf16) and d_model >=
-               128, else fp32: narrower models gain less (1.4x at d_model 64, 2.1x at 128, 3.5x at
-                   512 on a CPU with avx512_bf16). MPS: fp32
+    precision  CUDA: bf16 where the GPU has it (Ampere and later), else fp16.
+               CPU: bf16 if the processor multiplies it natively (avx512_bf16, amx_bf16 or Arm's
+               bf16) and d_model >= 128, else fp32. Narrower models gain less: 1.4x at d_model 64,
+               2.1x at 128, 3.5x at 512 on a CPU with avx512_bf16.
+               MPS: fp32
     compile    on CUDA with Triton from d_model 512 on; never on a CPU, where it costs tens of
-    seconds and gains little
+               seconds and gains little
 
 bf16 and fp16 mean autocast: weights, gradients and optimizer state stay fp32. fp16 always comes
-with a loss scaler that is enabled; there is no switch that could separate the two.
+with a loss scaler.
 """
 
 import ctypes
 import os
-import platform
 import shutil
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from minigpt import formats
 from minigpt.errors import ConfigError
+from minigpt.formats import PRECISIONS, PrecisionName
 
 if TYPE_CHECKING:
     import torch
 
 DeviceName = Literal["cpu", "cuda", "mps"]
-PrecisionName = Literal["fp32", "bf16", "fp16"]
 DEVICES: tuple[DeviceName, ...] = ("cpu", "mps", "cuda")
-PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 BF16_FROM = 128  # d_model from which bf16 is chosen on a CPU
 COMPILE_FROM = 512  # d_model from which compilation is chosen on a GPU
 
@@ -57,8 +55,10 @@ class Precision:
         )
 
     def activate(self) -> None:
-        """Set this process's switches: fp32 products may use TF32 on CUDA and nothing else
-        elsewhere; on a CPU freed memory is kept.
+        """Set this process's switches.
+
+        fp32 products may use TF32 on CUDA and nothing else elsewhere; on a CPU freed memory is
+        kept.
         """
         import torch
 
@@ -74,19 +74,16 @@ class Precision:
         return torch.autocast(self.device, dtype, enabled=self.precision != "fp32")
 
     def grad_scaler(self) -> "torch.amp.GradScaler":
-        """The one path of the loop: scale, unscale, step, update; passes everything through unless
-        fp16.
-        """
+        """Scales the loss under fp16; passes everything through otherwise."""
         import torch
 
         return torch.amp.GradScaler(self.device, enabled=self.precision == "fp16")
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse large freed blocks instead of returning them to the system at once: 5 to 10 %
-    faster steps.
+    """Let glibc reuse large freed blocks, which makes steps 5 to 10 % faster.
 
-    By default each tensor above 32 MB is mapped anew, and the kernel clears it page by page; peak
+    By default each tensor above 32 MB is mapped anew, and the kernel clears it page by page. Peak
     memory is the same. Does nothing with another C library.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
@@ -99,49 +96,32 @@ def keep_freed_memory() -> None:
 def choose(
     device: str = "auto", precision: str = "auto", compile: bool | str = "auto", *, d_model: int
 ) -> Precision:
-    """Resolve the three `auto`s and check what was asked for; arguments as in train.device,
-    precision, compile.
+    """Resolve the three `auto`s; arguments as in train.device, precision, compile.
 
     Raises ConfigError, naming every problem, for a device, precision or compiler that is not there.
     """
-    problems = []
-    if device not in ("auto", *DEVICES):
-        problems.append(
-            f"unknown device: train.device={device} (choose auto, {', '.join(DEVICES)})"
+    problems = [
+        f"unknown {what}: {key}={value} (choose auto, {', '.join(known)})"
+        for what, key, value, known in (
+            ("device", "train.device", device, DEVICES),
+            ("precision", "train.precision", precision, PRECISIONS),
         )
-    if precision not in ("auto", *PRECISIONS):
-        problems.append(
-            f"unknown precision: train.precision={precision} (choose auto, {', '.join(PRECISIONS)})"
-        )
+        if value not in ("auto", *known)
+    ]
     if compile not in ("auto", True, False):
         problems.append(f"unknown value: train.compile={compile} (choose auto, true or false)")
     if problems:
         raise ConfigError(*problems)
-
-    present = _present_devices()
-    if device != "auto" and device not in present:
-        raise ConfigError(
-            f"no such device here: train.device={device}, present: {', '.join(present)} (use auto or one of these)"
-        )
-    chosen = cast(DeviceName, device) if device != "auto" else present[-1]
-    device_reason = (
-        "asked for"
-        if device != "auto"
-        else "the only device"
-        if len(present) == 1
-        else "the fastest here"
-    )
-
-    formats = formats_of(chosen)
+    chosen, device_reason = _choose_device(device)
+    known = formats_of(chosen)
     if precision == "auto":
-        number, precision_reason = _auto_precision(chosen, formats, d_model)
+        number, precision_reason = _auto_precision(chosen, d_model)
     else:
         number, precision_reason = cast(PrecisionName, precision), "asked for"
-    if number not in formats:
+    if number not in known:
         problems.append(
-            f"not supported by {chosen}: train.precision={number} (use auto, {', '.join(formats)})"
+            f"not supported by {chosen}: train.precision={number} (use auto, {', '.join(known)})"
         )
-
     missing = missing_compiler(chosen)
     if compile == "auto":
         compiled, compile_reason = _auto_compile(chosen, missing, d_model)
@@ -156,18 +136,25 @@ def choose(
     return Precision(chosen, number, compiled, device_reason, precision_reason, compile_reason)
 
 
-def _auto_precision(
-    device: str, formats: tuple[PrecisionName, ...], d_model: int
-) -> tuple[PrecisionName, str]:
-    if device == "cuda":
-        return (
-            ("bf16", "native on this GPU")
-            if "bf16" in formats
-            else ("fp16", "this GPU has no bf16")
+def _choose_device(asked: str) -> tuple[DeviceName, str]:
+    present = _present_devices()
+    if asked == "auto":
+        return present[-1], "the only device" if len(present) == 1 else "the fastest here"
+    if asked not in present:
+        raise ConfigError(
+            f"no such device here: train.device={asked}, present: {', '.join(present)} "
+            "(use auto or one of these)"
         )
+    return asked, "asked for"
+
+
+def _auto_precision(device: str, d_model: int) -> tuple[PrecisionName, str]:
     if device == "mps":
         return "fp32", "the rule on MPS"
-    if not _native_bf16_cpu():
+    native = formats.native_bf16(device)
+    if device == "cuda":
+        return ("bf16", "native on this GPU") if native else ("fp16", "this GPU has no bf16")
+    if not native:
         return "fp32", "this CPU has no native bf16"
     if d_model < BF16_FROM:
         return "fp32", f"d_model {d_model} < {BF16_FROM}"
@@ -197,31 +184,10 @@ def _present_devices() -> list[DeviceName]:
 
 
 def formats_of(device: str) -> tuple[PrecisionName, ...]:
-    """What autocast can do on a device. fp16 on a CPU works and is about twenty times slower: good
-    for tests.
-    """
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    """What autocast can do on a device. fp16 on a CPU is about twenty times slower: for tests."""
+    if device == "cuda" and not formats.native_bf16(device):
         return ("fp32", "fp16")
     return PRECISIONS
-
-
-def _native_bf16_cpu() -> bool:
-    """Does the processor multiply bf16 in hardware? Read from Linux; False elsewhere."""
-    try:
-        information = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = {
-        flag
-        for line in information.splitlines()
-        if line.startswith(("flags", "Features"))
-        for flag in line.split()
-    }
-    return bool(
-        flags & ({"bf16"} if platform.machine() == "aarch64" else {"avx512_bf16", "amx_bf16"})
-    )
 
 
 def missing_compiler(device: str) -> str | None:
@@ -231,8 +197,6 @@ def missing_compiler(device: str) -> str | None:
     if device == "mps":
         return "it was never tried on MPS"
     compiler = os.environ.get("CXX", "g++")
-    return (
-        None
-        if shutil.which(compiler) or shutil.which("clang++")
-        else f"there is no C++ compiler ({compiler})"
-    )
+    if shutil.which(compiler) or shutil.which("clang++"):
+        return None
+    return f"there is no C++ compiler ({compiler})"

@@ -3,12 +3,12 @@
 import logging
 import sys
 
-import torch
 from omegaconf import DictConfig
 
 from minigpt import interrupt
 from minigpt.config import precision
 from minigpt.errors import ConfigError
+from minigpt.formats import torch_dtype
 from minigpt.generate.load import find_run, load_any
 from minigpt.generate.rebuild import trusted_packages
 from minigpt.generate.sampling import Sampling, TextStream, encode_prompt
@@ -44,7 +44,7 @@ def generate(cfg: DictConfig) -> None:
     chosen = precision.choose(
         cfg.device, cfg.precision, False, d_model=loaded.model.embed.weight.shape[1]
     )
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen.precision]
+    dtype = torch_dtype(chosen.precision)
     model = loaded.model.to(chosen.device, dtype)
     step = "exported" if loaded.step is None else f"step {loaded.step}"
     log.info("%s (%s, %s, %s)", loaded.folder, step, chosen.device, chosen.precision)

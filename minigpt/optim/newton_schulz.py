@@ -17,6 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from minigpt import formats
+
 Coefficients = Sequence[tuple[float, float, float]]
 Schedule = Literal["keller", "polar_express", "exact"]
 EPSILON = 1e-7  # floor of the norm: a zero matrix stays zero
@@ -98,17 +100,10 @@ def dtype_of(ns_dtype: Literal["auto", "fp32", "bf16"], device_type: str) -> tor
     fast in hardware, but slower than fp32 where it is emulated.
     """
     if ns_dtype == "auto":
-        if device_type == "cpu":
-            capabilities = torch.cpu.get_capabilities()
-            native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-        else:
-            native = device_type == "cuda" and torch.cuda.is_bf16_supported(
-                including_emulation=False
-            )
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if formats.native_bf16(device_type) else torch.float32
     if ns_dtype not in ("fp32", "bf16"):
         raise ValueError(f"ns_dtype={ns_dtype!r} is none of auto, fp32, bf16")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[ns_dtype]
+    return formats.torch_dtype(ns_dtype)
 
 
 def orthogonalise(

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
+from minigpt.formats import torch_dtype
+
 # Peak rates in TFLOP/s of dense matrix products, fp32 accumulation: (bf16 and fp16, fp32 as TF32),
 # from the makers' data sheets ("with sparsity" figures halved). The first entry whose words occur
 # in the device's name counts.
@@ -82,7 +84,7 @@ def matrix_product_flops(device: str, precision: str, seconds: float) -> float:
     """
     import torch
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = torch_dtype(precision)
     n, k, m = (2048, 512, 1376) if device == "cpu" else (8192, 8192, 8192)
     x, weight = (torch.ones(shape, dtype=dtype, device=device) for shape in ((n, k), (m, k)))
     y = torch.empty(n, m, dtype=dtype, device=device)

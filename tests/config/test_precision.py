@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import minigpt.config.precision as module
+from minigpt import formats
 from minigpt.config.precision import choose
 from minigpt.errors import ConfigError
 
@@ -21,8 +22,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     def pretend(*devices: str, bf16: bool = True, missing: str | None = None) -> None:
         monkeypatch.setattr(module, "_present_devices", lambda: list(devices))
-        monkeypatch.setattr(module, "_native_bf16_cpu", lambda: bf16)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+        monkeypatch.setattr(formats, "native_bf16", lambda device: bf16)
         monkeypatch.setattr(module, "missing_compiler", lambda device: missing)
 
     return pretend
@@ -146,24 +146,6 @@ faults()
 assert faults() < before / 10 or before < 1_000, before  # few where the system gives huge pages
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_bf16_of_the_cpu_is_read_from_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    def reads(text: str, architecture: str = "x86_64") -> bool:
-        monkeypatch.setattr(module.platform, "machine", lambda: architecture)
-        monkeypatch.setattr(module.Path, "read_text", lambda path: text)
-        return module._native_bf16_cpu()
-
-    assert reads("model name : x\nflags\t\t: fpu avx512f avx512_bf16\n")
-    assert reads("flags\t\t: fpu amx_bf16 amx_tile\n")
-    assert not reads("model name : avx512_bf16\nflags\t\t: fpu avx512f\n")
-    assert reads("Features\t: fp asimd bf16\n", "aarch64")
-
-    def fails(path: object) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(module.Path, "read_text", fails)
-    assert not module._native_bf16_cpu()
 
 
 def test_importing_it_does_not_import_torch() -> None:
