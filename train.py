@@ -23,7 +23,7 @@ def train(cfg: "DictConfig") -> float | None:
     """
     from minigpt.config.build import check_built
     from minigpt.config.plan import plan_of
-    from minigpt.run.answer import answer, report
+    from minigpt.run.answer import answer, print_outcome
 
     plan = plan_of(cfg)
     if (summary := answer(plan)) is None:
@@ -36,7 +36,7 @@ def train(cfg: "DictConfig") -> float | None:
         summary = training.run(plan)
     if summary is None:
         return None
-    report(plan.folder, summary)
+    print_outcome(plan.folder, summary)
     return summary["val_loss"]
 
 
@@ -51,15 +51,15 @@ def before(cfg: "DictConfig", sweeping: bool) -> bool:
     """Before Hydra makes a folder: see that it can be made; answer for a finished run without
     loading torch.
     """
+    from minigpt import durable
     from minigpt.config.build import check_built
     from minigpt.config.plan import plan_of
-    from minigpt.run import folder as run_folder
-    from minigpt.run.answer import answer, report
+    from minigpt.run.answer import answer, print_outcome
 
     plan = plan_of(cfg) if not sweeping else None
     if plan is not None and (summary := answer(plan)) is not None:
         join_study(plan)
-        report(plan.folder, summary)
+        print_outcome(plan.folder, summary)
         return True
     if plan is not None:
         check_built(plan)
@@ -67,7 +67,7 @@ def before(cfg: "DictConfig", sweeping: bool) -> bool:
             print_description(plan)
             return True
         join_study(plan)
-    run_folder.ensure_writable(Path(cfg.output_dir) if plan is None else plan.folder.parent)
+    durable.ensure_writable(Path(cfg.output_dir) if plan is None else plan.folder.parent)
     return False
 
 

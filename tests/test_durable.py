@@ -8,11 +8,12 @@ import pytest
 
 from minigpt import durable
 from minigpt.errors import BusyError
+from minigpt.lock import FolderLock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from minigpt.durable import FolderLock
+from minigpt.lock import FolderLock
 with FolderLock(Path(sys.argv[1]), "run folder"):
     print("held", flush=True)
     time.sleep(60)
@@ -28,20 +29,20 @@ def test_a_locked_folder_names_its_owner_and_a_killed_owner_frees_it(tmp_path: P
         assert owner.stdout is not None
         assert owner.stdout.readline() == "held\n"
         with pytest.raises(BusyError, match=f"pid {owner.pid} on "):
-            durable.FolderLock(tmp_path, "run folder").acquire()
+            FolderLock(tmp_path, "run folder").acquire()
     finally:
         owner.kill()
         owner.wait()
         if owner.stdout:
             owner.stdout.close()
-    with durable.FolderLock(tmp_path, "run folder"):
+    with FolderLock(tmp_path, "run folder"):
         assert f"pid {os.getpid()}" in (tmp_path / "lock").read_text()
 
 
 @pytest.mark.faults(16)
 def test_a_stale_or_copied_lock_file_blocks_nobody(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("pid 1 on elsewhere\n")
-    with durable.FolderLock(tmp_path, "run folder"):
+    with FolderLock(tmp_path, "run folder"):
         assert f"pid {os.getpid()} " in (tmp_path / "lock").read_text()
 
 

@@ -12,7 +12,7 @@ from runs import SMALL
 PACKAGE = Path(__file__).parent.parent / "minigpt"
 # Floor by floor, from the ground up: a room imports rooms on lower floors, and itself.
 FLOORS = [
-    {"errors", "roles", "seeding", "durable", "interrupt", "terminal", "streams", "reading", "records", "text",
+    {"errors", "roles", "seeding", "durable", "lock", "interrupt", "terminal", "streams", "reading", "records", "text",
      "formats"},
     {"model", "optim", "schedule", "tokenizer", "data", "logger"},
     {"checkpoint"},

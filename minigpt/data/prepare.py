@@ -32,7 +32,6 @@ from minigpt.data.source import Source
 from minigpt.data.splitting import plan_split
 from minigpt.data.tokens import Tokens
 from minigpt.durable import (
-    FolderLock,
     json_bytes,
     publish_folder,
     remove_leftovers,
@@ -43,6 +42,7 @@ from minigpt.durable import (
 )
 from minigpt.errors import BusyError, DataError
 from minigpt.interrupt import requested, stop_if_requested
+from minigpt.lock import FolderLock
 
 
 class TokenizerSpec(Protocol):

@@ -16,7 +16,8 @@ from minigpt.errors import CheckpointError, ConfigError, DataError
 from minigpt.generate import hugging_face
 from minigpt.generate.rebuild import rebuild
 from minigpt.model.transformer import Transformer
-from minigpt.run.record import read_record, read_summary
+from minigpt.records import read_record
+from minigpt.run.record import read_summary
 from minigpt.tokenizer import load as load_tokenizer
 
 

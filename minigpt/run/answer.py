@@ -8,7 +8,7 @@ from minigpt.config.plan import Plan
 from minigpt.config.schema import key_of
 from minigpt.errors import NumericsError
 from minigpt.reading import MAX_LINE_BYTES, UnreadableError, read_bytes
-from minigpt.run.changes import changed, changes_of
+from minigpt.run.changes import changes_of, refusal
 from minigpt.run.claim import own_record
 from minigpt.run.record import read_summary
 from minigpt.terminal import on_stdout
@@ -17,20 +17,20 @@ log = logging.getLogger(__name__)
 
 
 def answer(plan: Plan) -> dict[str, Any] | None:
-    """The summary of a run that has ended already, said aloud; None if there is still something to
-    do. Needs no torch.
+    """The summary of a run that has finished already; None if there is still something to do.
 
-    Raises CheckpointError if code or tokens changed since (unless accepted), NumericsError if the
-    run had diverged.
+    Logs that it has finished, and which settings are ignored for that. Raises CheckpointError if
+    code or tokens changed since, unless accepted; NumericsError if the run had diverged.
     """
     summary, record = read_summary(plan.folder), own_record(plan.folder, plan.id)
     if summary is None or record is None:
         return None
     if (changes := changes_of(plan)) and not plan.config["accept_changes"]:
-        raise changed(plan.folder, changes)
+        raise refusal(plan.folder, changes)
     if summary["status"] == "diverged":
         raise NumericsError(
-            f"diverged before: {plan.folder}: at step {summary['step']} (change a setting, or attempt=2)"
+            f"diverged before: {plan.folder}: at step {summary['step']} "
+            "(change a setting, or attempt=2)"
         )
     chosen = record["chosen"]
     asked_now = [override for override in plan.overrides if override not in record["overrides"]]
@@ -46,23 +46,24 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     return summary
 
 
-def report(folder: Path, summary: dict[str, Any]) -> None:
-    """What a finished run came to, on stdout: loss, a sample, and where everything is."""
+def print_outcome(folder: Path, summary: dict[str, Any]) -> None:
+    """Print what a finished run came to: a sample, loss, training and where everything is."""
     try:
         sample = read_bytes(folder / "sample.txt", MAX_LINE_BYTES).decode(errors="replace")
     except UnreadableError:
         sample = ""
-    bits = summary["val_bits_per_byte"]
     if sample:
         print(f"{on_stdout(sample.rstrip())}\n")
-    print(
-        f"validation loss   {summary['val_loss']:.4f} nats per token"
-        + ("" if bits is None else f", {bits:.4f} bits per byte")
-        + f"  ({summary['val_tokens']:,} tokens)"
-    )
-    print(
-        f"training          {summary['step']:,} steps, {summary['tokens']:,} tokens, {summary['train_time_s']:.1f} s"
-        + ("" if summary["tokens_per_s"] is None else f", {summary['tokens_per_s']:,.0f} tokens/s")
-        + (f"  (mixed: {', '.join(summary['mixed'])})" if summary["mixed"] else "")
-    )
+    bits, rate = summary["val_bits_per_byte"], summary["tokens_per_s"]
+    loss = f"{summary['val_loss']:.4f} nats per token"
+    if bits is not None:
+        loss += f", {bits:.4f} bits per byte"
+    print(f"validation loss   {loss}  ({summary['val_tokens']:,} tokens)")
+    training = f"{summary['step']:,} steps, {summary['tokens']:,} tokens"
+    training += f", {summary['train_time_s']:.1f} s"
+    if rate is not None:
+        training += f", {rate:,.0f} tokens/s"
+    if summary["mixed"]:
+        training += f"  (mixed: {', '.join(summary['mixed'])})"
+    print(f"training          {training}")
     print(f"run folder        {folder}")

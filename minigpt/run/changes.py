@@ -6,13 +6,15 @@ from typing import Any
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError
 from minigpt.reading import UnreadableError, read_json
-from minigpt.run.record import read_record
+from minigpt.records import read_record
 from minigpt.run.source_digest import source_digest
 
 
 def changes_of(plan: Plan) -> list[str]:
-    """Code and tokens that are not what they were when this run began, one line each; [] for a new
-    run. Needs no torch. Raises CheckpointError if the run cannot be read."""
+    """`changes_since` this run began; [] for a new run. Needs no torch.
+
+    Raises CheckpointError if the run cannot be read.
+    """
     record = read_record(plan.folder)
     if record is None:
         return []
@@ -27,9 +29,8 @@ def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     modules = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     changes = [f"code changed: {name.replace('.', '/')}.py" for name in modules]
     if saved["data"]["fingerprint"] != now["data"]["fingerprint"]:
-        changes.append(
-            f"tokens changed: {saved['data']['fingerprint'][:12]} -> {now['data']['fingerprint'][:12]}"
-        )
+        before, after = saved["data"]["fingerprint"][:12], now["data"]["fingerprint"][:12]
+        changes.append(f"tokens changed: {before} -> {after}")
     return changes
 
 
@@ -44,7 +45,8 @@ def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [*changes, *([f"torch version: {before} -> {after}"] if before != after else [])]
 
 
-def changed(folder: Path, changes: list[str]) -> CheckpointError:
+def refusal(folder: Path, changes: list[str]) -> CheckpointError:
+    """What is raised for changes that were not accepted."""
     return CheckpointError(
         *(
             f"changed since the run began: {folder}: {change} "
@@ -55,9 +57,7 @@ def changed(folder: Path, changes: list[str]) -> CheckpointError:
 
 
 def recorded_fingerprint(tokens_folder: Path) -> str | None:
-    """The fingerprint in a token folder's manifest, without reading the tokens; None if there is no
-    sound manifest.
-    """
+    """The fingerprint in a token folder's manifest; None if there is no sound one."""
     try:
         fingerprint = read_json(tokens_folder / "manifest.json").get("fingerprint")
     except UnreadableError:

@@ -1,9 +1,10 @@
-"""A run's folder: its identity on disk, its lock, what is written into it.
+"""A run's folder: who may use it, and everything that a run writes into it.
 
+run.json          who it is, what was chosen, what computed it (run/record.py)
 config.yaml       the resolved configuration
-run.json          who it is, what was chosen, what computed it (see `record`)
-metrics.jsonl     every logged row
-checkpoints/      see checkpoint/layout.py
+metrics.jsonl     every logged row (run/metrics.py)
+checkpoints/      checkpoint/layout.py
+tokenizer/        its files, so that the folder stands alone
 summary.json      once finished or diverged
 failed.json       why the last attempt failed, until the next one
 train.log, sample.txt
@@ -12,11 +13,8 @@ train.log, sample.txt
 import logging
 import os
 import shutil
-import sys
-import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,18 +26,16 @@ from minigpt import durable
 from minigpt.checkpoint.layout import NAMES
 from minigpt.checkpoint.load import Checkpoint, check_state, newest_checkpoint
 from minigpt.checkpoint.save import prune, save_checkpoint
-from minigpt.config import identity
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
+from minigpt.lock import FolderLock
 from minigpt.reading import UnreadableError, read_bytes
-from minigpt.records import SCHEMA
-from minigpt.run.changes import changed, changes_since, path_changes
+from minigpt.run.changes import changes_since, path_changes, refusal
 from minigpt.run.claim import FILES, claim
 from minigpt.run.log import RunLog
 from minigpt.run.metrics import Metrics
-from minigpt.run.record import FAILED, failure, read_record
-from minigpt.run.source_digest import source_digest
-from minigpt.run.versions import git_state, versions
+from minigpt.run.neighbour import describe_neighbour
+from minigpt.run.record import FAILED, failure, new_record
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +44,7 @@ class RunFolder:
     """Exclusive use of one run's folder, from `with RunFolder(plan) as run:` to its end.
 
     Raises BusyError if another process trains in it, StorageError if it cannot be written,
-    CheckpointError if what is there is not this run. A refusal takes away what this start made, and
+    CheckpointError if what is there is not this run. A refusal removes what this start made, and
     nothing else.
     """
 
@@ -58,13 +54,13 @@ class RunFolder:
         self.checkpoints = self.folder / "checkpoints"
         self.keep_at: Collection[int] = ()  # steps whose checkpoints stay
         self.saved: dict[str, Any] | None = None  # run.json
-        self._made: list[Path] = []  # by this start
+        self._made: list[Path] = []  # by this start, before the run began
 
     def __enter__(self) -> "RunFolder":
         with durable.writing(self.folder):
             claim(self.folder, self.plan.id)  # before anything is written there
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = durable.FolderLock(self.folder, "run folder").acquire()
+            self.lock = FolderLock(self.folder, "run folder").acquire()
             try:
                 self.saved = claim(self.folder, self.plan.id)
                 self._open()
@@ -95,9 +91,7 @@ class RunFolder:
             raise
 
     def _leave_no_trace(self) -> None:
-        """Give up a folder in which nothing began: remove what this start made, and folders that
-        are empty then.
-        """
+        """Give up a folder in which nothing began: remove what this start made."""
         if self.saved is None and self.lock.is_ours():
             for path in self._made:
                 with suppress(OSError):
@@ -120,13 +114,8 @@ class RunFolder:
         self._handler.close()
         self.metrics.close()
         begun, ended = self.saved is not None, (self.folder / "summary.json").exists()
-        if (
-            isinstance(error, Exception)
-            and not isinstance(error, Stopped)
-            and begun
-            and not ended
-            and ours
-        ):
+        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+        if isinstance(error, Exception) and failed and begun and not ended and ours:
             with suppress(OSError):
                 durable.write_atomic(self.folder / FAILED, durable.json_bytes(failure(error)))
         if isinstance(error, MinigptError) and not begun:
@@ -143,77 +132,46 @@ class RunFolder:
     ) -> None:
         """Write who this run is, or check that it is still what it was.
 
-        chosen: device, precision, compile, threads, micro-batch as they will be used. steps: of the
-            whole run.
+        chosen: device, precision, compile, threads and micro-batch as they will be used.
+        steps: of the whole run.
         accepted: what marks a new run as mixed from its start.
         Raises CheckpointError if code, tokens or the chosen path changed, unless accept_changes is
         set.
         """
-        record = {
-            "schema": SCHEMA,
-            "minigpt": minigpt.__version__,
-            "id": self.plan.id,
-            "name": self.folder.name,
-            "identity": self.plan.identity,
-            "choices": self.plan.choices,
-            "overrides": self.plan.overrides,
-            "study": self.plan.study,
-            "command": sys.argv,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git": git_state(),
-            "source": source_digest(self.plan.config),
-            "versions": versions(),
-            "chosen": chosen,
-            "hardware": hardware,
-            "data": data,
-            "steps": steps,
-            "branched_from": None,
-            "mixed": list(accepted),
-        }
+        record, first = new_record(self.plan, chosen, hardware, data, steps, accepted), True
+        warnings = accepted
         if self.saved is not None:
             changes = [*changes_since(self.saved, record), *path_changes(self.saved, record)]
             if changes and not self.plan.config["accept_changes"]:
-                raise changed(self.folder, changes)
-            # a kill between the two leaves one
+                raise refusal(self.folder, changes)
+            # A kill between the two writes below leaves run.json alone.
             if not changes and (self.folder / "config.yaml").exists():
                 return
-            for change in changes:
-                log.warning("warning: accepted change: %s", change)
-            record = {
-                **self.saved,
-                "mixed": [*self.saved["mixed"], *changes],
-                "source": record["source"],
-                "chosen": chosen,
-            }
-            record["data"] = data
+            now = {key: record[key] for key in ("source", "chosen", "data")}
+            record = {**self.saved, **now, "mixed": [*self.saved["mixed"], *changes]}
+            first, warnings = False, changes
+        config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
+        self._write_record(record)  # first: now the folder is ours
         with durable.writing(self.folder):
-            config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
-            self.lock.check()
-            # first: now the folder is ours
-            durable.write_atomic(self.folder / "run.json", durable.json_bytes(record))
-            first, self.saved = self.saved is None, record
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
+        for change in warnings:
+            log.warning("warning: accepted change: %s", change)
         if first:
-            for change in accepted:
-                log.warning("warning: accepted change: %s", change)
             log.info("%s", self.folder)
-            if near := nearest_run(self.plan):
+            if near := describe_neighbour(self.plan):
                 log.info("%s", near)
 
     def note_branch(self, origin: dict[str, Any] | None) -> None:
-        """Keep in run.json from which step of which run this one goes on; None: it trains every
-        step itself.
-        """
+        """Keep in run.json from which step of which run this one goes on; None: from none."""
         assert self.saved is not None
-        if self.saved.get("branched_from") == origin:
-            return
-        self.saved["branched_from"] = origin
-        self._write_record()
+        if self.saved.get("branched_from") != origin:
+            self._write_record({**self.saved, "branched_from": origin})
 
-    def _write_record(self) -> None:
+    def _write_record(self, record: dict[str, Any]) -> None:
         with durable.writing(self.folder):
             self.lock.check()
-            durable.write_atomic(self.folder / "run.json", durable.json_bytes(self.saved))
+            durable.write_atomic(self.folder / "run.json", durable.json_bytes(record))
+        self.saved = record
 
     def keep_tokenizer(self, files: dict[str, bytes]) -> None:
         """Put the tokenizer's files into the folder, so that it stands alone."""
@@ -227,12 +185,11 @@ class RunFolder:
                 durable.write_atomic(folder / name, content)
 
     def newest_checkpoint(self) -> Checkpoint | None:
-        """Where to go on, or None for a new run. Rows logged after it are dropped; they will come
-        again.
+        """Where to go on, or None for a new run.
 
-        Raises CheckpointError if rows logged before it are gone, unless accept_changes is set. Rows
-        that a full disk
-        refused are no such case: the checkpoint knows the length that the file had.
+        Rows logged after the checkpoint are dropped: they will come again. Raises CheckpointError
+        if rows logged before it are gone, unless accept_changes is set. (Rows that a full disk
+        refused are not: the checkpoint knows the length that the file had.)
         """
         found = newest_checkpoint(self.checkpoints)
         if found is not None and found.state.get("run") != self.plan.id:
@@ -250,7 +207,8 @@ class RunFolder:
         return found
 
     def _accept_lost_rows(self, found: Path, logged: int) -> None:
-        lost = f"rows are gone: {self.metrics.path}: {self.metrics.n_bytes} bytes, {found.name} has {logged}"
+        have = f"{self.metrics.n_bytes} bytes, {found.name} has {logged}"
+        lost = f"rows are gone: {self.metrics.path}: {have}"
         if not self.plan.config["accept_changes"]:
             raise CheckpointError(
                 f"{lost} (restore the file; accept_changes=true goes on without and marks the run)"
@@ -258,8 +216,7 @@ class RunFolder:
         log.warning("warning: accepted change: %s", lost)
         self.metrics.drop_torn_row()
         assert self.saved is not None
-        self.saved["mixed"] = [*self.saved["mixed"], lost]
-        self._write_record()
+        self._write_record({**self.saved, "mixed": [*self.saved["mixed"], lost]})
 
     def save(
         self,
@@ -269,10 +226,10 @@ class RunFolder:
         *,
         final: bool,
     ) -> None:
-        """A checkpoint now; those at the steps of self.keep_at are never pruned.
+        """Save a checkpoint. A full disk is a warning on the way and an error at the end.
 
-        A full disk on the way is a warning and is tried again later; at the end an error. Raises
-        StorageError or BusyError if the folder is no longer this process's own.
+        final: whether the run ends with it; then it is the only one kept, but for self.keep_at.
+        Raises StorageError or BusyError if the folder is no longer this process's own.
         """
         self.lock.check()
         state = {
@@ -283,72 +240,30 @@ class RunFolder:
         }
         keep = 1 if final else self.plan.config["checkpoint"]["keep"]
         try:
-            # A run stopped in its final evaluation has a checkpoint of this step, but not the one
-            # to be used.
-            save_checkpoint(
-                self.checkpoints,
-                state["step"],
-                model,
-                optimizer,
-                state,
-                keep,
-                self.keep_at,
-                replace=final,
-            )
+            # A run stopped in its final evaluation has one of this step that is not final.
+            args = (self.checkpoints, state["step"], model, optimizer, state)
+            save_checkpoint(*args, keep, self.keep_at, replace=final)
         except OSError as error:
-            need = sum(tensor.nbytes for tensor in model.values()) / 2**20
-            where = error.filename if isinstance(error, FileExistsError) else self.checkpoints
-            message = (
-                f"cannot save a checkpoint: {where}: {error.strerror}, {need:.1f} MiB of weights"
-            )
-            with suppress(OSError):
-                message += f", {shutil.disk_usage(self.checkpoints).free / 2**20:.1f} MiB free"
+            message = self._cannot_save(error, sum(tensor.nbytes for tensor in model.values()))
             if final:
                 raise StorageError(f"{message} (mend that and repeat the command)") from None
             log.warning("warning: %s (training goes on, the next interval tries again)", message)
+
+    def _cannot_save(self, error: OSError, weights: int) -> str:
+        where = error.filename if isinstance(error, FileExistsError) else self.checkpoints
+        need = f"{weights / 2**20:.1f} MiB of weights"
+        message = f"cannot save a checkpoint: {where}: {error.strerror}, {need}"
+        with suppress(OSError):
+            message += f", {shutil.disk_usage(self.checkpoints).free / 2**20:.1f} MiB free"
+        return message
 
     def finish(self, summary: dict[str, Any], sample: str | None = None) -> None:
         """Publish sample and summary: from now on the run is finished and answers by it."""
         self.lock.check()
         with durable.writing(self.folder):
             if sample is not None:
-                # of a disk that refused to delete
+                # A disk that refused to delete, or a kill right after the last save, left more.
                 durable.remove_leftovers(self.checkpoints, NAMES)
-                # A kill right after the last save left more.
                 prune(self.checkpoints, 1, self.plan.id, self.keep_at)
                 durable.write_atomic(self.folder / "sample.txt", sample.encode())
             durable.write_atomic(self.folder / "summary.json", durable.json_bytes(summary))
-
-
-def ensure_writable(folder: Path) -> None:
-    """Make a folder for runs, or raise StorageError now, before anything is built."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise durable.storage_error(folder, error) from None
-
-
-def nearest_run(plan: Plan) -> str | None:
-    """A sentence about an existing run that differs from this one in a single key, if there is
-    one.
-    """
-    for folder in sorted(plan.folder.parent.glob("*-????????")):
-        if folder == plan.folder:
-            continue
-        try:
-            record = read_record(folder)
-            different = (
-                {} if record is None else identity.differences(record["identity"], plan.identity)
-            )
-        except (CheckpointError, KeyError):  # a damaged neighbour
-            continue
-        if len(different) == 1 and next(iter(different)) != "seed":
-            ((key, (before, after)),) = different.items()
-            key = key.replace("budget.", "train.")
-            return (
-                f"differs from {folder.name} only in {key} {before} -> {after}; "
-                f"init_from={folder} would reuse its weights"
-            )
-    return None

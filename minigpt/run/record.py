@@ -1,21 +1,56 @@
-"""Who a run is and how it ended: run.json, summary.json, failed.json."""
+"""What a run writes about itself: run.json when it begins, failed.json when it stops."""
 
+import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import minigpt
 from minigpt import records
+from minigpt.config.plan import Plan
 from minigpt.errors import MinigptError
 from minigpt.reading import UnreadableError
-from minigpt.records import read_record as read_record
+from minigpt.run.source_digest import source_digest
+from minigpt.run.versions import git_state, versions
 
 FAILED = "failed.json"
 
 
+def new_record(
+    plan: Plan,
+    chosen: dict[str, Any],
+    hardware: dict[str, Any],
+    data: dict[str, Any],
+    steps: int,
+    accepted: Sequence[str],
+) -> dict[str, Any]:
+    """run.json of a run that begins now. The arguments are those of `RunFolder.begin`."""
+    return {
+        "schema": records.SCHEMA,
+        "minigpt": minigpt.__version__,
+        "id": plan.id,
+        "name": plan.folder.name,
+        "identity": plan.identity,
+        "choices": plan.choices,
+        "overrides": plan.overrides,
+        "study": plan.study,
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git_state(),
+        "source": source_digest(plan.config),
+        "versions": versions(),
+        "chosen": chosen,
+        "hardware": hardware,
+        "data": data,
+        "steps": steps,
+        "branched_from": None,
+        "mixed": list(accepted),
+    }
+
+
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """summary.json of a run that ended; None before that, or if a crash of the machine left it
-    unreadable.
-    """
+    """summary.json of a run that ended; None before that, or if a crash left it unreadable."""
     try:
         return records.read_summary(folder)
     except UnreadableError:

@@ -25,6 +25,7 @@ COMPUTES = (
 SILENT = {
     "minigpt.errors",
     "minigpt.durable",
+    "minigpt.lock",
     "minigpt.interrupt",
     "minigpt.train.progress",
     "minigpt.reading",

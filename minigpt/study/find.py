@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from minigpt import durable, records
+from minigpt import records
 from minigpt.errors import CheckpointError, ConfigError
+from minigpt.lock import lock_is_held
 from minigpt.reading import UnreadableError
 from minigpt.study.record import Place, id_in, places_in
 from minigpt.study.run import Run
@@ -83,7 +84,7 @@ def read_run(folder: Path, places: Mapping[str, Sequence[Place]] = MappingProxyT
         folder,
         record,
         failure=records.read_failure(folder),
-        running=summary is None and durable.lock_is_held(folder),
+        running=summary is None and lock_is_held(folder),
         config=records.read_config(folder),
         summary=summary,
         places=tuple(places.get(id_in(folder.name), ())),

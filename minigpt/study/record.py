@@ -22,6 +22,7 @@ from typing import Any
 from minigpt import durable, records
 from minigpt.config import identity
 from minigpt.errors import CheckpointError, StorageError
+from minigpt.lock import FolderLock
 from minigpt.reading import UnreadableError
 
 
@@ -114,7 +115,7 @@ def changing(path: Path, study: str | None, command: list[str]) -> Iterator[list
     either.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with durable.FolderLock(path.parent, "the records of sweeps").acquire(wait=True):
+    with FolderLock(path.parent, "the records of sweeps").acquire(wait=True):
         jobs = _own_jobs(path, command)
         yield jobs
         content = {"schema": records.SCHEMA, "study": study, "command": command, "jobs": jobs}

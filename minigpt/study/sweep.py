@@ -33,8 +33,9 @@ from minigpt.errors import (
     Stopped,
     StorageError,
 )
+from minigpt.lock import lock_is_held
 from minigpt.reading import UnreadableError, read_bytes
-from minigpt.run.answer import answer, report
+from minigpt.run.answer import answer, print_outcome
 from minigpt.run.record import FAILED, failure, read_summary
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
@@ -220,7 +221,7 @@ def _answers(plan: Plan | None) -> bool:
         return False
     summary = answer(plan)
     if summary is not None:
-        report(plan.folder, summary)
+        print_outcome(plan.folder, summary)
     return summary is not None
 
 
@@ -265,7 +266,7 @@ def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str
         if summary["status"] == "finished":
             return 0, ("finished, code changed" if changed_modules(record) else "done", *columns)
         return NumericsError.exit_code, (summary["status"], *columns)
-    if durable.lock_is_held(folder):
+    if lock_is_held(folder):
         return BusyError.exit_code, ("running elsewhere", "", "", name)
     failed = _read(records.read_failure, folder) or failed
     code = failed["exit_code"] if failed else 0

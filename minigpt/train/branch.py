@@ -22,9 +22,9 @@ from minigpt.checkpoint.load import Checkpoint, check_state, load_checkpoint
 from minigpt.checkpoint.parameters import check_parameters
 from minigpt.config import signature
 from minigpt.errors import CheckpointError
+from minigpt.records import read_record
 from minigpt.run.changes import changes_since, path_changes
 from minigpt.run.folder import RunFolder
-from minigpt.run.record import read_record
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ from typing import Any
 
 from studies import Compare, Study
 
-from minigpt import durable
+from minigpt.lock import FolderLock, lock_is_held
 
 
 def record(study: Study, jobs: list[dict[str, Any]], name: str | None = "s") -> None:
@@ -33,7 +33,7 @@ def job(folder: str | None, *overrides: str) -> dict[str, Any]:
 def locked(folder: Path) -> Iterator[None]:
     """Another process holds the folder's lock."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom minigpt.durable import FolderLock\n"
+        "import sys\nfrom pathlib import Path\nfrom minigpt.lock import FolderLock\n"
         f"lock = FolderLock(Path({str(folder)!r}), 'run folder').acquire()\n"
         "print('held', flush=True)\nsys.stdin.read()\n"
     )
@@ -52,13 +52,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def test_a_lock_is_seen_without_being_taken(tmp_path: Path) -> None:
-    assert not durable.lock_is_held(tmp_path)  # no lock file at all
+    assert not lock_is_held(tmp_path)  # no lock file at all
     with locked(tmp_path):
-        assert durable.lock_is_held(tmp_path)
-        assert durable.lock_is_held(tmp_path)  # asking did not end it
-    assert not durable.lock_is_held(tmp_path)  # the file is still there, the owner is not
+        assert lock_is_held(tmp_path)
+        assert lock_is_held(tmp_path)  # asking did not end it
+    assert not lock_is_held(tmp_path)  # the file is still there, the owner is not
     assert (tmp_path / "lock").exists()
-    with durable.FolderLock(tmp_path, "run folder"):
+    with FolderLock(tmp_path, "run folder"):
         pass
 
 

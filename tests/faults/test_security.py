@@ -524,7 +524,8 @@ READERS = {
 READERS |= {"safe_open", "unsafe_load", "full_load", "read_table", "open"}
 # What else opens a file or parses its text, and why that is no way in for the data of a run.
 OTHER_WAYS_IN = {
-    "durable.py": "locks, folders and hashes: nothing is parsed, and only regular files are opened",
+    "lock.py": "the lock file: nothing is parsed, and only regular files are opened",
+    "durable.py": "folders and hashes: nothing is parsed, and only regular files are opened",
     "run/metrics.py": "the run's own file, to append to",
     "run/log.py": "the run's own log, to append to",
     "streams.py": "/dev/null",

@@ -283,13 +283,13 @@ def test_nohup_holds(tmp_path: Path) -> None:
 def test_a_hangup_between_two_jobs_starts_no_other(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., None] = answer.report
+    real: Callable[..., None] = answer.print_outcome
 
     def report(*arguments: object) -> None:
         real(*arguments)
         os.kill(os.getpid(), signal.SIGHUP)
 
-    monkeypatch.setattr("minigpt.run.answer.report", report)
+    monkeypatch.setattr("minigpt.run.answer.print_outcome", report)
     assert shell("train", "-m", *SMALL, "seed=0,1,2") == 143
     assert len(list((shell.folder / "outputs").glob("*/run.json"))) == 1
     assert shell.err.count("not started") == 2

@@ -63,8 +63,7 @@ def directly(script: str, arguments: list[str]) -> int:
     from minigpt.cli.arguments import report
     from minigpt.config.corpus import prepare_tokens
     from minigpt.errors import MinigptError
-    from minigpt.run.answer import answer
-    from minigpt.run.answer import report as report_run
+    from minigpt.run.answer import answer, print_outcome
     from minigpt.train import training
 
     interrupt.install()
@@ -75,7 +74,7 @@ def directly(script: str, arguments: list[str]) -> int:
             return 0
         summary = answer(made) or training.run(made)
         if summary is not None:
-            report_run(made.folder, summary)
+            print_outcome(made.folder, summary)
     except MinigptError as error:
         report(error)
         return error.exit_code

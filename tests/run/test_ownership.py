@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from runs import SMALL, Shell, rows
 
-from minigpt import durable
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.cli import composition, process
 from minigpt.config import schema
 from minigpt.config.plan import plan_of
 from minigpt.errors import StorageError
+from minigpt.lock import FolderLock, lock_is_held
 from minigpt.run.metrics import Metrics
 
 NOTES = b"not yours \xff\n"
@@ -196,8 +196,8 @@ def test_a_fifo_in_the_place_of_a_file_is_refused_without_waiting(tmp_path: Path
         Metrics(tmp_path / "metrics.jsonl")
     os.mkfifo(tmp_path / "lock")
     with pytest.raises(StorageError, match="no regular file"):
-        durable.FolderLock(tmp_path, "run folder").acquire()
-    assert not durable.lock_is_held(tmp_path)
+        FolderLock(tmp_path, "run folder").acquire()
+    assert not lock_is_held(tmp_path)
 
 
 def test_a_linked_run_folder_and_a_linked_output_dir_are_fine(shell: Shell, tmp_path: Path) -> None:

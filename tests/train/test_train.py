@@ -223,7 +223,7 @@ def test_only_damaged_checkpoints_never_start_afresh(shell: Shell) -> None:
 def test_a_folder_in_use_is_refused_with_its_owner(shell: Shell) -> None:
     assert shell("train", *SMALL, "train.stop_after=2") == 0
     code = (
-        "import time\nfrom pathlib import Path\nfrom minigpt.durable import FolderLock\n"
+        "import time\nfrom pathlib import Path\nfrom minigpt.lock import FolderLock\n"
         f"with FolderLock(Path({str(shell.run_folder())!r}), 'x'):\n    print(flush=True)\n    time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
