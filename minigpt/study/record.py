@@ -1,14 +1,15 @@
-"""Records of sweeps: which runs were asked for under which study. They decide what a study holds.
+"""Records of sweeps: which runs were asked for under which study.
 
 <output_dir>/sweeps/<study or "sweep">-<hash of the command>.json
     {"schema": 1, "study": null, "command": ["-m", ...], "jobs": [
         {"overrides": ["seed=0"], "folder": "tiny-muon-s0-0123abcd", "study": null}, ...]}
 
-`folder` is the name of the job's run folder and ends in the run's id; null while the job has not
-been composed. `failed` in a job is why it left no run, as failed.json would hold it. A run that was
-begun under one study and asked for again under another, without a sweep, is a job of the record
-whose command is that study alone. A study's runs are those of its records, and those whose run.json
-names it. So a run may belong to several.
+`folder`    name of the job's run folder, which ends in the run's id; null until it is composed
+`failed`    why a job left no run, as in failed.json
+
+A study holds the runs of its records and those whose run.json names it, so a run may belong to
+several. A run begun under one study and asked for again under another, without a sweep, gets a
+record whose command is that study alone.
 """
 
 import os
@@ -27,7 +28,7 @@ from minigpt.reading import UnreadableError
 
 
 @dataclass(frozen=True)
-class Job:
+class JobRecord:
     """One job of a record, with the study that it belongs to."""
 
     overrides: tuple[str, ...]
@@ -37,21 +38,19 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepRecord:
     path: Path
     study: str | None
     command: tuple[str, ...]
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobRecord, ...]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run stands in a record: the number of its job, in the order in which they were
-    typed.
-    """
+    """Where a run stands in a record."""
 
     record: Path
-    number: int
+    number: int  # of its job, in the order in which they were typed
     study: str | None
 
 
@@ -61,23 +60,27 @@ def id_in(folder: str) -> str:
 
 
 def folder_of(output: Path, name: str) -> Path:
-    """The folder of the run that a record names. The id identifies it: the words before it may have
-    been typed in another order."""
+    """The folder of the run that a record names.
+
+    The id identifies it: the words before it may have been typed in another order.
+    """
     if not (output / name / "run.json").is_file():
         for other in sorted(output.glob(f"*-{id_in(name)}/run.json")):
             return other.parent
     return output / name
 
 
-def read_sweep(path: Path) -> Sweep:
+def read_sweep(path: Path) -> SweepRecord:
     """One record. Raises UnreadableError."""
     content = records.read_sweep(path)
     study = content.get("study")
     jobs = [
-        Job(tuple(job["overrides"]), job["folder"], job.get("study", study), job.get("failed"))
+        JobRecord(
+            tuple(job["overrides"]), job["folder"], job.get("study", study), job.get("failed")
+        )
         for job in content["jobs"]
     ]
-    return Sweep(path, study, tuple(content["command"]), tuple(jobs))
+    return SweepRecord(path, study, tuple(content["command"]), tuple(jobs))
 
 
 def sweeps_in(output: Path) -> list[Path]:
@@ -86,9 +89,7 @@ def sweeps_in(output: Path) -> list[Path]:
 
 
 def places_in(output: Path) -> dict[str, list[Place]]:
-    """Run id -> where the run stands in the records of its folder. A record that cannot be read
-    holds nothing.
-    """
+    """Run id -> its places in the records of a folder of runs. Unreadable records hold none."""
     found: dict[str, list[Place]] = {}
     for path in sweeps_in(output):
         try:
@@ -123,9 +124,7 @@ def changing(path: Path, study: str | None, command: list[str]) -> Iterator[list
 
 
 def _own_jobs(path: Path, command: list[str]) -> list[dict[str, Any]]:
-    """The jobs noted so far. Raises StorageError if what has the record's name is not of this very
-    command.
-    """
+    """The jobs noted so far. Raises StorageError if the file is not a record of this command."""
     try:
         record = records.read_sweep(path)
     except UnreadableError as error:
@@ -141,10 +140,9 @@ def _own_jobs(path: Path, command: list[str]) -> list[dict[str, Any]]:
 
 
 def join(folder: Path, study: str | None, overrides: list[str]) -> None:
-    """Let a run that has begun under another study, or none, belong to this one too; its own files
-    stay as they are.
+    """Let a run that has begun under another study, or none, belong to this one too.
 
-    Raises OSError if that cannot be noted.
+    Its own files stay as they are. Raises OSError if that cannot be noted.
     """
     try:
         begun = records.read_record(folder)
@@ -152,8 +150,8 @@ def join(folder: Path, study: str | None, overrides: list[str]) -> None:
         return
     if begun is None:
         return  # a new run will have its study in run.json
-    known = places_in(folder.parent).get(id_in(folder.name), [])
-    if study is None or study == begun.get("study") or any(place.study == study for place in known):
+    known = {place.study for place in places_in(folder.parent).get(id_in(folder.name), [])}
+    if study in (None, begun.get("study"), *known):
         return
     command = [f"study={study}"]
     with changing(path_of(folder.parent, study, command), study, command) as jobs:

@@ -34,7 +34,7 @@ STATE_OF = {
 
 
 @dataclass
-class Job:
+class JobStatus:
     """One job of a sweep. name: of its run folder, empty until known.  run: None while it waits.
 
     unreadable: why its folder cannot be read.
@@ -63,12 +63,12 @@ class Job:
 
 
 @dataclass
-class Sweep:
+class SweepStatus:
     title: str
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[JobStatus] = field(default_factory=list)
 
 
-def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
+def sweeps(paths: Sequence[Path], study: str | None) -> list[SweepStatus]:
     """The recorded sweeps under the paths, then, as one more, the runs that belong to none of them.
 
     Raises ConfigError if there is nothing at all.
@@ -82,7 +82,7 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
                 record = read_sweep(file)
             except UnreadableError as error:
                 found.append(
-                    Sweep(
+                    SweepStatus(
                         f"{file.name}: not a record of a sweep that this minigpt reads: {error.why}"
                     )
                 )
@@ -96,7 +96,7 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
             ]
             if jobs or study in (None, record.study):
                 found.append(
-                    Sweep(f"{record.study or file.stem}  ({' '.join(record.command)})", jobs)
+                    SweepStatus(f"{record.study or file.stem}  ({' '.join(record.command)})", jobs)
                 )
     rest = [
         folder for path in paths for folder in run_folders(path) if folder.resolve() not in recorded
@@ -106,7 +106,7 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
         job for job in jobs if study is None or (job.run is not None and study in job.run.studies)
     ]
     if jobs:
-        found.append(Sweep("runs outside recorded sweeps" if found else "runs", jobs))
+        found.append(SweepStatus("runs outside recorded sweeps" if found else "runs", jobs))
     if not found:
         what = f"of study {study}" if study else "no runs and no sweeps"
         raise ConfigError(
@@ -117,12 +117,12 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[Sweep]:
 
 def _job(
     output: Path, name: str | None, overrides: tuple[str, ...], failure: dict[str, Any] | None
-) -> Job:
+) -> JobStatus:
     """name: of the run folder, None until the job has been composed.  failure: as the record of the
     sweep has it.
     """
     if name is None:
-        return Job("", overrides, None, failure)
+        return JobStatus("", overrides, None, failure)
     folder, run, unreadable = folder_of(output, name), None, ""
     try:
         failure = records.read_failure(folder) or failure
@@ -131,10 +131,10 @@ def _job(
         unreadable = why_unreadable(error)
     if run is not None and not overrides:
         overrides = tuple(run.record.get("overrides", ()))
-    return Job(folder.name, overrides, run, failure, unreadable)
+    return JobStatus(folder.name, overrides, run, failure, unreadable)
 
 
-def status_text(found: Sequence[Sweep], by: str) -> str:
+def status_text(found: Sequence[SweepStatus], by: str) -> str:
     """The lines for a terminal. by: the key whose values are the arms of `best so far`."""
     lines: list[str] = []
     for sweep in found:
@@ -143,7 +143,7 @@ def status_text(found: Sequence[Sweep], by: str) -> str:
     return "\n".join(map(escape_line, lines)).rstrip() + "\n"
 
 
-def _shorten(jobs: Sequence[Job]) -> None:
+def _shorten(jobs: Sequence[JobStatus]) -> None:
     """Call jobs by the overrides that not all of them have."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
@@ -152,7 +152,7 @@ def _shorten(jobs: Sequence[Job]) -> None:
         )
 
 
-def _sweep_lines(sweep: Sweep, by: str) -> list[str]:
+def _sweep_lines(sweep: SweepStatus, by: str) -> list[str]:
     counts = {state: [job for job in sweep.jobs if job.state == state] for state in STATES}
     shown = ", ".join(f"{len(jobs)} {state}" for state, jobs in counts.items() if jobs)
     lines = [f"  {count(len(sweep.jobs), 'job')}: {shown or 'none'}"]
@@ -193,7 +193,7 @@ def progress(run: Run | None) -> str:
     return f"step {rows[-1]['step']:,}{total}" + (f", loss {losses[-1]:.4f}" if losses else "")
 
 
-def reason(job: Job) -> str:
+def reason(job: JobStatus) -> str:
     """Why a job is not done."""
     if job.unreadable:
         return job.unreadable
@@ -206,9 +206,9 @@ def reason(job: Job) -> str:
     return progress(job.run) if job.state == "interrupted" else ""
 
 
-def best(done: Sequence[Job], by: str) -> list[tuple[str, Job, float]]:
+def best(done: Sequence[JobStatus], by: str) -> list[tuple[str, JobStatus, float]]:
     """The lowest final loss of each arm."""
-    arms: dict[str, tuple[Job, float]] = {}
+    arms: dict[str, tuple[JobStatus, float]] = {}
     for job in done:
         assert job.run is not None
         loss = job.run.loss("val_loss")
@@ -221,7 +221,7 @@ def best(done: Sequence[Job], by: str) -> list[tuple[str, Job, float]]:
     return [(arm, job, loss) for arm, (job, loss) in sorted(arms.items())]
 
 
-def seconds_left(jobs: Sequence[Job]) -> float | None:
+def seconds_left(jobs: Sequence[JobStatus]) -> float | None:
     """Work that is left, in seconds of one job at a time; None before any job has finished.
 
     A job takes as long as finished ones that differ only in the seed took, else as long as the
@@ -236,7 +236,7 @@ def seconds_left(jobs: Sequence[Job]) -> float | None:
     if not took:
         return None
     everything = [seconds for values in took.values() for seconds in values]
-    expected: Callable[[Job], float] = lambda job: median(took.get(job.kind, everything))
+    expected: Callable[[JobStatus], float] = lambda job: median(took.get(job.kind, everything))
     left = 0.0
     for job in jobs:
         if job.state in ("waiting", "interrupted"):

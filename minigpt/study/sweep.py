@@ -1,9 +1,6 @@
-"""The jobs of a multirun: checked and recorded before the first starts, what became of each, a
-table at the end.
+"""A multirun: its jobs are checked and recorded before the first starts; a table ends it.
 
-What became of a job stands in its run folder, so that the table is the same whatever process ran
-the job. Finished jobs answer without Hydra, which takes two tenths of a second for each; the others
-are left to it.
+Finished jobs answer without Hydra, which would take 0.2 s for each.
 """
 
 import multiprocessing
@@ -20,36 +17,28 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from minigpt import durable, interrupt, records
-from minigpt.checkpoint.layout import step_of, steps_on_disk
+from minigpt import durable, interrupt
 from minigpt.config.composed import choices_of, typed_of
 from minigpt.config.plan import Plan
 from minigpt.errors import (
     BusyError,
-    CheckpointError,
     ConfigError,
     MinigptError,
     NumericsError,
     Stopped,
     StorageError,
 )
-from minigpt.lock import lock_is_held
 from minigpt.reading import UnreadableError, read_bytes
 from minigpt.run.answer import answer, print_outcome
 from minigpt.run.record import FAILED, failure, read_summary
-from minigpt.run.source_digest import changed_modules
 from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
-from minigpt.study.record import changing, folder_of, path_of, read_sweep
-from minigpt.terminal import duration, escape_line, table
-
-Job = Callable[[DictConfig], Any]
-Report = Callable[[MinigptError], None]
+from minigpt.study.outcome import outcome_table
+from minigpt.study.record import changing, path_of, read_sweep
+from minigpt.terminal import escape_line
 
 
 class JobFailed(MinigptError):
-    """A job of a sweep failed; its process has reported why. Its exit code is that of the
-    failure.
-    """
+    """A job of a sweep failed. Its process has reported why."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -57,39 +46,40 @@ class JobFailed(MinigptError):
 
 
 class Sweep:
-    """The task that Hydra calls for each job: a failure lets the others run, a stop signal ends the
-    sweep.
+    """The task that Hydra calls for each job. A job that fails lets the others run.
 
-    arrive: what a process has to set up before it can run a job; called in each worker of a
-        parallel launcher.
-    report: how the error of a job is shown.
+    run_job: runs one job from its configuration.
+    set_up: prepares a process for jobs; also called in each worker of a parallel launcher.
+    report: shows the error of a job.
     """
 
-    def __init__(self, job: Job, arrive: Callable[[], None], report: Report) -> None:
-        self.job, self.arrive, self.report = job, arrive, report
+    def __init__(
+        self,
+        run_job: Callable[[DictConfig], Any],
+        set_up: Callable[[], None],
+        report: Callable[[MinigptError], None],
+    ) -> None:
+        self.run_job, self.set_up, self.report = run_job, set_up, report
         self.record: Path | None = None
-        self.jobs: list[dict[str, Any]] = []
-        self.output = Path()
-        # overrides of the jobs that Hydra has to launch; None: all
-        self.left: list[list[str]] | None = None
+        self.jobs: list[dict[str, Any]] = []  # as in the record
+        self.output = Path()  # the folder of the runs
+        self.left: list[list[str]] | None = None  # overrides of jobs for Hydra to launch; None: all
         self.in_worker = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In a worker: Hydra composes the job there, so the resolvers must be known before the
-        first call.
-        """
+        """In a worker. Hydra composes the job there, so resolvers must be known before a call."""
         self.__dict__.update(state)
         self.in_worker = True
-        self.arrive()
+        self.set_up()
 
     def begin(
         self, cfg: DictConfig, arguments: list[str], overrides: list[str], compose: Compose
     ) -> bool:
-        """Check every job, write the record and let the finished jobs answer. True if nothing is
-        left to do.
+        """Check every job, write the record, let the finished jobs answer. True if none is left.
 
-        cfg: the first job's configuration. Raises CheckpointError if code or tokens changed since a
-        job began, StorageError, and ConfigError without a Slurm.
+        cfg: the first job's configuration.
+        Raises CheckpointError if code or tokens changed since a job began, StorageError, and
+        ConfigError without a Slurm.
         """
         if "Slurm" in cfg.hydra.launcher._target_ and shutil.which("sbatch") is None:
             raise ConfigError(
@@ -106,9 +96,8 @@ class Sweep:
             if plan is not None:
                 job |= {"folder": plan.folder.name, "study": plan.study}
         refuse_changes([plan for plan in planned if plan is not None])
-        self._write_record(
-            cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment"), arguments
-        )
+        study = cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment")
+        self._write_record(study, arguments)
         if jobs:
             self.left = [job for job, plan in zip(jobs, planned, strict=True) if not _answers(plan)]
         return self.left == []
@@ -123,7 +112,7 @@ class Sweep:
         """One job. Raises JobFailed; SystemExit for a stop signal, which ends the sweep."""
         from hydra.core.hydra_config import HydraConfig
 
-        # it came when the job before was done
+        # A signal that came when the job before was done.
         if (stop := interrupt.requested()) and not self.in_worker:
             raise SystemExit(Stopped(stop).exit_code)
         hydra = HydraConfig.get()
@@ -132,14 +121,13 @@ class Sweep:
         number = known.index(overrides) if overrides in known else hydra.job.num
         if self.in_worker:
             interrupt.install()
-            if interrupt.requested():
-                # the sweep ends; this worker takes what is left in the queue and lets it be
+            if interrupt.requested():  # drain the queue without running jobs
                 return None
         has_folder = self.record is not None and folder.name != ".invalid"
         self._note(number, {"overrides": overrides, "folder": folder.name if has_folder else None})
         try:
             with _quiet() if self.in_worker and multiprocessing.parent_process() else nullcontext():
-                result = self.job(cfg)
+                result = self.run_job(cfg)
             if self.record is None:
                 self._note(number, {"done": True})
             return result
@@ -163,7 +151,7 @@ class Sweep:
                 folder.rmdir()
 
     def _failed(self, number: int, folder: Path, error: Exception) -> None:
-        # that one has a summary
+        # A diverged run has a summary.
         if not (folder / FAILED).is_file() and not isinstance(error, NumericsError):
             self._note(number, {"failed": failure(error)})
         raise JobFailed(str(error), failure(error)["exit_code"]) from None
@@ -184,9 +172,7 @@ class Sweep:
             )
 
     def finish(self) -> int:
-        """Print the table of a sweep; returns its exit code: that of the first job that failed,
-        else 0.
-        """
+        """Print the table of the jobs. Returns the exit code of the first that failed, else 0."""
         if self.record is not None:  # other processes may know more
             with suppress(UnreadableError):
                 jobs = [asdict(job) for job in read_sweep(self.record).jobs]
@@ -197,18 +183,13 @@ class Sweep:
                 ]
         if not self.jobs:
             return 0
-        outcomes = [outcome(job, self.output) for job in self.jobs]
-        rows = [
-            (" ".join(names), *columns)
-            for names, (_, columns) in zip(_distinguishing(self.jobs), outcomes, strict=True)
-        ]
-        rows.insert(0, ("job", "state", "val loss", "time", "folder"))
+        lines, code = outcome_table(self.jobs, self.output)
         print(file=sys.stderr)
-        for line in table(rows):
+        for line in lines:
             print(escape_line(line), file=sys.stderr)
         if self.record is not None:
             print(f"record: {self.record}", file=sys.stderr)
-        return next((code for code, _ in outcomes if code), 0)
+        return code
 
 
 def _answers(plan: Plan | None) -> bool:
@@ -226,9 +207,7 @@ def _answers(plan: Plan | None) -> bool:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise StorageError if Hydra, which writes this file for every sweep, would replace one that
-    it did not write.
-    """
+    """Raise StorageError for a multirun.yaml that Hydra would replace and has not written."""
     try:
         content = read_bytes(path)
     except UnreadableError as error:
@@ -240,8 +219,9 @@ def refuse_foreign(path: Path) -> None:
 
 
 def _add(jobs: list[dict[str, Any]], number: int, facts: dict[str, Any]) -> None:
-    """Update one entry; a job that starts again has not failed yet. A sweeper that searches finds
-    jobs on the way.
+    """Update one entry; a job that starts again has not failed yet.
+
+    A sweeper that searches finds jobs on the way: then the list grows.
     """
     while len(jobs) <= number:
         jobs.append({"overrides": [], "folder": None})
@@ -250,61 +230,8 @@ def _add(jobs: list[dict[str, Any]], number: int, facts: dict[str, Any]) -> None
     jobs[number].update(facts)
 
 
-def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str, str]]:
-    """What became of a job: its exit code, and state, validation loss, time of training and folder
-    for the table.
-
-    What its run folder says counts before what this sweep noted: another process may have gone on.
-    """
-    if job.get("done"):  # a job without a run folder
-        return 0, ("done", "", "", "")
-    failed, folder = job.get("failed"), folder_of(output, job["folder"] or ".invalid")
-    name, record, summary = folder.name, _read(records.read_record, folder), read_summary(folder)
-    if record is not None and summary is not None:
-        loss = "" if summary["val_loss"] is None else f"{summary['val_loss']:.4f}"
-        columns = (loss, duration(summary["train_time_s"]), name)
-        if summary["status"] == "finished":
-            return 0, ("finished, code changed" if changed_modules(record) else "done", *columns)
-        return NumericsError.exit_code, (summary["status"], *columns)
-    if lock_is_held(folder):
-        return BusyError.exit_code, ("running elsewhere", "", "", name)
-    failed = _read(records.read_failure, folder) or failed
-    code = failed["exit_code"] if failed else 0
-    if failed and code != BusyError.exit_code:  # busy: whoever ran it has left it since
-        return code, (
-            f"failed ({code})",
-            "",
-            "",
-            name if record else failed["error"].partition("\n")[0],
-        )
-    if record is None:
-        return code, ("not started", "", "", job["folder"] or "")
-    steps = steps_on_disk(folder / "checkpoints")
-    step = step_of(steps[-1]) if steps else 0
-    return code, (f"unfinished, saved at step {step}", "", "", name)
-
-
-def _read(what: Callable[[Path], dict[str, Any] | None], folder: Path) -> dict[str, Any] | None:
-    """A file of a run; None where it is missing or damaged, which the job itself has said."""
-    try:
-        return what(folder)
-    except CheckpointError:
-        return None
-
-
-def _distinguishing(jobs: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """The overrides of each job that are not those of every other."""
-    common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
-    for job in jobs:
-        yield [override for override in job["overrides"] if override not in common] or [
-            "(no overrides)"
-        ]
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No lines and no bar of a job that shares its terminal with others; its train.log has them,
-    the table the rest.
-    """
+    """No lines and no bar of a job that shares its terminal with others; train.log has them."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield

@@ -29,8 +29,9 @@ from minigpt.errors import MinigptError
 from minigpt.generate import load
 from minigpt.generate.hugging_face import to_hugging_face
 from minigpt.schedule.wsd import WSD
-from minigpt.study import status, sweep
+from minigpt.study import status
 from minigpt.study.find import find
+from minigpt.study.outcome import outcome
 from minigpt.terminal import UNSAFE
 from minigpt.tokenizer import load as load_tokenizer
 from minigpt.train import branch
@@ -199,7 +200,7 @@ def test_a_neighbour_is_passed_by(run: Good, place: Path, examples: int) -> None
         with run.damaged(draw, "run.json", "summary.json", "checkpoints/*/*"):
             refused: list[str] = []
             assert survives(lambda: branch.trunks(beside, WSD(), 6, None, refused)) is None  # type: ignore[arg-type]
-            assert survives(lambda: sweep.outcome(job, place / "outputs")) is None
+            assert survives(lambda: outcome(job, place / "outputs")) is None
 
     fuzz(example, examples)
 
