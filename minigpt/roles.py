@@ -22,11 +22,11 @@ class Role:
         anything below 2-D).
     kind: which matrix it is: q, k, v, o, gate, up, down, embed, head, gain, ...
     n_heads: how many attention heads its rows (q, k, v) or columns (o) hold; 1 elsewhere.
-    width: how many times wider its input is than the width at which learning rates were chosen; 1
-        where the parametrization of the model does not scale with width.
+    width_multiplier: how many times wider its input is than the width at which learning rates were
+        chosen; 1 where the parametrization of the model does not scale with width.
     """
 
     name: RoleName
     kind: str
     n_heads: int = 1
-    width: float = 1.0
+    width_multiplier: float = 1.0

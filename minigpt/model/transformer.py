@@ -64,7 +64,7 @@ class Transformer(nn.Module):
     qk_norm: RMSNorm on each head of queries and keys.
     parametrization: standard, or mup, under which the best learning rate hardly depends on d_model
         (muP, arXiv 2203.03466): hidden matrices start with a standard deviation that falls as
-        1/sqrt(d_model), the head as 1/d_model, and optimizers scale their lr by `Role.width` =
+        1/sqrt(d_model), the head as 1/d_model, and optimizers scale their lr by `Role.width_multiplier` =
         d_model / 128. Widen by more heads of equal size.
     embedding, attention, mlp: other classes for these parts, called with the arguments of
         nn.Embedding (V, D), of Attention and of SwiGLU. An embedding with an attribute `context` >
@@ -114,7 +114,7 @@ class Transformer(nn.Module):
 
         # True: the backward pass computes each block again instead of keeping it
         self.activation_checkpointing = False
-        self.width = d_model / BASE_WIDTH if parametrization == "mup" else 1.0
+        self.width_multiplier = d_model / BASE_WIDTH if parametrization == "mup" else 1.0
         self.max_seq_len, self.rope_theta = max_seq_len, rope_theta
         self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
         make_attention = partial(
@@ -230,7 +230,9 @@ class Transformer(nn.Module):
                 parameter.fill_(1.0 if kind == "gain" else 0.0)
                 continue
             std = INIT_STD / math.sqrt(2 * len(self.blocks)) if kind in RESIDUAL else INIT_STD
-            std /= {"hidden": math.sqrt(self.width), "head": self.width}.get(role, 1.0)
+            std /= {"hidden": math.sqrt(self.width_multiplier), "head": self.width_multiplier}.get(
+                role, 1.0
+            )
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
 
     def roles(self) -> dict[str, Role]:
@@ -253,10 +255,10 @@ class Transformer(nn.Module):
             elif path == "embed":
                 roles[name] = Role("embed", "embed" if last == "weight" else last)
             elif path == "head":
-                roles[name] = Role("head", "head", width=self.width)
+                roles[name] = Role("head", "head", width_multiplier=self.width_multiplier)
             else:
                 kind = path.rpartition(".")[2] if last == "weight" else last
-                roles[name] = Role("hidden", kind, heads.get(path, 1), self.width)
+                roles[name] = Role("hidden", kind, heads.get(path, 1), self.width_multiplier)
         return roles
 
     def flops_per_token(self, seq_len: int) -> int:

@@ -1,13 +1,13 @@
 """One optimizer per role, driven as one. Roles come from the model; shapes decide nothing.
 
-Two arms of a comparison differ in one YAML block (`hidden:`), and the proof that every parameter
-has exactly one optimizer is made when the object is built.
+Two arms of a comparison differ in one YAML block (`hidden:`). When the object is built it proves
+that every parameter has exactly one optimizer.
 """
 
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minigpt.errors import CheckpointError, ConfigError
+from minigpt.optim.role_groups import BuildOptimizer, build_optimizer, check_roles
 from minigpt.optim.state_tree import bytes_of, from_tree, to_tree
-from minigpt.roles import ROLES, Role, scaled_lr
+from minigpt.roles import ROLES, Role
 
-# From group dicts to an optimizer: a class with its arguments bound, e.g.
-# partial(torch.optim.AdamW, lr=1e-3).
-BuildOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 # Those of torch that have no matrix product, and cannot say so.
 ELEMENTWISE = {
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam,
@@ -39,11 +37,10 @@ class ByRole:
         role. A head block is ignored if the head is tied to the embedding, since a tied weight has
         the role embed.
     lr_scale: multiplies every lr.
-    hidden_width_exponent: with w = `Role.width` (1 unless the model says otherwise), the lr of
-        hidden is divided by w to this power, and its weight decay multiplied, so that lr * decay
-        stays; the head's exponent is 1. None asks the optimizer (`width_exponent`, which Muon has),
-        else 1, which is right for Adam and its kin (muP, arXiv 2203.03466, table 3; decay: arXiv
-        2405.13698).
+    hidden_width_exponent: with w = `Role.width_multiplier`, the lr of hidden is divided by w to
+        this power, and its weight decay multiplied, so that lr * decay stays. The head's exponent
+        is 1. None asks the optimizer (`width_exponent`, which Muon has), else takes 1, which is
+        right for Adam and its kin (muP, arXiv 2203.03466, table 3; decay: arXiv 2405.13698).
 
     `param_groups` are the live groups of all optimizers: one for each (role, kind, n_heads), with
     those keys, `lr` (what the loop sets: initial_lr * schedule) and `initial_lr` (lr of the config
@@ -69,7 +66,7 @@ class ByRole:
         builders: dict[str, BuildOptimizer | None] = dict(
             zip(ROLES, (hidden, embed, head, scalar), strict=True)
         )
-        _check_roles(listed, builders)
+        check_roles(listed, builders)
 
         self.names: dict[nn.Parameter, str] = {p: name for name, p, _ in listed if p.requires_grad}
         self.optimizers: dict[str, Optimizer] = {}
@@ -80,12 +77,13 @@ class ByRole:
                     groups[role].append(p)
             if groups and builder is not None:
                 exponent = hidden_width_exponent if role_name == "hidden" else None
-                self.optimizers[role_name] = _build(role_name, builder, groups, lr_scale, exponent)
+                optimizer = build_optimizer(role_name, builder, groups, lr_scale, exponent)
+                self.optimizers[role_name] = optimizer
         self._prove_cover()
 
         self._training_weights: dict[Tensor, Tensor] = {}  # while eval() is on
-        for optimizer in self._switchable():
-            optimizer.train()
+        for switchable in self._switchable():
+            switchable.train()
         self._configured = {
             key: _settings(group) for key, (_, group) in self._keyed_groups().items()
         }
@@ -94,7 +92,8 @@ class ByRole:
         owned = [p for group in self.param_groups for p in group["params"]]
         if len(owned) != len(set(owned)) or set(owned) != set(self.names):
             raise ValueError(
-                f"the optimizers own {len(owned)} parameters ({len(set(owned))} different), not {len(self.names)}"
+                f"the optimizers own {len(owned)} parameters ({len(set(owned))} different), "
+                f"not {len(self.names)}"
             )
 
     @property
@@ -102,9 +101,7 @@ class ByRole:
         return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
     def step(self) -> None:
-        """Step every optimizer. Whether the gradients are finite is decided before, once for all of
-        them.
-        """
+        """Step every optimizer. The caller has made sure that the gradients are finite."""
         for optimizer in self.optimizers.values():
             optimizer.step()
 
@@ -113,11 +110,10 @@ class ByRole:
             p.grad = None
 
     def eval(self) -> None:
-        """Put the weights to evaluate in place, for optimizers that average (schedule-free);
-        nothing otherwise.
+        """Put the weights to evaluate in place, for optimizers that average (schedule-free).
 
-        `train` brings back the training weights bit for bit, so that evaluating changes no run (the
-        optimizers' own round trip through the average rounds).
+        `train` brings back the training weights bit for bit, so evaluating changes no run. (The
+        optimizers' own way back from the average rounds.)
         """
         if self._training_weights:
             return
@@ -136,21 +132,15 @@ class ByRole:
         self._training_weights = {}
 
     def _switchable(self) -> list[Any]:
-        return [
-            optimizer
-            for optimizer in self.optimizers.values()
-            if callable(getattr(optimizer, "eval", None))
-        ]
+        return [x for x in self.optimizers.values() if callable(getattr(x, "eval", None))]
 
     def state_bytes(self) -> int:
         """Memory of all optimizer state so far (it is made in the first step)."""
-        return bytes_of(
-            [to_tree(dict(o.state[p])) for o in self.optimizers.values() for p in o.state]
-        )
+        states = [state for x in self.optimizers.values() for state in x.state.values()]
+        return bytes_of([to_tree(dict(state)) for state in states])
 
     def flops_per_step(self) -> int | None:
-        """FLOPs of the matrix products in one step, such as Muon's Newton-Schulz; None if an
-        optimizer does not tell.
+        """FLOPs of the matrix products in one step; None if an optimizer does not tell.
 
         An optimizer tells by a method `flops_per_step() -> int`, 0 for one without matrix products.
         What is done to each entry is left out, as it is for the model: AdamW's 14 FLOPs a parameter
@@ -165,35 +155,33 @@ class ByRole:
         return total
 
     def state_tree(self) -> dict[str, Any]:
-        """Everything a resumed run needs, keyed by parameter name; tensors are live, so encode
-        before the next step.
+        """Everything a resumed run needs; tensors are live, so encode before the next step.
 
-        parameters: {name: the optimizer's state of it}; like: {name: "float32 (64, 32)"}; groups:
-        {role/kind/n_heads: what the optimizer itself has changed in the group since it was built};
-        optimizers: {role: class}. Call it in training mode (after `train`). Raises ConfigError if
-            an optimizer keeps what cannot be saved.
+        parameters: {name: the optimizer's state of it}
+        like: {name: "float32 (64, 32)"}
+        groups: {role/kind/n_heads: what the optimizer has changed in the group since it was built}
+        optimizers: {role: class}
+
+        Call it in training mode (after `train`). Raises ConfigError if an optimizer keeps what
+        cannot be saved.
         """
         assert not self._training_weights, "call train() first: these are weights for evaluation"
         parameters: dict[str, Any] = {}
-        for optimizer, group in self._keyed_groups().values():
+        changed: dict[str, Any] = {}
+        for key, (optimizer, group) in self._keyed_groups().items():
             try:
-                parameters |= {
-                    self.names[p]: to_tree(dict(optimizer.state.get(p, {})))
-                    for p in group["params"]
-                }
+                for p in group["params"]:
+                    parameters[self.names[p]] = to_tree(dict(optimizer.state.get(p, {})))
             except TypeError as error:
                 what = f"optim.{group['role']}: {_class_name(optimizer)}"
                 raise ConfigError(
                     f"optimizer state: {what}: {error} (choose another optimizer)"
                 ) from None
-        changed = {
-            key: {
-                k: to_tree(v)
-                for k, v in _settings(group).items()
-                if not _same(v, self._configured[key].get(k))
+            changed[key] = {
+                setting: to_tree(value)
+                for setting, value in _settings(group).items()
+                if not _same(value, self._configured[key].get(setting))
             }
-            for key, (_, group) in self._keyed_groups().items()
-        }
         return {
             "parameters": parameters,
             "like": self._like(),
@@ -211,32 +199,29 @@ class ByRole:
             self._load_state_tree(tree)
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"optimizer state does not fit: {type(error).__name__} {error} (it is not as minigpt writes it)"
+                f"optimizer state does not fit: {type(error).__name__} {error} "
+                "(it is not as minigpt writes it)"
             ) from None
 
     def _load_state_tree(self, tree: dict[str, Any]) -> None:
+        groups = [dict.fromkeys(keys, "present") for keys in (tree["groups"], self._configured)]
         for what, saved, ours in (
             ("optimizers", tree["optimizers"], self._classes()),
             ("parameters", tree["like"], self._like()),
-            (
-                "groups",
-                dict.fromkeys(tree["groups"], "present"),
-                dict.fromkeys(self._configured, "present"),
-            ),
+            ("groups", *groups),
         ):
             if saved != ours:
                 raise CheckpointError(
-                    f"optimizer state does not fit: {what}: {_difference(saved, ours)} (saved -> this run; "
-                    "start a new run, or take only the weights with init_from=)"
+                    f"optimizer state does not fit: {what}: {_difference(saved, ours)} "
+                    "(saved -> this run; start a new run, or take only the weights with init_from=)"
                 )
         states: list[tuple[Optimizer, Tensor, Any]] = []
         for optimizer, group in self._keyed_groups().values():
             on_device = group.get("fused") or group.get("capturable")
             for p in group["params"]:
                 steps_on = p.device if on_device else torch.device("cpu")
-                states.append(
-                    (optimizer, p, from_tree(tree["parameters"][self.names[p]], p.device, steps_on))
-                )
+                state = from_tree(tree["parameters"][self.names[p]], p.device, steps_on)
+                states.append((optimizer, p, state))
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         for optimizer, p, state in states:
@@ -263,63 +248,6 @@ class ByRole:
 
     def _classes(self) -> dict[str, str]:
         return {role: _class_name(optimizer) for role, optimizer in self.optimizers.items()}
-
-
-def _check_roles(
-    listed: list[tuple[str, nn.Parameter, Role]], builders: dict[str, BuildOptimizer | None]
-) -> None:
-    names = [name for name, _, _ in listed]
-    if len(set(names)) != len(names) or len({p for _, p, _ in listed}) != len(names):
-        raise ValueError(
-            "a parameter is listed twice: list named_parameters(), where a tied weight appears once"
-        )
-    present = {role.name for _, _, role in listed}
-    if unknown := present - set(ROLES):
-        raise ValueError(f"unknown roles {sorted(unknown)}; roles are {', '.join(ROLES)}")
-    for role_name, builder in builders.items():
-        if builder is None and role_name in present:
-            example = next(name for name, _, role in listed if role.name == role_name)
-            raise ValueError(f"{role_name}: no optimizer for this role, which {example} has")
-        # no head at all: it is tied
-        if builder is not None and role_name not in present and role_name != "head":
-            raise ValueError(
-                f"{role_name}: matches no parameter of the model (set it to null if that is meant)"
-            )
-    if not any(p.requires_grad for _, p, _ in listed):
-        raise ValueError("every parameter is frozen: nothing to train")
-
-
-def _build(
-    role_name: str,
-    builder: BuildOptimizer,
-    groups: dict[Role, list[nn.Parameter]],
-    lr_scale: float,
-    width_exponent: float | None,
-) -> Optimizer:
-    """One role's optimizer, its groups checked and labelled."""
-    try:
-        optimizer = builder(
-            [
-                {"params": ps, "role": role.name, "kind": role.kind, "n_heads": role.n_heads}
-                for role, ps in groups.items()
-            ]
-        )
-    except ValueError as error:
-        raise ValueError(f"{role_name}: {error}") from error
-    if width_exponent is None:
-        width_exponent = getattr(optimizer, "width_exponent", 1.0)
-    for group, role in zip(optimizer.param_groups, groups, strict=True):
-        for key, value in (
-            ("lr", group.get("lr")),
-            ("weight_decay", group.get("weight_decay", 0.0)),
-        ):
-            if not isinstance(value, float | int) or not 0.0 <= value < math.inf:
-                raise ValueError(f"{role_name}: {key}={value} must be a finite number >= 0")
-        factor = role.width**width_exponent
-        group["lr"] = group["initial_lr"] = scaled_lr(group["lr"], lr_scale) / factor
-        if group.get("weight_decay"):
-            group["weight_decay"] *= factor
-    return optimizer
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,12 @@
-"""Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon): momentum, then the nearest
-orthogonal matrix.
+"""Muon (Keller Jordan et al., kellerjordan.github.io/posts/muon): momentum, made orthogonal.
 
 For each weight matrix W (R, C) = (out, in) with gradient G:
 
     B  <- mu B + (1 - mu) G                      momentum, as a moving average
     U  <- mu B + (1 - mu) G   or B               Nesterov's look-ahead or not
-    O  <- NewtonSchulz(U)                        all singular values ~ 1: every direction moves
-    equally far W  <- (1 - lr * weight_decay) W              decoupled decay
-    W  <- W - lr * s(R, C) * O                   lr is in units of spectral norm per update (times
-    s)
+    O  <- NewtonSchulz(U)                        singular values ~ 1: all directions move equally
+    W  <- (1 - lr * weight_decay) W              decoupled decay
+    W  <- W - lr * s(R, C) * O                   lr * s is the spectral norm of the update
 """
 
 import math
@@ -26,9 +24,7 @@ WARMUP_MOMENTUM = 0.85  # where momentum warm-up begins (modded-nanogpt)
 
 
 class Matrix(NamedTuple):
-    """One matrix to orthogonalise: a parameter or a part of it. All tensors are 2-D views (R, C) of
-    the same part.
-    """
+    """One matrix to orthogonalise: a parameter or a part of it; tensors are 2-D views (R, C)."""
 
     group: dict[str, Any]
     state: dict[str, Any]  # of the whole parameter
@@ -40,36 +36,37 @@ class Matrix(NamedTuple):
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weight matrices inside blocks; with ns_dtype="bf16" bit-identical to
-    torch.optim.Muon on the CPU.
+    """Muon for weight matrices inside blocks.
 
-    Not for embeddings, heads, gains or biases (give those to AdamW), nor for a shard of a matrix.
+    With ns_dtype="bf16" bit-identical to torch.optim.Muon on the CPU. Not for embeddings, heads,
+    gains or biases (give those to AdamW), nor for a shard of a matrix.
 
     params: parameters, named parameters or group dicts. A group may say `kind` and `n_heads` (see
-        `minigpt.roles`) for the split by heads, and `row_blocks`, the row counts of matrices stored
-        as one (a fused q|k|v).
+        `minigpt.roles`) for the split by heads.
     lr: spectral norm of one update (of a square matrix, where `scale` depends on the shape).
     weight_decay: W shrinks by lr * weight_decay a step; with `cautious` only where the update
         shrinks the entry too (cautious weight decay, arXiv 2510.12402).
     momentum, nesterov: mu above; during the first `momentum_warmup` steps mu rises linearly from
         0.85.
     momentum_dtype: "gradient" as torch does, or "fp32" (matters with bf16 parameters).
-    ns_schedule, ns_steps: polynomials of Newton-Schulz, see `newton_schulz.coefficients_of`; None =
-        its own count.
+    ns_schedule, ns_steps: polynomials of Newton-Schulz and how many, see
+        `newton_schulz.coefficients_of`; None for the schedule's own number.
     ns_dtype: auto takes bf16 where the hardware has it, else fp32.
-    scale: s(R, C) = original sqrt(max(1, R/C)); spectral sqrt(R/C); match_rms_adamw 0.2 sqrt(max(R,
-        C)), which gives AdamW's update RMS, so that its lr fits (Moonlight, arXiv 2502.16982); none
-        1.
+    scale: s(R, C). original: sqrt(max(1, R/C)). spectral: sqrt(R/C). match_rms_adamw:
+        0.2 sqrt(max(R, C)), which gives AdamW's update RMS, so that its lr fits (Moonlight, arXiv
+        2502.16982). none: 1.
     renormalise: make ||O||_F exactly sqrt(min(R, C)), whatever band the schedule leaves.
     split: "head" orthogonalises every attention head on its own (rows of q, k, v, columns of o),
         "matrix" does not.
 
-    More than two dimensions: 3-D is a stack of matrices, (R, ...) above that is flattened to (R,
-    C). In a process group every rank orthogonalises a share of the matrices (ranks.py); all must
+    A 3-D parameter is a stack of matrices; one of more dimensions is flattened to (R, C).
+    In a process group every rank orthogonalises a share of the matrices (ranks.py); all ranks must
     have the same gradients. A step whose gradients are not finite (or overflow the fp32 norm) is
     skipped whole: weights and state stay, and `skipped_steps` counts. Parameters without gradient
-    are left alone, `p.grad` is never written. Raises ValueError for values out of range and for
-    parameters that it cannot split or that are below 2-D.
+    are left alone, and `p.grad` is never written.
+
+    Raises ValueError for values out of range, and for parameters that are below 2-D or do not
+    divide into heads.
     """
 
     def __init__(
@@ -111,8 +108,8 @@ class Muon(torch.optim.Optimizer):
         self.skipped_steps = 0
         defaults = {
             "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov,
-            "momentum_warmup": momentum_warmup, "scale": scale, "renormalise": renormalise, "cautious": cautious,
-            "split": split, "kind": "", "n_heads": 1, "row_blocks": None, "step": 0,
+            "momentum_warmup": momentum_warmup, "scale": scale, "renormalise": renormalise,
+            "cautious": cautious, "split": split, "kind": "", "n_heads": 1, "step": 0,
         }  # fmt: skip
         super().__init__(params, defaults)
 
@@ -121,8 +118,9 @@ class Muon(torch.optim.Optimizer):
         group = self.param_groups[-1]
         for p in group["params"]:
             if p.ndim < 2:
+                shape = tuple(p.shape)
                 raise ValueError(
-                    f"Muon needs matrices, got a parameter of shape {tuple(p.shape)} (give it to AdamW)"
+                    f"Muon needs matrices, got a parameter of shape {shape} (give it to AdamW)"
                 )
             if hasattr(p, "placements"):
                 raise ValueError(
@@ -132,17 +130,20 @@ class Muon(torch.optim.Optimizer):
 
     @property
     def width_exponent(self) -> float:
-        """How the lr falls with width so that a wider matrix moves its outputs equally far: not at
-        all, as lr is a spectral norm; match_rms_adamw multiplies that by sqrt(max(R, C)), which
-        must be undone."""
+        """The power of the width by which lr falls, so that outputs move equally far.
+
+        0, as lr is a spectral norm. match_rms_adamw multiplies that by sqrt(max(R, C)), which 0.5
+        undoes.
+        """
         return 0.5 if self.defaults["scale"] == "match_rms_adamw" else 0.0
 
     def flops_per_step(self) -> int:
         """FLOPs of Newton-Schulz in one step, without the tricks of the fast path."""
-        parameters = [(p, group) for group in self.param_groups for p in group["params"]]
-        matrices = [matrix for p, group in parameters for matrix in matrices_of(p, group)]
         return sum(
-            flops(matrix.size(0), matrix.size(1), len(self.coefficients)) for matrix in matrices
+            flops(*matrix.shape, len(self.coefficients))
+            for group in self.param_groups
+            for p in group["params"]
+            for matrix in matrices_of(p, group)
         )
 
     @torch.no_grad()
@@ -163,10 +164,8 @@ class Muon(torch.optim.Optimizer):
 
         matrices = [matrix for group in self.param_groups for matrix in self._accumulate(group)]
         dtype = dtype_of(self.ns_dtype, gradients[0].device.type)
-        work, shapes = (
-            batches([matrix.weight for matrix in matrices], dtype),
-            [matrix.weight.shape for matrix in matrices],
-        )
+        shapes = [matrix.weight.shape for matrix in matrices]
+        work = batches([matrix.weight for matrix in matrices], dtype)
 
         def orthogonalised(batch: Sequence[int]) -> list[Tensor]:
             directions = (direction(matrices[i]) for i in batch)
@@ -200,10 +199,8 @@ class Muon(torch.optim.Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(gradient, dtype=dtype)
             buffer = state["momentum_buffer"]
             buffer.lerp_(gradient.to(buffer.dtype), 1 - mu)
-            parts = zip(
-                *(matrices_of(tensor, group) for tensor in (p, gradient, buffer)), strict=True
-            )
-            for i, (w, g, b) in enumerate(parts):
+            parts = (matrices_of(tensor, group) for tensor in (p, gradient, buffer))
+            for i, (w, g, b) in enumerate(zip(*parts, strict=True)):
                 yield Matrix(group, state, i, w, g, b, mu)
 
     def _apply(self, matrix: Matrix, update: Tensor) -> None:
@@ -215,16 +212,14 @@ class Muon(torch.optim.Optimizer):
             weight.addcmul_(weight, update * weight >= 0, value=-decay)
         else:
             weight.mul_(1 - decay)
-        # Adding a transposed bf16 matrix takes 6x the time of copying it first. For a bf16 weight
-        # torch rounds the two differently, and there we go with torch.optim.Muon.
+        # Adding a transposed bf16 matrix takes 6x the time of copying it first. To a bf16 weight it
+        # is added as it is: torch rounds the two ways differently, and torch.optim.Muon does so.
         if weight.dtype == torch.float32:
             update = update.contiguous()
         weight.add_(update, alpha=-group["lr"] * SCALES[group["scale"]](*weight.shape))
 
     def _adjust(self, matrix: Matrix, update: Tensor) -> Tensor:
-        """What becomes of the orthogonal matrix before it is scaled and applied; variants of Muon
-        override this.
-        """
+        """Change the orthogonal matrix before it is scaled and applied; variants override this."""
         if not matrix.group["renormalise"]:
             return update
         return update * (math.sqrt(min(update.shape)) / update.float().norm().clamp(min=EPSILON))
@@ -238,24 +233,17 @@ def direction(matrix: Matrix) -> Tensor:
 
 
 def matrices_of(tensor: Tensor, group: dict[str, Any]) -> tuple[Tensor, ...]:
-    """The 2-D views of a parameter (or of its gradient or momentum) that are orthogonalised one by
-    one.
-    """
+    """The 2-D views of a parameter, gradient or momentum that are orthogonalised one by one."""
     if tensor.ndim == 3:
         return tensor.unbind()
     if tensor.ndim > 3:
         tensor = tensor.view(tensor.size(0), -1)
     n_heads, axis = group["n_heads"], 1 if group["kind"] == "o" else 0
-    if group["row_blocks"] is not None:
-        if sum(group["row_blocks"]) != tensor.size(0):
-            raise ValueError(
-                f"row_blocks={group['row_blocks']} do not add up to the {tensor.size(0)} rows of a matrix"
-            )
-        return tensor.split(list(group["row_blocks"]))
     if group["split"] == "head" and n_heads > 1:
         if tensor.size(axis) % n_heads:
+            shape = tuple(tensor.shape)
             raise ValueError(
-                f"split=head: a matrix of shape {tuple(tensor.shape)} is not {n_heads} heads of equal size"
+                f"split=head: a matrix of shape {shape} is not {n_heads} heads of equal size"
             )
         return tensor.chunk(n_heads, axis)
     return (tensor,)

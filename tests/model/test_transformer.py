@@ -308,7 +308,7 @@ def test_mup_starts_wide_matrices_smaller_and_tells_the_optimizer_their_width() 
             roles[name].name, (1.0, 1.0)
         )
         torch.testing.assert_close(wide * smaller, usual)
-        assert roles[name].width == width
+        assert roles[name].width_multiplier == width
 
 
 def test_mup_needs_an_untied_head_and_a_known_name() -> None:

@@ -375,7 +375,7 @@ def test_a_wider_model_gets_the_lr_of_its_optimizer_and_the_same_lr_times_decay(
 ):
     model = Toy()
     listed = [
-        (n, p, replace(role, width=4.0 if role.name in ("hidden", "head") else 1.0))
+        (n, p, replace(role, width_multiplier=4.0 if role.name in ("hidden", "head") else 1.0))
         for n, p, role in model.listed()
     ]
     groups = ByRole(

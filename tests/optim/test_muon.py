@@ -221,12 +221,6 @@ ALL = slice(None)
 @pytest.mark.parametrize(
     ("options", "group", "slices"),
     [
-        # a fused q|k|v with row_blocks
-        (
-            {},
-            {"row_blocks": [32, 8, 8]},
-            [(slice(0, 32), ALL), (slice(32, 40), ALL), (slice(40, 48), ALL)],
-        ),
         # q: four heads of twelve rows; o: three heads of eight columns
         (
             {"split": "head"},
@@ -273,19 +267,10 @@ def test_three_dimensions_are_a_stack_and_four_are_flattened():
     assert torch.equal(conv.flatten(1), flat)
 
 
-@pytest.mark.parametrize(
-    ("group", "message"),
-    [
-        ({"row_blocks": [5, 4]}, r"row_blocks=\[5, 4\] do not add up to the 8 rows"),
-        (
-            {"kind": "q", "n_heads": 3},
-            r"split=head: a matrix of shape \(8, 4\) is not 3 heads of equal size",
-        ),
-    ],
-)
-def test_a_split_that_does_not_divide_is_refused(group, message):
+def test_a_split_that_does_not_divide_is_refused():
+    message = r"split=head: a matrix of shape \(8, 4\) is not 3 heads of equal size"
     with pytest.raises(ValueError, match=message):
-        Muon([{"params": parameters((8, 4)), **group}], split="head")
+        Muon([{"params": parameters((8, 4)), "kind": "q", "n_heads": 3}], split="head")
 
 
 def test_a_sharded_parameter_is_refused():

@@ -1,0 +1,68 @@
+"""One role's optimizer: its parameters in groups, its lr and decay checked and scaled."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from minigpt.roles import ROLES, Role, scaled_lr
+
+# From group dicts to an optimizer: a class with its arguments bound, e.g.
+# partial(torch.optim.AdamW, lr=1e-3).
+BuildOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+Listed = list[tuple[str, nn.Parameter, Role]]
+
+
+def check_roles(listed: Listed, builders: dict[str, BuildOptimizer | None]) -> None:
+    """Raises ValueError if roles and optimizers do not cover each other."""
+    names = [name for name, _, _ in listed]
+    if len(set(names)) != len(names) or len({p for _, p, _ in listed}) != len(names):
+        raise ValueError(
+            "a parameter is listed twice: list named_parameters(), where a tied weight appears once"
+        )
+    present = {role.name for _, _, role in listed}
+    if unknown := present - set(ROLES):
+        raise ValueError(f"unknown roles {sorted(unknown)}; roles are {', '.join(ROLES)}")
+    for role_name, builder in builders.items():
+        if builder is None and role_name in present:
+            example = next(name for name, _, role in listed if role.name == role_name)
+            raise ValueError(f"{role_name}: no optimizer for this role, which {example} has")
+        # no head at all: it is tied
+        if builder is not None and role_name not in present and role_name != "head":
+            raise ValueError(
+                f"{role_name}: matches no parameter of the model (set it to null if that is meant)"
+            )
+    if not any(p.requires_grad for _, p, _ in listed):
+        raise ValueError("every parameter is frozen: nothing to train")
+
+
+def build_optimizer(
+    role_name: str,
+    builder: BuildOptimizer,
+    groups: dict[Role, list[nn.Parameter]],
+    lr_scale: float,
+    width_exponent: float | None,
+) -> Optimizer:
+    """One role's optimizer, its groups checked and labelled; arguments as in `ByRole`."""
+    labelled = [
+        {"params": parameters, "role": role.name, "kind": role.kind, "n_heads": role.n_heads}
+        for role, parameters in groups.items()
+    ]
+    try:
+        optimizer = builder(labelled)
+    except ValueError as error:
+        raise ValueError(f"{role_name}: {error}") from error
+    if width_exponent is None:
+        width_exponent = getattr(optimizer, "width_exponent", 1.0)
+    for group, role in zip(optimizer.param_groups, groups, strict=True):
+        values = {"lr": group.get("lr"), "weight_decay": group.get("weight_decay", 0.0)}
+        for key, value in values.items():
+            if not isinstance(value, float | int) or not 0.0 <= value < math.inf:
+                raise ValueError(f"{role_name}: {key}={value} must be a finite number >= 0")
+        factor = role.width_multiplier**width_exponent
+        group["lr"] = group["initial_lr"] = scaled_lr(group["lr"], lr_scale) / factor
+        if group.get("weight_decay"):
+            group["weight_decay"] *= factor
+    return optimizer
