@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 def generate(cfg: "DictConfig") -> None:
     """Continue the prompt with the newest finished run, or with the one that was asked for."""
-    from minigpt.config import lazy_torch as startup
+    from minigpt.config.lazy_torch import load_torch
 
-    startup.load_torch()
-    from minigpt.generate import command as generation
+    load_torch()
+    from minigpt.generate import command
 
-    generation.generate(cfg)
+    command.generate(cfg)
 
 
 def check(cfg: "DictConfig") -> None:
     """Every argument out of its range."""
-    from minigpt.config import lazy_torch as startup
+    from minigpt.config.lazy_torch import load_torch
 
-    startup.load_torch()
-    from minigpt.generate import command as generation
+    load_torch()
+    from minigpt.generate import command
 
-    generation.sampling_of(cfg)
+    command.sampling_of(cfg)
 
 
 def before(cfg: "DictConfig", sweeping: bool) -> bool:

@@ -1,5 +1,4 @@
-"""Raw text to tokenizer, token shards and manifest; resumable, and the same bytes for any number of
-workers.
+"""Raw text to tokenizer, token shards and manifest; the same bytes for any number of workers.
 
 python preprocess.py data=shakespeare
 python preprocess.py data=fineweb_edu data.max_tokens=100_000_000 data.workers=2

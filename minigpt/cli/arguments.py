@@ -1,6 +1,4 @@
-"""What command lines have in common: one-line errors with their exit codes, also for the tools
-beside the scripts.
-"""
+"""What all command lines share: errors of one line, and their exit codes."""
 
 import argparse
 import sys
@@ -29,8 +27,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code_of(tool: Callable[[], int | None]) -> int:
-    """Run a tool that answers on stdout: its exit code (None is 0), or that of the error that ended
-    it, printed.
+    """Run a tool that answers on stdout and return its exit code; None is 0.
+
+    An error that ends it is printed and gives its own exit code.
     """
     with streams.standard(must_arrive=True):
         try:

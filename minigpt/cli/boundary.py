@@ -1,6 +1,4 @@
-"""Which exceptions come from composing: they become one line. Those of any other code keep their
-traceback.
-"""
+"""Which exceptions come from composing: they become one line. All others keep their traceback."""
 
 import sys
 from types import TracebackType
@@ -9,25 +7,22 @@ COMPOSERS = {"hydra", "omegaconf", "yaml", "antlr4"}
 
 
 def is_composition_error(error: BaseException) -> bool:
-    """Whether composing raised this, whatever its type: RecursionError and AttributeError of
-    Hydra's own code too.
+    """Whether composing raised this, whatever its type.
 
-    True if, from the first frame of Hydra or its parsers on, every frame is theirs or the standard
-    library's. What
-    they wrap counts as well: a resolver of ours that fails is a bug, whoever reports it.
+    True if every frame from the first one of Hydra or its parsers on is theirs or the standard
+    library's. The exception that they wrap is looked at too: a resolver of ours that fails is a
+    bug, whoever reports it.
     """
     below = _modules(error.__traceback__)
-    if isinstance(error, RecursionError):  # strikes wherever it happens to: whose calls are they?
+    if isinstance(error, RecursionError):  # raised wherever the stack ends: whose calls fill it?
         return max(below, key=below.count) in COMPOSERS
     while below and below[0] not in COMPOSERS:
         below.pop(0)
-    inside = all(module in COMPOSERS or module in sys.stdlib_module_names for module in below)
+    theirs = COMPOSERS | sys.stdlib_module_names
+    if not below or not theirs.issuperset(below):
+        return False
     wrapped = error.__cause__
-    return (
-        bool(below)
-        and inside
-        and (wrapped is None or not wrapped.__traceback__ or is_composition_error(wrapped))
-    )
+    return wrapped is None or not wrapped.__traceback__ or is_composition_error(wrapped)
 
 
 def _modules(trace: TracebackType | None) -> list[str]:
@@ -40,9 +35,7 @@ def _modules(trace: TracebackType | None) -> list[str]:
 
 
 def words(error: BaseException) -> str:
-    """The message on one line: the cause's where there is one, which Hydra's own wording often
-    hides.
-    """
+    """The message on one line; that of the cause, if there is one, which says more."""
     text = " ".join(str(error.__cause__ or error).partition("\n    full_key:")[0].split())
     if isinstance(error, RecursionError) or "recursion depth" in text:
         return "nested too deeply, or a cycle"

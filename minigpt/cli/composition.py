@@ -1,6 +1,4 @@
-"""From overrides to a composed configuration. Every failure is a ConfigError with all the overrides
-at fault.
-"""
+"""From overrides to a composed configuration; a ConfigError names all overrides at fault."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,10 @@ def compose(
     config_dir: str | None,
     check: Callable[[DictConfig], object],
 ) -> DictConfig:
-    """The configuration with its `hydra` node. Raises ConfigError with every bad override found."""
+    """The configuration with its `hydra` node. Raises ConfigError with every bad override found.
+
+    check: raises ConfigError for what is wrong with the overrides that do compose.
+    """
 
     def attempt(tried: list[str]) -> DictConfig | Exception:
         try:

@@ -1,6 +1,4 @@
-"""Why a command line does not compose: each override tried alone, its nearest valid name, what was
-expected.
-"""
+"""Why a command line does not compose: which override, and what was expected."""
 
 import importlib.util
 from collections.abc import Callable
@@ -36,11 +34,11 @@ Attempt = Callable[[list[str]], DictConfig | Exception]
 def explain(
     attempt: Attempt, overrides: list[str], folders: list[Path]
 ) -> tuple[list[str], DictConfig | None]:
-    """What is wrong with each override, tried alone on top of the choices that work; and what is
-    left, composed.
+    """What is wrong with each override, and the configuration that the others compose to.
 
-    attempt: the configuration that overrides compose to, or why they do not.  folders: where groups
-        are.
+    Each value is tried alone, on top of the choices that work.
+    attempt: the configuration that overrides compose to, or why they do not.
+    folders: where groups are.
     """
     if isinstance(attempt([]), Exception):
         return [], None  # no override is to blame
@@ -107,7 +105,10 @@ def _explain_choice(choice: str, error: Exception, folders: list[Path]) -> str:
 def _explain_launcher(option: str) -> str:
     if option in LAUNCHERS and not _is_installed(f"hydra_plugins.{LAUNCHERS[option]}"):
         package = LAUNCHERS[option].replace("_", "-")
-        return f"missing package: hydra/launcher={option} needs {package} (pip install 'minigpt[launchers]')"
+        return (
+            f"missing package: hydra/launcher={option} needs {package} "
+            "(pip install 'minigpt[launchers]')"
+        )
     return f"unknown choice: hydra/launcher={option} {did_you_mean(option, ['basic', *LAUNCHERS])}"
 
 
@@ -123,7 +124,10 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
     text = words(error)
     deleting = override.startswith("~")
     if any(sign in text for sign in _UNREADABLE) or not (equals or deleting):
-        return f"unreadable argument: {override} (write key=value; quote a value with special characters: 'key=\"a,b\"')"
+        return (
+            f"unreadable argument: {override} "
+            "(write key=value; quote a value with special characters: 'key=\"a,b\"')"
+        )
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(base, parent) if parent else base
     while parent and not isinstance(node, DictConfig):

@@ -15,10 +15,9 @@ SHOWS = ("run", "multirun", "cfg", "info", "shell_completion")
 
 
 def parse(typed: list[str]) -> argparse.Namespace:
-    """Flags and `overrides`. Raises ConfigError for what cannot be read, and for flags that are not
-    for these scripts.
+    """Flags and `overrides`. Exits like argparse after --version.
 
-    Exits like argparse after --version.
+    Raises ConfigError for what cannot be read, and for flags that are not for these scripts.
     """
     from hydra._internal.utils import get_args_parser
 
@@ -37,19 +36,15 @@ def parse(typed: list[str]) -> argparse.Namespace:
         raise ConfigError(f"arguments: {' and '.join(given)} (give one of them)")
     if parsed.hydra_help and parsed.overrides:
         raise ConfigError("arguments: --hydra-help with overrides (give it alone)")
+    example = "python train.py --cfg job"
     if parsed.resolve and not (parsed.cfg or parsed.help):
-        raise ConfigError(
-            "arguments: --resolve without --cfg (python train.py --cfg job --resolve)"
-        )
+        raise ConfigError(f"arguments: --resolve without --cfg ({example} --resolve)")
     if parsed.package is not None and not parsed.cfg:
+        raise ConfigError(f"arguments: --package without --cfg ({example} --package=train)")
+    folder = parsed.config_dir
+    if folder is not None and not (folder and Path(folder).is_dir()):
         raise ConfigError(
-            "arguments: --package without --cfg (python train.py --cfg job --package=train)"
-        )
-    if parsed.config_dir is not None and not (
-        parsed.config_dir and Path(parsed.config_dir).is_dir()
-    ):
-        raise ConfigError(
-            f"no folder: --config-dir={parsed.config_dir} (a folder of YAML files, in groups as in conf/)"
+            f"no folder: --config-dir={folder} (a folder of YAML files, in groups as in conf/)"
         )
     for override in parsed.overrides:
         if override.startswith("-"):
@@ -62,9 +57,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def canonical(parsed: argparse.Namespace) -> list[str]:
-    """The same command line with its flags first, since Hydra's own parser wants the overrides in
-    one stretch.
-    """
+    """The same command line with its flags first: Hydra wants the overrides in one stretch."""
     flags = ["-m"] if parsed.multirun else []
     for name, value in vars(parsed).items():
         if name in ("overrides", "multirun") or value in (None, False):

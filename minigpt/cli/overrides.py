@@ -1,6 +1,4 @@
-"""Overrides as typed: quoting that keeps paths and prompts out of Hydra's grammar, and what is
-refused unread.
-"""
+"""Overrides as typed: paths and prompts are kept out of Hydra's grammar, secrets are refused."""
 
 import os
 import re
@@ -19,20 +17,16 @@ SECRET_INSIDE = re.compile(
 
 
 def protect(override: str, sweeping: bool) -> str:
-    """An override so that Hydra's grammar leaves prompts and paths alone, and null is an option of
-    optional groups.
+    """The override with prompts and paths quoted, and with null as an option of optional groups.
 
     `prompt=To be, or not: that's it!` just works. A value that is quoted already, or null, keeps
-    Hydra's meaning; in a sweep the commas of a path still separate. Raises ConfigError for an empty
+    Hydra's meaning. In a sweep the commas of a path still separate. Raises ConfigError for an empty
     path.
     """
     key, equals, value = override.partition("=")
     if (CONF / key.lstrip("+") / "none.yaml").is_file():
-        return (
-            key
-            + equals
-            + ",".join("none" if option == "null" else option for option in value.split(","))
-        )
+        options = ("none" if option == "null" else option for option in value.split(","))
+        return f"{key}{equals}{','.join(options)}"
     is_path = key in PATH_KEYS
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if not equals or quoted or not (is_path or key in TEXT_KEYS) or (is_path and value == "null"):
@@ -56,9 +50,7 @@ def quote(value: str) -> str:
 
 
 def first_value(override: str) -> str:
-    """A sweep override with its first value, so that a sweep's keys can be checked before its first
-    job.
-    """
+    """A sweep override with its first value, to check a sweep's keys before its first job."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -76,9 +68,7 @@ def first_value(override: str) -> str:
 
 
 def refuse_torchrun() -> None:
-    """Each rank of torchrun would start the whole sweep, and the second job would find the group
-    gone.
-    """
+    """Each rank would start the whole sweep, and the second job would find the group gone."""
     if "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ:
         raise ConfigError(
             "sweep under torchrun: -m (start the sweep without torchrun; each job is one process)"
@@ -86,9 +76,7 @@ def refuse_torchrun() -> None:
 
 
 def refuse_secrets(overrides: list[str]) -> None:
-    """Overrides are written to run.json and into folder names, so keys must come from the
-    environment.
-    """
+    """Overrides are written to disk, so keys must come from the environment."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         last = key.rpartition(".")[2]

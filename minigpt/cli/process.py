@@ -1,6 +1,4 @@
-"""What a process sets up before it composes: safe streams, the log on stderr, and the resolvers of
-conf/.
-"""
+"""What a process sets up before it composes: streams, the log on stderr, resolvers of conf/."""
 
 import logging
 import sys
@@ -14,9 +12,7 @@ from minigpt.errors import MinigptError
 
 
 def set_up_process() -> None:
-    """Make the streams safe, configure logging, register resolvers. Also called in the workers of a
-    sweep.
-    """
+    """Make the streams safe, configure logging, register resolvers. Sweep workers call it too."""
     streams.install()
     show_log()
     register_resolvers()
@@ -47,8 +43,7 @@ def show_log() -> None:
 
 
 def register_resolvers() -> None:
-    """${run_folder:} and ${run_folder_name:}, where the composed run lives, for hydra.run and
-    hydra.sweep.
+    """${run_folder:} and ${run_folder_name:} say where the composed run lives.
 
     ${oc.env:...} refuses names that look like a secret's.
     """
@@ -62,8 +57,10 @@ def register_resolvers() -> None:
 
 
 def _run_folder(root: DictConfig) -> Path:
-    """The run's folder. A resolver must not raise (it would end a whole sweep), so a bad
-    configuration gets a place that the job, which reports the problem, removes again."""
+    """The run's folder; for a bad configuration one that the job removes, which says what is wrong.
+
+    A resolver must not raise, since that would end a whole sweep.
+    """
     from minigpt.config.plan import plan_of
 
     try:
