@@ -1,10 +1,9 @@
-"""The fast path of `newton_schulz.orthogonalise`, in one place; the tests hold the two together.
+"""The fast path of `newton_schulz.orthogonalise` (tests/optim/test_batching.py compares the two).
 
-- Many small matrices: turned wide, so that W (R, C) and its transpose share a bucket, those of
-  equal shape (m, n) go through batched products, which saves calls and keeps the machine busy.
-- Large ones fill a CPU alone, and a batch would only leave its caches. One by one, then; but A and
-  b A + c A A are symmetric, so the upper right quarter is copied from the lower left instead of
-  being computed.
+- Small matrices are turned wide, so that W (R, C) and its transpose share a bucket. Those of equal
+  shape (m, n) go through batched products.
+- Large ones fill a CPU alone, and a batch would only leave its caches. They go one by one. A and
+  b A + c A A are symmetric, so their upper right quarter is copied from the lower left.
 """
 
 from collections import defaultdict
@@ -16,16 +15,15 @@ from torch import Tensor
 
 from minigpt.optim.newton_schulz import EPSILON, Coefficients, normalised, orthogonalise
 
-# Measured on Zen 4 in bf16 with 1 and 2 threads against a loop of plain products: batches are
-# 1.2-4x as fast for m <= 256 as long as they stay in the caches, even at m = 384, slower beyond;
-# symmetric products gain 7-10 % from m = 512 on and lose below 384.
+# Measured on Zen 4 in bf16 with 1 and 2 threads, against a loop of plain products. Batches that stay
+# in the caches are 1.2-4x as fast for m <= 256, equal at m = 384, slower beyond. Symmetric products
+# gain 7-10 % from m = 512 on and lose below 384.
 CPU_BATCH_ELEMENTS = 1 << 20
 CPU_SYMMETRIC = 512
-# From this length on a CPU sums a batched product in another order than a single one: no batch, to
-# stay bit-identical.
+# No batch where its bits would differ from those of single products. From CPU_LONG columns on a CPU
+# sums in another order. Up to CPU_SHORT rows it rounds some bf16 products differently: in 1 of 200
+# to 1,500 matrices (oneDNN 3).
 CPU_LONG = 1024
-# Up to this many rows it also rounds some bf16 products of a batch differently: 1 in 200 to 1,500
-# matrices (oneDNN 3).
 CPU_SHORT = 16
 # Elsewhere a batch is bounded for its memory: 128 MiB in bf16, about three times that at work (not
 # tuned on a GPU).
@@ -42,9 +40,8 @@ def batches(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[list[int]]:
     for (m, n), members in buckets.items():
         size = max(1, BATCH_ELEMENTS // (m * n))
         if matrices[members[0]].device.type == "cpu":
-            alone = (
-                m >= CPU_SYMMETRIC or n >= CPU_LONG or (m <= CPU_SHORT and dtype == torch.bfloat16)
-            )
+            short = m <= CPU_SHORT and dtype == torch.bfloat16
+            alone = m >= CPU_SYMMETRIC or n >= CPU_LONG or short
             size = 1 if alone else max(1, CPU_BATCH_ELEMENTS // (m * n))
         result += [members[start : start + size] for start in range(0, len(members), size)]
     return result
@@ -59,10 +56,11 @@ def orthogonalise_batch(
     """`[orthogonalise(matrix, coefficients, dtype) for matrix in matrices]`, for one list of
     `batches`.
 
-    matrices: of `shapes` (R, C) or transposed (C, R), consumed one by one, so they may be made on
-    the way and need not exist at once. Bit-identical to `orthogonalise` on a CPU in bf16, within
-    rounding elsewhere. The results live in
-    buffers of this module: use them before the next call.
+    matrices: of `shapes` (R, C) or transposed (C, R), consumed one by one, so that they need not
+        all exist at once.
+
+    Bit-identical to `orthogonalise` on a CPU in bf16, within rounding elsewhere. The results live
+    in buffers of this module: use them before the next call.
     """
     if len(shapes) == 1:
         (matrix,) = matrices
@@ -85,7 +83,8 @@ def orthogonalise_batch(
         torch.baddbmm(x, polynomial, x, beta=a, out=next_x)
         x, next_x = next_x, x
     return [
-        result.T if shape[0] > shape[1] else result for result, shape in zip(x, shapes, strict=True)
+        result.T if rows > columns else result
+        for result, (rows, columns) in zip(x, shapes, strict=True)
     ]
 
 
@@ -97,8 +96,8 @@ def _buffers(
     return tuple(torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
 
 
-# On a CPU every large allocation is new memory, page by page: 1,100 faults and 2 of 14 ms a step of
-# the tiny model.
+# On a CPU every large allocation is new memory, page by page. A step of the tiny model would have
+# 1,100 page faults and lose 2 of 14 ms.
 _kept_buffers = lru_cache(maxsize=16)(_buffers)
 
 

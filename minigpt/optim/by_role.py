@@ -204,11 +204,11 @@ class ByRole:
             ) from None
 
     def _load_state_tree(self, tree: dict[str, Any]) -> None:
-        groups = [dict.fromkeys(keys, "present") for keys in (tree["groups"], self._configured)]
+        saved_groups = dict.fromkeys(tree["groups"], "present")
         for what, saved, ours in (
             ("optimizers", tree["optimizers"], self._classes()),
             ("parameters", tree["like"], self._like()),
-            ("groups", *groups),
+            ("groups", saved_groups, dict.fromkeys(self._configured, "present")),
         ):
             if saved != ours:
                 raise CheckpointError(

@@ -13,10 +13,12 @@ from torch import Tensor
 
 
 class Lion(torch.optim.Optimizer):
-    """Every entry moves by exactly lr a step, so lr is 3-10x below AdamW's and weight_decay as much
-    above it.
+    """Every entry moves by exactly lr a step.
 
-    params: parameters, named parameters or group dicts. betas: beta1 and beta2 above, in [0, 1).
+    So lr is 3-10x below AdamW's, and weight_decay as much above it.
+
+    params: parameters, named parameters or group dicts.
+    betas: beta1 and beta2 above, in [0, 1); None for 0.9 and 0.99.
     Raises ValueError for values out of range.
     """
 

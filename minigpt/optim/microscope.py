@@ -1,7 +1,7 @@
-"""The optimizer under the microscope: what one step does to the matrices, per role and per kind.
+"""The probe of the optimizer: what one step does to the matrices, per role and per kind.
 
-Looking changes nothing: it reads gradients before the step and weights and momentum after it,
-writes to none of them and draws no random number, so a run is bit-identical with and without it.
+It reads gradients before the step, weights and momentum after it. It writes to none of them and
+draws no random number, so a run is bit-identical with and without it.
 """
 
 import math
@@ -19,10 +19,10 @@ MOMENTA = ("momentum_buffer", "exp_avg")  # Muon, SGD, Lion; the Adam family
 
 
 class Microscope:
-    """Looks at single steps of a ByRole: `before()`, then the step, then `after()`.
+    """Probes single steps of a ByRole: `before()`, then the step, then `after()`.
 
-    matrices_per_kind: of how many matrices of a kind (q, k, ..., evenly spread over the layers) the
-        singular values are taken; that is what costs. Norms cover all of them.
+    matrices_per_kind: of how many matrices of a kind (q, k, ...) the singular values are taken,
+        evenly spread over the layers. That is what costs. Norms cover all matrices.
     """
 
     def __init__(self, optimizer: ByRole, matrices_per_kind: int = 3) -> None:
@@ -35,8 +35,9 @@ class Microscope:
 
     @torch.no_grad()
     def before(self, clip_factor: float = 1.0) -> None:
-        """Between clipping and the step. clip_factor: what the gradients were multiplied by (1: not
-        clipped).
+        """Call it between clipping and the step.
+
+        clip_factor: what the gradients were multiplied by (1: not clipped).
         """
         start = time.perf_counter()
         self._row = {"probe/clipped_fraction": 1.0 - clip_factor}
@@ -56,18 +57,22 @@ class Microscope:
 
     @torch.no_grad()
     def after(self) -> dict[str, float]:
-        """Right after the step, before lr changes: the row to log, keys
-        `probe/<role>[/<kind>]/<what>`.
+        """The row to log, keys `probe/<role>[/<kind>]/<what>`. Call it before lr changes.
 
-        For roles and kinds: gradient_norm (after clipping), parameter_norm, update_rms (of the
-        change's entries, decay included). For kinds of matrices, as means over those looked at,
-            with the decay taken out of the update U: relative_update       ||U||_2 / ||W||_2
-            orthogonality_error   RMS of s^2 / mean(s^2) - 1 over the singular values s of U; 0 if U
-            is orthogonal singular_value_spread (95 % quantile - 5 % quantile) / median of s
+        For roles and kinds:
+            gradient_norm   after clipping
+            parameter_norm
+            update_rms      of the change's entries, decay included
+        For kinds of matrices, as means over those probed. U is the update without the decay, s are
+        its singular values:
+            relative_update         ||U||_2 / ||W||_2
+            orthogonality_error     RMS of s^2 / mean(s^2) - 1; 0 if U is orthogonal
+            singular_value_spread   (95 % quantile - 5 % quantile) / median of s
             stable_rank_momentum, stable_rank_weight   ||.||_F^2 / ||.||_2^2
-        Besides probe/clipped_fraction (share of the gradient's norm that clipping removed) and
-        probe/time_s (cost of this look). What is undefined (no momentum, a zero update) is left
-        out.
+        For the step:
+            probe/clipped_fraction  share of the gradient's norm that clipping removed
+            probe/time_s            what probing cost
+        What is undefined (no momentum, a zero update) is left out.
         """
         assert self._weights, "call before() in front of the step"
         start = time.perf_counter()
@@ -82,9 +87,8 @@ class Microscope:
                         sums[f"{prefix}/parameter_norm"] += p.float().square().sum().item()
                         sums[f"{prefix}/update_rms"] += changed
                         counts[f"{prefix}/update_rms"] += p.numel()
-                for p in _spread(
-                    [p for p in group["params"] if p.ndim >= 2], self.matrices_per_kind
-                ):
+                matrices = [p for p in group["params"] if p.ndim >= 2]
+                for p in _spread(matrices, self.matrices_per_kind):
                     for what, value in self._spectrum(optimizer, group, p).items():
                         means[f"{_prefixes(group)[-1]}/{what}"].append(value)
         self._row |= {key: math.sqrt(total / counts.get(key, 1)) for key, total in sums.items()}
@@ -98,8 +102,7 @@ class Microscope:
         weight = self._weights[p].float()
         update = p.float() - weight
         shrunk = weight * _decay(optimizer, group)
-        # cautious decay leaves entries alone whose update would grow them, and then the change has
-        # the weight's sign
+        # Cautious decay leaves an entry alone if the update grows it: if both have the same sign.
         update += shrunk * (update * weight <= 0) if group.get("cautious") else shrunk
         state = optimizer.state.get(p, {})
         momentum = next((state[key] for key in MOMENTA if key in state), None)
@@ -136,9 +139,7 @@ def _spread(parameters: list[nn.Parameter], count: int) -> list[nn.Parameter]:
 
 
 def _decay(optimizer: Optimizer, group: dict[str, Any]) -> float:
-    """Share of the weight that decoupled decay took in this step; 0 where the decay goes through
-    the gradient.
-    """
+    """Share of the weight that decoupled decay took in this step; 0 if the gradient carries it."""
     decoupled = group.get("decoupled_weight_decay", group.get("weight_decouple", True))
     if not decoupled or isinstance(optimizer, torch.optim.SGD):
         return 0.0
@@ -146,8 +147,10 @@ def _decay(optimizer: Optimizer, group: dict[str, Any]) -> float:
 
 
 def _singular_values(matrix: Tensor) -> Tensor:
-    """Ascending, by the eigenvalues of the small Gram matrix in float64: much faster than an SVD,
-    and good to 1e-8 of the largest."""
+    """Ascending, by the eigenvalues of the small Gram matrix in float64.
+
+    Much faster than an SVD, and good to 1e-8 of the largest.
+    """
     x = matrix.detach().double().flatten(1)
     x = x.T if x.size(0) > x.size(1) else x
     return torch.linalg.eigvalsh(x @ x.T).clamp(min=0).sqrt()

@@ -140,7 +140,7 @@ class Muon(torch.optim.Optimizer):
     def flops_per_step(self) -> int:
         """FLOPs of Newton-Schulz in one step, without the tricks of the fast path."""
         return sum(
-            flops(*matrix.shape, len(self.coefficients))
+            flops(matrix.size(0), matrix.size(1), len(self.coefficients))
             for group in self.param_groups
             for p in group["params"]
             for matrix in matrices_of(p, group)

@@ -1,10 +1,13 @@
-"""Newton-Schulz: replace the singular values of a matrix by ones, with nothing but matrix products.
+"""Newton-Schulz: replace the singular values of a matrix by ones, by matrix products alone.
 
-M = U S V^T becomes (nearly) U V^T, its polar factor. One iteration applies an odd polynomial to
-    every singular value, s <- a s + b s^3 + c s^5,
-because X <- a X + (b A + c A A) X with A = X X^T does exactly that and leaves U and V alone.
-Dividing by the Frobenius norm first puts all s into [0, 1], where the polynomials below push them
-towards 1.
+M = U S V^T becomes (nearly) U V^T, its polar factor. One iteration is
+
+    X <- a X + (b A + c A A) X    with A = X X^T
+
+It leaves U and V alone and applies s <- a s + b s^3 + c s^5 to every singular value. Dividing by
+the Frobenius norm first puts all s into [0, 1], where the polynomials below push them towards 1.
+
+This is the plain version; `batching.py` does many matrices at once.
 
 Shapes: a matrix is (R, C) = (out, in); m = min(R, C), n = max(R, C). The iteration runs on the wide
 orientation (m, n), where A is the small (m, m).
@@ -24,13 +27,12 @@ Schedule = Literal["keller", "polar_express", "exact"]
 EPSILON = 1e-7  # floor of the norm: a zero matrix stays zero
 
 # Keller Jordan's quintic (kellerjordan.github.io/posts/muon): steepest at 0, so tiny singular
-# values rise fastest; it never converges but keeps every s >= 5e-3 inside 0.68-1.15 after five
-# steps.
+# values rise fastest. It never converges, but after five steps every s >= 5e-3 is in 0.68-1.15.
 KELLER = (3.4445, -4.7750, 2.0315)
 
-# Polar Express (Amsel et al., arXiv 2505.16932): per step the minimax polynomial for the interval
-# that the step before left, for s in [1e-3, 1]. Beyond 1 the composition explodes, and bf16 does
-# round above 1, so each polynomial but the last, convergent one sees s / 1.01 (their safety
+# Polar Express (Amsel et al., arXiv 2505.16932), for s in [1e-3, 1]: each step has the minimax
+# polynomial for the interval that the step before left. Beyond 1 the composition explodes, and bf16
+# does round above 1. So each polynomial but the last, convergent one sees s / 1.01 (their safety
 # factor).
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -56,9 +58,10 @@ def coefficients_of(
     """The (a, b, c) of every iteration; past its end a schedule repeats its last polynomial.
 
     schedule: keller (5 unless `steps` says otherwise), polar_express (5), exact (12), or your own
-    [[a, b, c], ...]. Raises ValueError for an unknown name, a polynomial that is not three numbers,
-    steps outside 1..99, or polynomials that let a singular value explode (a divergent schedule
-    would write NaN into the weights).
+        [[a, b, c], ...].
+
+    Raises ValueError for an unknown name, a polynomial that is not three numbers, steps outside
+    1..99, or polynomials that let a singular value explode (they would write NaN into the weights).
     """
     if isinstance(schedule, str):
         named = {
@@ -67,8 +70,9 @@ def coefficients_of(
             "exact": ((EXACT,), 12),
         }
         if schedule not in named:
+            names = ", ".join(named)
             raise ValueError(
-                f"ns_schedule={schedule!r} is none of {', '.join(named)} (or give a list of [a, b, c])"
+                f"ns_schedule={schedule!r} is none of {names} (or give a list of [a, b, c])"
             )
         polynomials, default_steps = named[schedule]
     else:
@@ -86,18 +90,18 @@ def coefficients_of(
             image = a * image + b * image**3 + c * image**5
             if not abs(image) < 10:
                 raise ValueError(
-                    f"ns_schedule={schedule} with ns_steps={steps} diverges: singular value {s} explodes"
+                    f"ns_schedule={schedule} with ns_steps={steps} diverges: "
+                    f"singular value {s} explodes"
                 )
     return coefficients
 
 
 @cache
 def dtype_of(ns_dtype: Literal["auto", "fp32", "bf16"], device_type: str) -> torch.dtype:
-    """The dtype to iterate in. auto: bf16 where the hardware multiplies bf16 matrices itself, else
-    fp32.
+    """The dtype to iterate in. auto: bf16 where the hardware multiplies it itself, else fp32.
 
-    bf16 costs 1-2 % of accuracy on a well-conditioned matrix (Muon does not notice) and is 2-3x as
-    fast in hardware, but slower than fp32 where it is emulated.
+    bf16 costs 1-2 % of accuracy on a well-conditioned matrix (Muon does not notice). In hardware it
+    is 2-3x as fast as fp32; where it is emulated it is slower.
     """
     if ns_dtype == "auto":
         return torch.bfloat16 if formats.native_bf16(device_type) else torch.float32
@@ -111,8 +115,8 @@ def orthogonalise(
 ) -> Tensor:
     """The polar factor of one (R, C) matrix, in `dtype`; the input is not changed.
 
-    The plain version, bit for bit what torch.optim.Muon computes in bf16; `batching.py` does many
-    at once. A norm that overflows fp32 gives zeros, NaN gives NaN: check before (Muon does).
+    In bf16 it is bit for bit what torch.optim.Muon computes. A norm that overflows fp32 gives
+    zeros, NaN gives NaN: check before (Muon does).
     """
     x = normalised(matrix, dtype)
     tall = x.size(0) > x.size(1)

@@ -1,13 +1,12 @@
-"""NorMuon (Li et al., arXiv 2510.05491): Muon whose update has, on average over time, rows of equal
-size.
+"""NorMuon (Li et al., arXiv 2510.05491): Muon whose update has rows of equal size over time.
 
 An orthogonal matrix still has rows (neurons) of unequal norm. Per row, with O the orthogonal
-update,
+update:
 
     v  <- beta2 v + (1 - beta2) mean over columns of O^2
     O' <- O / sqrt(v), rescaled to the Frobenius norm of O
 
-so it is Adam's second moment, one number a neuron. As the norm is kept, Muon's lr and scales keep
+This is Adam's second moment, one number a neuron. As the norm is kept, Muon's lr and scales keep
 their meaning.
 """
 

@@ -1,10 +1,9 @@
 """Newton-Schulz shared out among the ranks of a data-parallel run.
 
-Every rank holds all weights, all momenta and the same (reduced) gradients; each orthogonalises its
+Every rank holds all weights, all momenta and the same (reduced) gradients. Each orthogonalises its
 share of the matrices, the updates are gathered, and every rank applies all of them. So the weights
-stay equal bit for bit whatever the number of ranks, and the state fits any other number. (A rank
-that orthogonalised a *shard* of a matrix would
-compute something else: singular vectors are a property of the whole.)
+are equal bit for bit whatever the number of ranks, and the state fits any other number. (A *shard*
+of a matrix would not do: singular vectors are a property of the whole.)
 """
 
 from collections.abc import Callable, Sequence
@@ -24,9 +23,7 @@ def world_size() -> int:
 def shares(
     batches: Sequence[Sequence[int]], shapes: Sequence[torch.Size], ranks: int
 ) -> list[list[int]]:
-    """Rank -> positions in `batches`: the most expensive batch first, each to the rank with the
-    least to do so far.
-    """
+    """Rank -> positions in `batches`. The costliest goes first, each to the least busy rank."""
     costs = [sum(flops(shapes[i][0], shapes[i][1], 1) for i in batch) for batch in batches]
     load, result = [0] * ranks, [[] for _ in range(ranks)]  # type: tuple[list[int], list[list[int]]]
     for position in sorted(range(len(batches)), key=lambda position: -costs[position]):
@@ -49,17 +46,12 @@ def gathered(
         `dtype`.
     """
     everyone, rank = shares(batches, shapes, world_size()), dist.get_rank()
-    sizes = [
-        sum(shapes[i].numel() for position in share for i in batches[position])
-        for share in everyone
-    ]
+    sizes = [sum(shapes[i].numel() for n in share for i in batches[n]) for share in everyone]
     mine, offset = torch.empty(max(sizes), dtype=dtype, device=device), 0
     for position in everyone[rank]:
         for update in orthogonalise(batches[position]):
-            view = mine[offset : offset + update.numel()]
-            view.view(sorted(update.shape)).copy_(
-                update.T if update.size(0) > update.size(1) else update
-            )
+            wide = update.T if update.size(0) > update.size(1) else update
+            mine[offset : offset + update.numel()].view(wide.shape).copy_(wide)
             offset += update.numel()
     received = [torch.empty_like(mine) for _ in everyone]
     dist.all_gather([part.view(torch.uint8) for part in received], mine.view(torch.uint8))

@@ -1,11 +1,11 @@
-"""Optimizer state as plain trees: dicts with string keys, lists, tensors, numbers, strings,
-booleans and None.
+"""Optimizer state as plain trees, which a checkpoint can hold without pickle.
 
-That is what a checkpoint can hold without pickle, and it covers the optimizers of other packages
-too (SOAP nests lists of tensors and None). Tensors keep their dtype: torch's
-`Optimizer.load_state_dict` would round an fp32 momentum to a bf16 parameter's dtype. They keep
-their order in memory as well (a column-major eigenbasis, say), which files do not record but the
-bits of later products depend on.
+A tree is made of dicts with string keys, lists, tensors, numbers, strings, booleans and None. That
+covers the optimizers of other packages too (SOAP nests lists of tensors and None).
+
+Tensors keep their dtype: torch's `Optimizer.load_state_dict` would round an fp32 momentum to a bf16
+parameter's dtype. They also keep their order in memory (a column-major eigenbasis, say), which
+files do not record but the bits of later products depend on.
 """
 
 from typing import Any
@@ -40,8 +40,8 @@ def to_tree(value: Any) -> Any:
 def from_tree(tree: Any, device: torch.device, scalars_on: torch.device | None = None) -> Any:
     """A deep copy of a tree with its tensors on `device`, dtypes kept.
 
-    scalars_on: where an entry named `step` goes instead (torch's optimizers count steps in a CPU
-        tensor unless fused).
+    scalars_on: where an entry named `step` goes instead. (torch's optimizers count steps in a CPU
+        tensor unless fused.)
     """
     if isinstance(tree, Tensor):
         return tree.detach().to(device, copy=True, memory_format=torch.preserve_format)
@@ -49,14 +49,12 @@ def from_tree(tree: Any, device: torch.device, scalars_on: torch.device | None =
         return [from_tree(item, device, scalars_on) for item in tree]
     if isinstance(tree, dict) and PERMUTED in tree:
         order = tree[PERMUTED]
-        return from_tree(tree["tensor"], device).permute(
-            [order.index(i) for i in range(len(order))]
-        )
+        inverse = [order.index(i) for i in range(len(order))]
+        return from_tree(tree["tensor"], device).permute(inverse)
     if isinstance(tree, dict):
+        of_steps = scalars_on or device
         return {
-            key: from_tree(
-                item, scalars_on if key == "step" and scalars_on is not None else device, scalars_on
-            )
+            key: from_tree(item, of_steps if key == "step" else device, scalars_on)
             for key, item in tree.items()
         }
     return tree
