@@ -17,10 +17,12 @@ from statistics import fmean
 
 import numpy as np
 
-from minigpt.compare.groups import Question, sort_runs
-from minigpt.compare.selection import curvatures, declared_rules
+from minigpt.compare.groups import group_runs
+from minigpt.compare.judge import Result, judge
+from minigpt.compare.question import Question
+from minigpt.compare.rules import declared_rules
 from minigpt.compare.statistics import Interval
-from minigpt.compare.verdict import Result, judge
+from minigpt.compare.tuning import curvatures
 from minigpt.errors import ConfigError, MinigptError
 from minigpt.study.find import find
 from minigpt.study.select import select
@@ -33,7 +35,7 @@ def parameters(result: Result, source: str) -> dict[str, object]:
     new = next((c.arm.arm for c in result.at_headline.comparisons), "")
     spread = {
         name: pooled_sd(
-            [found.interval for at in result.horizons.values() if (found := at.evidence.get(name))]
+            [found.interval for at in result.budgets.values() if (found := at.evidence.get(name))]
         )
         for name in (result.baseline, new)
     }
@@ -44,13 +46,13 @@ def parameters(result: Result, source: str) -> dict[str, object]:
     ]
     correlations = [
         c.correlation
-        for at in result.horizons.values()
+        for at in result.budgets.values()
         for c in at.comparisons
         if c.correlation is not None
     ]
     points = [
-        (math.log2(at.horizon / result.headline), found.interval.mean)
-        for at in result.horizons.values()
+        (math.log2(at.budget / result.headline), found.interval.mean)
+        for at in result.budgets.values()
         if (found := at.evidence.get(result.baseline)) is not None and found.interval is not None
     ]
     lacking = {
@@ -101,7 +103,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         runs = select(find([options.path]).runs, options.study, [])
-        groups = sort_runs(Question(options.by), runs).groups
+        groups = group_runs(Question(options.by), runs).several
         result = judge(groups[0], declared_rules(groups[0].runs, None, None)[0]) if groups else None
         if result is None:
             raise ConfigError(

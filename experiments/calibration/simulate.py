@@ -31,10 +31,11 @@ from typing import Any
 import numpy as np
 
 from minigpt.compare.caveats import coarse_grids
-from minigpt.compare.groups import Question, sort_runs
-from minigpt.compare.selection import Rules
+from minigpt.compare.groups import group_runs
+from minigpt.compare.judge import Result, judge
+from minigpt.compare.question import Question
+from minigpt.compare.rules import Rules
 from minigpt.compare.statistics import t_interval
-from minigpt.compare.verdict import Result, judge
 from minigpt.study.run import Run
 
 HERE = Path(__file__).parent
@@ -149,7 +150,7 @@ class Simulator:
 
 def judged(runs: list[Run], margin: float = 0.0) -> Result:
     """The product's own way from runs to a verdict."""
-    (group,) = sort_runs(Question("optim"), runs).groups
+    (group,) = group_runs(Question("optim"), runs).several
     result = judge(group, Rules(baseline="base", margin=margin))
     assert result is not None
     return result
@@ -207,7 +208,7 @@ def simulate(
     for _ in range(studies):
         runs, best = simulator.study()
         result = judged(runs, margin)
-        at = result.horizons[JUDGED * TOKENS_PER_STEP]
+        at = result.budgets[JUDGED * TOKENS_PER_STEP]
         (comparison,) = at.comparisons
         chosen = {
             name: math.log2(choice.setting.value("optim.hidden.lr") / 0.01)
@@ -236,7 +237,7 @@ def _tally_ratio(
     """Against the budget at which the new arm's true loss, at its chosen setting, equals the
     baseline's.
     """
-    (found,) = (one for one in result.equal_loss if one.horizon == JUDGED * TOKENS_PER_STEP)
+    (found,) = (one for one in result.equal_loss if one.budget == JUDGED * TOKENS_PER_STEP)
     if found.ratio.log is None:
         return
     target = simulator.true_loss("base", chosen["base"], best["base"], JUDGED)

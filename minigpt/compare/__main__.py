@@ -1,45 +1,56 @@
 """Compare arms of a study: python -m minigpt.compare PATH... --by KEY [--out DIR]; see --help."""
 
 import argparse
-import csv
-import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.errors import ConfigError
 from minigpt.study.find import find
 from minigpt.study.select import select
-from minigpt.terminal import escape_line
 
 if TYPE_CHECKING:
     from minigpt.compare.cost import Costs
-    from minigpt.compare.document import Document
     from minigpt.compare.figures import Figure
-    from minigpt.compare.groups import Group, Question, Sorted
+    from minigpt.compare.groups import Group, Groups
+    from minigpt.compare.judge import Result
+    from minigpt.compare.question import Question
 
 DESCRIPTION = """\
-Compare arms of a study and end in a verdict with an interval: better, equivalent within a margin, or undecided.
+Compare arms of a study and end in a verdict with an interval:
+better, equivalent within a margin, or undecided.
 
-  python -m minigpt.compare outputs --by optim                    every group of comparable runs there is
-  python -m minigpt.compare outputs --by optim --study muon_vs_adamw --baseline adamw --margin 0.005 --out report
-  python -m minigpt.compare outputs --by optim.hidden.momentum --where model=tiny --where train.batch_size=16
-  python -m minigpt.compare outputs --by data/tokenizer           other tokenizers: judged in bits per byte
-  python -m minigpt.compare outputs --by schedule --axis schedule.warmup     warmup is tuned in each arm too
-  python -m minigpt.compare outputs --status --study muon_vs_adamw           a running sweep, seen from outside
+  every group of comparable runs there is
+    python -m minigpt.compare outputs --by optim
+  one study, as files
+    python -m minigpt.compare outputs --by optim --study muon_vs_adamw --margin 0.005 --out report
+  some of the runs
+    python -m minigpt.compare outputs --by optim.hidden.momentum --where model=tiny seed=100
+  other tokenizers: judged in bits per byte
+    python -m minigpt.compare outputs --by data/tokenizer
+  warmup is tuned in each arm too
+    python -m minigpt.compare outputs --by schedule --axis schedule.warmup
+  a running sweep, seen from outside
+    python -m minigpt.compare outputs --status --study muon_vs_adamw
 
-A study in three commands: tune on seeds 0, 1; confirm the best setting on seeds from 100 on; at two budgets or more.
+A study in three commands: tune on seeds 0, 1; confirm the best setting on seeds from 100 on,
+at two budgets or more.
 
   python train.py -m study=s optim=muon,adamw optim.lr_scale=0.25,0.5,1,2,4 seed=0,1
-  python train.py -m study=s optim=muon  optim.lr_scale=BEST seed="range(100,108)" train.steps=300,600
-  python train.py -m study=s optim=adamw optim.lr_scale=BEST seed="range(100,108)" train.steps=300,600
+  python train.py -m study=s optim=muon  optim.lr_scale=BEST seed="range(100,108)" \\
+    train.steps=300,600
+  python train.py -m study=s optim=adamw optim.lr_scale=BEST seed="range(100,108)" \\
+    train.steps=300,600
 """
 EPILOG = """\
-Runs are compared only if they are equal in all but KEY, learning rates, --axis keys, the seed and the budget; what
-splits them is named. Each arm's setting is chosen on tuning seeds (below 100) and judged on confirmation seeds (100 and
-above, or as declared in verdict.* of the study's experiment file), paired by seed. Fewer than 8 pairs are shown and
-claim nothing. DIR gets report.html (opens offline), report.md, figures as PNG and results.csv (a row for each run).
+Runs are compared only if they are equal in all but KEY, learning rates, --axis keys, the seed and
+the budget; what splits them is named. Each arm's setting is chosen on tuning seeds (below 100) and
+judged on confirmation seeds (100 and above), paired by seed; verdict.* of the study's experiment
+file may declare others. Fewer than 8 pairs are shown and claim nothing.
+
+DIR gets report.html (opens offline), report.md, figures as PNG and results.csv (a row for each
+run).
 
 Exit codes: 0 done; 2 bad arguments or nothing to compare; 6 DIR cannot be written.
 """
@@ -47,51 +58,20 @@ Exit codes: 0 done; 2 bad arguments or nothing to compare; 6 DIR cannot be writt
 
 def parser() -> Parser:
     p = Parser("python -m minigpt.compare", DESCRIPTION, EPILOG)
-    p.add_argument(
-        "paths", metavar="PATH", type=Path, nargs="+", help="run folders, or folders that hold them"
-    )
-    p.add_argument(
-        "--by",
-        metavar="KEY",
-        help="what sets the arms apart: a group (optim) or a key (optim.hidden.lr)",
-    )
-    p.add_argument("--study", help="only runs of this study")
-    p.add_argument(
-        "--where",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        nargs="+",
-        help="only such runs",
-    )
-    p.add_argument(
-        "--baseline",
-        metavar="ARM",
-        help="the arm to hold the others against (default: the first typed)",
-    )
-    p.add_argument(
-        "--margin",
-        type=float,
-        help="smallest difference that matters, in the unit of the loss (default 0)",
-    )
-    p.add_argument(
-        "--axis",
-        metavar="KEY",
-        action="append",
-        default=[],
-        help="a further key that each arm tunes",
-    )
-    p.add_argument(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        help="write report.html, report.md, figures and results.csv here",
-    )
-    p.add_argument(
-        "--status",
-        action="store_true",
-        help="show a sweep: done, running, failed, waiting, time left",
-    )
+
+    def add(name: str, metavar: str, help: str, **how: object) -> None:
+        p.add_argument(name, metavar=metavar, help=help, **how)  # type: ignore[arg-type]
+
+    add("paths", "PATH", "run folders, or folders that hold them", type=Path, nargs="+")
+    add("--by", "KEY", "what sets the arms apart: a group (optim) or a key (optim.hidden.lr)")
+    add("--study", "STUDY", "only runs of this study")
+    add("--where", "KEY=VALUE", "only such runs", action="extend", default=[], nargs="+")
+    add("--baseline", "ARM", "the arm to hold the others against (default: the first typed)")
+    add("--margin", "MARGIN", "smallest difference that matters (default 0)", type=float)
+    add("--axis", "KEY", "a further key that each arm tunes", action="append", default=[])
+    add("--out", "DIR", "write report.html, report.md, figures and results.csv here", type=Path)
+    status = "show a sweep: done, running, failed, waiting, time left"
+    p.add_argument("--status", action="store_true", help=status)
     return p
 
 
@@ -101,16 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def answer(options: argparse.Namespace) -> None:
-    """The status of a sweep, or a comparison. Raises ConfigError for options that ask for
-    neither.
+    """The status of a sweep, or a comparison.
+
+    Raises ConfigError for options that ask for neither.
     """
     if options.status:
-        from minigpt.study import status
+        from minigpt.study.status import status_text, sweeps
 
-        print(
-            status.status_text(status.sweeps(options.paths, options.study), options.by or "optim"),
-            end="",
-        )
+        print(status_text(sweeps(options.paths, options.study), options.by or "optim"), end="")
         return
     if options.by is None:
         raise ConfigError("missing argument: --by (what sets the arms apart, e.g. --by optim)")
@@ -120,106 +98,80 @@ def answer(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Read, sort, judge and report. Raises ConfigError if no two arms can be compared, StorageError
-    on a bad DIR.
+    """Read, group, judge and report.
+
+    Raises ConfigError if no two arms can be compared, StorageError on a bad DIR.
     """
-    from minigpt.compare import cost, figures, report_text, results
-    from minigpt.compare.groups import Question, sort_runs
-    from minigpt.compare.report import report as compose_report
-    from minigpt.compare.selection import declared_rules
-    from minigpt.compare.verdict import Result, judge
+    from minigpt.compare import report
+    from minigpt.compare.cost import costs
+    from minigpt.compare.figures import figures
+    from minigpt.compare.groups import group_runs
+    from minigpt.compare.judge import judge
+    from minigpt.compare.question import Question
+    from minigpt.compare.report_html import html
+    from minigpt.compare.report_text import markdown, terminal_text
+    from minigpt.compare.results import csv_bytes
+    from minigpt.compare.rules import declared_rules
+    from minigpt.compare.write_files import write_files
 
     found = find(options.paths)
-    where = [condition for conditions in options.where for condition in conditions]
-    runs = select(found.runs, options.study, where)
+    runs = select(found.runs, options.study, options.where)
     question = Question(options.by, tuple(options.axis))
-    ordered = sort_runs(question, runs)
+    groups = group_runs(question, runs)
     others = [f"left out: {problem}" for problem in found.unreadable]
     judged: list[tuple[Result, Costs, list[Figure]]] = []
-    rest = list(ordered.single)
-    for group in ordered.groups:
-        rules, notes = declared_rules(group.runs, options.baseline, options.margin)
-        result = judge(group, rules, notes)
+    rest = list(groups.single)
+    for group in groups.several:
+        result = judge(group, *declared_rules(group.runs, options.baseline, options.margin))
         if result is None:
             rest.append(group)
-            others.append(
-                f"no budget at which two arms have ended runs: {group.title} ({_budgets(group)})"
-            )
+            others.append(no_common_budget(group))
             continue
-        times = cost.costs(result, found.runs)
-        prefix = f"group{len(judged) + 1}_" if len(ordered.groups) > 1 else ""
-        judged.append(
-            (result, times, figures.figures(result, times, prefix) if options.out else [])
-        )
+        prefix = f"group{len(judged) + 1}_" if len(groups.several) > 1 else ""
+        drawn = figures(result, prefix) if options.out is not None else []
+        judged.append((result, costs(result, found.runs), drawn))
     if not judged:
-        raise nothing_to_compare(question, ordered, others)
+        raise nothing_to_compare(question, groups, others)
     title = f"{options.study or options.by}: {', '.join(judged[0][0].group.arms)}"
-    report = compose_report(title, judged, ordered, others)
+    document = report.compose(title, judged, groups, others)
     if options.out is not None:  # first, since stdout may be lost
-        rows = results.csv_rows([result for result, *_ in judged], rest, found.runs)
-        write(options.out, report, [figure for *_, drawn in judged for figure in drawn], rows)
-    print(report_text.text(report), end="")
+        files = {f"{figure.name}.png": figure.png for *_, drawn in judged for figure in drawn}
+        files["results.csv"] = csv_bytes([result for result, *_ in judged], rest, found.runs)
+        files["report.md"] = markdown(document, options.out).encode()
+        files["report.html"] = html(document, options.out).encode()
+        write_files(options.out, files)
+    print(terminal_text(document), end="")
     if options.out is not None:
         print(f"\n{options.out / 'report.html'}")
 
 
-def _budgets(group: "Group") -> str:
-    ended = {
-        name: sorted({h for s in arm.settings.values() for h in s.runs})
+def no_common_budget(group: "Group") -> str:
+    """Why a group has no verdict."""
+    budgets = "; ".join(
+        f"{name}: {', '.join(f'{tokens:,}' for tokens in sorted(arm.budgets)) or 'none'} tokens"
         for name, arm in group.arms.items()
-    }
-    return "; ".join(
-        f"{name}: {', '.join(f'{h:,}' for h in found) or 'none'} tokens"
-        for name, found in ended.items()
     )
+    return f"no budget at which two arms have ended runs: {group.title} ({budgets})"
 
 
-def nothing_to_compare(question: "Question", ordered: "Sorted", others: list[str]) -> ConfigError:
+def nothing_to_compare(question: "Question", groups: "Groups", others: list[str]) -> ConfigError:
     """Why there is no group with two arms, in a line."""
     from minigpt.compare.groups import nearest_split
 
-    arms = sorted({name for group in (*ordered.groups, *ordered.single) for name in group.arms})
+    everything = [*groups.several, *groups.single]
+    arms = sorted({name for group in everything for name in group.arms})
+    why = "(no two arms have ended runs)"
     if len(arms) < 2:
-        only = (
-            f"only {question.by}={arms[0]} in {sum(len(g.runs) for g in ordered.single)} runs"
-            if arms
-            else "no runs"
+        number = sum(len(group.runs) for group in everything)
+        only = f"only {question.by}={arms[0]} in {number} runs" if arms else "no runs"
+        why = f"{only} (run another arm, or compare another key)"
+    elif keys := nearest_split(groups.single):
+        why = (
+            f"arms {', '.join(arms)} also differ in {'; '.join(keys)} "
+            "(make them equal, or name what each arm tunes with --axis)"
         )
-        return ConfigError(
-            f"nothing to compare: --by {question.by}: {only} (run another arm, or compare another key)",
-            *others,
-        )
-    if keys := nearest_split(question, ordered.single):
-        return ConfigError(
-            f"nothing to compare: --by {question.by}: arms {', '.join(arms)} also differ in {'; '.join(keys)} "
-            "(make them equal, or name what each arm tunes with --axis)",
-            *others,
-        )
-    return ConfigError(
-        f"nothing to compare: --by {question.by} (no two arms have ended runs)", *others
-    )
-
-
-def write(out: Path, report: "Document", drawn: "list[Figure]", rows: list[dict[str, Any]]) -> None:
-    """The files of a report. Raises StorageError."""
-    from minigpt.compare.report_html import html
-    from minigpt.compare.report_markdown import markdown
-    from minigpt.compare.written import write_files
-
-    table = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows
-    )
-    files = {f"{figure.name}.png": figure.png for figure in drawn}
-    files |= {
-        "results.csv": table.getvalue().encode(),
-        "report.md": markdown(report, out).encode(),
-        "report.html": html(report, out).encode(),
-    }
-    write_files(out, files)
+    colon = " " if why.startswith("(") else ": "
+    return ConfigError(f"nothing to compare: --by {question.by}{colon}{why}", *others)
 
 
 if __name__ == "__main__":

@@ -1,127 +1,130 @@
-"""How much of the baseline's budget an arm needs for the baseline's final loss: ratios with
-intervals, or bounds.
+"""What of the baseline's budget an arm needs for the baseline's final loss: ratios, or bounds.
 
 Only end points of finished schedules count. A loss on the way of a longer run belongs to a learning
-rate that has not come down yet, and a crossing there flatters whoever decays later (OPTIMIZERS:
-"only annealed end points").
+rate that has not come down yet. A crossing there flatters whoever decays later.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from minigpt.compare import statistics
 from minigpt.compare.statistics import Interval
-
-if TYPE_CHECKING:
-    from minigpt.study.run import Run
 
 
 @dataclass(frozen=True)
 class Ratio:
     """Budget of the arm over budget of the baseline at equal loss; below 1 the arm needs less.
 
-    log: interval of the natural log of the ratio, None if it is not bracketed.  bound: then "above"
-    (of at_most) or "below" (at_least); "about above" or "about below" where the losses at that
-    budget cannot be told apart; "unclear" where a seed's loss does not fall with the budget; else
-    empty.  at_least, at_most: the smallest and the largest
-    ratio that was measured.  used: the arm's budgets (tokens) that bracket the loss, or the
-        outermost.  n: seeds.
+    bound, where the loss is not bracketed: "above" (at_most) or "below" (at_least), "about above"
+    or "about below" where the losses at that budget cannot be told apart, "unclear" where a seed's
+    loss does not fall with the budget.
     """
 
-    log: Interval | None
-    bound: str
-    at_least: float
+    log: Interval | None  # of the natural log of the ratio; None if it is not bracketed
+    bound: str  # empty if it is bracketed
+    at_least: float  # the smallest and the largest ratio that was measured
     at_most: float
-    used: tuple[int, ...]
-    n: int
-
-
-@dataclass(frozen=True)
-class EqualLoss:
-    """A ratio with what it is of. horizon: the baseline's budget in tokens."""
-
-    arm: str
-    baseline: str
-    horizon: int
-    ratio: Ratio
-    runs: "list[Run]"
+    used: tuple[int, ...]  # the arm's budgets (tokens) that bracket the loss, or the outermost
+    n: int  # seeds
 
 
 def budget_to_equal_loss(
     target: Mapping[int, float],
-    horizon: int,
+    budget: int,
     curve: Mapping[int, Mapping[int, float]],
     confidence: float = 0.95,
 ) -> Ratio | None:
     """The budget at which the arm's end points equal the baseline's, relative to the baseline's.
 
-    target: the baseline's final loss by seed, at `horizon` tokens.  curve: the arm's final loss by
-    budget and seed. Between the two neighbouring budgets whose mean losses bracket the mean target,
-    a seed's loss runs through its own two end points, along a parabola in the log of the budget
-    whose bend is that of the mean losses (`bend`; a straight line with two budgets only, which
-    overstates the need a little, since losses are convex). Each seed gives one log-ratio, and they
-    get a t interval. A seed may cross a little outside the two budgets; the mean never does.
-    Diverged seeds are left out. None if no seed is common.
+    target: the baseline's final loss by seed, at `budget` tokens.
+    curve: the arm's final loss by budget and seed.
+
+    The two neighbouring budgets whose mean losses bracket the mean target count. A seed's loss runs
+    through its own two end points there, along a parabola in the log of the budget, with the bend
+    of the mean losses (`bend`). With two budgets only it is a straight line, which overstates the
+    need a little, since losses are convex. Each seed gives one log-ratio; they get a t interval. A
+    seed may cross a little outside the two budgets; the mean never does. Diverged seeds are left
+    out. None if no seed is common.
     """
+    gaps = _gaps(target, curve)
+    if not gaps:
+        return None
+    budgets = list(gaps)
+    at_least, at_most = budgets[0] / budget, budgets[-1] / budget
+    mean = {tokens: _mean(gap) for tokens, gap in gaps.items()}
+    reached = next((index for index, tokens in enumerate(budgets) if mean[tokens] <= 0), None)
+    if reached is None or reached == 0:  # the largest is too small, or the smallest is enough
+        last = budgets[-1] if reached is None else budgets[0]
+        gap = statistics.t_interval(list(gaps[last].values()), confidence)
+        about = "about " if gap.low <= 0 <= gap.high else ""
+        bound = about + ("above" if reached is None else "below")
+        return Ratio(None, bound, at_least, at_most, (last,), gap.n)
+    short, long = budgets[reached - 1], budgets[reached]
+    width = math.log(long / short)
+    bent = bend(_complete_means(curve, target), short)
+    logs: list[float] = []
+    for seed in sorted(gaps[short].keys() & gaps[long].keys()):
+        fall = gaps[short][seed] - gaps[long][seed]
+        if fall <= 0:  # it crosses nowhere
+            logs.clear()
+            break
+        share = crossing(gaps[short][seed], fall, min(bent * width**2, 0.9 * fall))
+        logs.append(math.log(short / budget) + share * width)
+    if not logs:
+        return Ratio(None, "unclear", short / budget, long / budget, (short, long), 0)
+    log = statistics.t_interval(logs, confidence)
+    return Ratio(log, "", at_least, at_most, (short, long), len(logs))
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+    return math.fsum(by_seed.values()) / len(by_seed)
+
+
+def _gaps(
+    target: Mapping[int, float], curve: Mapping[int, Mapping[int, float]]
+) -> dict[int, dict[int, float]]:
+    """The arm's loss minus the target, by budget (ascending) and seed, where both are finite."""
     gaps = {
         tokens: {
             seed: losses[seed] - target[seed]
             for seed in losses.keys() & target.keys()
-            if _finite(losses, target, seed)
+            if math.isfinite(losses[seed]) and math.isfinite(target[seed])
         }
         for tokens, losses in sorted(curve.items())
     }
-    gaps = {tokens: gap for tokens, gap in gaps.items() if gap}
-    if not gaps:
-        return None
-    budgets = list(gaps)
-    at_least, at_most = budgets[0] / horizon, budgets[-1] / horizon
-    mean = {tokens: math.fsum(gap.values()) / len(gap) for tokens, gap in gaps.items()}
-    reached = next((index for index, tokens in enumerate(budgets) if mean[tokens] <= 0), None)
-    # even the largest is too small, or already the smallest is enough
-    if reached is None or reached == 0:
-        last = budgets[-1] if reached is None else budgets[0]
-        gap = statistics.t_interval(list(gaps[last].values()), confidence)
-        told_apart = not gap.low <= 0 <= gap.high
-        bound = ("" if told_apart else "about ") + ("above" if reached is None else "below")
-        return Ratio(None, bound, at_least, at_most, (last,), gap.n)
-    short, long = budgets[reached - 1], budgets[reached]
-    width = math.log(long / short)
-    bent = bend(
-        {
-            tokens: math.fsum(losses.values()) / len(losses)
-            for tokens, losses in _complete(curve, target)
-        },
-        short,
-    )
-    logs = []
-    for seed in sorted(gaps[short].keys() & gaps[long].keys()):
-        fall = gaps[short][seed] - gaps[long][seed]
-        if fall <= 0:  # a seed whose loss does not fall with the budget crosses nowhere
-            return Ratio(None, "unclear", short / horizon, long / horizon, (short, long), 0)
-        share = crossing(gaps[short][seed], fall, min(bent * width**2, 0.9 * fall))
-        logs.append(math.log(short / horizon) + share * width)
-    if not logs:
-        return Ratio(None, "unclear", short / horizon, long / horizon, (short, long), 0)
-    return Ratio(
-        statistics.t_interval(logs, confidence), "", at_least, at_most, (short, long), len(logs)
-    )
+    return {tokens: gap for tokens, gap in gaps.items() if gap}
+
+
+def _complete_means(
+    curve: Mapping[int, Mapping[int, float]], target: Mapping[int, float]
+) -> dict[int, float]:
+    """The arm's mean loss by budget, over seeds of every budget and the target.
+
+    Only these means line up. Empty without such a seed.
+    """
+    seeds = [
+        seed
+        for seed in target
+        if all(seed in losses and math.isfinite(losses[seed]) for losses in curve.values())
+    ]
+    return {t: _mean({s: losses[s] for s in seeds}) for t, losses in curve.items() if seeds}
 
 
 def crossing(gap: float, fall: float, bent: float) -> float:
-    """Where in [0, 1] the curve gap - fall u + bent u (u - 1) is 0; also a little outside. 0 <=
-    bent < fall.
+    """Where the curve gap - fall u + bent u (u - 1) is 0. Requires 0 <= bent < fall.
+
+    u is 0 and 1 at the two budgets; it may lie a little outside.
     """
     steepness = fall + bent
     return 2 * gap / (steepness + math.sqrt(max(0.0, steepness**2 - 4 * bent * gap)))
 
 
 def bend(means: Mapping[int, float], short: int) -> float:
-    """Second divided difference of the mean loss in the log of the budget, next to the segment that
-    begins at `short`: with the nearest budget before it, after it, or the mean of both; 0 without a
-        third budget or for a concave curve.
+    """Second divided difference of the mean loss in the log of the budget, at least 0.
+
+    It is taken next to the segment that begins at `short`: with the nearest budget before it, the
+    one after it, or the mean of both. It is 0 without a third budget.
     """
     budgets = sorted(means)
     if short not in means or budgets[-1] == short:
@@ -134,25 +137,3 @@ def bend(means: Mapping[int, float], short: int) -> float:
         y0, y1, y2 = (means[tokens] for tokens in triple)
         found.append(((y2 - y1) / (x2 - x1) - (y1 - y0) / (x1 - x0)) / (x2 - x0))
     return max(0.0, math.fsum(found) / len(found)) if found else 0.0
-
-
-def _complete(
-    curve: Mapping[int, Mapping[int, float]], target: Mapping[int, float]
-) -> list[tuple[int, dict[int, float]]]:
-    """The arm's losses of the seeds that every budget and the target have: only those means line
-    up.
-    """
-    seeds = {
-        seed
-        for seed in target
-        if all(seed in losses and math.isfinite(losses[seed]) for losses in curve.values())
-    }
-    return [
-        (tokens, {seed: losses[seed] for seed in seeds})
-        for tokens, losses in sorted(curve.items())
-        if seeds
-    ]
-
-
-def _finite(losses: Mapping[int, float], target: Mapping[int, float], seed: int) -> bool:
-    return math.isfinite(losses[seed]) and math.isfinite(target[seed])

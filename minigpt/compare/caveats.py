@@ -1,11 +1,11 @@
 """What a reader should know before believing a number: one sentence each, the graver first."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from minigpt.compare.arms import Arm
 from minigpt.compare.cost import PATH, Costs, flops_per_token
-from minigpt.compare.groups import Arm
-from minigpt.compare.selection import Choice, curvatures
-from minigpt.compare.verdict import Result
+from minigpt.compare.judge import Result
+from minigpt.compare.tuning import Choice, curvatures
 from minigpt.study.run import Run
 from minigpt.study.values import show
 
@@ -20,23 +20,28 @@ def caveats(result: Result, times: Costs) -> list[str]:
         *_diverged(result),
         *_grid_edges(result),
         *coarse_grids(result),
-        *_tuning_budgets(result),
+        *_unequal_tuning(result),
+        *_tuned_elsewhere(result),
+        *_untuned_axes(result),
         *_one_budget(result),
         *_unended(result),
         *_mixed(result),
         *_changed_code(result),
         *_paths(result),
         *_unknown_flops(result),
-        *_restless_machine(times),
+        *_no_seconds(times),
         *result.group.duplicates,
     ]
 
 
-def names(runs: Iterable[Run]) -> str:
-    """A few names, and how many more."""
-    listed = sorted(run.name for run in runs)
-    more = len(listed) - SHOWN
-    return ", ".join(listed[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _few(names: Sequence[str]) -> str:
+    """A few names in order, and how many more."""
+    more = len(names) - SHOWN
+    return ", ".join(sorted(names)[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _names(runs: Iterable[Run]) -> str:
+    return _few([run.name for run in runs])
 
 
 def _diverged(result: Result) -> Iterable[str]:
@@ -44,109 +49,113 @@ def _diverged(result: Result) -> Iterable[str]:
         if found.diverged:
             seeds = ", ".join(map(str, found.diverged))
             yield (
-                f"{name}: {len(found.diverged)} of {len(found.losses)} seeds diverged (seed {seeds}); that counts "
-                "against it, and its mean is over the others"
+                f"{name}: {len(found.diverged)} of {len(found.losses)} seeds diverged "
+                f"(seed {seeds}); that counts against it, and its mean is over the others"
             )
 
 
 def _grid_edges(result: Result) -> Iterable[str]:
     for name, choice in result.choices.items():
-        for axis, side in edges(result.group.arms[name], choice):
+        for value, side in edges(result.group.arms[name], choice):
             yield (
-                f"{name}: the best {axis} lies on the {side} edge of its grid: "
-                f"its optimum may lie outside; extend the grid"
+                f"{name}: the best {value} lies on the {side} edge of its grid: "
+                "its optimum may lie outside; extend the grid"
             )
 
 
 def edges(arm: Arm, choice: Choice) -> list[tuple[str, str]]:
-    """Axes on which the chosen setting is the lowest or highest value tried, as (`lr=0.04`,
-    `upper`).
-    """
+    """Axes on which the choice is the lowest or highest value tried: (`lr=0.04`, `upper`)."""
     found = []
     for axis in arm.axes:
         tried = {axis.values[score.setting.key] for score in choice.scores}
         numbers = [value for value in axis.numbers if value in tried]
-        if len(numbers) < 2:
-            continue
         best = axis.values[choice.setting.key]
-        if best in (numbers[0], numbers[-1]):
-            found.append((f"{axis.name}={show(best)}", "lower" if best == numbers[0] else "upper"))
+        if len(numbers) > 1 and best in (numbers[0], numbers[-1]):
+            side = "lower" if best == numbers[0] else "upper"
+            found.append((f"{axis.name}={show(best)}", side))
     return found
 
 
 def coarse_grids(result: Result) -> Iterable[str]:
-    """A claim smaller than what the points between those of the grids may hide is one about grids,
-    not about arms.
+    """A claim may be smaller than what lies between the points of a grid: then it is about grids.
+
+    The simulations of experiments/calibration count these.
     """
     for c in result.at_headline.comparisons:
         if c.verdict not in ("better", "worse") or c.interval is None:
             continue
-        hidden = {
-            name: sum(
-                found.hidden_loss
-                for found in curvatures(result.group.arms[name], result.choices[name])
-            )
-            for name in (c.arm.arm, c.baseline.arm)
-        }
         loser = c.baseline.arm if c.verdict == "better" else c.arm.arm
-        if hidden[loser] >= abs(c.interval.mean):
+        bends = curvatures(result.group.arms[loser], result.choices[loser])
+        hidden, difference = sum(bend.hidden_loss for bend in bends), abs(c.interval.mean)
+        if hidden >= difference:
             yield (
-                f"{loser}: its grid is coarse: between two of its points the loss may be {hidden[loser]:.4f} lower, "
-                f"no less than the difference of {abs(c.interval.mean):.4f}; refine it, or declare a margin that size"
+                f"{loser}: its grid is coarse: between two of its points the loss may be "
+                f"{hidden:.4f} lower, no less than the difference of {difference:.4f}; "
+                "refine it, or declare a margin that size"
             )
 
 
-def _tuning_budgets(result: Result) -> Iterable[str]:
-    budgets = {
+def _unequal_tuning(result: Result) -> Iterable[str]:
+    tried = {
         name: (len(choice.scores), sum(len(score.seeds) for score in choice.scores))
         for name, choice in result.choices.items()
     }
-    if len(set(budgets.values())) > 1:
+    if len(set(tried.values())) > 1:
         shown = ", ".join(
             f"{name} {settings} settings, {runs} runs" if settings else f"{name} none"
-            for name, (settings, runs) in budgets.items()
+            for name, (settings, runs) in tried.items()
         )
-        yield f"unequal tuning: {shown}; the arm with more had more chances to be lucky and to be good"
-    if not any(settings for settings, _ in budgets.values()):
-        yield "untuned: one setting for each arm, so this compares these settings and not the arms at their best"
+        yield (
+            f"unequal tuning: {shown}; "
+            "the arm with more had more chances to be lucky and to be good"
+        )
+    if not any(settings for settings, _ in tried.values()):
+        yield (
+            "untuned: one setting for each arm, "
+            "so this compares these settings and not the arms at their best"
+        )
+
+
+def _tuned_elsewhere(result: Result) -> Iterable[str]:
     for name, choice in result.choices.items():
         if len({score.seeds for score in choice.scores}) > 1:
             yield f"{name}: its settings were tried on different numbers of seeds"
-        if choice.horizon is not None and choice.horizon != result.headline:
-            yield f"{name}: tuned at {choice.horizon:,} tokens, judged at {result.headline:,}"
+        if choice.budget is not None and choice.budget != result.headline:
+            yield f"{name}: tuned at {choice.budget:,} tokens, judged at {result.headline:,}"
+
+
+def _untuned_axes(result: Result) -> Iterable[str]:
     swept = {
         name: {key for axis in arm.axes for key in axis.keys}
         for name, arm in result.group.arms.items()
     }
     everywhere = set().union(*swept.values())
     for name, keys in swept.items():
-        if (
-            (lacking := sorted(everywhere - keys))
-            and keys
-            and any(keys < other for other in swept.values())
-        ):
-            yield f"{name}: not tuned over {', '.join(lacking)}, which another arm was"
+        if keys and any(keys < other for other in swept.values()):
+            lacking = ", ".join(sorted(everywhere - keys))
+            yield f"{name}: not tuned over {lacking}, which another arm was"
 
 
 def _one_budget(result: Result) -> Iterable[str]:
-    both = [h for h, at in result.horizons.items() if at.comparisons]
-    if len(both) < 2:
-        yield "one budget: a difference at a single horizon says little about longer runs (add another train.steps=)"
+    if sum(bool(at.comparisons) for at in result.budgets.values()) < 2:
+        yield (
+            "one budget: a difference at a single budget says little about longer runs "
+            "(add another train.steps=)"
+        )
 
 
 def _unended(result: Result) -> Iterable[str]:
     for name, arm in result.group.arms.items():
         for status in ("failed", "unfinished", "running"):
-            runs = [run for run in arm.unended if run.status == status]
-            if runs:
-                yield f"{name}: {len(runs)} {status}: {names(runs)}"
+            if runs := [run for run in arm.unended if run.status == status]:
+                yield f"{name}: {len(runs)} {status}: {_names(runs)}"
 
 
 def _mixed(result: Result) -> Iterable[str]:
-    runs = [run for run in result.group.runs if run.record.get("mixed")]
-    if runs:
+    if runs := [run for run in result.group.runs if run.record.get("mixed")]:
         kinds = sorted({change for run in runs for change in run.record["mixed"]})
-        yield f"mixed runs, went on after a change ({'; '.join(kinds[:SHOWN])}): {names(runs)}"
+        shown = "; ".join(kinds[:SHOWN])
+        yield f"mixed runs, went on after a change ({shown}): {_names(runs)}"
 
 
 def _changed_code(result: Result) -> Iterable[str]:
@@ -154,14 +163,12 @@ def _changed_code(result: Result) -> Iterable[str]:
     for run in result.group.runs:
         for module, digest in run.record["source"].items():
             digests.setdefault(module, {}).setdefault(digest, []).append(run)
-    changed = {module: found for module, found in digests.items() if len(found) > 1}
-    if changed:
-        modules = sorted(changed)
+    if changed := {module: found for module, found in digests.items() if len(found) > 1}:
         fewest = min((runs for found in changed.values() for runs in found.values()), key=len)
-        shown = ", ".join(modules[:SHOWN]) + (
-            f" and {len(modules) - SHOWN} more" if len(modules) > SHOWN else ""
+        yield (
+            "changed code: runs were computed by different versions of "
+            f"{_few(list(changed))} (one side: {_names(fewest)})"
         )
-        yield f"changed code: runs were computed by different versions of {shown} (one side: {names(fewest)})"
     versions = {run.record.get("versions", {}).get("torch") for run in result.group.runs}
     if len(versions) > 1:
         yield f"different torch versions: {', '.join(sorted(map(str, versions)))}"
@@ -169,15 +176,12 @@ def _changed_code(result: Result) -> Iterable[str]:
 
 def _paths(result: Result) -> Iterable[str]:
     by = result.group.question.by
-    judged = [run for found in result.at_headline.evidence.values() for run in found.runs.values()]
+    judged = [run for found in result.at_headline.evidence.values() for run in found.all_runs]
     for key in PATH:
         values = {show(run.record["chosen"].get(key)) for run in judged}
         if len(values) > 1 and by != f"train.{key}":
-            what = (
-                "losses and times"
-                if key in ("device", "precision", "compile")
-                else "times, and last digits of losses,"
-            )
+            decides = key in ("device", "precision", "compile")
+            what = "losses and times" if decides else "times, and last digits of losses,"
             yield f"different {key} ({', '.join(sorted(values))}): {what} are not of one path"
     hosts = {str(run.record["hardware"].get("host")) for run in judged}
     if len(hosts) > 1:
@@ -186,17 +190,21 @@ def _paths(result: Result) -> Iterable[str]:
 
 def _unknown_flops(result: Result) -> Iterable[str]:
     for name, found in result.at_headline.evidence.items():
-        ended = [run for run in found.runs.values() if run.status == "finished"]
+        ended = [run for run in found.all_runs if run.status == "finished"]
         if ended and all(flops_per_token(run) is None for run in ended):
-            yield f"{name}: its FLOPs are unknown, since an optimizer does not tell its own (flops_per_step)"
+            yield (
+                f"{name}: its FLOPs are unknown, "
+                "since an optimizer does not tell its own (flops_per_step)"
+            )
 
 
-def _restless_machine(times: Costs) -> Iterable[str]:
+def _no_seconds(times: Costs) -> Iterable[str]:
     if times.why_no_times:
         yield f"no seconds: {times.why_no_times}"
     for name, time in times.step_times.items():
         if time.log.sd > NOTABLE_SPREAD:
             yield (
-                f"{name}: its step times differ by {100 * time.log.sd:.0f} % from run to run (one standard deviation): "
-                "the machine did other work too, and the seconds are rough"
+                f"{name}: its step times differ by {100 * time.log.sd:.0f} % from run to run "
+                "(one standard deviation): the machine did other work too, "
+                "and the seconds are rough"
             )

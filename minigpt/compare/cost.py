@@ -1,6 +1,4 @@
-"""What arms cost: seconds of a step measured alone, FLOPs, memory, and the ratios that follow from
-equal loss.
-"""
+"""What arms cost: seconds of a step measured alone, and FLOPs."""
 
 import math
 from collections.abc import Sequence
@@ -9,26 +7,21 @@ from statistics import fmean
 from typing import Any
 
 from minigpt.compare import statistics
-from minigpt.compare.budget_to_equal_loss import EqualLoss
+from minigpt.compare.judge import Result
 from minigpt.compare.statistics import Interval
-from minigpt.compare.verdict import Result
 from minigpt.study.run import Run
 
-# What must be equal before two times are compared. Where one of them is what is compared, it is
-# left out.
+# Must be equal before two times are compared, except for the key that is compared itself.
 PATH = ("device", "precision", "compile", "threads", "micro_batch_size", "deterministic")
 PARTS = ("data", "forward_backward", "optimizer", "evaluation", "saving")
+Path = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one training step of an arm, from runs that had their machine to themselves, all
-    on one path.
+    """Seconds of one training step of an arm, from runs on one path that ran alone."""
 
-    log: interval of the natural log of the step time over the runs.
-    """
-
-    log: Interval
+    log: Interval  # of the natural log of the step time, over the runs
     runs: tuple[Run, ...]
 
     @property
@@ -39,52 +32,36 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Costs:
-    """By arm. step_times: empty where times cannot be compared; why_no_times: the reason, or
-    empty.
-    """
-
-    step_times: dict[str, StepTime]
-    why_no_times: str
+    step_times: dict[str, StepTime]  # by arm; empty where times cannot be compared
+    why_no_times: str  # empty if every arm has one
     path: str
-
-
-@dataclass(frozen=True)
-class Ratios:
-    """Ratios arm over baseline at equal loss, as logs; None where unknown. The bounds of tokens
-    scale along.
-    """
-
-    tokens: Interval | None
-    steps: float  # factor on the ratio of tokens
-    flops: float | None
-    seconds: float | None
-    seconds_log: Interval | None
 
 
 def ran_alone(runs: Sequence[Run]) -> set[Run]:
     """The runs whose time overlaps with no other run on the same host, as far as run.json tells.
 
-    A resumed run counts from its first start, for as long as it computed; other programs leave no
-    trace here.
+    A resumed run counts from its first start, for as long as it computed.
+    Other programs leave no trace here.
     """
-    timed = [(run, run.interval_s) for run in runs]
-    alone = set()
-    for run, own in timed:
-        if own is None or own[1] <= own[0]:
-            continue
-        host = run.record["hardware"].get("host")
-        others = (
-            o
-            for r, o in timed
-            if r is not run and o is not None and r.record["hardware"].get("host") == host
-        )
-        # A second of slack: `started` is rounded down to whole seconds.
-        if not any(other[0] + 1 < own[1] and own[0] + 1 < other[1] for other in others):
-            alone.add(run)
-    return alone
+    by_host: dict[str, list[tuple[Run, tuple[float, float]]]] = {}
+    for run in runs:
+        if run.interval_s is not None:
+            host = str(run.record["hardware"].get("host"))
+            by_host.setdefault(host, []).append((run, run.interval_s))
+
+    def overlap(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return b[0] + 1 < a[1] and a[0] + 1 < b[1]  # `started` is rounded down to whole seconds
+
+    return {
+        run
+        for timed in by_host.values()
+        for run, own in timed
+        if own[1] > own[0]
+        and not any(overlap(own, other) for another, other in timed if another is not run)
+    }
 
 
-def path_of(run: Run, by: str) -> tuple[tuple[str, Any], ...]:
+def path_of(run: Run, by: str) -> Path:
     """The machine and the way a run was computed, without what is compared."""
     chosen, hardware = run.record["chosen"], run.record["hardware"]
     found = {key: chosen.get(key) for key in PATH if by != f"train.{key}"}
@@ -94,91 +71,74 @@ def path_of(run: Run, by: str) -> tuple[tuple[str, Any], ...]:
 
 
 def costs(result: Result, everything: Sequence[Run]) -> Costs:
-    """Step times of the chosen settings on the one path that serves most arms; any seed and any
-    budget will do.
+    """Step times of the chosen settings, of any seed and budget, on the path of most arms.
 
-    everything: all runs that were found, also of other groups, since they too may have shared the
-        machine.
+    everything: all runs that were found. Those of other groups may have shared the machine too.
     """
     alone = ran_alone(everything)
-    by = result.group.question.by
-    runs = {
-        name: [
-            run
-            for run in choice.setting.all_runs
-            if run.step_time_s is not None and run.status == "finished"
-        ]
+    timed = [
+        (name, run)
         for name, choice in result.choices.items()
-    }
-    paths: dict[tuple[tuple[str, Any], ...], dict[str, list[Run]]] = {}
-    for name, members in runs.items():
-        for run in members:
-            if run in alone:
-                paths.setdefault(path_of(run, by), {}).setdefault(name, []).append(run)
+        for run in choice.setting.all_runs
+        if run.step_time_s is not None and run.status == "finished"
+    ]
+    paths: dict[Path, dict[str, list[Run]]] = {}
+    for name, run in timed:
+        if run in alone:
+            arms = paths.setdefault(path_of(run, result.group.question.by), {})
+            arms.setdefault(name, []).append(run)
     if not paths:
-        shared = any(members for members in runs.values())
-        why = "no run had its machine to itself" if shared else "no run has a step time"
+        why = "no run had its machine to itself" if timed else "no run has a step time"
         return Costs({}, f"{why}; run one of each arm alone", "")
     best = max(paths, key=lambda p: (len(paths[p]), sum(map(len, paths[p].values()))))
-    times = {}
-    for name, members in paths[best].items():
-        seconds = [run.step_time_s or math.nan for run in members]
-        log = statistics.t_interval([math.log(s) for s in seconds])
-        times[name] = StepTime(log, tuple(members))
-    path = ", ".join(
-        f"{key} {value}" for key, value in best if key in ("host", "device", "precision", "threads")
+    times = {
+        name: StepTime(
+            statistics.t_interval([math.log(run.step_time_s or math.nan) for run in runs]),
+            tuple(runs),
+        )
+        for name, runs in paths[best].items()
+    }
+    shown = ("host", "device", "precision", "threads")
+    path = ", ".join(f"{key} {value}" for key, value in best if key in shown)
+    lacking = ", ".join(name for name in result.choices if name not in times)
+    if not lacking:
+        return Costs(times, "", path)
+    differing = sorted({key for p in paths for key, _ in set(p) - set(best)})
+    reason = f"paths differ in {', '.join(differing)}" if differing else "they shared the machine"
+    return Costs(
+        times,
+        f"no step time of {lacking} to compare ({reason}); run one alone on the same path ({path})",
+        path,
     )
-    lacking = [name for name in result.choices if name not in times]
-    why = ""
-    if lacking:
-        differing = sorted(
-            {key for p in paths for (key, value), (_, other) in zip(p, best) if value != other}
-        )
-        reason = (
-            f"paths differ in {', '.join(differing)}" if differing else "they shared the machine"
-        )
-        why = f"no step time of {', '.join(lacking)} to compare ({reason}); run one alone on the same path ({path})"
-    return Costs(times, why, path)
 
 
 def flops_per_token(run: Run) -> float | None:
-    """FLOPs of the matrix products that train on a token, those of the optimizer included; None
-    where one of the two is unknown."""
+    """FLOPs of the matrix products that train on a token, those of the optimizer included.
+
+    None where one of the two is unknown.
+    """
     summary = run.summary or {}
     if summary.get("flops_per_token") is None or summary.get("optimizer_flops_share") is None:
         return None
     return float(summary["flops_per_token"]) * (1 + float(summary["optimizer_flops_share"]))
 
 
-def ratios(found: EqualLoss, result: Result, times: Costs) -> Ratios:
-    """Steps, FLOPs and seconds at equal loss: the ratio of tokens times the ratio of what a token
-    costs.
+def cost_factors(result: Result, times: Costs, arm: str) -> dict[str, float | None]:
+    """What a token of the arm costs, over what one of the baseline costs. None where unknown.
 
-    The interval of seconds adds the spread of the step times to that of the tokens (Welch and
-    Satterthwaite).
+    Seconds: steps times the ratio of the step times.
     """
-    arm = next(iter(result.choices[found.arm].setting.all_runs))
-    base = next(iter(result.choices[found.baseline].setting.all_runs))
-    steps = base.tokens_per_step / arm.tokens_per_step
-    a, b = flops_per_token(arm), flops_per_token(base)
-    seconds = seconds_log = None
-    if found.arm in times.step_times and found.baseline in times.step_times:
-        a_time, b_time = times.step_times[found.arm], times.step_times[found.baseline]
-        seconds = steps * a_time.seconds / b_time.seconds
-        if found.ratio.log is not None:
-            confidence = result.rules.confidence
-            negative = Interval(
-                -b_time.log.mean, -b_time.log.high, -b_time.log.low, b_time.log.sd, b_time.log.n
-            )
-            # One timed run says nothing of its spread: its step time counts as known.
-            timed = [part for part in (a_time.log, negative) if part.n > 1]
-            spread = statistics.sum_interval([found.ratio.log, *timed], confidence)
-            centre = found.ratio.log.mean + math.log(seconds)
-            shift = centre - spread.mean
-            seconds_log = Interval(
-                centre, spread.low + shift, spread.high + shift, spread.sd, found.ratio.log.n
-            )
-    return Ratios(found.ratio.log, steps, a / b if a and b else None, seconds, seconds_log)
+    run = result.choices[arm].setting.all_runs[0]
+    base = result.choices[result.baseline].setting.all_runs[0]
+    steps = base.tokens_per_step / run.tokens_per_step
+    a, b = flops_per_token(run), flops_per_token(base)
+    time, base_time = times.step_times.get(arm), times.step_times.get(result.baseline)
+    return {
+        "tokens": 1.0,
+        "steps": steps,
+        "FLOPs": a / b if a and b else None,
+        "seconds": steps * time.seconds / base_time.seconds if time and base_time else None,
+    }
 
 
 def breakdown(runs: Sequence[Run]) -> dict[str, float]:

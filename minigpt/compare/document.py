@@ -1,8 +1,6 @@
-"""A report as blocks, the same for the terminal, Markdown and HTML; every number knows the runs
-behind it.
-"""
+"""A report as blocks, the same for every writer. Each number knows the runs behind it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from minigpt.compare.figures import Figure
 from minigpt.study.run import Run
@@ -17,7 +15,6 @@ class Cell:
 @dataclass(frozen=True)
 class Heading:
     text: str
-    level: int
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Paragraph:
 class VerdictLine:
     kind: str  # better, worse, equivalent, no difference, undecided
     text: str
-    runs: tuple[Run, ...]
+    runs: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,19 +37,16 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """detail: for the files, not for the terminal.  note: below the table."""
-
     title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    note: str = ""
-    detail: bool = False
+    rows: list[dict[str, Cell]]  # by column, the same columns in each
+    note: str = ""  # below the table, in files
+    detail: bool = False  # for files, not for the terminal
 
 
 @dataclass(frozen=True)
 class Figures:
     figures: list[Figure]
-    runs: tuple[Run, ...]  # that are drawn
+    drawn: Cell  # the runs in them
 
 
 Block = Heading | Paragraph | VerdictLine | Bullets | Table | Figures
@@ -61,16 +55,16 @@ Block = Heading | Paragraph | VerdictLine | Bullets | Table | Figures
 @dataclass
 class Document:
     title: str
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[Block]
 
-    def run_sets(self) -> dict[tuple[Run, ...], int]:
+    def numbered_runs(self) -> dict[tuple[Run, ...], int]:
         """Every set of runs that a number rests on, numbered in order of appearance."""
-        sets: dict[tuple[Run, ...], int] = {}
+        cited: list[tuple[Run, ...]] = []
         for block in self.blocks:
-            if isinstance(block, VerdictLine | Figures) and block.runs:
-                sets.setdefault(block.runs, len(sets) + 1)
-            for row in block.rows if isinstance(block, Table) else []:
-                for cell in row:
-                    if cell.runs and cell.text:
-                        sets.setdefault(cell.runs, len(sets) + 1)
-        return sets
+            if isinstance(block, VerdictLine):
+                cited.append(block.runs)
+            elif isinstance(block, Figures):
+                cited.append(block.drawn.runs)
+            elif isinstance(block, Table):
+                cited += [cell.runs for row in block.rows for cell in row.values() if cell.text]
+        return {runs: number for number, runs in enumerate(dict.fromkeys(filter(None, cited)), 1)}

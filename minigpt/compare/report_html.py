@@ -1,11 +1,7 @@
-"""The report as one HTML file that needs nothing else: no script, no style sheet, no font and no
-image from outside.
-"""
+"""The report as one HTML file, without script, style sheet, font or image from outside."""
 
-import os
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from minigpt.compare.document import (
     Bullets,
@@ -17,34 +13,42 @@ from minigpt.compare.document import (
     Table,
     VerdictLine,
 )
-from minigpt.compare.report_markdown import relative
+from minigpt.compare.report_text import address
 from minigpt.study.run import Run
-from minigpt.terminal import escape_controls
+from minigpt.terminal import count, escape_controls
 
 STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --soft: #59636e; --line: #d0d4d9; --panel: #f6f8fa;
+:root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --soft: #59636e; --line: #d0d4d9;
+  --panel: #f6f8fa;
   --link: #0550ae; --good: #1a7f37; --bad: #cf222e; --open: #9a6700; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --soft: #9aa4af; --line: #3b434c;
+@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --soft: #9aa4af;
+  --line: #3b434c;
   --panel: #1c2127; --link: #7ab7ff; --good: #4cc26a; --bad: #ff7b72; --open: #e3b341; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 88rem; padding: 1.5rem clamp(0.8rem, 3vw, 2.5rem) 4rem; background: var(--paper);
+body { margin: 0 auto; max-width: 88rem; padding: 1.5rem clamp(0.8rem, 3vw, 2.5rem) 4rem;
+  background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0.5rem 0 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 1rem; padding-top: 1rem; border-top: 1px solid var(--line);
+h2 { font-size: 1.25rem; margin: 2.5rem 0 1rem; padding-top: 1rem;
+  border-top: 1px solid var(--line);
   overflow-wrap: anywhere; }
 h3 { font-size: 1rem; margin: 2rem 0 0.5rem; }
 a { color: var(--link); text-decoration: none; } a:hover, a:focus { text-decoration: underline; }
-.verdict { border-left: 5px solid var(--open); background: var(--panel); padding: 0.7rem 1rem; margin: 0.6rem 0;
+.verdict { border-left: 5px solid var(--open); background: var(--panel); padding: 0.7rem 1rem;
+  margin: 0.6rem 0;
   border-radius: 4px; }
-.verdict b { display: block; color: var(--open); text-transform: uppercase; font-size: 0.8rem; letter-spacing: 0.06em; }
+.verdict b { display: block; color: var(--open); text-transform: uppercase; font-size: 0.8rem;
+  letter-spacing: 0.06em; }
 .verdict b a { color: inherit; }
 .verdict.better { border-color: var(--good); } .verdict.better b { color: var(--good); }
 .verdict.worse { border-color: var(--bad); } .verdict.worse b { color: var(--bad); }
 .verdict.same { border-color: var(--link); } .verdict.same b { color: var(--link); }
 .doubts { padding-left: 1.2rem; } .doubts li { margin: 0.25rem 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-td a { color: inherit; text-decoration: underline dotted var(--soft); text-underline-offset: 0.25em; }
+table { border-collapse: collapse; width: 100%; font-size: 0.875rem;
+  font-variant-numeric: tabular-nums; }
+td a { color: inherit; text-decoration: underline dotted var(--soft);
+  text-underline-offset: 0.25em; }
 td a:hover, td a:focus { color: var(--link); }
 th, td { text-align: left; padding: 0.4rem 0.7rem; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--line); }
@@ -52,9 +56,11 @@ tr:last-child td { border-bottom: 0; } th { background: var(--panel); font-weigh
 .note, figcaption { color: var(--soft); font-size: 0.85rem; margin: 0.5rem 0; max-width: 62rem; }
 .figures { display: grid; gap: 1.2rem; margin-top: 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
-figure { margin: 0; padding: 0.6rem; border: 1px solid var(--line); border-radius: 6px; min-width: 0; }
+figure { margin: 0; padding: 0.6rem; border: 1px solid var(--line); border-radius: 6px;
+  min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
-.runs { font-size: 0.8rem; overflow-wrap: anywhere; padding-left: 2.2rem; } .runs li { margin: 0.4rem 0; }
+.runs { font-size: 0.8rem; overflow-wrap: anywhere; padding-left: 2.2rem; }
+  .runs li { margin: 0.4rem 0; }
 .runs li:target { background: var(--panel); outline: 2px solid var(--link); outline-offset: 3px; }
 """
 CLASSES = {"better": "better", "worse": "worse", "equivalent": "same", "no difference": "same"}
@@ -62,39 +68,34 @@ CLASSES = {"better": "better", "worse": "worse", "equivalent": "same", "no diffe
 
 def html(document: Document, out: Path) -> str:
     """The text of report.html. out: its folder, for relative links to run folders."""
-    sets = document.run_sets()
+    numbers = document.numbered_runs()
     body = [f"<h1>{escape(document.title)}</h1>"]
     for block in document.blocks:
-        if isinstance(block, Heading):
-            body.append(f"<h{block.level}>{escape(block.text)}</h{block.level}>")
-        elif isinstance(block, VerdictLine):
-            kind = _link(Cell(block.kind, block.runs), sets)
-            body.append(
-                f'<p class="verdict {CLASSES.get(block.kind, "")}"><b>{kind}</b>{escape(block.text)}</p>'
-            )
-        elif isinstance(block, Bullets):
-            items = "".join(f"<li>{escape(item)}</li>" for item in block.items)
-            body.append(f'<h3>{escape(block.title)}</h3><ul class="doubts">{items}</ul>')
-        elif isinstance(block, Paragraph):
-            body.append(f'<p class="note">{escape(block.text)}</p>')
-        elif isinstance(block, Table):
-            body.append(_table(block, sets))
-        elif isinstance(block, Figures):
-            drawn = (
-                f"<figure>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>"
-                for f in block.figures
-            )
-            body.append(f'<div class="figures">{"".join(drawn)}</div>')
-            body.append(
-                f'<p class="note">Drawn from {_link(Cell(f"{len(block.runs)} runs", block.runs), sets)}.</p>'
-            )
+        match block:
+            case Heading(title):
+                body.append(f"<h2>{escape(title)}</h2>")
+            case VerdictLine(kind, sentence, runs):
+                word = f"<b>{_link(Cell(kind, runs), numbers)}</b>"
+                style = CLASSES.get(kind, "")
+                body.append(f'<p class="verdict {style}">{word}{escape(sentence)}</p>')
+            case Bullets(title, items):
+                listed = "".join(f"<li>{escape(item)}</li>" for item in items)
+                body.append(f'<h3>{escape(title)}</h3><ul class="doubts">{listed}</ul>')
+            case Paragraph(words):
+                body.append(f'<p class="note">{escape(words)}</p>')
+            case Table():
+                body.append(_table(block, numbers))
+            case Figures(figures, drawn):
+                shown = (
+                    f"<figure>{figure.svg}<figcaption>{escape(figure.caption)}</figcaption></figure>"
+                    for figure in figures
+                )
+                body.append(f'<div class="figures">{"".join(shown)}</div>')
+                body.append(f'<p class="note">Drawn from {_link(drawn, numbers)}.</p>')
     body.append("<h2>Runs behind the numbers</h2><ol class='runs'>")
-    for runs, number in sets.items():
-        links = ", ".join(
-            f'<a href="{quote(os.fsencode(relative(run, out)))}/">{escape(run.name)}</a>'
-            for run in runs
-        )
-        body.append(f'<li id="runs-{number}">{links}</li>')
+    for runs, number in numbers.items():
+        links = (f'<a href="{address(run, out)}/">{escape(run.name)}</a>' for run in runs)
+        body.append(f'<li id="runs-{number}">{", ".join(links)}</li>')
     body.append("</ol>")
     return escape_controls(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -105,22 +106,21 @@ def html(document: Document, out: Path) -> str:
     )
 
 
-def _table(table: Table, sets: dict[tuple[Run, ...], int]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{_link(cell, sets)}</td>" for cell in row) + "</tr>"
-        for row in table.rows
-    )
+def _table(table: Table, numbers: dict[tuple[Run, ...], int]) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in table.rows[0])
+    cells = ("".join(f"<td>{_link(cell, numbers)}</td>" for cell in r.values()) for r in table.rows)
+    rows = "".join(f"<tr>{row}</tr>" for row in cells)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        f"<h3>{escape(table.title)}</h3>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
+        f'<h3>{escape(table.title)}</h3><div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{note}"
     )
 
 
-def _link(cell: Cell, sets: dict[tuple[Run, ...], int]) -> str:
-    """The text of a cell; behind it, where it has any, the runs it rests on."""
-    if not (cell.runs and cell.text):
-        return escape(cell.text)
-    count = f"{len(cell.runs)} runs" if len(cell.runs) > 1 else "1 run"
-    return f'<a href="#runs-{sets[cell.runs]}" title="{count}">{escape(cell.text)}</a>'
+def _link(cell: Cell, numbers: dict[tuple[Run, ...], int]) -> str:
+    """The text of a cell, linked to the runs it rests on."""
+    text = escape(cell.text)
+    if not (cell.runs and text):
+        return text
+    runs = count(len(cell.runs), "run")
+    return f'<a href="#runs-{numbers[cell.runs]}" title="{runs}">{text}</a>'

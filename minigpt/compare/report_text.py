@@ -1,7 +1,13 @@
-"""The report on a terminal: verdicts first, tables as wide as they need to be."""
+"""The report as text: for a terminal, and as Markdown."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import quote
 
 from minigpt.compare.document import (
     Bullets,
+    Cell,
     Document,
     Figures,
     Heading,
@@ -9,26 +15,79 @@ from minigpt.compare.document import (
     Table,
     VerdictLine,
 )
+from minigpt.study.run import Run
 from minigpt.terminal import escape_line, table
 
 SIGNS = {"better": "+", "worse": "-", "equivalent": "=", "no difference": "=", "undecided": "?"}
 
 
-def text(document: Document) -> str:
-    """Plain text without details, links and figures."""
+def terminal_text(document: Document) -> str:
+    """Plain text without details, links and figures. Tables are as wide as they need to be."""
     lines = [document.title, "=" * len(document.title)]
     for block in document.blocks:
-        if isinstance(block, Heading):
-            lines += ["", block.text, "-" * len(block.text)]
-        elif isinstance(block, VerdictLine):
-            lines.append(f"[{SIGNS[block.kind]}] {block.text}")
-        elif isinstance(block, Bullets):
-            lines += ["", f"{block.title}:", *(f"  - {item}" for item in block.items)]
-        elif isinstance(block, Paragraph):
-            lines += ["", block.text]
-        elif isinstance(block, Table) and not block.detail:
-            rows = [block.columns, *([cell.text for cell in row] for row in block.rows)]
-            lines += ["", f"{block.title}:", *table(rows, indent="  ")]
-        else:
-            assert isinstance(block, Table | Figures)
+        match block:
+            case Heading(title):
+                lines += ["", title, "-" * len(title)]
+            case VerdictLine(kind, sentence):
+                lines.append(f"[{SIGNS[kind]}] {sentence}")
+            case Bullets(title, items):
+                lines += ["", f"{title}:", *(f"  - {item}" for item in items)]
+            case Paragraph(words):
+                lines += ["", words]
+            case Table(title, rows, detail=False):
+                texts = [list(rows[0]), *([cell.text for cell in row.values()] for row in rows)]
+                lines += ["", f"{title}:", *table(texts, indent="  ")]
     return "\n".join(map(escape_line, lines)).strip() + "\n"
+
+
+def markdown(document: Document, out: Path) -> str:
+    """The text of report.md. out: its folder, for relative links."""
+    numbers = document.numbered_runs()
+
+    def link(cell: Cell) -> str:
+        text = escape_signs(cell.text)
+        return f"[{text}](#runs-{numbers[cell.runs]})" if cell.runs and text else text
+
+    lines = [f"# {escape_signs(document.title)}"]
+    for block in document.blocks:
+        match block:
+            case Heading(title):
+                lines += ["", f"## {escape_signs(title)}"]
+            case VerdictLine(kind, sentence, runs):
+                lines += ["", f"**{link(Cell(kind, runs))}** {escape_signs(sentence)}"]
+            case Bullets(title, items):
+                lines += ["", f"**{title}**", "", *(f"- {escape_signs(item)}" for item in items)]
+            case Paragraph(words):
+                lines += ["", escape_signs(words)]
+            case Table(title, rows, note):
+                lines += ["", f"### {escape_signs(title)}", ""]
+                lines += [_row(map(escape_signs, rows[0])), _row(["---"] * len(rows[0]))]
+                lines += [_row(map(link, row.values())) for row in rows]
+                lines += ["", escape_signs(note)] if note else []
+            case Figures(figures, drawn):
+                for figure in figures:
+                    caption = escape_signs(figure.caption)
+                    lines += ["", f"![{caption}]({figure.name}.png)", "", f"*{caption}*"]
+                lines += ["", f"Drawn from {link(drawn)}."]
+    lines += ["", "## Runs behind the numbers", ""]
+    for runs, number in numbers.items():
+        folders = ", ".join(f"[{escape_signs(run.name)}](<{address(run, out)}>)" for run in runs)
+        lines.append(f'- <a id="runs-{number}"></a>{number}: {folders}')
+    return "\n".join(map(escape_line, lines)) + "\n"
+
+
+def escape_signs(text: str) -> str:
+    """Text without Markdown's own signs."""
+    for sign in "\\`*_[]<>|":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def address(run: Run, out: Path) -> str:
+    """The way from a report to a run's folder, as a relative URL."""
+    relative = os.path.relpath(run.folder.resolve(), out.resolve())
+    return quote(os.fsencode(Path(relative).as_posix()))

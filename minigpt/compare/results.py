@@ -1,98 +1,78 @@
-"""results.csv: one row for each run that was looked at, so that anybody can check or go on with
-other tools.
-"""
+"""results.csv: one row for each run that was looked at, for other tools to check or go on with."""
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from minigpt.compare import cost
+from minigpt.compare.cost import ran_alone
 from minigpt.compare.groups import Group
-from minigpt.compare.verdict import Result
+from minigpt.compare.judge import Result
 from minigpt.roles import ROLES
 from minigpt.study.run import Run
+from minigpt.terminal import escape_line
+
+RESULTS = ("step", "tokens", "val_loss", "val_bits_per_byte", "train_time_s", "tokens_per_s")
+COSTS = ("parameters", "flops_per_token", "optimizer_flops_share", "optimizer_state_bytes")
+PATH = ("device", "precision", "compile", "threads")
+
+
+def csv_bytes(judged: Sequence[Result], rest: Sequence[Group], everything: Sequence[Run]) -> bytes:
+    """The file. rest: groups without a verdict. everything: all runs that were found."""
+    text, rows = io.StringIO(), csv_rows(judged, rest, everything)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()})
+    return text.getvalue().encode()
 
 
 def csv_rows(
     judged: Iterable[Result], rest: Iterable[Group], everything: Sequence[Run]
 ) -> list[dict[str, Any]]:
     """One row for each run that was looked at."""
-    alone = cost.ran_alone(everything)
+    alone = ran_alone(everything)
     rows = []
     for number, result in enumerate(judged, 1):
         for name, arm in result.group.arms.items():
+            place: dict[str, Any] = {"group": str(number), "arm": name}
             choice = result.choices.get(name)
             for setting in arm.settings.values():
-                chosen = choice is not None and setting is choice.setting
+                place |= {"setting": arm.describe(setting)}
+                place |= {"chosen": choice is not None and setting is choice.setting}
                 for run in setting.all_runs:
                     role = "tuning" if result.rules.tunes(run.seed) else "unused"
                     role = "confirmation" if result.rules.confirms(run.seed) else role
-                    rows.append(
-                        _csv_row(
-                            run,
-                            str(number),
-                            name,
-                            arm.describe(setting),
-                            role,
-                            chosen,
-                            run in alone,
-                        )
-                    )
-            rows += [
-                _csv_row(run, str(number), name, "", "not ended", False, False)
-                for run in arm.unended
-            ]
+                    rows.append(_row(run, place, role, run in alone))
+            place |= {"setting": "", "chosen": False}
+            rows += [_row(run, place, "not ended", False) for run in arm.unended]
     for group in rest:
         for name, arm in group.arms.items():
-            rows += [
-                _csv_row(run, "", name, "", "not compared", False, run in alone)
-                for run in (*arm.runs, *arm.unended)
-            ]
+            place = {"group": "", "arm": name, "setting": "", "chosen": False}
+            runs = (*arm.runs, *arm.unended)
+            rows += [_row(run, place, "not compared", run in alone) for run in runs]
     return rows
 
 
-def _csv_row(
-    run: Run, group: str, arm: str, setting: str, role: str, chosen: bool, alone: bool
-) -> dict[str, Any]:
+def _row(run: Run, place: dict[str, Any], role: str, alone: bool) -> dict[str, Any]:
     summary, record = run.summary or {}, run.record
-    learning_rates = {f"optim.{role}.lr": run.decided(f"optim.{role}.lr") for role in ROLES}
     return {
         "run": run.name,
-        "group": group,
-        "arm": arm,
-        "setting": setting,
-        "chosen": chosen,
+        **place,
         "role": role,
         "seed": run.seed,
         "status": run.status,
         "budget_tokens": run.budget_tokens,
-        **{
-            key: summary.get(key)
-            for key in (
-                "step",
-                "tokens",
-                "val_loss",
-                "val_bits_per_byte",
-                "train_time_s",
-                "tokens_per_s",
-            )
-        },
+        **{key: summary.get(key) for key in RESULTS},
         "step_time_s": run.step_time_s,
         "ran_alone": alone,
-        **{
-            key: summary.get(key)
-            for key in (
-                "parameters",
-                "flops_per_token",
-                "optimizer_flops_share",
-                "optimizer_state_bytes",
-            )
-        },
-        **{key: record["chosen"].get(key) for key in ("device", "precision", "compile", "threads")},
+        **{key: summary.get(key) for key in COSTS},
+        **{key: record["chosen"].get(key) for key in PATH},
         "host": record["hardware"].get("host"),
         "commit": (record.get("git") or {}).get("commit"),
         "mixed": "; ".join(record.get("mixed", [])),
         "study": "; ".join(run.studies),
         "started": record.get("started"),
-        **learning_rates,
+        **{f"optim.{role}.lr": run.decided(f"optim.{role}.lr") for role in ROLES},
         "folder": str(run.folder),
     }

@@ -148,20 +148,3 @@ def pairs_to_decide(
     # nctdtr gives NaN far out in the tail, where power is 1
     enough = n[np.nan_to_num(decided, nan=1.0) >= POWER]
     return int(enough[0]) if len(enough) else None
-
-
-def sum_interval(parts: Sequence[Interval], confidence: float = 0.95) -> Interval:
-    """The interval of a sum of independent means: Welch (1947), Satterthwaite (1946), Biometrics
-    Bulletin 2.
-    """
-    mean = sum(part.mean for part in parts)
-    errors = [part.standard_error for part in parts]
-    variance = sum(error**2 for error in errors)
-    n = min(part.n for part in parts)
-    if n < 2:
-        return Interval(mean, -math.inf, math.inf, 0.0, n)
-    if variance == 0:
-        return Interval(mean, mean, mean, 0.0, n)
-    df = variance**2 / sum(error**4 / (part.n - 1) for part, error in zip(parts, errors) if error)
-    half = t_quantile(confidence, df) * math.sqrt(variance)
-    return Interval(mean, mean - half, mean + half, math.sqrt(variance * n), n)

@@ -122,11 +122,3 @@ def test_zero_variance_is_never_nan(value: float) -> None:
     assert statistics.p_value(found) == 1.0
     assert statistics.detectable_difference(found.sd, found.n) is None
     assert statistics.pairs_to_decide(found, 0.0, 8) is None
-
-
-def test_a_sum_of_two_means_is_welchs_test() -> None:
-    a, b = sample(6, 1.0, seed=5), [3 * x for x in sample(11, seed=6)]
-    negative = statistics.t_interval([-x for x in b])
-    found = statistics.sum_interval([statistics.t_interval(a), negative])
-    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)

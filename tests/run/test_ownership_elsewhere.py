@@ -11,7 +11,7 @@ from test_ownership import NOTES, contents, plant, still_there
 
 from minigpt import export
 from minigpt.bench.__main__ import main as bench
-from minigpt.compare.written import write_files
+from minigpt.compare.write_files import write_files
 from minigpt.errors import StorageError
 
 PREPARE = ["data=one_play", "data/tokenizer=byte", "data.shard_tokens=5000"]

@@ -18,7 +18,8 @@ import pytest
 from runs import ROOT, SMALL, Shell
 
 from minigpt.compare.__main__ import main as compare_main
-from minigpt.compare.groups import Question, sort_runs
+from minigpt.compare.groups import group_runs
+from minigpt.compare.question import Question
 from minigpt.compare.results import csv_rows
 from minigpt.study import record
 from minigpt.study.find import find
@@ -62,7 +63,7 @@ def test_a_run_belongs_to_every_study_whose_sweep_asked_for_it(shell: Shell) -> 
     assert "untuned" not in text
     assert "adamw against muon" in text, "the arm that was typed first is the baseline"
     runs = select(find([shell.folder / "outputs"]).runs, "pilot", [])
-    (group,) = sort_runs(Question("optim"), runs).groups
+    (group,) = group_runs(Question("optim"), runs).several
     assert {row["study"] for row in csv_rows([], [group], runs)} == {"pilot; main"}
     assert "4 jobs: 4 done" in status(shell, "--study", "main")
     by_path = [shell.folder / "outputs" / name for name in pilots]
@@ -147,7 +148,7 @@ def test_where_names_a_value_that_no_run_has(
 
 def test_the_baseline_is_the_arm_that_was_typed_first(shell: Shell) -> None:
     first_typed = lambda: (
-        sort_runs(Question("optim"), find([shell.folder / "outputs"]).runs).groups[0].first_typed
+        group_runs(Question("optim"), find([shell.folder / "outputs"]).runs).several[0].first_typed
     )
     assert shell("train", "-m", *QUICK, "optim=muon") == 0
     assert shell("train", "-m", *QUICK, "optim=adamw") == 0

@@ -14,8 +14,7 @@ RECORD = "report.json"  # which files a report wrote here, with the SHA-256 of w
 def write_files(out: Path, files: dict[str, bytes]) -> None:
     """Write the files of a report, in place of those that an earlier one left.
 
-    Raises StorageError, with nothing written, if a file of the same name is not as a report left
-    it: somebody wrote or changed it.
+    Raises StorageError, with nothing written, if somebody wrote or changed a file of that name.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -27,12 +26,8 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
             if os.path.lexists(out / name) and not _known(out / name, written, new[name])
         ]
         if foreign:
-            raise StorageError(
-                *(
-                    f"not written: {out / name}: another file, or changed by hand (move it away, or another --out)"
-                    for name in foreign
-                )
-            )
+            why = "another file, or changed by hand (move it away, or another --out)"
+            raise StorageError(*(f"not written: {out / name}: {why}" for name in foreign))
         both = {name: [*written.get(name, []), digest] for name, digest in new.items()}
         # before them, so that a report that is killed can be written again
         _note(out, written | both)
@@ -44,9 +39,7 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
 
 
 def _written(out: Path) -> dict[str, list[str]]:
-    """What reports wrote here: name -> hashes. Raises StorageError if the list is not one of
-    ours.
-    """
+    """What reports wrote here: name -> hashes. Raises StorageError for a list of another kind."""
     path = out / RECORD
     try:
         found: Any = read_json(path).get("files")
