@@ -55,11 +55,13 @@ class Rules:
 def declared_rules(
     runs: Sequence[Run], baseline: str | None, margin: float | None
 ) -> tuple[Rules, list[str]]:
-    """The rules that the first run declares, and what is odd about them.
+    """The rules that the oldest run declares, and what is odd about them.
 
+    A declaration that changes on the way is none.
     baseline, margin: of the command line, instead of the declared ones.
     """
-    found = [run.config.get("verdict") or {} for run in runs]
+    by_age = sorted(runs, key=lambda run: (str(run.record.get("started")), run.name))
+    found = [run.config.get("verdict") or {} for run in by_age]
     found = [node for node in found if any(value is not None for value in node.values())]
     first: dict[str, Any] = found[0] if found else {}
     notes = []

@@ -45,8 +45,14 @@ def test_runs_that_shared_the_machine_give_no_seconds(study: Study, compare: Com
     assert "no seconds: no run had its machine to itself; run one of each arm alone" in compare.out
 
 
-CHOSEN = {"device": "cpu", "precision": "fp32", "compile": False, "deterministic": False, "threads": 1,
-          "micro_batch_size": 8}  # fmt: skip
+CHOSEN = {
+    "device": "cpu",
+    "precision": "fp32",
+    "compile": False,
+    "deterministic": False,
+    "threads": 1,
+    "micro_batch_size": 8,
+}
 
 
 @pytest.mark.parametrize(
@@ -80,10 +86,8 @@ def test_changed_code_is_named_and_other_optimizers_are_not(study: Study, compar
         record={"source": {"minigpt.train.loop": "9" * 16, "minigpt.optim.muon": "2" * 16}},
     )
     assert compare("--by", "optim") == 0
-    assert (
-        "changed code: runs were computed by different versions of minigpt.optim.muon, minigpt.train.loop"
-        in compare.out
-    )
+    modules = "minigpt.optim.muon, minigpt.train.loop"
+    assert f"changed code: runs were computed by different versions of {modules}" in compare.out
     assert changed.name in compare.out
 
 
@@ -112,6 +116,16 @@ def test_declarations_that_changed_on_the_way_are_named(study: Study, compare: C
         "the runs declare different verdict.* values; those of the oldest run count" in compare.out
     )
     assert "margin of 0.1" in compare.out
+
+
+def test_the_oldest_run_declares_whatever_its_arm_is_called(study: Study, compare: Compare) -> None:
+    for arm, margin in (("muon", 0.01), ("adamw", 0.5)):
+        for seed in range(100, 108):
+            loss = 3.9 if arm == "muon" else 4.0
+            study.run(arm, seed, loss + wobble(seed, len(arm)), config={"verdict.margin": margin})
+    assert compare("--by", "optim") == 0
+    assert "margin of 0.01" in compare.out
+    assert "the interval lies beyond the margin" in compare.out
 
 
 def test_an_axis_that_one_arm_alone_tuned_is_named(study: Study, compare: Compare) -> None:
@@ -212,9 +226,7 @@ def test_flops_of_an_optimizer_that_does_not_tell_are_no_number(
 
 
 def test_a_step_time_lies_in_its_own_interval(study: Study, compare: Compare) -> None:
-    """Two fast runs and one slow one: their median is far from the mean that the interval is
-    around.
-    """
+    """Fast runs and slow ones: their median is far from the mean that the interval is around."""
     for seed, ms in zip(range(100, 109), (18, 18, 18, 18, 18, 24, 24, 24, 24), strict=True):
         for arm in ("muon", "adamw"):
             study.run(arm, seed, 3.0 + wobble(seed), step_time_s=ms / 1000, steps=100)
