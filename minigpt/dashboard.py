@@ -1,10 +1,8 @@
-"""A saved Weights & Biases workspace for a study: curves by arm, sensitivity to the lr, parallel
-coordinates.
+"""A saved Weights & Biases workspace for a study: curves by arm, sensitivity to the lr, and more.
 
 python -m minigpt.dashboard --study lr-sweep
 python -m minigpt.dashboard --study lr-sweep --project my-project --entity my-team
-python -m minigpt.dashboard --study lr-sweep --print        the specification as JSON, without a
-    network
+python -m minigpt.dashboard --study lr-sweep --print      the specification as JSON, no network
 
 Needs `pip install 'minigpt[dashboard]'`, a key in WANDB_API_KEY and runs that are uploaded: online
 ones, or offline ones after `cd outputs && wandb sync --yes`. The arm of a run is its choice of
@@ -21,25 +19,11 @@ from minigpt.errors import ConfigError
 
 CURVES = ("val/loss", "val/bits_per_byte", "train/loss")
 LRS = ("optim.lr", "optim.lr_scale", "optim.adamw_lr")
-COORDINATES = (
-    "choices.optim",
-    "optim.lr",
-    "optim.lr_scale",
-    "schedule.warmup",
-    "train.batch_size",
-    "train.steps",
-    "seed",
-)
+SETTINGS = ("schedule.warmup", "train.batch_size", "train.steps", "seed")
+COORDINATES = ("choices.optim", "optim.lr", "optim.lr_scale", *SETTINGS)
 HEALTH = ("grad_norm", "lr/hidden", "perf/tokens_per_s", "skipped")
-COLUMNS = (
-    "choices.model",
-    "choices.optim",
-    "choices.data",
-    "optim.lr",
-    "optim.hidden.lr",
-    "train.steps",
-    "seed",
-)
+CHOICES = ("choices.model", "choices.optim", "choices.data")
+COLUMNS = (*CHOICES, "optim.lr", "optim.hidden.lr", "train.steps", "seed")
 RESULTS = ("val_loss", "val_bits_per_byte", "train_time_s", "status")
 
 
@@ -55,44 +39,46 @@ def workspace(study: str, project: str, entity: str) -> Any:
             "missing package: wandb-workspaces (pip install 'minigpt[dashboard]')"
         ) from None
 
-    arm = wr.Metric("JobType")
-    by_arm = {"groupby": arm, "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-    curves = [
-        wr.LinePlot(title=f"{name}, mean and range by arm", x="tokens", y=[name], **by_arm)
-        for name in CURVES
-    ]
-    scatters = [
-        wr.ScatterPlot(
-            title=f"final loss by {lr}", x=wr.Config(lr), y=wr.SummaryMetric("val_loss"), log_x=True
+    def curve(name: str) -> Any:
+        return wr.LinePlot(
+            title=f"{name}, mean and range by arm",
+            x="tokens",
+            y=[name],
+            groupby=wr.Metric("JobType"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
         )
-        for lr in LRS
-    ]
+
+    def scatter(lr: str) -> Any:
+        loss = wr.SummaryMetric("val_loss")
+        return wr.ScatterPlot(title=f"final loss by {lr}", x=wr.Config(lr), y=loss, log_x=True)
+
+    def column(key: str) -> str:
+        first, *below = key.split(".")
+        return ".".join((f"config:{first}.value", *below))
+
     axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(key), log=key in LRS) for key in COORDINATES]
     axes.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("val_loss")))
-    columns = [
-        f"config:{key.replace('.', '.value.', 1) if '.' in key else f'{key}.value'}"
-        for key in COLUMNS
-    ]
+    panels = {
+        "Curves": list(map(curve, CURVES)),
+        "Learning rate": list(map(scatter, LRS)),
+        "All settings": [wr.ParallelCoordinatesPlot(axes)],
+        "Health": [wr.LinePlot(x="tokens", y=[name]) for name in HEALTH],
+    }
     return ws.Workspace(
         entity=entity,
         project=project,
         name=f"minigpt: {study}",
         sections=[
-            ws.Section(name="Curves", panels=curves, is_open=True, pinned=True),
-            ws.Section(name="Learning rate", panels=scatters, is_open=True),
-            ws.Section(
-                name="All settings", panels=[wr.ParallelCoordinatesPlot(axes)], is_open=True
-            ),
-            ws.Section(
-                name="Health", panels=[wr.LinePlot(x="tokens", y=[name]) for name in HEALTH]
-            ),
+            ws.Section(name=name, panels=shown, is_open=name != "Health", pinned=name == "Curves")
+            for name, shown in panels.items()
         ],
         settings=ws.WorkspaceSettings(x_axis="tokens", max_runs=100),
         runset_settings=ws.RunsetSettings(
             filters=[ws.Metric("Group") == study],
             groupby=[ws.Metric("JobType")],
             order=[ws.Ordering(ws.Summary("val_loss"), ascending=True)],
-            pinned_columns=[*columns, *(f"summary:{name}" for name in RESULTS)],
+            pinned_columns=[*map(column, COLUMNS), *(f"summary:{name}" for name in RESULTS)],
         ),
     )
 
@@ -100,31 +86,25 @@ def workspace(study: str, project: str, entity: str) -> Any:
 def specification(view: Any) -> dict[str, Any]:
     """What `save` would send: the name of the view and its panels, as plain values."""
     model = view._to_model()
-    return {
-        "display_name": model.display_name,
-        "spec": json.loads(model.spec.model_dump_json(by_alias=True)),
-    }
+    spec = json.loads(model.spec.model_dump_json(by_alias=True))
+    return {"display_name": model.display_name, "spec": spec}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("python -m minigpt.dashboard", (__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--study", required=True, help="the study= of the runs, their group in wandb"
-    )
-    parser.add_argument(
-        "--project", default="minigpt", help="logger.project of the runs (default: minigpt)"
-    )
-    parser.add_argument("--entity", help="user or team (default: yours)")
-    parser.add_argument(
-        "--print", action="store_true", help="print the specification and save nothing"
-    )
+    add = parser.add_argument
+    add("--study", required=True, help="the study= of the runs, their group in wandb")
+    add("--project", default="minigpt", help="logger.project of the runs (default: minigpt)")
+    add("--entity", help="user or team (default: yours)")
+    add("--print", action="store_true", help="print the specification and save nothing")
     return exit_code_of(lambda: dashboard(parser.parse_args(arguments)))
 
 
 def dashboard(asked: argparse.Namespace) -> None:
-    """Save the workspace and print its address, or print its specification. Raises ConfigError
-    without a key.
+    """Save the workspace and print its address, or print its specification.
+
+    Raises ConfigError without a key.
     """
     if asked.print:
         view = workspace(asked.study, asked.project, asked.entity or "you")
@@ -136,9 +116,7 @@ def dashboard(asked: argparse.Namespace) -> None:
 
 
 def default_entity() -> str:
-    """The user that the key belongs to. Raises ConfigError without a key, and never asks for
-    one.
-    """
+    """The user that the key belongs to. Raises ConfigError without a key; never asks for one."""
     from minigpt.logger.wandb import has_key
 
     if not has_key():

@@ -1,8 +1,7 @@
-"""The figures that simulate.py draws from, measured on real runs: spread, correlation, curvature,
-slope.
+"""The figures that simulate.py draws from, measured on real runs: spread, correlation, bends.
 
-    cd experiments/calibration && python measure.py ../../outputs --study muon_vs_adamw >
-    parameters.json
+    cd experiments/calibration
+    python measure.py ../../outputs --study muon_vs_adamw > parameters.json
 
 Needs a tuned and confirmed study with three learning rates or more in each arm, and two budgets or
 more.
@@ -29,9 +28,7 @@ from minigpt.study.select import select
 
 
 def parameters(result: Result, source: str) -> dict[str, object]:
-    """parameters.json of a judged group. Raises ConfigError that names what the runs do not
-    show.
-    """
+    """parameters.json of a judged group. Raises ConfigError for what the runs do not show."""
     new = next((c.arm.arm for c in result.at_headline.comparisons), "")
     spread = {
         name: pooled_sd(
@@ -81,16 +78,11 @@ def parameters(result: Result, source: str) -> dict[str, object]:
 
 
 def pooled_sd(intervals: list[Interval | None]) -> float:
-    """Standard deviation within budgets, pooled over them by degrees of freedom; 0 without two
-    seeds anywhere.
-    """
+    """Standard deviation within budgets, pooled by degrees of freedom; 0 without two seeds."""
     several = [interval for interval in intervals if interval is not None and interval.n > 1]
     degrees = sum(interval.n - 1 for interval in several)
-    return (
-        math.sqrt(sum((interval.n - 1) * interval.sd**2 for interval in several) / degrees)
-        if degrees
-        else 0.0
-    )
+    squares = sum((interval.n - 1) * interval.sd**2 for interval in several)
+    return math.sqrt(squares / degrees) if degrees else 0.0
 
 
 def main() -> int:
@@ -106,10 +98,10 @@ def main() -> int:
         groups = group_runs(Question(options.by), runs).several
         result = judge(groups[0], declared_rules(groups[0].runs, None, None)[0]) if groups else None
         if result is None:
-            raise ConfigError(
-                f"nothing to measure: {options.path}: no two arms have ended runs at a common budget"
-            )
-        source = f"{options.study or options.path.name}: {result.group.title}, {len(result.group.runs)} runs"
+            why = "no two arms have ended runs at a common budget"
+            raise ConfigError(f"nothing to measure: {options.path}: {why}")
+        study, group = options.study or options.path.name, result.group
+        source = f"{study}: {group.title}, {len(group.runs)} runs"
         print(json.dumps(parameters(result, source), indent=2))
     except MinigptError as error:
         print(f"error: {error}", file=sys.stderr)

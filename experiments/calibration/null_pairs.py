@@ -1,8 +1,8 @@
 """Real runs of an arm against itself: does the procedure find a difference where there is none?
 
-    python train.py -m study=null_pairs optim=adamw optim.hidden.eps=1e-10,1e-9
-        seed="range(100,140)" train.steps=150 \\ train.threads=1 eval.every=null
-        checkpoint.every=null logger=none
+    python train.py -m study=null_pairs optim=adamw optim.hidden.eps=1e-10,1e-9 \\
+        seed="range(100,140)" train.steps=150 train.threads=1 \\
+        eval.every=null checkpoint.every=null logger=none
     python experiments/calibration/null_pairs.py outputs --study null_pairs --by optim.hidden.eps
 
 An Adam eps of 1e-10 or 1e-9 means the same to training and not to the last bits, so each pair
@@ -79,35 +79,41 @@ def report(a: NDArray[np.float64], b: NDArray[np.float64], c: Comparison) -> Non
     random, n = np.random.default_rng(0), len(a)
     d = a - b
     everything = t_interval(d)
-    print(f"{n} pairs, all together: {everything.mean:+.5f} ({everything.low:+.5f} to {everything.high:+.5f}), "
-          f"p {p_value(everything):.2f}, verdict {c.verdict}")  # fmt: skip
+    print(
+        f"{n} pairs, all together: {everything.mean:+.5f} "
+        f"({everything.low:+.5f} to {everything.high:+.5f}), "
+        f"p {p_value(everything):.2f}, verdict {c.verdict}"
+    )
     if everything.constant:
-        print(
-            "the pairs do not vary: the change did not even reach the last bits; choose another one"
-        )
+        print("the pairs do not vary: the change does not reach the last bits; choose another one")
         return
     cut = d[: n // MIN_PAIRS * MIN_PAIRS].reshape(-1, MIN_PAIRS)
-    print(
-        f"cut into {len(cut)} studies of {MIN_PAIRS}: {round(claims(cut) * len(cut))} claim a difference"
-    )
+    claimed = round(claims(cut) * len(cut))
+    print(f"cut into {len(cut)} studies of {MIN_PAIRS}: {claimed} claim a difference")
     drawn = np.array([random.choice(d, MIN_PAIRS, replace=False) for _ in range(STUDIES)])
     flipped = drawn * random.choice([-1.0, 1.0], drawn.shape)
     print(
-        f"{STUDIES:,} studies of {MIN_PAIRS} with random signs: {100 * claims(flipped):.1f} % claim one (should: 5)"
+        f"{STUDIES:,} studies of {MIN_PAIRS} with random signs: "
+        f"{100 * claims(flipped):.1f} % claim one (should: 5)"
     )
     orders = [random.permutation(n) for _ in range(STUDIES)]
     strangers = np.array(
         [a[order[:MIN_PAIRS]] - b[order[MIN_PAIRS : 2 * MIN_PAIRS]] for order in orders]
     )
     print(
-        f"{STUDIES:,} that pair different seeds: {100 * claims(strangers):.1f} % claim one (should: 5)"
+        f"{STUDIES:,} that pair different seeds: "
+        f"{100 * claims(strangers):.1f} % claim one (should: 5)"
     )
     correlation = "none" if c.correlation is None else f"{c.correlation:.2f}"
     worth = (a.var() + b.var()) / d.var()
-    print(f"sd of a seed {np.std(np.concatenate([a, b]), ddof=1):.5f}, of a pair {everything.sd:.5f}; "
-          f"correlation of pairs {correlation}: pairing is worth {worth:.1f} times the seeds")  # fmt: skip
-    print(f"shape of the differences: skew {stats.skew(d):+.2f}, excess kurtosis {stats.kurtosis(d):+.2f}, "
-          f"Shapiro-Wilk p {stats.shapiro(d).pvalue:.2f}")  # fmt: skip
+    print(
+        f"sd of a seed {np.concatenate([a, b]).std(ddof=1):.5f}, of a pair {everything.sd:.5f}; "
+        f"correlation of pairs {correlation}: pairing is worth {worth:.1f} times the seeds"
+    )
+    print(
+        f"shape of the differences: skew {stats.skew(d):+.2f}, "
+        f"excess kurtosis {stats.kurtosis(d):+.2f}, Shapiro-Wilk p {stats.shapiro(d).pvalue:.2f}"
+    )
 
 
 def draw(d: NDArray[np.float64], target: Path) -> None:

@@ -1,14 +1,12 @@
-"""How often does the procedure of minigpt.compare err? Thousands of simulated studies through its
-own functions.
+"""How often does minigpt.compare err? Thousands of simulated studies through its own functions.
 
-    python experiments/calibration/simulate.py                        a few minutes on one core
-    python experiments/calibration/simulate.py --studies 400          a look
-    python experiments/calibration/simulate.py --parameters FILE      spread, correlation, curvature
-        from measure.py
+    python experiments/calibration/simulate.py                    a few minutes on one core
+    python experiments/calibration/simulate.py --studies 400      a look
+    python experiments/calibration/simulate.py --parameters FILE  what measure.py found elsewhere
 
 Each study is what a careful user does: two arms, a grid of five learning rates on two tuning seeds,
 the best one on eight confirmation seeds at three budgets, paired by seed, then
-`minigpt.compare.verdict.judge` on run objects in memory. Only the numbers that training would give
+`minigpt.compare.judge.judge` on run objects in memory. Only the numbers that training would give
 are drawn:
 
     loss(arm, lr, seed, budget) = L(budget) + effect(arm) + curvature * log2(lr / best lr)^2 + noise
@@ -51,15 +49,13 @@ SIZES = (0.5, 1.0, 1.5, 2.0, 3.0)  # true effects, in standard deviations of a p
 
 @dataclass(frozen=True)
 class Parameters:
-    """seed_sd, seed_sd_new: of the baseline and of the new arm, nats per token, as are
-    loss_at_judged and the slopes.
-    curvature: nats per squared doubling of the lr."""
+    """Losses and slopes are in nats per token."""
 
     source: str
-    seed_sd: float
-    seed_sd_new: float
+    seed_sd: float  # of the baseline
+    seed_sd_new: float  # of the new arm
     seed_correlation: float
-    curvature: float
+    curvature: float  # nats per squared doubling of the lr
     loss_at_judged: float
     slope_per_doubling: float
     slope_flattening: float
@@ -80,8 +76,9 @@ class Parameters:
 
 
 class Simulator:
-    """Runs in memory with drawn losses. effect: of the second arm, nats per token; below 0 it is
-    better.
+    """Runs in memory with drawn losses.
+
+    effect: of the second arm, nats per token; below 0 it is better.
     """
 
     def __init__(
@@ -95,9 +92,7 @@ class Simulator:
         self.random = np.random.default_rng(seed)
 
     def study(self) -> tuple[list[Run], dict[str, float]]:
-        """The runs of one study, and each arm's distance of the best lr from the grid's centre, in
-        doublings.
-        """
+        """The runs of one study, and the best lr of each arm in doublings from the centre."""
         best = {arm: float(self.random.uniform(-0.5, 0.5)) for arm in ("base", "new")}
         shared = {seed: float(self.random.normal()) for seed in (*TUNING, *self.confirmation)}
         runs = []
@@ -234,9 +229,7 @@ def _tally_ratio(
     chosen: dict[str, float],
     best: dict[str, float],
 ) -> None:
-    """Against the budget at which the new arm's true loss, at its chosen setting, equals the
-    baseline's.
-    """
+    """Against the budget at which the true losses of the chosen settings are equal."""
     (found,) = (one for one in result.equal_loss if one.budget == JUDGED * TOKENS_PER_STEP)
     if found.ratio.log is None:
         return
@@ -253,9 +246,11 @@ def _tally_ratio(
 
 
 def without_confirmation(p: Parameters, studies: int, seed: int, seeds: int = 8) -> float:
-    """What confirmation seeds are for: the share of false claims at 5 % if the best of five
-    settings that do not matter is tested on the very seeds that chose it, against an equal arm that
-    was not tuned."""
+    """What confirmation seeds are for: the share of false claims without them.
+
+    The best of five settings that do not matter is tested on the very seeds that chose it, against
+    an equal arm that was not tuned.
+    """
     simulator, claims = Simulator(replace(p, curvature=0.0), 0.0, seed), 0
     for _ in range(studies):
         shared = simulator.random.normal(size=seeds)
@@ -305,7 +300,8 @@ def main() -> None:
         print("  ".join(f"{key} {value}" for key, value in tallies[-1].row().items()), flush=True)
     share = without_confirmation(p, n, options.seed + 100)
     print(
-        f"\nequal arms, one tuned and judged on the seeds that chose (not what compare does): wrong claims {share:.4f}"
+        "\nequal arms, one tuned and judged on the seeds that chose (not what compare does): "
+        f"wrong claims {share:.4f}"
     )
     with open(options.out / "results.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(tallies[0].row()), lineterminator="\n")

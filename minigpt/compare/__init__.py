@@ -1,3 +1,4 @@
-"""Runs in, a verdict with an interval out: `python -m minigpt.compare PATH... --by KEY`. No torch,
-no Hydra.
+"""Runs in, a verdict with an interval out: `python -m minigpt.compare PATH... --by KEY`.
+
+Loads neither torch nor Hydra.
 """

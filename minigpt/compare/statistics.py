@@ -1,8 +1,6 @@
-"""The formulas of a comparison, each with its source. Plain numbers in, plain numbers out, never
-NaN.
+"""The formulas of a comparison, each with its source. Plain numbers in and out, never NaN.
 
-Quantiles come from scipy.special, which loads in a tenth of the time of scipy.stats; the tests
-check them against it.
+scipy.special loads in a tenth of the time of scipy.stats; the tests check one against the other.
 """
 
 import math
@@ -19,16 +17,12 @@ ROUNDING = 1e-12  # a spread this small, relative to the values, is rounding and
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of n values with its two-sided t interval; infinitely wide for a single value.
-
-    sd: standard deviation of the values (n - 1 in the denominator), 0 where they vary by rounding
-        only.
-    """
+    """A mean of n values with its two-sided t interval; infinitely wide for a single value."""
 
     mean: float
     low: float
     high: float
-    sd: float
+    sd: float  # of the values, n - 1 in the denominator; 0 where they vary by rounding only
     n: int
 
     @property
@@ -37,15 +31,14 @@ class Interval:
 
     @property
     def constant(self) -> bool:
-        """All values are equal, so that they say nothing about how the next one would vary."""
+        """All values are equal: they do not tell how the next one would vary."""
         return self.n > 1 and self.sd == 0
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """mean -+ t(n-1) sd / sqrt(n): Student (1908), The probable error of a mean, Biometrika 6.
-    Values must be finite.
 
-    On paired differences this is the paired t interval.
+    Values must be finite. On paired differences this is the paired t interval.
     """
     x = np.asarray(values, dtype=float)
     n, mean = len(x), float(x.mean())
@@ -64,12 +57,10 @@ def t_quantile(confidence: float, df: float) -> float:
 
 
 def p_value(interval: Interval, margin: float = 0.0) -> float:
-    """Two-sided p of |true mean| <= margin: twice the smaller tail of the t distribution, at the
-    nearer margin.
+    """Two-sided p of |true mean| <= margin: twice the tail of the t distribution at that margin.
 
     At margin 0 it is the p of Student's paired t test. It is at most 0.05 exactly where the 95 %
-    interval lies beyond the margin. 1 where there is nothing to test (one value, or values that do
-    not vary).
+    interval lies beyond the margin. It is 1 for a single value, or values that do not vary.
     """
     if interval.n < 2 or interval.constant:
         return 1.0
@@ -78,11 +69,10 @@ def p_value(interval: Interval, margin: float = 0.0) -> float:
 
 
 def equivalence_p_value(interval: Interval, margin: float) -> float:
-    """p of |true mean| >= margin: two one-sided tests, Schuirmann (1987), J. Pharmacokinet.
-    Biopharm. 15.
+    """p of |true mean| >= margin, by two one-sided tests.
 
-    Doubled, so that it is at most 0.05 exactly where the 95 % interval (not the usual 90 %) lies
-    within the margin: one interval serves all three verdicts.
+    Schuirmann (1987), J. Pharmacokinet. Biopharm. 15. It is doubled: at most 0.05 exactly where the
+    95 % interval (not the usual 90 %) lies within the margin. So one interval serves all verdicts.
     """
     if margin <= 0 or interval.n < 2:
         return 1.0
@@ -93,8 +83,9 @@ def equivalence_p_value(interval: Interval, margin: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p of several tests: Holm (1979), A simple sequentially rejective procedure, Scand.
-    J. Statist. 6.
+    """Adjusted p of several tests.
+
+    Holm (1979), A simple sequentially rejective procedure, Scand. J. Statist. 6.
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -104,21 +95,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Pearson's correlation of pairs; None where one side does not vary or there are fewer than
-    three.
-    """
+    """Pearson's correlation; None for fewer than three pairs, or a side that does not vary."""
     a, b = t_interval(x), t_interval(y)
     if a.n < 3 or a.sd == 0 or b.sd == 0:
         return None
-    covariance = (
-        float(np.mean((np.asarray(x) - a.mean) * (np.asarray(y) - b.mean))) * a.n / (a.n - 1)
-    )
+    products = (np.asarray(x) - a.mean) * (np.asarray(y) - b.mean)
+    covariance = float(np.mean(products)) * a.n / (a.n - 1)
     return max(-1.0, min(1.0, covariance / (a.sd * b.sd)))
 
 
 def detectable_difference(sd: float, n: int, confidence: float = 0.95) -> float | None:
-    """The true difference that n pairs of this spread show in 8 of 10 studies: noncentral t, e.g.
-    Cohen (1988).
+    """The true difference that n pairs of this spread show in 8 of 10 studies.
+
+    By the noncentral t distribution, e.g. Cohen (1988). None without a spread.
     """
     if n < 2 or sd == 0:
         return None
@@ -128,12 +117,11 @@ def detectable_difference(sd: float, n: int, confidence: float = 0.95) -> float 
 def pairs_to_decide(
     interval: Interval, margin: float, least: int, confidence: float = 0.95
 ) -> int | None:
-    """The pairs with which 8 of 10 studies would decide, if the observed mean and spread were the
-    true ones.
+    """The pairs with which 8 of 10 studies would decide, were the observed mean and spread true.
 
-    Decide: the interval lies beyond the margin (noncentral t), or within it (Schuirmann's test with
-    the t quantile, and the normal distribution for the mean). None: more than MOST_PAIRS, or no
-    spread to judge by.
+    They decide if the interval lies beyond the margin (noncentral t), or within it (Schuirmann's
+    test with the t quantile, and the normal distribution for the mean).
+    None without a spread to judge by, or for more than MOST_PAIRS.
     """
     if interval.n < 2 or interval.constant:
         return None

@@ -1,6 +1,4 @@
-"""Run folders as train.py writes them, without training: the raw material of comparisons with known
-answers.
-"""
+"""Run folders as train.py writes them, without training, for comparisons with known answers."""
 
 import json
 import math
@@ -34,9 +32,7 @@ def adamw(lr: float, weight_decay: float = 0.05) -> dict[str, Any]:
 
 
 def optimizer(arm: str, lr: float) -> dict[str, Any]:
-    """An `optim` node: Muon or AdamW (any other name is AdamW too) on the hidden matrices, AdamW
-    elsewhere.
-    """
+    """An `optim` node: Muon on the hidden matrices, or AdamW for other names; AdamW elsewhere."""
     hidden = {
         "_target_": "minigpt.optim.muon.Muon",
         "_partial_": True,
@@ -80,9 +76,7 @@ class Study:
         data: dict[str, Any] | None = None,
         bytes_per_token: float = 1.0,
     ) -> Path:
-        """loss None: not ended. status: finished or diverged. config takes dotted keys, the others
-        their own.
-        """
+        """loss None: not ended. status: finished or diverged. config takes dotted keys."""
         tokens = steps * BATCH * SEQ
         resolved = {
             "name": None,
@@ -90,14 +84,17 @@ class Study:
             "attempt": 1,
             "study": study,
             "train": {
-                "tokens": None, "steps": steps, "epochs": None, "batch_size": BATCH, "micro_batch_size": None,
-                "grad_clip": 1.0, "document_mask": False, "precision": "auto", "device": "auto", "compile": "auto",
+                "tokens": None, "steps": steps, "epochs": None,
+                "batch_size": BATCH, "micro_batch_size": None, "grad_clip": 1.0,
+                "document_mask": False, "precision": "auto", "device": "auto", "compile": "auto",
                 "deterministic": False, "threads": 1, "max_bad_steps": 10, "stop_after": None,
             },
-            "verdict": dict.fromkeys(("baseline", "margin", "tuning_seeds", "confirmation_seeds", "looks")),
+            "verdict": dict.fromkeys(
+                ("baseline", "margin", "tuning_seeds", "confirmation_seeds", "looks")
+            ),
             "init_from": None,
-            "model": {"_target_": "minigpt.model.transformer.Transformer", "n_layers": 2, "d_model": 64, "n_heads": 4,
-                      "max_seq_len": SEQ},
+            "model": {"_target_": "minigpt.model.transformer.Transformer",
+                      "n_layers": 2, "d_model": 64, "n_heads": 4, "max_seq_len": SEQ},
             "optim": optimizer(arm, lr),
             "schedule": {"_target_": "minigpt.schedule.warmup_cosine.WarmupCosine", "warmup": 0.05},
             "data": {"_target_": "minigpt.data.shakespeare.Shakespeare", "val_fraction": 0.1,
@@ -114,8 +111,14 @@ class Study:
         folder = self.folder / f"tiny-{arm}-s{seed}-{id}"
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(resolved))
-        seconds = {"data": 0.02, "forward_backward": 0.8 * steps * step_time_s, "optimizer": 0.2 * steps * step_time_s,
-                   "evaluation": 0.1, "saving": 0.01}  # fmt: skip
+        trained_s = steps * step_time_s
+        seconds = {
+            "data": 0.02,
+            "forward_backward": 0.8 * trained_s,
+            "optimizer": 0.2 * trained_s,
+            "evaluation": 0.1,
+            "saving": 0.01,
+        }
         if not overlapping:
             self.clock += timedelta(seconds=math.ceil(sum(seconds.values())) + 5)
         tokens_fingerprint = {
@@ -130,19 +133,20 @@ class Study:
             "id": id,
             "name": folder.name,
             "identity": who,
-            "choices": {"model": "tiny", "optim": arm, "schedule": "warmup_cosine", "data": "shakespeare",
-                        "data/tokenizer": "byte", "logger": "none"},
+            "choices": {"model": "tiny", "optim": arm, "schedule": "warmup_cosine",
+                        "data": "shakespeare", "data/tokenizer": "byte", "logger": "none"},
             "overrides": [f"optim={arm}", f"seed={seed}"],
             "study": study,
             "command": ["train.py"],
             "started": self.clock.isoformat(timespec="seconds"),
             "git": {"commit": "c" * 40, "dirty": False, "diff": ""},
-            "source": {name: DIGESTS[name] for name in ("minigpt.train.loop", "minigpt.optim.muon")},
+            "source": {name: DIGESTS[name]
+                       for name in ("minigpt.train.loop", "minigpt.optim.muon")},
             "versions": {"torch": "2.13.0", "python": "3.11"},
-            "chosen": {"device": "cpu", "precision": "fp32", "compile": False, "deterministic": False, "threads": 1,
-                       "micro_batch_size": BATCH},
-            "hardware": {"host": "vm", "cpus": 2, "device": "x86_64", "world_size": 1, "peak_flops": 1e11,
-                         "peak_source": "measured"},
+            "chosen": {"device": "cpu", "precision": "fp32", "compile": False,
+                       "deterministic": False, "threads": 1, "micro_batch_size": BATCH},
+            "hardware": {"host": "vm", "cpus": 2, "device": "x86_64", "world_size": 1,
+                         "peak_flops": 1e11, "peak_source": "measured"},
             "data": tokens_fingerprint | {"val_fingerprint": "v" * 64} | (data or {}),
             "mixed": [],
         } | (record or {})  # fmt: skip
@@ -201,9 +205,7 @@ class Study:
         confirm: Iterable[int] = range(100, 108),
         steps: Iterable[int] = (100, 200),
     ) -> None:
-        """A grid over lr on seeds 0 and 1 at the last budget, then `best` on the confirmation seeds
-        at every budget.
-        """
+        """A grid over lr on seeds 0 and 1 at the last budget; `best` on all others and budgets."""
         steps = list(steps)
         for lr in lrs:
             for seed in (0, 1):
@@ -214,8 +216,9 @@ class Study:
 
 
 class Compare:
-    """`compare("--by", "optim")` on the study's folder -> exit code; `out` and `err` hold what it
-    printed.
+    """`compare("--by", "optim")` on the study's folder returns its exit code.
+
+    `out` and `err` hold what it printed.
     """
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,4 @@
-"""Budgets at equal loss: known answers between end points, bounds outside them, nothing from the
-middle of a run.
-"""
+"""Budgets at equal loss: known answers between end points, and bounds outside them."""
 
 import math
 
@@ -12,9 +10,7 @@ SEEDS = range(100, 108)
 
 
 def curve(base: float, *budgets: int, noise: float = 0.0) -> dict[int, dict[int, float]]:
-    """Loss falls by 0.1 with every doubling of the budget from 100 on; seeds differ by `noise`
-    each.
-    """
+    """Loss falls by 0.1 with every doubling of the budget; seeds differ by `noise` each."""
     return {
         h: {s: base - 0.1 * math.log2(h / 100) + noise * (s - 103.5) for s in SEEDS}
         for h in budgets

@@ -1,6 +1,4 @@
-"""The scripts of experiments/calibration: they run, and what they print is what they should
-find.
-"""
+"""The scripts of experiments/calibration: they run, and find what they should."""
 
 import csv
 import json

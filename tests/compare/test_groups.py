@@ -109,8 +109,8 @@ def test_lr_scale_times_lr_is_one_setting_however_it_was_typed(
         study.run("adamw", seed, 4.0 + seed / 1000, lr=0.01)
     study.run("muon", 100, 3.9, lr=0.02)
     # 0.02 is also Muon's own default, which the identity leaves out.
-    study.run("muon", 101, 3.8, lr=0.01, config={"optim.lr_scale": 2.0, "optim.embed.lr": 0.0025,
-                                                "optim.head.lr": 0.0025, "optim.scalar.lr": 0.0025})  # fmt: skip
+    others = {f"optim.{role}.lr": 0.0025 for role in ("embed", "head", "scalar")}
+    study.run("muon", 101, 3.8, lr=0.01, config={"optim.lr_scale": 2.0, **others})
     assert compare("--by", "optim") == 0
     assert "muon              as configured" in compare.out
 

@@ -1,6 +1,4 @@
-"""The files of a report: self-contained, linked to runs, one CSV row a run; and that none of it
-needs torch.
-"""
+"""The files of a report: self-contained, linked to runs, one CSV row a run, without torch."""
 
 import csv
 import json
@@ -167,7 +165,8 @@ def test_comparing_loads_neither_torch_nor_hydra(reported: Path, study: Study) -
     code = (
         "import sys\nfrom minigpt.compare.__main__ import main\n"
         f"assert main([{str(study.folder)!r}, '--by', 'optim', '--out', {str(reported)!r}]) == 0\n"
-        "heavy = {'torch', 'hydra', 'omegaconf', 'wandb', 'datasets'} & set(sys.modules)\nassert not heavy, heavy\n"
+        "heavy = {'torch', 'hydra', 'omegaconf', 'wandb', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True
@@ -179,7 +178,8 @@ def test_help_teaches_and_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom minigpt.compare.__main__ import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "heavy = {'torch', 'hydra', 'scipy', 'numpy', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy\n"
+        "heavy = {'torch', 'hydra', 'scipy', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True
