@@ -178,6 +178,8 @@ def yaml_mapping(content: bytes) -> dict[str, Any]:
         raise ValueError(
             f"not YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}"
         ) from None
+    except (LookupError, AttributeError, TypeError, ArithmeticError):  # PyYAML's own, of a tag
+        raise ValueError("not YAML: a value that its tag does not fit") from None
     if not isinstance(value, dict):
         raise ValueError("not a YAML mapping")
     refuse_unbounded(value)

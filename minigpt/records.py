@@ -27,6 +27,11 @@ def amount(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= MOST
 
 
+def duration(value: Any) -> bool:
+    """seconds of less than a thousand years"""
+    return amount(value) and value < 1e11
+
+
 def natural(value: Any) -> bool:
     """an integer that is not negative"""
     return isinstance(value, int) and amount(value)
@@ -143,10 +148,11 @@ STATE = {  # of a checkpoint that training goes on from
     "norms?": [float],
     "evaluated": natural,
     "sampled": natural,
-    "seconds": {str: amount},
+    "seconds": {str: duration},
     "final": (None, {"loss": float, "bits_per_byte": (float, None), "tokens": natural}),
     "scaler": {str: float},
     "metrics_bytes": natural,
+    "metrics_sha256?": str,  # of so many bytes
 }
 ROW = {"step": natural, "tokens": natural, "time_s?": amount, str: SCALAR}
 

@@ -61,9 +61,11 @@ def first_value(override: str) -> str:
     if not parsed.is_sweep_override():
         return override
     try:
-        value = next(iter(parsed.sweep_string_iterator()))
+        value = next(iter(parsed.sweep_string_iterator()), None)
     except HydraException:
         return override
+    if value is None:
+        raise ConfigError(f"an empty sweep: {override} (give at least one value)")
     return f"{parsed.get_key_element()}={value}"
 
 

@@ -80,6 +80,9 @@ def optim_identity(optim: dict[str, Any]) -> dict[str, Any]:
     left_out = {*shared_scalars("optim", optim), "lr_scale"}
     roles = {role: dict(optim[role]) for role in ROLES if isinstance(optim.get(role), dict)}
     for block in roles.values():
+        if "lr" not in block and scale != 1:  # the scale multiplies the class's own default too
+            lr = signature.read_signature(block["_target_"]).parameters.get("lr")
+            block |= {} if lr is None else {"lr": lr.default}
         if isinstance(block.get("lr"), int | float):
             block["lr"] = scaled_lr(block["lr"], scale)
     rest = {key: value for key, value in optim.items() if key not in {*left_out, *ROLES}}

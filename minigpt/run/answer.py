@@ -22,7 +22,7 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     Logs that it has finished, and which settings are ignored for that. Raises CheckpointError if
     code or tokens changed since, unless accepted; NumericsError if the run had diverged.
     """
-    summary, record = read_summary(plan.folder), own_record(plan.folder, plan.id)
+    summary, record = read_summary(plan.folder), own_record(plan)
     if summary is None or record is None:
         return None
     if (changes := changes_of(plan)) and not plan.config["accept_changes"]:

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from minigpt.config import identity
+from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError
 from minigpt.records import read_record
 
@@ -12,28 +14,40 @@ from minigpt.records import read_record
 FILES = r"run\.json|config\.yaml|summary\.json|failed\.json|sample\.txt"
 
 
-def own_record(folder: Path, id: str) -> dict[str, Any] | None:
-    """run.json of a folder, None without one. Raises CheckpointError if not of this run."""
-    record = read_record(folder)
-    if record is not None and record.get("id") != id:
+def own_record(plan: Plan) -> dict[str, Any] | None:
+    """run.json of the plan's folder; None if there is none.
+
+    Raises CheckpointError if it is damaged or of another run. An id is short, and two of them may
+    coincide: the whole identity is compared.
+    """
+    path = plan.folder / "run.json"
+    record = read_record(plan.folder)
+    if record is None:
+        return None
+    if record["id"] != plan.id:
         raise CheckpointError(
-            f"another run: {folder / 'run.json'}: of {record.get('id')}, expected {id} "
-            "(move the folder away)"
+            f"another run: {path}: of {record['id']}, expected {plan.id} (move the folder away)"
+        )
+    if keys := identity.differences(record["identity"], plan.identity):
+        shown = "; ".join(f"{key} {old} -> {new}" for key, (old, new) in list(keys.items())[:3])
+        raise CheckpointError(
+            f"another run of the same id: {path}: {shown} "
+            "(the ids coincide by chance: attempt=2, or another output_dir=)"
         )
     return record
 
 
-def claim(folder: Path, id: str) -> dict[str, Any] | None:
+def claim(plan: Plan) -> dict[str, Any] | None:
     """The record of a folder that this run may use; None if the run has not begun.
 
-    Without a record it may hold only what a start leaves that was killed before it wrote one.
-    Raises CheckpointError for anything else: no folder is taken over without proof.
+    Without a record a folder may hold only what a start leaves that was killed before it wrote one.
+    Raises CheckpointError for anything else: what a folder holds is never taken over without proof.
     """
-    record = own_record(folder, id)
+    folder, record = plan.folder, own_record(plan)
     if record is None and folder.is_dir():
         foreign = sorted(path.name for path in folder.iterdir() if not _before_the_record(path))
-        # Read once more: another process may just have begun.
-        if foreign and (record := own_record(folder, id)) is None:
+        # another process may just have begun
+        if foreign and (record := own_record(plan)) is None:
             raise CheckpointError(
                 f"not a run: {folder}: holds {foreign[0]} and no run.json "
                 "(restore run.json, or move the folder away)"
@@ -47,4 +61,6 @@ def _before_the_record(path: Path) -> bool:
         return path.is_symlink() or (path.is_dir() and not os.listdir(path))
     if path.name == "metrics.jsonl":
         return path.is_symlink() or path.stat().st_size == 0
-    return re.fullmatch(r"lock|train\.log|\.tmp-run\.json-[0-9a-f]{8}", path.name) is not None
+    if not re.fullmatch(r"lock|train\.log|\.tmp-run\.json-[0-9a-f]{8}", path.name):
+        return False
+    return path.is_symlink() or path.is_file()  # a link is refused by name when it is opened

@@ -58,11 +58,11 @@ class RunFolder:
 
     def __enter__(self) -> "RunFolder":
         with durable.writing(self.folder):
-            claim(self.folder, self.plan.id)  # before anything is written there
+            claim(self.plan)  # before anything is written there
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = FolderLock(self.folder, "run folder").acquire()
             try:
-                self.saved = claim(self.folder, self.plan.id)
+                self.saved = claim(self.plan)
                 self._open()
             except BaseException:
                 self._leave_no_trace()
@@ -145,7 +145,7 @@ class RunFolder:
             if changes and not self.plan.config["accept_changes"]:
                 raise refusal(self.folder, changes)
             # A kill between the two writes below leaves run.json alone.
-            if not changes and (self.folder / "config.yaml").exists():
+            if not changes and (self.folder / "config.yaml").is_file():
                 return
             now = {key: record[key] for key in ("source", "chosen", "data")}
             record = {**self.saved, **now, "mixed": [*self.saved["mixed"], *changes]}
@@ -188,7 +188,7 @@ class RunFolder:
         """Where to go on, or None for a new run.
 
         Rows logged after the checkpoint are dropped: they will come again. Raises CheckpointError
-        if rows logged before it are gone, unless accept_changes is set. (Rows that a full disk
+        if rows logged before it are gone or changed, unless accept_changes is set. (Rows that a full disk
         refused are not: the checkpoint knows the length that the file had.)
         """
         found = newest_checkpoint(self.checkpoints)
@@ -200,15 +200,18 @@ class RunFolder:
         if found is not None:
             check_state(found)
         logged = 0 if found is None else found.state["metrics_bytes"]
+        now = self.metrics.sha256(logged)
         with durable.writing(self.metrics.path):
             if found is not None and self.metrics.n_bytes < logged:
-                self._accept_lost_rows(found.folder, logged)
+                has = f"{self.metrics.n_bytes} bytes, {found.folder.name} has {logged}"
+                self._accept_rows(f"rows are gone: {self.metrics.path}: {has}")
+            elif found is not None and found.state.get("metrics_sha256", now) != now:
+                has = f"not those of {found.folder.name}"
+                self._accept_rows(f"rows were changed: {self.metrics.path}: {has}")
             self.metrics.rewind(logged)
         return found
 
-    def _accept_lost_rows(self, found: Path, logged: int) -> None:
-        have = f"{self.metrics.n_bytes} bytes, {found.name} has {logged}"
-        lost = f"rows are gone: {self.metrics.path}: {have}"
+    def _accept_rows(self, lost: str) -> None:
         if not self.plan.config["accept_changes"]:
             raise CheckpointError(
                 f"{lost} (restore the file; accept_changes=true goes on without and marks the run)"
@@ -232,13 +235,16 @@ class RunFolder:
         Raises StorageError or BusyError if the folder is no longer this process's own.
         """
         self.lock.check()
+        logged = self.metrics.sync()
         state = {
             **state,
             "run": self.plan.id,
-            "metrics_bytes": self.metrics.sync(),
+            "metrics_bytes": logged,
+            "metrics_sha256": self.metrics.sha256(logged),
             "minigpt": minigpt.__version__,
         }
-        keep = 1 if final else self.plan.config["checkpoint"]["keep"]
+        # A step that goes well proves the checkpoint before it: until then the one before stays.
+        keep = 1 if final else max(2, self.plan.config["checkpoint"]["keep"])
         try:
             # A run stopped in its final evaluation has one of this step that is not final.
             args = (self.checkpoints, state["step"], model, optimizer, state)

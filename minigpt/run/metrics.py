@@ -2,6 +2,7 @@
 back.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ class Metrics:
 
     def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
         self.path, self.check = path, check
-        self._file = open(path, "ab", buffering=0, opener=regular_file)  # noqa: SIM115 (lives as long as the run)
+        self._file = open(path, "a+b", buffering=0, opener=regular_file)  # noqa: SIM115 (lives as long as the run)
         self._failed = False
 
     def append(self, row: dict[str, Any]) -> None:
@@ -72,6 +73,14 @@ class Metrics:
     def drop_torn_row(self) -> None:
         """Drop what stands behind the last whole row."""
         self.rewind(read_bytes(self.path).rfind(b"\n") + 1)
+
+    def sha256(self, length: int) -> str:
+        """Of the first `length` bytes of the file."""
+        digest, start = hashlib.sha256(), 0
+        while part := os.pread(self._file.fileno(), min(2**20, length - start), start):
+            digest.update(part)
+            start += len(part)
+        return digest.hexdigest()
 
     @property
     def n_bytes(self) -> int:

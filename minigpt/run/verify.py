@@ -5,7 +5,7 @@ Nothing is written, nothing is mended, and no class that a folder names is built
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +16,9 @@ from minigpt.checkpoint.layout import step_of, steps_on_disk
 from minigpt.checkpoint.load import Checkpoint, load_checkpoint
 from minigpt.config import identity
 from minigpt.data.tokens import Tokens
+from minigpt.durable import sha256_bytes
 from minigpt.errors import MinigptError
-from minigpt.reading import UnreadableError
+from minigpt.reading import UnreadableError, read_bytes
 from minigpt.tokenizer import load as load_tokenizer
 
 T = TypeVar("T")
@@ -39,10 +40,10 @@ def problems_of(folder: Path) -> Iterator[str]:
     summary = yield from _read(lambda: records.read_summary(folder))
     newest = yield from _checkpoints(folder, record)
     rows, whole = yield from _metrics(folder)
-    if newest is not None and not _long_enough(folder, newest):
-        yield f"metrics.jsonl is shorter than when {newest.folder.name} was saved: rows are missing at its end"
+    if newest is not None:
+        yield from _rows_of(folder, newest)
     if whole:
-        yield from _steps(rows, config or {})
+        yield from _steps(rows)
         yield from _summary(summary, rows, newest)
 
 
@@ -97,7 +98,7 @@ def _unknown_class(folder: Path) -> str | None:
 
 def _tokens(record: dict[str, Any]) -> Iterator[str]:
     folder, expected = Path(record["data"]["folder"]), record["data"]["fingerprint"]
-    if not (folder / "manifest.json").exists():
+    if not folder.is_absolute() or not (folder / "manifest.json").exists():
         return  # a run stands alone; its tokens may live elsewhere
     found = yield from _read(lambda: Tokens.open(folder, load_tokenizer).fingerprint)
     if found is not None and found != expected:
@@ -136,35 +137,25 @@ def _metrics(folder: Path) -> Generator[str, None, tuple[list[dict[str, Any]], b
     return rows, not bad
 
 
-def _long_enough(folder: Path, newest: Checkpoint) -> bool:
-    path, expected = folder / "metrics.jsonl", newest.state.get("metrics_bytes")
-    return path.is_file() and isinstance(expected, int) and path.stat().st_size >= expected
+def _rows_of(folder: Path, newest: Checkpoint) -> Iterator[str]:
+    """The rows that were logged before a checkpoint are those that it knows."""
+    found = yield from _read(lambda: read_bytes(folder / "metrics.jsonl"))
+    length, name = newest.state.get("metrics_bytes"), newest.folder.name
+    if found is None:
+        return
+    if not isinstance(length, int) or len(found) < length:
+        yield f"metrics.jsonl is shorter than when {name} was saved: rows are missing at its end"
+    elif newest.state.get("metrics_sha256") not in (None, sha256_bytes(found[:length])):
+        yield f"metrics.jsonl is not as when {name} was saved: rows were changed"
 
 
-def _steps(rows: list[dict[str, Any]], config: dict[str, Any]) -> Iterator[str]:
-    """Rows of each kind go forward, none is missing, and each step has the same number of
-    tokens.
-    """
+def _steps(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Rows of each kind go forward, and each step has the same number of tokens."""
     for kind in ("train/loss", "val/loss"):
         steps = [row["step"] for row in rows if kind in row]
         repeated = next((b for a, b in pairwise(steps) if b <= a), None)
         if repeated is not None:
             yield f"metrics.jsonl: {kind} of step {repeated} comes twice, or too late"
-    last = max((row["step"] for row in rows if "train/loss" in row), default=0)
-    for kind, interval, end in (("train/loss", "log", last), ("val/loss", "eval", last - 1)):
-        every = config.get(interval, {}).get("every")
-        if not every:
-            continue
-        logged = {
-            row["step"]
-            for row in rows
-            if kind in row and row["step"] % every == 0 and row["step"] <= end
-        }
-        missing = end // every - len(logged - {0})
-        if missing > 0:
-            first = next(step for step in count(every, every) if step not in logged)
-            others = f" and {missing - 1} others" if missing > 1 else ""
-            yield f"metrics.jsonl: no {kind} for step {first}{others} (one was due every {every})"
     per_step = {row["tokens"] / row["step"] for row in rows if row["step"]}
     if len(per_step) > 1:
         yield f"metrics.jsonl: tokens a step change from {min(per_step):g} to {max(per_step):g}"
@@ -204,7 +195,8 @@ def line_about(folder: Path) -> tuple[bool, str]:
     steps = steps_on_disk(folder / "checkpoints")
     state = "not finished" if summary is None else f"{summary['status']} at step {summary['step']}"
     parts = [state, f"{len(steps)} checkpoint{'' if len(steps) == 1 else 's'}"]
-    if not (Path(record["data"]["folder"]) / "manifest.json").exists():
+    tokens = Path(record["data"]["folder"])
+    if not tokens.is_absolute() or not (tokens / "manifest.json").exists():
         parts.append("tokens not here")
     if why := _unknown_class(folder):
         parts.append(why)

@@ -72,7 +72,7 @@ def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterato
             for value in values:
                 OmegaConf.update(own, value.key_or_group, value.value(), merge=True)
             yield plan_composed(dataclasses.replace(base, own=own, overrides=job))
-        except (MinigptError, HydraException, OmegaConfBaseException):
+        except (MinigptError, HydraException, OmegaConfBaseException, TypeError, ValueError):
             yield None
 
 

@@ -16,11 +16,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt import durable, reading
+from minigpt import durable, reading, records
 from minigpt.checkpoint.layout import step_of, steps_on_disk
 from minigpt.checkpoint.load import Checkpoint, check_state, load_checkpoint
 from minigpt.checkpoint.parameters import check_parameters
-from minigpt.config import signature
+from minigpt.config import identity, signature
+from minigpt.durable import sha256_bytes
 from minigpt.errors import CheckpointError
 from minigpt.records import read_record
 from minigpt.run.changes import changes_since, path_changes
@@ -40,6 +41,7 @@ class Trunk:
     """A checkpoint of another run whose steps are this run's steps too."""
 
     folder: Path
+    run: str  # its id
     step: int
 
 
@@ -97,6 +99,9 @@ def trunks(
             record = read_record(folder) if on_disk else None
             if record is None or "steps" not in record:
                 continue
+            if identity.short_hash(record["identity"]) != record["id"]:
+                refused.append(f"damaged run: {folder}: its id is not that of its identity")
+                continue
             if different := differences(record, run.saved or {}):
                 refused += different
                 continue
@@ -109,7 +114,7 @@ def trunks(
         except REFUSED_VALUES as error:
             refused.append(f"damaged run: {folder}: {type(error).__name__} {error}")
         else:
-            found += [Trunk(folder, step) for step in on_disk if 0 < step <= shared]
+            found += [Trunk(folder, record["id"], step) for step in on_disk if 0 < step <= shared]
     return sorted(found, key=lambda trunk: (trunk.step, trunk.folder), reverse=True)
 
 
@@ -162,23 +167,37 @@ def shared_steps(one: Schedule, steps_of_one: int, other: Schedule, steps_of_oth
     )
 
 
+def _is_trunk(found: Checkpoint, trunk: Trunk, rows: bytes) -> bool:
+    """Whether a checkpoint is of that run and step, on the way, sound, and its rows are there."""
+    state = found.state
+    lines = rows.splitlines(keepends=True)
+    return (
+        (state["run"], state["step"], state["final"]) == (trunk.run, trunk.step, None)
+        and found.optimizer is not None
+        and all(bool(tensor.isfinite().all()) for tensor in found.model.values())
+        and len(rows) == state["metrics_bytes"]
+        and state.get("metrics_sha256", sha256_bytes(rows)) == sha256_bytes(rows)
+        and all(line.endswith(b"\n") and records.row_of(line) is not None for line in lines)
+    )
+
+
 def take(run: RunFolder, trunk: Trunk, model: "nn.Module") -> Checkpoint | None:
     """Load a trunk's checkpoint and copy the rows logged before it; None if it cannot serve."""
+    config = run.plan.config
+    seq_len = identity.argument(config["model"], "max_seq_len")
+    tokens_per_step = config["train"]["batch_size"] * seq_len
     try:
         found = load_checkpoint(trunk.folder / "checkpoints" / f"step_{trunk.step:08d}")
         check_state(found)
         check_parameters(model, found.model, found.folder)
-        size = found.state["metrics_bytes"]
-        rows = reading.read_bytes(trunk.folder / "metrics.jsonl")[:size]
+        rows = reading.read_bytes(trunk.folder / "metrics.jsonl")[: found.state["metrics_bytes"]]
         fits = (
-            found.optimizer is not None
-            and found.state["final"] is None
-            and found.state["step"] == trunk.step
+            _is_trunk(found, trunk, rows) and found.state["tokens"] == trunk.step * tokens_per_step
         )
     except CheckpointError as error:  # it may be pruned while we look
         log.debug("not taken: %s", error)
         return None
-    if not fits or len(rows) != size:
+    if not fits:
         return None
     run.note_branch({"run": trunk.folder.name, "step": trunk.step})
     try:

@@ -186,7 +186,7 @@ def describe_tokens(tokens: Tokens) -> dict[str, Any]:
     """
     val = tokens.manifest["splits"]["val"]
     return {
-        "folder": str(tokens.folder),
+        "folder": str(tokens.folder.absolute()),
         "fingerprint": tokens.fingerprint,
         "vocab_size": tokens.vocab_size,
         "val_fingerprint": sha256_bytes(

@@ -97,6 +97,8 @@ TABLE = [
     ("train data.tokenizer=null", ["data.tokenizer"]),
     ("train model._target_=3", ["model._target_"]),
     ("train +model._recursive_=x", ["_recursive_"]),
+    ("train +schedule._args_=[0.5]", ["unknown key: schedule._args_"]),
+    ("train +optim.hidden._args_=[0.001]", ["unknown key: optim.hidden._args_"]),
     ("train optim.lr=" + 400 * "9", ["optim.lr", "bits"]),
     ("train study=" + 400 * "[" + 400 * "]", ["study="]),
     ("train train.threads=10000", ["train.threads=10000", "cores"]),

@@ -29,7 +29,7 @@ SIX = [
     "model.dropout=0.1", "output_dir=outputs", "data@stand_in=files", "data/tokenizer@stand_in.tokenizer=byte",
 ]  # fmt: skip
 # of a checkpoint's state; lengths of lines follow the clock's digits
-CLOCKS = {"seconds", "metrics_bytes", "minigpt"}
+CLOCKS = {"seconds", "metrics_bytes", "metrics_sha256", "minigpt"}
 
 
 @dataclass

@@ -121,13 +121,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "torn last line": (lambda run: lines(run, lambda all: [*all, '{"step": 12, "tr']), "the last line is torn"),
     "torn line between": (lambda run: lines(run, lambda all: [all[0][:9] + "\n", *all[1:]]), "line 1 is not a row"),
-    "row missing": (lambda run: lines(run, lambda all: all[:2] + all[3:]), "no train/loss for step 3"),
+    "row missing": (lambda run: lines(run, lambda all: all[:2] + all[3:]), "shorter than when"),
     "evaluation missing": (
         lambda run: lines(run, lambda all: [line for line in all if '"step": 4' not in line or "val" not in line]),
-        "no val/loss for step 4",
+        "shorter than when",
     ),
     "row repeated": (lambda run: lines(run, lambda all: [*all[:3], all[2], *all[3:]]), "comes twice"),
     "rows cut off": (lambda run: lines(run, lambda all: all[:-3]), "shorter than when"),
+    "a row edited": (lambda run: lines(run, lambda all: [all[0].replace("5", "6"), *all[1:]]), "rows were changed"),
     "metrics missing": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl is missing"),
     "other tokens counted": (
         lambda run: lines(run, lambda all: [all[0].replace('"tokens": 128', '"tokens": 129'), *all[1:]]),
@@ -162,7 +163,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pipe for rows": (lambda run: a_pipe(run / "metrics.jsonl"), "metrics.jsonl: not a regular file"),
     "a step of 2^60": (
         lambda run: lines(run, lambda all: [*all, f'{{"step": {2**60}, "tokens": {2**67}, "train/loss": 1}}\n']),
-        "no train/loss for step 13 and 1152921504606846962 others",
+        "metrics.jsonl at step 1152921504606846976",
     ),
     "a row of another kind": (
         lambda run: lines(run, lambda all: [*all[:-1], '{"step": 12, "tokens": [1]}\n']), "is not a row"
