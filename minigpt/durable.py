@@ -124,20 +124,25 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def remove_leftovers(folder: Path, names: str) -> None:
+def is_leftover(path: Path, files: str = "(?!)") -> bool:
+    """Whether a killed process may have left this regular file, meant to get a name of `files`."""
+    name = re.fullmatch(rf"{re.escape(TEMPORARY)}({files})-[0-9a-f]{{8}}", path.name)
+    return name is not None and path.is_file() and not path.is_symlink()
+
+
+def remove_leftovers(folder: Path, files: str = "(?!)", folders: str = "(?!)") -> None:
     """Delete what a killed process left unpublished in `folder`.
 
-    names: a regular expression of what is published here; every other file is somebody else's.
-    Call only where the folder's lock is held and its record says whose it is.
+    files, folders: regular expressions of what is published here. Call only where the folder's lock
+    is held and its record says whose it is. Anything else is somebody else's: another name, a
+    folder with the name of a file, a link.
     """
-    ours = re.compile(rf"{re.escape(TEMPORARY)}(removed-)?({names})-[0-9a-f]{{8}}")
-    for leftover in folder.iterdir():
-        if not ours.fullmatch(leftover.name):
-            continue
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+    ours = re.compile(rf"{re.escape(TEMPORARY)}(removed-)?({folders})-[0-9a-f]{{8}}")
+    for path in folder.iterdir():
+        if is_leftover(path, files):
+            path.unlink()
+        elif ours.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
 
 
 def sha256_bytes(content: bytes) -> str:

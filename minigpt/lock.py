@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import socket
 import struct
 import sys
@@ -13,6 +14,9 @@ from typing import Any
 
 from minigpt.durable import regular_file
 from minigpt.errors import BusyError, StorageError
+
+# What a lock holds, or a part of it.
+OWNER = re.compile(r"(p|pi|pid|pid \d*|pid \d+ (o|on|on .*)?\n?)?")
 
 
 class FolderLock:
@@ -38,7 +42,8 @@ class FolderLock:
             file = open(self.path, "a+", errors="replace", opener=regular_file)  # noqa: SIM115
             file.seek(0)
             owner = file.read(400)
-            if not ("pid ".startswith(owner[:4]) and "\n" not in owner[:-1]):
+            linked = os.fstat(file.fileno()).st_nlink > 1  # another name of somebody's file
+            if linked or not OWNER.fullmatch(owner):
                 file.close()
                 raise StorageError(f"not a lock of minigpt: {self.path} (move it away)")
             try:

@@ -222,6 +222,8 @@ def _one_place(one: Stream, two: Stream) -> bool:
 
 def _lead_nowhere(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
-    if nowhere != descriptor:
+    if nowhere == descriptor:
+        os.set_inheritable(descriptor, True)  # as the standard ones are: workers have them too
+    else:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)

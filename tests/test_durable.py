@@ -71,7 +71,11 @@ def test_leftovers_go_and_everything_else_stays(tmp_path: Path) -> None:
     foreign = {".tmp-notes", ".tmp-file", ".tmp-other-01234567", ".tmp-file-01234567.txt"}
     for name in {"kept", *foreign}:
         (tmp_path / name).write_text("x")
-    durable.remove_leftovers(tmp_path, "file|folder")
+    (tmp_path / ".tmp-file-76543210").mkdir()  # what is published under this name is no folder
+    (tmp_path / ".tmp-file-76543210" / "thesis").write_text("x")
+    (tmp_path / ".tmp-folder-76543210").write_text("x")
+    foreign |= {".tmp-file-76543210", ".tmp-folder-76543210"}
+    durable.remove_leftovers(tmp_path, "file", "folder")
     assert {path.name for path in tmp_path.iterdir()} == {"kept", *foreign}
 
 

@@ -25,7 +25,8 @@ def one_budget(
     for group in ("debug", "experiment"):
         if choices.get(group):
             file = f"{group}/{choices[group]}.yaml"
-            layers.append((f"in {file}", _budgets_in_file(file, sources)))
+            in_file = _budgets_in_file(file, sources)
+            layers.append((f"in {file}", [key for key in in_file if key in set_now]))
     layers.append(("in the configuration", set_now))
     where, given = next(((where, given) for where, given in layers if given), ("is set", []))
     if len(given) != 1:

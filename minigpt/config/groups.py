@@ -9,7 +9,7 @@ from minigpt.terminal import did_you_mean
 
 # What code hands to a constructor, so that no configuration has to.
 SUPPLIED = {"model": {"vocab_size"}, "optim": {"parameters"}, "probe": {"optimizer"}}
-HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+HYDRA_KEYS = ("_target_", "_partial_")  # others would decide a result without being part of its id
 
 
 def group_problems(group: str, node: Any) -> list[str]:
@@ -59,7 +59,7 @@ def _node_problems(
     known = {name: p for name, p in parameters.items() if name not in supplied}
     problems = []
     for key, value in node.items():
-        if key in ("_partial_", "_recursive_") and not isinstance(value, bool):
+        if key == "_partial_" and not isinstance(value, bool):
             problems.append(f"wrong type: {path}.{key}={value!r} (expects true or false)")
         if key in known:
             problems += _value_problems(f"{path}.{key}", value, known[key])

@@ -43,6 +43,14 @@ class Plan:
     rounding: str | None = None
 
     @property
+    def unused(self) -> list[str]:
+        """Keys that were typed for `data` beside a stand-in corpus, which decides instead."""
+        if "data@stand_in" not in self.choices:
+            return []
+        keys = [override.lstrip("+~").partition("=")[0] for override in self.overrides]
+        return [key for key in keys if key == "data" or key.startswith(("data.", "data/"))]
+
+    @property
     def study(self) -> str | None:
         return self.config["study"] or self.choices.get("experiment")
 

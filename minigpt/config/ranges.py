@@ -10,7 +10,7 @@ from minigpt.config.identity import flatten
 from minigpt.config.schema import KEYS, Key
 
 LARGEST = 2**48  # larger counts are typing mistakes
-NAME = re.compile(r"[A-Za-z0-9._-]{1,120}")
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,119}")
 
 
 def range_problems(config: dict[str, Any]) -> list[str]:
@@ -26,7 +26,12 @@ def range_problems(config: dict[str, Any]) -> list[str]:
             problems.append(f"out of range: {key}={value} (at least 0)")
     name = config["name"]
     if name is not None and not NAME.fullmatch(name):
-        problems.append(f"bad name: name={name!r} (letters, digits, '.', '_' and '-', at most 120)")
+        problems.append(
+            f"bad name: name={name!r} (letters, digits, '.' but not first, '_' and '-', at most 120)"
+        )
+    study = config["study"]
+    if study is not None and not (study.isprintable() and 0 < len(study) <= 120):
+        problems.append(f"bad name: study={study!r:.140} (1 to 120 printable characters)")
     return problems + _verdict_problems(config["verdict"])
 
 

@@ -44,6 +44,8 @@ SIGNATURES = (
     (0, b"\xff\xd8\xff", "a JPEG image", "leave it out"),
     (0, b"GIF8", "a GIF image", "leave it out"),
     (0, b"\x7fELF", "a program", "leave it out"),
+    (0, b"\xff\xfe\0\0", "UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
+    (0, b"\0\0\xfe\xff", "UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
     (0, b"\xff\xfe", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
     (0, b"\xfe\xff", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
 )

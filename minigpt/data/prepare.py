@@ -32,6 +32,8 @@ from minigpt.data.source import Source
 from minigpt.data.splitting import plan_split
 from minigpt.data.tokens import Tokens
 from minigpt.durable import (
+    FolderLock,
+    is_leftover,
     json_bytes,
     publish_folder,
     remove_leftovers,
@@ -204,10 +206,13 @@ class Preparation:
         """What an earlier process left to continue, or None for an empty folder."""
         position = None if isinstance(self.source, Bin) else self.source.position
         if (journal := read_journal(self.folder, self.request, position)) is not None:
-            remove_leftovers(self.folder, r"(progress|manifest)\.json|tokenizer")
+            remove_leftovers(self.folder, r"(progress|manifest)\.json", "tokenizer")
             return journal
-        remove_leftovers(self.folder, r"progress\.json")
-        strangers = sorted(entry.name for entry in self.folder.iterdir() if entry.name != "lock")
+        strangers = sorted(
+            entry.name
+            for entry in self.folder.iterdir()
+            if entry.name != "lock" and not is_leftover(entry, r"progress\.json")
+        )
         if strangers:
             raise DataError(
                 f"folder is not empty and holds no tokens: {self.folder} has {strangers[0]} (choose another data.out)"
@@ -305,6 +310,7 @@ class Preparation:
             **shards,
         }
         manifest["fingerprint"] = manifest_fingerprint(manifest)
+        remove_leftovers(self.folder, r"(progress|manifest)\.json")  # of before the first journal
         write_atomic(self.folder / MANIFEST, json_bytes(manifest))
         self.progress.say(f"prepared {self.folder}: {summary(manifest)}")
 

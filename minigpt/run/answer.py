@@ -11,6 +11,7 @@ from minigpt.reading import MAX_LINE_BYTES, UnreadableError, read_bytes
 from minigpt.run.changes import changes_of, refusal
 from minigpt.run.claim import own_record
 from minigpt.run.record import read_summary
+from minigpt.run.source_digest import source_digest
 from minigpt.terminal import on_stdout
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     Logs that it has finished, and which settings are ignored for that. Raises CheckpointError if
     code or tokens changed since, unless accepted; NumericsError if the run had diverged.
     """
+    source_digest(plan.config)  # now, before anything that computes is imported
     summary, record = read_summary(plan.folder), own_record(plan)
     if summary is None or record is None:
         return None
@@ -35,7 +37,8 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     chosen = record["chosen"]
     asked_now = [override for override in plan.overrides if override not in record["overrides"]]
     typed = {override.lstrip("+~").partition("=")[0] for override in asked_now}
-    ignored = sorted(key for key in typed if key_of(key).effect == "watching")
+    watching = {key for key in typed if key_of(key).effect == "watching"}
+    ignored = sorted({*watching, *plan.unused})
     log.info(
         "already finished (%s, %s, commit %s)%s",
         chosen["device"],

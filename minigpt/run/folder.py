@@ -36,6 +36,7 @@ from minigpt.run.log import RunLog
 from minigpt.run.metrics import Metrics
 from minigpt.run.neighbour import describe_neighbour
 from minigpt.run.record import FAILED, failure, new_record
+from minigpt.run.source_digest import edited_since_digest
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +80,10 @@ class RunFolder:
         durable.make_folder(self.checkpoints)
         if self.saved is not None:
             (self.folder / FAILED).unlink(missing_ok=True)
-            durable.remove_leftovers(self.checkpoints, NAMES)
+            durable.remove_leftovers(self.checkpoints, folders=NAMES)
             if (self.folder / "tokenizer").is_dir():
                 durable.remove_leftovers(self.folder / "tokenizer", r"[a-z_]+\.json")
-        durable.remove_leftovers(self.folder, FILES)
+            durable.remove_leftovers(self.folder, FILES)
         self._handler = RunLog(train_log)
         try:
             self.metrics = Metrics(metrics, self.lock.check)
@@ -138,6 +139,10 @@ class RunFolder:
         Raises CheckpointError if code, tokens or the chosen path changed, unless accept_changes is
         set.
         """
+        if edited := edited_since_digest():
+            raise CheckpointError(
+                f"code changed while the run was starting: {', '.join(edited)} (start it again)"
+            )
         record, first = new_record(self.plan, chosen, hardware, data, steps, accepted), True
         warnings = accepted
         if self.saved is not None:
@@ -153,6 +158,7 @@ class RunFolder:
         config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
         self._write_record(record)  # first: now the folder is ours
         with durable.writing(self.folder):
+            durable.remove_leftovers(self.folder, FILES)  # of a start that wrote no record
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
         for change in warnings:
             log.warning("warning: accepted change: %s", change)
@@ -269,7 +275,7 @@ class RunFolder:
         with durable.writing(self.folder):
             if sample is not None:
                 # A disk that refused to delete, or a kill right after the last save, left more.
-                durable.remove_leftovers(self.checkpoints, NAMES)
+                durable.remove_leftovers(self.checkpoints, folders=NAMES)
                 prune(self.checkpoints, 1, self.plan.id, self.keep_at)
                 durable.write_atomic(self.folder / "sample.txt", sample.encode())
             durable.write_atomic(self.folder / "summary.json", durable.json_bytes(summary))

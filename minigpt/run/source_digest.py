@@ -97,6 +97,7 @@ def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
     module = signature.load_module(name)
     if module is None or _is_installed(module.path):
         return None
+    _files[name] = module.path, _changed_at(module.path)
     tree = _without_docstrings(module.tree)  # in place: nothing reads a docstring from it
     imports = []
     for node in ast.walk(tree):
@@ -107,6 +108,30 @@ def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
             imports += [alias.name for alias in node.names]
     digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
     return digest, [name for name in imports if name.startswith("minigpt.")]
+
+
+# Of the modules whose digest was taken: file, and when it was last changed. None once confirmed.
+_files: dict[str, tuple[Path, int]] = {}
+_confirmed: list[bool] = []
+
+
+def edited_since_digest() -> list[str]:
+    """Modules that were edited between their digest and the first question; [] at any later one.
+
+    Python imports a module once, soon after its digest was taken. An edit in between would make a
+    run of one code bear the digest of another. Edits after the import change nothing that runs.
+    """
+    if _confirmed:
+        return []
+    _confirmed.append(True)
+    return [name for name, (path, then) in _files.items() if _changed_at(path) != then]
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _is_installed(path: Path) -> bool:

@@ -59,6 +59,8 @@ def run(plan: Plan) -> dict[str, Any] | None:
     wide = identity.argument(cfg["model"], "d_model") >= SEVERAL_THREADS_FROM_D_MODEL
     torch.set_num_threads(train["threads"] or (DEFAULT_THREADS if wide else 1))
     with RunFolder(plan) as folder:
+        if plan.unused:
+            log.info("trains on a stand-in corpus; ignored: %s", ", ".join(plan.unused))
         tokens = prepare_tokens(cfg["data"], plan.tokens_folder)
         if cfg["train"]["document_mask"] and tokens.tokenizer.end_of_text is None:
             raise DataError(

@@ -1,0 +1,171 @@
+"""One id, one result; what a neighbour or an edit could do to it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import ROOT, SMALL, Shell, rows
+from safetensors.torch import load_file
+
+from minigpt import verify
+from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.save import save_checkpoint
+
+WSD = [*SMALL, "schedule=wsd", "schedule.warmup=2"]
+
+
+def test_two_runs_of_one_short_id_are_told_apart(shell: Shell) -> None:
+    """The first eight digits of the SHA-256 of these two identities are the same."""
+    assert shell("train", *SMALL, "seed=3100") == 0
+    first = shell.run_folder()
+    if shell("train", *SMALL, "seed=41007") == 0:  # a default has moved, and the ids with it
+        record = json.loads((first / "run.json").read_text())
+        record["identity"]["seed"] = 41007
+        (first / "run.json").write_text(json.dumps(record))
+        assert shell("train", *SMALL, "seed=3100") == 4
+    assert "another run of the same id" in shell.err
+    assert "seed 3100 -> 41007" in shell.err or "seed 41007 -> 3100" in shell.err
+
+
+def test_lr_scale_counts_where_the_lr_is_the_class_default(shell: Shell) -> None:
+    quick = [*SMALL, "train.steps=2", "~optim.hidden.lr", "optim.adamw_lr=0.01"]
+    assert shell("train", *quick, "optim.lr_scale=4", "dry_run=true") == 0
+    scaled = shell.out
+    assert shell("train", *quick[:-1], "optim.adamw_lr=0.04", "dry_run=true") == 0
+    assert folder_in(scaled) != folder_in(shell.out)
+
+
+def folder_in(description: str) -> str:
+    return next(line for line in description.splitlines() if line.startswith("run folder"))[-8:]
+
+
+def forged(folder: Path, change: Any) -> None:
+    """The newest checkpoint of a run with another content, and everything about it in order."""
+    found = steps_on_disk(folder / "checkpoints")[0]
+    model, state = (
+        load_file(found / "model.safetensors"),
+        json.loads((found / "state.json").read_text()),
+    )
+    tensors = load_file(found / "optimizer.safetensors")
+    from minigpt.checkpoint.tensor_tree import decode_tree
+
+    optimizer = decode_tree(state.pop("optimizer"), tensors)
+    change(model, state)
+    shutil.rmtree(found)
+    run, state["run"] = state["run"], state["run"]
+    save_checkpoint(folder / "checkpoints", state["step"], model, optimizer, state, keep=9)
+    assert run
+
+
+FORGERIES = {
+    "weights that are not finite": lambda model, state: model["embed.weight"].fill_(torch.nan),
+    "a checkpoint of another run": lambda model, state: state.update(run="deadbeef"),
+    "rows cut amid": lambda model, state: state.update(metrics_bytes=3, metrics_sha256=None),
+    "other tokens": lambda model, state: state.update(tokens=7),
+    "seconds beyond all time": lambda model, state: state.update(seconds={"data": 1e59}),
+}
+
+
+@pytest.mark.faults(27)
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_neighbour_that_does_not_fit_itself_decides_nothing(shell: Shell, name: str) -> None:
+    assert shell("train", *WSD) == 0
+    trunk = shell.run_folder()
+    assert (
+        shell(
+            "train",
+            *WSD,
+            "train.steps=24",
+            "branch=off",
+            "output_dir=" + str(shell.folder / "alone"),
+        )
+        == 0
+    )
+    (alone,) = (path.parent for path in (shell.folder / "alone").glob("*/run.json"))
+    (trunk / "summary.json").unlink()
+    forged(trunk, FORGERIES[name])
+    assert shell("train", *WSD, "train.steps=24") == 0, shell.err
+    (branched,) = (
+        p.parent for p in (shell.folder / "outputs").glob("*/run.json") if p.parent != trunk
+    )
+    assert json.loads((branched / "run.json").read_text())["branched_from"] is None
+    assert rows(branched) == rows(alone)
+
+
+def test_verify_trusts_runs_that_were_watched_otherwise_later(shell: Shell) -> None:
+    assert shell("train", *SMALL, "train.stop_after=5") == 0
+    assert shell("train", *SMALL, "log.every=4", "eval.every=null") == 0
+    assert verify.main([str(shell.run_folder())]) == 0
+
+
+def test_verify_does_not_depend_on_where_it_is_typed(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shell("train", *SMALL, "data_dir=tokens") == 0
+    assert Path(
+        json.loads((shell.run_folder() / "run.json").read_text())["data"]["folder"]
+    ).is_absolute()
+    monkeypatch.chdir("/")
+    assert verify.main([str(shell.run_folder())]) == 0
+
+
+def test_rows_that_were_edited_stop_a_resume(shell: Shell) -> None:
+    assert shell("train", *SMALL, "train.stop_after=6") == 0
+    metrics = shell.run_folder() / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"train/loss": 5', '"train/loss": 6', 1))
+    assert shell("train", *SMALL) == 4
+    assert "rows were changed" in shell.err
+    assert shell("train", *SMALL, "accept_changes=true") == 0
+
+
+def test_a_checkpoint_is_pruned_only_after_the_next_one_was_proved(shell: Shell) -> None:
+    """Weights that have not been through a step may be the fault: those before them stay."""
+    often = [*SMALL, "checkpoint.every=1", "checkpoint.keep=1"]
+    assert shell("train", *often, "train.stop_after=6") == 0
+    kept = lambda: [path.name for path in steps_on_disk(shell.run_folder() / "checkpoints")]
+    assert kept() == ["step_00000005", "step_00000006"]
+    assert shell("train", *often) == 0
+    assert kept() == ["step_00000012"]
+
+
+def test_an_edit_while_a_run_starts_is_refused(tmp_path: Path) -> None:
+    """Between the digest of the code and its import."""
+    code = (
+        "import os, sys\n"
+        "from minigpt.run import source_digest\n"
+        "from minigpt.config import signature\n"
+        "source_digest.source_digest({})\n"
+        "name, (path, then) = next(iter(source_digest._files.items()))\n"
+        "source_digest._files[name] = (path, then - 1)\n"
+        "print(source_digest.edited_since_digest() == [name], source_digest.edited_since_digest() == [])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "True"]
+
+
+def test_what_a_stand_in_replaces_is_said(shell: Shell) -> None:
+    assert shell("train", *SMALL, "data.max_tokens=500") == 0
+    assert "ignored: data.max_tokens" in shell.err
+    assert shell("train", *SMALL, "data.max_tokens=500") == 0
+    assert "ignored: data.max_tokens" in shell.err
+
+
+@pytest.mark.parametrize("override", ["name=..", "name=.x", f"study={'s' * 121}"])
+def test_names_that_hide_or_break_a_line_are_refused(shell: Shell, override: str) -> None:
+    assert shell("train", *SMALL, override) == 2
+    assert "bad name" in shell.err or "unreadable" in shell.err
+    assert not (shell.folder / "outputs").exists()
+
+
+@pytest.mark.parametrize("sweep", ["seed=0,a", "train.steps=12,null", "seed=range(0)"])
+def test_a_bad_value_of_a_sweep_is_one_line(shell: Shell, sweep: str) -> None:
+    assert shell("train", "-m", *SMALL, sweep) == 2, shell.err
+    assert "Traceback" not in shell.err
