@@ -32,7 +32,6 @@ from minigpt.data.source import Source
 from minigpt.data.splitting import plan_split
 from minigpt.data.tokens import Tokens
 from minigpt.durable import (
-    FolderLock,
     is_leftover,
     json_bytes,
     publish_folder,
