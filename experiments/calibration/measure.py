@@ -48,8 +48,8 @@ def parameters(result: Result, source: str) -> dict[str, object]:
         if c.correlation is not None
     ]
     points = [
-        (math.log2(at.budget / result.headline), found.interval.mean)
-        for at in result.budgets.values()
+        (math.log2(budget / result.headline), found.interval.mean)
+        for budget, at in result.budgets.items()
         if (found := at.evidence.get(result.baseline)) is not None and found.interval is not None
     ]
     lacking = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minigpt.compare import statistics
-from minigpt.compare.statistics import Interval
+from minigpt.compare.statistics import Interval, second_difference
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,9 @@ def bend(means: Mapping[int, float], short: int) -> float:
     if short not in means or budgets[-1] == short:
         return 0.0
     at = budgets.index(short)
-    triples = [budgets[i : i + 3] for i in (at - 1, at) if i >= 0 and i + 3 <= len(budgets)]
-    found = []
-    for triple in triples:
-        x0, x1, x2 = (math.log(tokens) for tokens in triple)
-        y0, y1, y2 = (means[tokens] for tokens in triple)
-        found.append(((y2 - y1) / (x2 - x1) - (y1 - y0) / (x1 - x0)) / (x2 - x0))
+    found = [
+        second_difference([math.log(tokens) for tokens in triple], [means[t] for t in triple])
+        for triple in (budgets[i : i + 3] for i in (at - 1, at) if i >= 0)
+        if len(triple) == 3
+    ]
     return max(0.0, math.fsum(found) / len(found)) if found else 0.0

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from minigpt.compare.arms import Arm
 from minigpt.compare.cost import PATH, Costs, flops_per_token
 from minigpt.compare.judge import Result
-from minigpt.compare.tuning import Choice, curvatures
+from minigpt.compare.tuning import curvatures, edges
 from minigpt.study.run import Run
 from minigpt.study.values import show
 
@@ -61,19 +60,6 @@ def _grid_edges(result: Result) -> Iterable[str]:
                 f"{name}: the best {value} lies on the {side} edge of its grid: "
                 "its optimum may lie outside; extend the grid"
             )
-
-
-def edges(arm: Arm, choice: Choice) -> list[tuple[str, str]]:
-    """Axes on which the choice is the lowest or highest value tried: (`lr=0.04`, `upper`)."""
-    found = []
-    for axis in arm.axes:
-        tried = {axis.values[score.setting.key] for score in choice.scores}
-        numbers = [value for value in axis.numbers if value in tried]
-        best = axis.values[choice.setting.key]
-        if len(numbers) > 1 and best in (numbers[0], numbers[-1]):
-            side = "lower" if best == numbers[0] else "upper"
-            found.append((f"{axis.name}={show(best)}", side))
-    return found
 
 
 def coarse_grids(result: Result) -> Iterable[str]:

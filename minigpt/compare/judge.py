@@ -15,9 +15,8 @@ from minigpt.study.run import Run
 
 @dataclass(frozen=True)
 class AtBudget:
-    """What is known at one budget (tokens)."""
+    """What is known at one budget."""
 
-    budget: int
     evidence: dict[str, Evidence]  # by arm
     comparisons: tuple[Comparison, ...]
 
@@ -40,7 +39,7 @@ class Result:
     rules: Rules
     baseline: str
     choices: dict[str, Choice]  # by arm, for the headline
-    budgets: dict[int, AtBudget]
+    budgets: dict[int, AtBudget]  # by tokens
     headline: int  # the budget whose verdict counts
     equal_loss: list[EqualLoss]
     notes: Sequence[str] = field(default=())
@@ -86,7 +85,7 @@ def judge(group: Group, rules: Rules, notes: Sequence[str] = ()) -> Result | Non
         rules,
         baseline,
         choices[headline],
-        {b: AtBudget(b, arms, compare_arms(arms, baseline, rules)) for b, arms in found.items()},
+        {b: AtBudget(arms, compare_arms(arms, baseline, rules)) for b, arms in found.items()},
         headline,
         _equal_loss(group, choices[headline], baseline, rules),
         notes,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from minigpt.compare.arms import ended_loss
 from minigpt.compare.cost import PARTS, breakdown, path_of
 from minigpt.compare.judge import Result
+from minigpt.compare.tuning import along
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,12 +170,7 @@ def sensitivity(axes: "Axes", result: Result) -> str | None:
         axis = next(numeric, None)
         if axis is None or not choice.scores:
             continue
-        others = [other for other in arm.axes if other is not axis]
-        line = {
-            axis.values[score.setting.key]: score
-            for score in choice.scores
-            if all(o.values[score.setting.key] == o.values[choice.setting.key] for o in others)
-        }
+        line = along(arm, choice, axis)
         finite = {x: line[x].mean for x in sorted(line) if math.isfinite(line[x].mean)}
         if len(line) < 2 or not finite:
             continue

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from minigpt.errors import ConfigError
 from minigpt.study.run import LEARNING_RATE, Run
@@ -95,11 +94,7 @@ def _below(key: str, node: str) -> bool:
 
 def as_typed(value: str) -> str:
     """A value of a signature as it would be typed; `default` where it was left out."""
-    return show(_plain(value))
-
-
-def _plain(value: str) -> Any:
     try:
-        return json.loads(value)
+        return show(json.loads(value))
     except ValueError:
         return value

@@ -136,3 +136,9 @@ def pairs_to_decide(
     # nctdtr gives NaN far out in the tail, where power is 1
     enough = n[np.nan_to_num(decided, nan=1.0) >= POWER]
     return int(enough[0]) if len(enough) else None
+
+
+def second_difference(x: Sequence[float], y: Sequence[float]) -> float:
+    """The second divided difference of three points: the bend of the parabola through them."""
+    first, second = ((y[i + 1] - y[i]) / (x[i + 1] - x[i]) for i in (0, 1))
+    return (second - first) / (x[2] - x[0])

@@ -3,11 +3,11 @@
 import json
 import math
 
-from minigpt.compare.caveats import edges
 from minigpt.compare.cost import PARTS, Costs, StepTime, breakdown, cost_factors
 from minigpt.compare.document import Cell, Table
 from minigpt.compare.judge import Result
-from minigpt.compare.statistics import detectable_difference
+from minigpt.compare.statistics import detectable_difference, p_value
+from minigpt.compare.tuning import edges
 from minigpt.compare.wording import p_text, plain, ratio_text, signed
 from minigpt.study.run import Run
 from minigpt.study.values import show
@@ -53,8 +53,9 @@ def differences_table(result: Result) -> Table:
     for budget, at in sorted(result.budgets.items(), reverse=True):
         for c in at.comparisons:
             runs = (*c.arm.all_runs, *c.baseline.all_runs)
-            several, detectable = len(c.seeds) > 1, None
-            if c.interval is not None:
+            p = p_holm = detectable = None
+            if c.interval is not None and c.interval.n > 1:
+                p, p_holm = p_value(c.interval), c.p_holm
                 detectable = detectable_difference(c.interval.sd, c.interval.n, rules.confidence)
             row = {
                 "tokens": Cell(f"{budget:,}" + (" *" if budget == result.headline else "")),
@@ -62,8 +63,8 @@ def differences_table(result: Result) -> Table:
                 f"difference ({100 * rules.confidence:g} %)": Cell(
                     signed(c.interval) if c.interval else "none", runs
                 ),
-                "p": Cell(p_text(c.p) if several else "", runs),
-                "p of claim": Cell(p_text(c.p_holm) if several else "", runs),
+                "p": Cell("" if p is None else p_text(p), runs),
+                "p of claim": Cell("" if p_holm is None else p_text(p_holm), runs),
                 "pairs": Cell(str(len(c.seeds)), runs),
                 "r": Cell("" if c.correlation is None else f"{c.correlation:.2f}", runs),
                 "detectable": Cell("" if detectable is None else f"{detectable:.4f}", runs),

@@ -7,10 +7,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
-from minigpt.compare.arms import Arm, Setting, ended_loss
+from minigpt.compare.arms import Arm, Axis, Setting, ended_loss
 from minigpt.compare.rules import Rules
+from minigpt.compare.statistics import second_difference
 from minigpt.study.run import Run
+from minigpt.study.values import show
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,33 @@ def choose_setting(arm: Arm, budget: int, rules: Rules, metric: str) -> Choice |
     return Choice(scores[0].setting, tuple(scores), at)
 
 
+def along(arm: Arm, choice: Choice, axis: Axis) -> dict[Any, Score]:
+    """The scores by the value of an axis, the other axes as they were chosen."""
+    others = [other for other in arm.axes if other is not axis]
+    return {
+        axis.values[score.setting.key]: score
+        for score in choice.scores
+        if all(o.values[score.setting.key] == o.values[choice.setting.key] for o in others)
+    }
+
+
+def edges(arm: Arm, choice: Choice) -> list[tuple[str, str]]:
+    """Axes on which the choice is the lowest or highest value tried: (`lr=0.04`, `upper`)."""
+    found = []
+    for axis in arm.axes:
+        tried = {axis.values[score.setting.key] for score in choice.scores}
+        numbers = [value for value in axis.numbers if value in tried]
+        best = axis.values[choice.setting.key]
+        if len(numbers) > 1 and best in (numbers[0], numbers[-1]):
+            side = "lower" if best == numbers[0] else "upper"
+            found.append((f"{axis.name}={show(best)}", side))
+    return found
+
+
 @dataclass(frozen=True)
 class Curvature:
     """How fast the tuning loss rises around the chosen value of an axis."""
 
-    axis: str
     per_doubling: float  # nats per squared doubling
     half_step: float  # half of the grid's wider step beside it, in doublings
 
@@ -82,25 +107,18 @@ class Curvature:
 def curvatures(arm: Arm, choice: Choice) -> list[Curvature]:
     """The bend of the tuning loss, for each axis of positive numbers with an interior choice.
 
-    It is that of the parabola in log2 of the value through the chosen point and its two neighbours
-    (second divided difference). The other axes stay where they were chosen.
+    It is that of the parabola in log2 of the value through the chosen point and its two neighbours.
+    The other axes stay where they were chosen.
     """
     found = []
     for axis in arm.axes:
         if not choice.scores or not axis.numbers or axis.numbers[0] <= 0:
             continue
-        others = [other for other in arm.axes if other is not axis]
-        line = sorted(
-            (math.log2(axis.values[score.setting.key]), score.mean)
-            for score in choice.scores
-            if all(o.values[score.setting.key] == o.values[choice.setting.key] for o in others)
-        )
-        chosen = math.log2(axis.values[choice.setting.key])
-        at = [x for x, _ in line].index(chosen)
-        beside = line[at - 1 : at + 2] if at else []
-        if len(beside) < 3 or not all(math.isfinite(loss) for _, loss in beside):
-            continue
-        (x0, y0), (x1, y1), (x2, y2) = beside
-        second = ((y2 - y1) / (x2 - x1) - (y1 - y0) / (x1 - x0)) / (x2 - x0)
-        found.append(Curvature(axis.name, second, max(x2 - x1, x1 - x0) / 2))
+        losses = {value: score.mean for value, score in along(arm, choice, axis).items()}
+        at = sorted(losses).index(axis.values[choice.setting.key])
+        beside = sorted(losses)[at - 1 : at + 2] if at else []
+        if len(beside) == 3 and all(math.isfinite(losses[value]) for value in beside):
+            x = [math.log2(value) for value in beside]
+            bend = second_difference(x, [losses[value] for value in beside])
+            found.append(Curvature(bend, max(x[2] - x[1], x[1] - x[0]) / 2))
     return found

@@ -37,7 +37,6 @@ class Pairs:
 class Comparison(Pairs):
     """Pairs with their verdict. Below 0 the arm is better."""
 
-    p: float  # two-sided, of no difference at all
     p_holm: float  # of the verdict's claim, adjusted for the number of arms
     verdict: str  # better, worse, equivalent, no difference or undecided
     why: str  # a clause
@@ -83,7 +82,6 @@ def _judged(pairs: Pairs, beyond: float, within: float, rules: Rules) -> Compari
     verdict, why = _verdict(pairs, beyond, within, rules, claimable=not missing)
     return Comparison(
         **vars(pairs),
-        p=statistics.p_value(pairs.interval) if pairs.interval else 1.0,
         p_holm=min(beyond, within) if verdict == "equivalent" else beyond,
         verdict=verdict,
         why=why,
