@@ -85,7 +85,8 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - start)
     assert results["reference (Python)"] == results["fast path (tokenizers)"], "the merges differ"
     print(
-        f"{len(text.encode()) / 1e6:.1f} MB, {arguments.vocab_size:,} ids, {arguments.rounds} rounds\n"
+        f"{len(text.encode()) / 1e6:.1f} MB, {arguments.vocab_size:,} ids, "
+        f"{arguments.rounds} rounds\n"
     )
     print("| learner | seconds (best to worst) |\n|---|---|")
     for name, values in seconds.items():

@@ -101,7 +101,8 @@ def main() -> None:
         share = batch_ms / (batch_ms + step_ms)
         size = f"{n_shards * 2 * SHARD_TOKENS / 1e6:,.0f} MB"
         print(
-            f"| {size} | {batch_ms:.2f} ms | {step_ms:.0f} ms | {share:.2%} | {resident_mb:.0f} MB |",
+            f"| {size} | {batch_ms:.2f} ms | {step_ms:.0f} ms | {share:.2%} "
+            f"| {resident_mb:.0f} MB |",
             flush=True,
         )
 

@@ -79,7 +79,8 @@ def main() -> None:
                 mine, theirs = (median(rate) for rate in zip(*rates, strict=True))
                 line = (
                     f"| {str(dtype)[6:]} | {batch} | {theirs:.0f} | {mine:.0f} "
-                    f"| {median(ratios):.2f} ({low:.2f} to {high:.2f}) | {GOAL.get(batch, 'report')} |"
+                    f"| {median(ratios):.2f} ({low:.2f} to {high:.2f}) "
+                    f"| {GOAL.get(batch, 'report')} |"
                 )
                 print(line, flush=True)
                 lines.append(line)
@@ -109,8 +110,8 @@ def pairs(
         begin = clock()
         with torch.inference_mode():
             out = reference.generate(  # type: ignore[operator]
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, use_cache=True, pad_token_id=0,
-                min_new_tokens=n_tokens, max_new_tokens=n_tokens,
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, use_cache=True,
+                pad_token_id=0, min_new_tokens=n_tokens, max_new_tokens=n_tokens,
             )  # fmt: skip
         assert out.shape == (batch, PROMPT + n_tokens)
         return batch * n_tokens / (clock() - begin)

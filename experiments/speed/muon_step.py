@@ -65,8 +65,8 @@ def measure(model_name: str, rounds: int) -> str:
     )
     ms = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     return (
-        f"| {model_name} | {len(ours)} | {rounds} | {ms['ours']:.1f} | {ms['torch']:.1f} | {ms['adamw']:.1f} "
-        f"| {middle:.2f} ({low:.2f}-{high:.2f}) |"
+        f"| {model_name} | {len(ours)} | {rounds} | {ms['ours']:.1f} | {ms['torch']:.1f} "
+        f"| {ms['adamw']:.1f} | {middle:.2f} ({low:.2f}-{high:.2f}) |"
     )
 
 
@@ -79,7 +79,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads")
     print(
-        "| model | matrices | rounds | ours, ms | torch.optim.Muon, ms | AdamW fused, ms | torch / ours (quartiles) |"
+        "| model | matrices | rounds | ours, ms | torch.optim.Muon, ms | AdamW fused, ms "
+        "| torch / ours (quartiles) |"
     )
     print("|---|---|---|---|---|---|---|")
     for model in arguments.models:

@@ -133,7 +133,8 @@ def mfu(row: Row, tokens: int) -> float:
 
 def table(rows: dict[Key, Row]) -> str:
     lines = [
-        "| model | sequence x batch | tokens/s | MFU | optimizer | other | peak memory | dry_run says |",
+        "| model | sequence x batch | tokens/s | MFU | optimizer | other | peak memory "
+        "| dry_run says |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for model, seq_len, batch in sorted(
@@ -142,9 +143,10 @@ def table(rows: dict[Key, Row]) -> str:
         row, tokens = rows[model, seq_len, batch], seq_len * batch
         other = row["step_s"] - row["forward_backward_s"] - row["optimizer_s"]
         lines.append(
-            f"| {model} | {seq_len:,} x {batch} | {tokens / row['step_s']:,.0f} | {mfu(row, tokens):.0%} "
-            f"| {row['optimizer_s'] / row['step_s']:.0%} | {other / row['step_s']:.1%} "
-            f"| {row['memory'] / 2**30:.2f} GiB | {row['memory_estimated'] / row['memory'] - 1:+.0%} |"
+            f"| {model} | {seq_len:,} x {batch} | {tokens / row['step_s']:,.0f} "
+            f"| {mfu(row, tokens):.0%} | {row['optimizer_s'] / row['step_s']:.0%} "
+            f"| {other / row['step_s']:.1%} | {row['memory'] / 2**30:.2f} GiB "
+            f"| {row['memory_estimated'] / row['memory'] - 1:+.0%} |"
         )
     return "\n".join(lines)
 

@@ -140,7 +140,8 @@ def random_shards(folder: Path) -> list[str]:
             folder / f"{split}.bin"
         )
     return [
-        "data=bin", "data.tokenizer.end_of_text=0", f"data.train={folder}/train.bin", f"data.val={folder}/val.bin",
+        "data=bin", "data.tokenizer.end_of_text=0",
+        f"data.train={folder}/train.bin", f"data.val={folder}/val.bin",
         f"data_dir={folder}/tokens", f"output_dir={folder}/runs",
     ]  # fmt: skip
 
@@ -160,8 +161,9 @@ def measure(
     )
     accumulation = recipe.train.batch_size // micro_batch
     wanted = [
-        "experiment=mini_gpt", *random_shards(folder), "train.precision=bf16", f"train.threads={threads}",
-        "log.every=1", f"train.stop_after={steps}", f"eval.every={steps}", f"eval.tokens={EVALUATED}",
+        "experiment=mini_gpt", *random_shards(folder),
+        "train.precision=bf16", f"train.threads={threads}", "log.every=1",
+        f"train.stop_after={steps}", f"eval.every={steps}", f"eval.tokens={EVALUATED}",
         *overrides, f"train.batch_size={micro_batch}",
     ]  # fmt: skip
     plan = plan_of(composition.compose("train", wanted, None, plan_of))
@@ -186,7 +188,8 @@ def measure(
         else f"{threads} thread(s)"
     )
     lines = [
-        f"A step of {tokens:,} tokens: {step:.1f} s; {clock}, medians of {steps} steps. Data, forward and backward: "
+        f"A step of {tokens:,} tokens: {step:.1f} s; {clock}, medians of {steps} steps. "
+        "Data, forward and backward: "
         f"one micro-batch of {micro_batch} x {clocks.live.budget.seq_len}, times {accumulation}.",
         "",
         "| part of a step | seconds (least, most) | share | goal |",
@@ -200,7 +203,8 @@ def measure(
         )
     thread = clocks.spent["wandb's thread"] / (steps + 1)  # the evaluation wrote a row too
     lines.append(
-        f"| beside the loop: wandb's thread, processor time of a row | {thread:.4f} | {thread / step:.3%} | |"
+        f"| beside the loop: wandb's thread, processor time of a row | {thread:.4f} "
+        f"| {thread / step:.3%} | |"
     )
 
     evaluation = clocks.live.progress.seconds["evaluation"] * evaluated / EVALUATED
@@ -213,10 +217,10 @@ def measure(
             "",
             f"| beside the steps | seconds | of the time of {every} steps |",
             "|---|---|---|",
-            f"| an evaluation of {evaluated:,} tokens (measured on {EVALUATED:,} and scaled) | {evaluation:.1f} "
-            f"| {evaluation / step / every:.2%} |",
-            f"| a checkpoint, optimizer included, {megabytes:,.0f} MB (wall clock) | {checkpoint:.2f} "
-            f"| {checkpoint / step / every:.3%} |",
+            f"| an evaluation of {evaluated:,} tokens (measured on {EVALUATED:,} and scaled) "
+            f"| {evaluation:.1f} | {evaluation / step / every:.2%} |",
+            f"| a checkpoint, optimizer included, {megabytes:,.0f} MB (wall clock) "
+            f"| {checkpoint:.2f} | {checkpoint / step / every:.3%} |",
         ]
     )
 

@@ -42,8 +42,9 @@ def llama() -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=V, hidden_size=D, intermediate_size=D_FF, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        num_key_value_heads=1, max_position_embeddings=T, tie_word_embeddings=False, use_cache=False,
+        vocab_size=V, hidden_size=D, intermediate_size=D_FF, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS, num_key_value_heads=1, max_position_embeddings=T,
+        tie_word_embeddings=False, use_cache=False,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 
@@ -127,8 +128,9 @@ def measure(precision: str, rounds: int, threads: int) -> str:
     memory = {arm: peak_of(arm, precision, threads) for arm in ARMS}
     low, middle, high = statistics.quantiles(ratios, n=4)
     return (
-        f"| {precision} | {threads} | {rounds} | {speed['ours']:,.0f} | {speed['transformers']:,.0f} "
-        f"| {middle:.2f} ({low:.2f} to {high:.2f}) | {statistics.median(rates) / 1e9:.0f} "
+        f"| {precision} | {threads} | {rounds} | {speed['ours']:,.0f} "
+        f"| {speed['transformers']:,.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) "
+        f"| {statistics.median(rates) / 1e9:.0f} "
         f"| {statistics.median(shares):.0%} | {memory['ours']:.2f} | {memory['transformers']:.2f} "
         f"| {memory['ours'] / memory['transformers']:.2f} "
         f"| {memory['ours, activation checkpointing'] / memory['transformers']:.2f} |"
@@ -153,7 +155,8 @@ def main() -> None:
         print(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9)
         return
     table = [
-        "| precision | threads | rounds | ours, tokens/s | transformers | ours / transformers (quartiles) "
+        "| precision | threads | rounds | ours, tokens/s | transformers "
+        "| ours / transformers (quartiles) "
         "| products, GFLOP/s | share | peak, GB | transformers | ratio | with checkpointing |",
         "|---" * 12 + "|",
         *(

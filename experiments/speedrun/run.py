@@ -161,7 +161,8 @@ def main() -> None:
         losses.append(summary["val_loss"])
         reached = "reached" if losses[-1] <= wanted else "MISSED"
         print(
-            f"{experiment} seed {seed}: {seconds:6.1f} s, {losses[-1]:.4f} nats ({wanted} {reached})",
+            f"{experiment} seed {seed}: {seconds:6.1f} s, {losses[-1]:.4f} nats "
+            f"({wanted} {reached})",
             flush=True,
         )
     print(f"median {statistics.median(times):.1f} s, worst loss {max(losses):.4f}")

@@ -110,7 +110,8 @@ def draw(
             axis = axes[row, column]
             for i, step in enumerate(STEPS):
                 by_width = found[arm][step][where]
-                axis.loglog(list(by_width), list(by_width.values()), "o-", base=2, markersize=4, label=f"step {step}",
+                axis.loglog(list(by_width), list(by_width.values()), "o-", base=2, markersize=4,
+                            label=f"step {step}",
                             color=plt.colormaps["viridis"](i / len(STEPS)))  # fmt: skip
             axis.set_title(f"{arm[0].replace('optim.hidden.', '')}, {arm[1]}: {where}", fontsize=10)
             axis.set_xticks(WIDTHS, [str(width) for width in WIDTHS])
