@@ -26,7 +26,8 @@ better, equivalent within a margin, or undecided.
   one study, as files
     python -m minigpt.compare outputs --by optim --study muon_vs_adamw --margin 0.005 --out report
   some of the runs
-    python -m minigpt.compare outputs --by optim.hidden.momentum --where model=tiny seed=100
+    python -m minigpt.compare outputs --by optim.hidden.momentum \\
+      --where model=tiny train.batch_size=16
   other tokenizers: judged in bits per byte
     python -m minigpt.compare outputs --by data/tokenizer
   warmup is tuned in each arm too
@@ -67,7 +68,12 @@ def parser() -> Parser:
     add("--study", "STUDY", "only runs of this study")
     add("--where", "KEY=VALUE", "only such runs", action="extend", default=[], nargs="+")
     add("--baseline", "ARM", "the arm to hold the others against (default: the first typed)")
-    add("--margin", "MARGIN", "smallest difference that matters (default 0)", type=float)
+    add(
+        "--margin",
+        "MARGIN",
+        "smallest difference that matters, in the unit of the loss (default 0)",
+        type=float,
+    )
     add("--axis", "KEY", "a further key that each arm tunes", action="append", default=[])
     add("--out", "DIR", "write report.html, report.md, figures and results.csv here", type=Path)
     status = "show a sweep: done, running, failed, waiting, time left"

@@ -87,8 +87,8 @@ def html(document: Document, out: Path) -> str:
                 body.append(_table(block, numbers))
             case Figures(figures, drawn):
                 shown = (
-                    f"<figure>{figure.svg}<figcaption>{escape(figure.caption)}</figcaption></figure>"
-                    for figure in figures
+                    f"<figure>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>"
+                    for f in figures
                 )
                 body.append(f'<div class="figures">{"".join(shown)}</div>')
                 body.append(f'<p class="note">Drawn from {_link(drawn, numbers)}.</p>')

@@ -112,10 +112,8 @@ def test_tuning_seeds_alone_are_no_evidence_once_they_chose(study: Study, compar
                 study.run(arm, seed, losses(base)(lr, seed, 100), lr=lr)
     assert compare("--by", "optim") == 0
     assert verdict_line(compare).startswith("[?]")
-    assert (
-        "confirmation seeds of muon at optim.lr=0.02, which was chosen on the very seeds shown here"
-        in compare.out
-    )
+    chosen = "which was chosen on the very seeds shown here"
+    assert f"confirmation seeds of muon at optim.lr=0.02, {chosen}" in compare.out
 
 
 def test_one_setting_an_arm_chose_nothing_so_any_seeds_judge(
@@ -229,9 +227,8 @@ def test_looks_share_the_error_and_an_undeclared_look_claims_nothing(
     assert compare("--by", "optim") == 0
     assert "97.5 %" in compare.out
     assert verdict_line(compare).startswith("[?]")
-    assert (
-        "a declared look: there are 9 pairs, and the verdict was to be read at 8, 16" in compare.out
-    )
+    assert "a declared look: there are 9 pairs" in compare.out
+    assert "the verdict was to be read at 8, 16" in compare.out
 
 
 def test_declared_seeds_are_read_when_all_of_them_are_there(study: Study, compare: Compare) -> None:
@@ -241,10 +238,8 @@ def test_declared_seeds_are_read_when_all_of_them_are_there(study: Study, compar
         study.run("muon", seed, 3.9 + wobble(seed, 1), config=declared)
         if seed == 108:
             assert compare("--by", "optim") == 0
-            assert (
-                "a declared look: there are 9 pairs, and the verdict was to be read at 10"
-                in compare.out
-            )
+            assert "a declared look: there are 9 pairs" in compare.out
+            assert "the verdict was to be read at 10" in compare.out
             assert verdict_line(compare).startswith("[?]")
     assert compare("--by", "optim") == 0
     assert verdict_line(compare).startswith("[+]")
