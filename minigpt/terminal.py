@@ -5,7 +5,9 @@ A model can have learnt control sequences, and the name of a file can hold them.
 
 import re
 import sys
+import threading
 from collections.abc import Collection, Sequence
+from typing import Any
 
 # C0 and C1 controls but tab and newline, marks that reorder text, and halves of surrogate pairs,
 # which no UTF-8 holds.
@@ -13,6 +15,29 @@ UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 IN_A_LINE = re.compile(f"{UNSAFE.pattern}|[\n\t\u2028\u2029]")
+
+
+# tqdm's own lock is shared with forks: one that is killed amid a line would hang all others.
+_BARS = threading.RLock()
+
+
+def bar(**options: Any) -> Any:
+    """A progress bar on stderr, where that is a terminal."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(_BARS)
+    return tqdm(file=sys.stderr, leave=False, **options)
+
+
+def say(line: str) -> None:
+    """A line on stderr, above the progress bars that there are."""
+    if "tqdm" in sys.modules:  # imported with the first bar, and by other libraries
+        from tqdm import tqdm
+
+        tqdm.set_lock(_BARS)
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
 
 
 def escape_controls(text: str) -> str:

@@ -1,7 +1,6 @@
 """What a process sets up before it composes: streams, the log on stderr, resolvers of conf/."""
 
 import logging
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from minigpt import streams
 from minigpt.config import typed
 from minigpt.errors import MinigptError
+from minigpt.terminal import say
 
 
 def set_up_process() -> None:
@@ -22,12 +22,7 @@ class AboveTheBar(logging.Handler):
     """Lines on stderr, above the progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "tqdm" in sys.modules:  # imported with the first bar
-            from tqdm import tqdm
-
-            tqdm.write(self.format(record), file=sys.stderr)
-        else:
-            print(self.format(record), file=sys.stderr)
+        say(self.format(record))
 
 
 def show_log() -> None:

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Any
 
+from minigpt.terminal import bar, say
+
 LINE_EVERY_S = 10.0
 DRAW_EVERY_S = 0.1
 
@@ -22,20 +24,12 @@ class Progress:
         self.started = self.last_shown = time.monotonic()
         self.bar: Any = None
         if enabled and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(
-                total=1000, bar_format="{l_bar}{bar}| {postfix}", leave=False, file=sys.stderr
-            )
+            self.bar = bar(total=1000, bar_format="{l_bar}{bar}| {postfix}")
 
     def say(self, line: str) -> None:
         """One line for people."""
-        if not self.enabled:
-            return
-        if self.bar is not None:
-            self.bar.write(line, file=sys.stderr)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        if self.enabled:
+            say(line)
 
     def resume(self, documents: int, tokens: int, n_bytes: int) -> None:
         self.documents, self.tokens, self.bytes = documents, tokens, n_bytes

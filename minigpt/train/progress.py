@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from minigpt.terminal import duration
+from minigpt.terminal import bar, duration
 
 
 class ProgressBar:
@@ -19,16 +19,7 @@ class ProgressBar:
         self._begin = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=total,
-                initial=done,
-                unit="step",
-                dynamic_ncols=True,
-                file=sys.stderr,
-                leave=False,
-            )
+            self._bar = bar(total=total, initial=done, unit="step", dynamic_ncols=True)
 
     def step(self) -> None:
         if self._bar is not None:
