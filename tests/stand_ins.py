@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from minigpt.config import signature
+from minigpt.config import annotations, signature
 
 CANDIDATES = ("x", 1, 0.5, True, ["x"], {})
 
@@ -13,7 +13,7 @@ def stand_in(target: str, name: str) -> Any:
     """A value that the argument `name` of the class `target` takes, by its annotation."""
     annotation = signature.read_signature(target).parameters[name].annotation
     for value in CANDIDATES:
-        if signature.type_problem(value, annotation) is None:
+        if annotations.type_problem(value, annotation) is None:
             return value
     raise AssertionError(
         f"{target}({name}=???): no stand-in for {signature.ast.unparse(annotation)} in {__file__}"

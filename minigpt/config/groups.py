@@ -3,7 +3,7 @@
 import ast
 from typing import Any
 
-from minigpt.config import identity, signature
+from minigpt.config import annotations, identity, signature
 from minigpt.config.signature import Parameter
 from minigpt.terminal import did_you_mean
 
@@ -75,7 +75,7 @@ def _node_problems(
 def _value_problems(path: str, value: Any, parameter: Parameter) -> list[str]:
     if isinstance(value, dict) and "_target_" in value:
         return _node_problems(path, value, set(), {})
-    expected = signature.type_problem(value, parameter.annotation)
+    expected = annotations.type_problem(value, parameter.annotation)
     if expected is None:
         return []
     whole = isinstance(value, float) and value.is_integer() and expected.startswith("an integer")

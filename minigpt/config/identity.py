@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any
 
-from minigpt.config import signature
+from minigpt.config import annotations, signature
 from minigpt.config.budget import BUDGET_KEYS, budget_in_steps
 from minigpt.config.schema import KEYS, Key, Train, TrainRoot
 from minigpt.roles import ROLES, scaled_lr
@@ -33,7 +33,7 @@ def canonical(node: Any) -> Any:
             continue
         value = canonical(value)
         if key in known:
-            value = signature.canonical_number(value, known[key].annotation)
+            value = annotations.canonical_number(value, known[key].annotation)
             default = known[key].default
             if value == (list(default) if isinstance(default, tuple) else default):
                 continue

@@ -1,12 +1,10 @@
-"""Constructor signatures read from source, without importing anything but what a user's
-configuration chose.
+"""Constructor signatures read from source, without importing what they belong to.
 
 The schema of an open configuration group is its class's constructor. Importing torch to learn one
-takes seconds, so
-signatures are read from the syntax tree: a dotted path is followed through packages, modules and
-re-exports to the class, its `__init__` (or that of a base class, or its dataclass fields), and the
-literals in it. `**kwargs` that an `__init__` hands to `super().__init__` are the arguments of the
-base class.
+takes seconds, so signatures are read from the syntax tree. A dotted path is followed through
+packages, modules and re-exports to the class. Its `__init__` (or that of a base class, or its
+dataclass fields) has the arguments. `**kwargs` that an `__init__` hands to `super().__init__` are
+the arguments of the base class.
 """
 
 import ast
@@ -24,8 +22,9 @@ OPAQUE = "<not a literal>"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One constructor argument. annotation: a syntax tree (None: anything goes).  default: a
-    literal or a marker.
+    """One constructor argument.
+
+    annotation: a syntax tree; None: anything goes.  default: a literal, REQUIRED or OPAQUE.
     """
 
     name: str
@@ -87,9 +86,7 @@ _CHOSEN: dict[str, Signature] = {}
 
 
 def _find(target: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.FunctionDef] | None:
-    """The module and definition that `target` names, following re-exports; None where only an
-    import could tell.
-    """
+    """The module and definition that `target` names; None where only an import could tell."""
     parts = target.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ModuleNotFoundError(f"no module {target!r}", name=target)
@@ -144,9 +141,7 @@ def _absolute(module: Module, node: ast.ImportFrom) -> str:
 
 @cache
 def load_module(name: str) -> Module | None:
-    """The source of a module, found on the path without importing any of its parents; None if there
-    is none.
-    """
+    """The source of a module, found without importing any of its parents; None if there is none."""
     top, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -188,9 +183,7 @@ def _of(module: Module, node: ast.ClassDef | ast.FunctionDef, target: str) -> Si
 
 
 def _handed_on(initialiser: ast.FunctionDef) -> ast.Call | None:
-    """The call `super().__init__(..., **kwargs)` that gives all that an `__init__` does not know to
-    its base class.
-    """
+    """The call `super().__init__(..., **kwargs)` that hands unknown arguments to the base."""
     rest = initialiser.args.kwarg
     if rest is None:
         return None
@@ -202,8 +195,9 @@ def _handed_on(initialiser: ast.FunctionDef) -> ast.Call | None:
 
 
 def _with_base(own: Signature, call: ast.Call, module: Module, node: ast.ClassDef) -> Signature:
-    """With the arguments of the base class that the call does not give itself; open if no source
-    tells them.
+    """Adds base-class parameters that `super().__init__` does not fix.
+
+    Stays open if the base cannot be read.
     """
     given = {keyword.arg for keyword in call.keywords}
     for base in node.bases:
@@ -273,131 +267,3 @@ def _imported(target: str) -> Signature:
             default = REQUIRED if parameter.default is parameter.empty else parameter.default
             parameters[parameter.name] = Parameter(parameter.name, None, default)
     return Signature(target, parameters, is_open)
-
-
-def type_problem(value: Any, annotation: ast.expr | None) -> str | None:
-    """What the annotation expects ("an integer"), if the value does not fit it; None if it does or
-    nothing is known.
-    """
-    if annotation is not None and _is_part(annotation):
-        fits = value is None or (isinstance(value, dict) and "_target_" in value)
-        return None if fits else "a choice of its own, or a mapping with _target_"
-    expected = _alternatives(annotation)
-    if expected is None or any(_fits(value, name) for name in expected):
-        return _item_problem(value, annotation) if expected and isinstance(value, list) else None
-    return " or ".join(dict.fromkeys(_WORDS.get(name, name) for name in expected))
-
-
-def _is_part(annotation: ast.expr) -> bool:
-    """Whether an argument is something that a configuration builds: a part of a model, the
-    optimizer of a role.
-    """
-    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
-    return bool(names & {"Callable", "BuildOptimizer"})
-
-
-def _item_problem(value: list[Any], annotation: ast.expr | None) -> str | None:
-    """What the items of a list should be, if one of them is not; None if nothing is known of
-    them.
-    """
-    for part in ast.walk(annotation) if annotation is not None else ():
-        if isinstance(part, ast.Subscript) and ast.unparse(part.value) in (
-            "list",
-            "tuple",
-            "Sequence",
-        ):
-            kinds = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
-            expected = _union([kind for kind in kinds if not isinstance(kind, ast.Constant)])
-            if expected and not all(any(_fits(item, name) for name in expected) for item in value):
-                return f"a list, each item {' or '.join(dict.fromkeys(_WORDS.get(n, n) for n in expected))}"
-    return None
-
-
-def canonical_number(value: Any, annotation: ast.expr | None) -> Any:
-    """An integer given where only a float is meant, as that float, so that 1 and 1.0 are one
-    configuration.
-    """
-    expected = _alternatives(annotation)
-    wants_float = expected is not None and "float" in expected and "int" not in expected
-    return (
-        float(value)
-        if wants_float and isinstance(value, int) and not isinstance(value, bool)
-        else value
-    )
-
-
-_WORDS = {
-    "int": "an integer", "float": "a number", "bool": "true or false",
-    "str": "text", "None": "null", "list": "a list", "dict": "a mapping",
-}  # fmt: skip
-
-
-def _alternatives(annotation: ast.expr | None) -> list[str] | None:
-    """An annotation as names out of _WORDS and quoted literals; None if any part of it is unknown
-    here.
-    """
-    if annotation is None:
-        return None
-    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
-        return _union([annotation.left, annotation.right])
-    if isinstance(annotation, ast.Constant):
-        if annotation.value is None:
-            return ["None"]
-        return (
-            _alternatives(ast.parse(annotation.value, mode="eval").body)
-            if isinstance(annotation.value, str)
-            else None
-        )
-    if isinstance(annotation, ast.Name):
-        return (
-            [annotation.id]
-            if annotation.id in ("int", "float", "bool", "str", "list", "dict")
-            else None
-        )
-    if isinstance(annotation, ast.Subscript):
-        outer = ast.unparse(annotation.value).rpartition(".")[2]
-        inner = (
-            annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        )
-        if outer == "Literal":
-            return [ast.unparse(item) for item in inner]
-        if outer in ("Optional", "Union"):
-            union = _union(inner)
-            return union and union + (["None"] if outer == "Optional" else [])
-        if outer in ("list", "List", "tuple", "Tuple", "Sequence"):
-            return ["list"]
-        if outer in ("dict", "Dict", "Mapping"):
-            return ["dict"]
-    return None
-
-
-def _union(members: list[ast.expr]) -> list[str] | None:
-    """The alternatives of all members but tensors, which no YAML value can be; None if any other is
-    unknown.
-    """
-    parts = [_alternatives(m) for m in members if ast.unparse(m) not in ("Tensor", "torch.Tensor")]
-    return (
-        None
-        if any(part is None for part in parts)
-        else [name for part in parts if part for name in part]
-    )
-
-
-def _fits(value: Any, name: str) -> bool:
-    match name:
-        case "int":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "float":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case "bool":
-            return isinstance(value, bool)
-        case "str":
-            return isinstance(value, str)
-        case "None":
-            return value is None
-        case "list":
-            return isinstance(value, list | tuple)
-        case "dict":
-            return isinstance(value, dict)
-        case literal:
-            return repr(value) == literal

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from minigpt.checkpoint.parameters import check_parameters, restore_parameters
-from minigpt.config import signature
+from minigpt.config import annotations, signature
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.interrupt import stop_if_requested
 from minigpt.model.transformer import Transformer
@@ -113,7 +113,7 @@ class Parts:
                 raise self.error("unknown argument", f"{key}.{name} of {found.__name__}")
             parameter = known.parameters.get(name)
             if not (isinstance(item, dict) or parameter is None):
-                expected = signature.type_problem(item, parameter.annotation)
+                expected = annotations.type_problem(item, parameter.annotation)
                 if expected is not None:
                     raise self.error(
                         "wrong type", f"{key}.{name}={item!r:.80} (expects {expected})"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from minigpt.config.signature import read_signature, type_problem
+from minigpt.config.annotations import type_problem
+from minigpt.config.signature import read_signature
 
 
 @pytest.mark.parametrize("name", ["AdamW", "NAdam", "SGD", "RMSprop", "Adafactor"])
