@@ -64,7 +64,7 @@ def plan_composed(composed: Composed) -> Plan:
     """The plan of a run. Raises ConfigError with every problem found."""
     choices, cfg = composed.choices, composed.own
     overrides = [typed for typed in composed.overrides if not _chooses_nothing(typed, choices)]
-    if cfg.get("stand_in") is not None:
+    if OmegaConf.is_interpolation(cfg, "stand_in") or cfg.get("stand_in") is not None:
         cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
     config = resolved(cfg)
     config.setdefault("data", config.pop("stand_in", None))

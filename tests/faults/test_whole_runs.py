@@ -14,6 +14,7 @@ from fault_table import Tries
 from safetensors.torch import load_file
 
 from minigpt import verify
+from minigpt.checkpoint.layout import step_of, steps_on_disk
 
 POISONED = [*SIX, "model._target_=poisoned.Poisoned", "train.micro_batch_size=8"]  # one call a step
 
@@ -160,10 +161,12 @@ def test_a_skipped_spike_is_counted_and_a_resumed_run_skips_the_same(
     assert skipped == {21: 1}
     assert summary_of(straight)["skipped_steps"] == 1
     assert finite(straight)
-    for steps, spike in ([f"train.stop_after={stop}"], 21), ([], 21 - stop):
-        poison = f"spike:{spike}:{spike}"
+    saved = 0  # no checkpoint is saved at a bad step: the one before serves
+    for steps in [f"train.stop_after={stop}"], []:
+        poison = f"spike:{21 - saved}:{21 - saved}"
         outcome = pool.run(tmp_path / "stopped", [*command, *steps], environment={"POISON": poison})
         assert outcome.code == 0, outcome.said
+        saved = step_of(steps_on_disk(run_folder(tmp_path / "stopped") / "checkpoints")[-1])
     assert result(run_folder(tmp_path / "stopped")) == result(straight)
 
 
@@ -230,9 +233,8 @@ def test_an_exception_in_mid_step_keeps_the_last_good_checkpoint(
         assert "OutOfMemoryError: out of memory, says the test" in broken.said
         assert broken.said.count("Traceback") == 1
         saved = sorted((run_folder(tmp_path / "broken") / "checkpoints").iterdir())
-        assert [path.name for path in saved] == (
-            [f"step_{(at - 1) // 2 * 2:08d}"] if at > 2 else []
-        )
+        last = (at - 1) // 2 * 2  # the one before it stays until a good step proves the last
+        assert [path.name for path in saved] == [f"step_{n:08d}" for n in (last - 2, last) if n > 0]
         again = pool.run(tmp_path / "broken", command)
         assert again.code == 0, again.said
         assert result(run_folder(tmp_path / "broken")) == result(run_folder(tmp_path / "straight"))
