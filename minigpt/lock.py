@@ -116,7 +116,7 @@ def _is_same(opened: os.stat_result, path: Path, links: bool = False) -> bool:
         return False
 
 
-# struct flock on Linux: type, whence, start, length, pid; on macOS: start, length, pid, type, whence.
+# struct flock. Linux: type, whence, start, length, pid. macOS: start, length, pid, type, whence.
 _FLOCK = {"linux": ("hhqqi4x", 0), "darwin": ("qqihh", 3)}
 
 

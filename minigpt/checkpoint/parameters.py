@@ -15,38 +15,32 @@ MAX_NAMED = 20  # problems of one checkpoint
 def check_parameters(
     module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path
 ) -> None:
-    """Raise CheckpointError unless `saved` holds every parameter of a module: names, shapes,
-    floating point.
-    """
-    parameters = dict(module.named_parameters())
+    """Raise CheckpointError unless `saved` holds each parameter of a module, in floating point."""
+    own = dict(module.named_parameters())
     problems = [
         f"checkpoint does not fit the model: {where}: "
-        f"{name} {_shape(saved.get(name))} -> {_shape(parameters.get(name))} "
+        f"{name} {_shape(saved.get(name))} -> {_shape(own.get(name))} "
         "(saved -> given; use the configuration of the run)"
-        for name in sorted(parameters.keys() | saved.keys())
-        if name not in parameters
-        or name not in saved
-        or parameters[name].shape != saved[name].shape
+        for name in sorted(own.keys() | saved.keys())
+        if name not in own or name not in saved or own[name].shape != saved[name].shape
     ]
-    problems += [
-        f"not a weight: {where}: {name} is {str(saved[name].dtype).removeprefix('torch.')} (floating point is)"
-        for name in sorted(parameters.keys() & saved.keys())
-        if not saved[name].is_floating_point()
-    ]
+    for name in sorted(own.keys() & saved.keys()):
+        if not saved[name].is_floating_point():
+            dtype = str(saved[name].dtype).removeprefix("torch.")
+            problems.append(f"not a weight: {where}: {name} is {dtype} (floating point is)")
+    if len(problems) > MAX_NAMED:
+        more = f"{len(problems) - MAX_NAMED:,} more that do not fit: {where}"
+        problems = [*problems[:MAX_NAMED], more]
     if problems:
-        more = (
-            [f"{len(problems) - MAX_NAMED:,} more that do not fit: {where}"]
-            if problems[MAX_NAMED:]
-            else []
-        )
-        raise CheckpointError(*problems[:MAX_NAMED], *more)
+        raise CheckpointError(*problems)
 
 
 def restore_parameters(
     module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path
 ) -> None:
-    """Copy saved parameters into a module by name. Raises CheckpointError, with nothing copied, if
-    any does not fit.
+    """Copy saved parameters into a module by name.
+
+    Raises CheckpointError, with nothing copied, if any does not fit.
     """
     import torch
 

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
 
 
 def encode_tree(tree: Any, tensors: dict[str, "torch.Tensor"], path: str = "") -> Any:
-    """A tree of tensors, numbers, text, None, lists and dicts as JSON; tensors move to `tensors` by
-    path.
+    """A tree of tensors, numbers, text, None, lists and dicts as JSON.
+
+    Tensors move to `tensors`, keyed by their path. Raises TypeError for anything else.
     """
     import torch
 

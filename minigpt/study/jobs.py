@@ -1,6 +1,4 @@
-"""The jobs of a sweep before any of them runs: their overrides, their plans, and which are launched
-at all.
-"""
+"""The jobs of a sweep before any of them runs: their overrides and plans, and which start."""
 
 import copy
 import dataclasses
@@ -24,9 +22,7 @@ Compose = Callable[[list[str]], DictConfig]
 
 
 def jobs_of(cfg: DictConfig, overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job, in Hydra's order, without composing any; [] where only the sweeper
-    knows them.
-    """
+    """The overrides of each job, in Hydra's order; [] where only the sweeper knows them."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -46,10 +42,10 @@ def jobs_of(cfg: DictConfig, overrides: list[str]) -> list[list[str]]:
 
 def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterator[Plan | None]:
     """The plan of each job, in their order; None for a job that cannot work, which will say why.
-    first: the configuration of the first one.
 
-    Hydra takes a tenth of a second to compose a job. Jobs that differ only in single values are
-    composed once, and get their values set, which takes a tenth of that.
+    first: the configuration of the first one.
+    Hydra takes 0.1 s to compose a job. Jobs that differ only in single values are composed once
+    and get their values set, which takes a tenth of that.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -77,9 +73,7 @@ def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterato
 
 
 def refuse_changes(planned: list[Plan]) -> None:
-    """Raise CheckpointError if a job began with other code or tokens, before any job goes on with
-    those of now.
-    """
+    """Raise CheckpointError if a job began with other code or tokens than those of now."""
     changes: dict[str, None] = {}
     changed = 0
     for plan in planned:
@@ -88,9 +82,9 @@ def refuse_changes(planned: list[Plan]) -> None:
         changes |= dict.fromkeys(found)
     if changes:
         raise CheckpointError(
-            f"changed since {changed} of {len(planned)} jobs began: {'; '.join(changes)}: nothing was trained "
-            "(accept_changes=true keeps what is finished and marks what goes on; attempt=2 trains all anew, "
-            "best under another study=)"
+            f"changed since {changed} of {len(planned)} jobs began: {'; '.join(changes)}: nothing "
+            "was trained (accept_changes=true keeps what is finished and marks what goes on; "
+            "attempt=2 trains all anew, best under another study=)"
         )
 
 
@@ -125,9 +119,11 @@ def only(jobs: list[list[str]] | None) -> Iterator[None]:
 
 
 def shortest_first(overrides: list[str]) -> list[str]:
-    """The same sweep with its budgets in ascending order, as its slowest axis: all jobs of the
-    shortest budget come first. Results come early, and a longer run finds what a shorter one has
-    trained already (see branch.py)."""
+    """The same sweep with its budgets in ascending order, as its slowest axis.
+
+    So all jobs of the shortest budget come first: results come early, and a longer run finds what
+    a shorter one has trained already (train/branch.py).
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -1,9 +1,7 @@
-"""A sweep seen from outside: what is done, running, failed or waiting, the best so far, and when it
-may end.
+"""A sweep seen from outside: what is done, running, failed or waiting, and the best so far.
 
-Only reads: the record of a sweep (`<output_dir>/sweeps/*.json`, written when it starts), run
-folders, and the kernel's word on their locks. Without a record there is nothing to wait for, and
-the runs that exist are shown.
+Only reads: the records of sweeps, run folders, and whether their locks are held. Without a record
+there is nothing to wait for, and the runs that exist are shown.
 """
 
 import os
@@ -17,6 +15,7 @@ from minigpt import records
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.reading import UnreadableError
 from minigpt.study.find import read_run, run_folders, why_unreadable
+from minigpt.study.outcome import own_overrides
 from minigpt.study.record import folder_of, read_sweep, sweeps_in
 from minigpt.study.run import Run
 from minigpt.study.values import show
@@ -35,16 +34,13 @@ STATE_OF = {
 
 @dataclass
 class JobStatus:
-    """One job of a sweep. name: of its run folder, empty until known.  run: None while it waits.
+    """One job of a sweep."""
 
-    unreadable: why its folder cannot be read.
-    """
-
-    name: str
+    name: str  # of its run folder, empty until known
     overrides: tuple[str, ...]
-    run: Run | None
+    run: Run | None  # None while it waits
     failure: dict[str, Any] | None
-    unreadable: str = ""
+    unreadable: str = ""  # why its folder cannot be read
     label: str = ""
 
     @property
@@ -69,11 +65,12 @@ class SweepStatus:
 
 
 def sweeps(paths: Sequence[Path], study: str | None) -> list[SweepStatus]:
-    """The recorded sweeps under the paths, then, as one more, the runs that belong to none of them.
+    """The recorded sweeps under the paths, then, as one more, the runs outside of them.
 
     Raises ConfigError if there is nothing at all.
     """
-    found, recorded = [], set()
+    found: list[SweepStatus] = []
+    recorded: set[Path] = set()
     for path in paths:
         if not path.is_dir():
             raise ConfigError(f"no such folder: {path} (give the folder of runs, e.g. outputs)")
@@ -81,36 +78,29 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[SweepStatus]:
             try:
                 record = read_sweep(file)
             except UnreadableError as error:
-                found.append(
-                    SweepStatus(
-                        f"{file.name}: not a record of a sweep that this minigpt reads: {error.why}"
-                    )
-                )
+                what = "not a record of a sweep that this minigpt reads"
+                found.append(SweepStatus(f"{file.name}: {what}: {error.why}"))
                 continue
-            jobs = [_job(path, job.folder, job.overrides, job.failed) for job in record.jobs]
-            recorded |= {(path / job.name).resolve() for job in jobs if job.name}
-            jobs = [
-                job
-                for job, typed in zip(jobs, record.jobs, strict=True)
-                if study in (None, typed.study)
+            pairs = [
+                (_job(path, job.folder, job.overrides, job.failed), job) for job in record.jobs
             ]
+            recorded |= {(path / job.name).resolve() for job, _ in pairs if job.name}
+            jobs = [job for job, typed in pairs if study in (None, typed.study)]
             if jobs or study in (None, record.study):
-                found.append(
-                    SweepStatus(f"{record.study or file.stem}  ({' '.join(record.command)})", jobs)
-                )
-    rest = [
-        folder for path in paths for folder in run_folders(path) if folder.resolve() not in recorded
-    ]
+                title = f"{record.study or file.stem}  ({' '.join(record.command)})"
+                found.append(SweepStatus(title, jobs))
+    folders = [folder for path in paths for folder in run_folders(path)]
+    rest = [folder for folder in folders if folder.resolve() not in recorded]
     jobs = [_job(folder.parent, folder.name, (), None) for folder in rest]
-    jobs = [
-        job for job in jobs if study is None or (job.run is not None and study in job.run.studies)
-    ]
+    if study is not None:
+        jobs = [job for job in jobs if job.run is not None and study in job.run.studies]
     if jobs:
         found.append(SweepStatus("runs outside recorded sweeps" if found else "runs", jobs))
     if not found:
         what = f"of study {study}" if study else "no runs and no sweeps"
         raise ConfigError(
-            f"nothing to show: {', '.join(map(str, paths))}: {what} (start one: python train.py -m ...)"
+            f"nothing to show: {', '.join(map(str, paths))}: {what} "
+            "(start one: python train.py -m ...)"
         )
     return found
 
@@ -118,9 +108,7 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[SweepStatus]:
 def _job(
     output: Path, name: str | None, overrides: tuple[str, ...], failure: dict[str, Any] | None
 ) -> JobStatus:
-    """name: of the run folder, None until the job has been composed.  failure: as the record of the
-    sweep has it.
-    """
+    """name: of the run folder, None until the job is composed. failure: as the record has it."""
     if name is None:
         return JobStatus("", overrides, None, failure)
     folder, run, unreadable = folder_of(output, name), None, ""
@@ -138,41 +126,23 @@ def status_text(found: Sequence[SweepStatus], by: str) -> str:
     """The lines for a terminal. by: the key whose values are the arms of `best so far`."""
     lines: list[str] = []
     for sweep in found:
-        _shorten(sweep.jobs)
+        for job, own in zip(sweep.jobs, own_overrides([job.overrides for job in sweep.jobs])):
+            job.label = " ".join(own) or job.name
         lines += [sweep.title, *_sweep_lines(sweep, by), ""]
     return "\n".join(map(escape_line, lines)).rstrip() + "\n"
-
-
-def _shorten(jobs: Sequence[JobStatus]) -> None:
-    """Call jobs by the overrides that not all of them have."""
-    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    for job in jobs:
-        job.label = (
-            " ".join(override for override in job.overrides if override not in common) or job.name
-        )
 
 
 def _sweep_lines(sweep: SweepStatus, by: str) -> list[str]:
     counts = {state: [job for job in sweep.jobs if job.state == state] for state in STATES}
     shown = ", ".join(f"{len(jobs)} {state}" for state, jobs in counts.items() if jobs)
     lines = [f"  {count(len(sweep.jobs), 'job')}: {shown or 'none'}"]
-    estimate = seconds_left(sweep.jobs)
     if counts["waiting"] or counts["running"]:
-        parallel = max(1, len(counts["running"]))
-        lines.append(
-            "  time left: unknown until a job has finished"
-            if estimate is None
-            else f"  time left: about {duration(round(estimate / parallel))} with {parallel} at a time"
-        )
+        lines.append(f"  time left: {_time_left(sweep.jobs, max(1, len(counts['running'])))}")
     for job in counts["running"]:
         lines.append(f"  running      {job.label}  {progress(job.run)}")
-    for job in [
-        *counts["failed"],
-        *counts["unreadable"],
-        *counts["diverged"],
-        *counts["interrupted"],
-    ]:
-        lines.append(f"  {job.state:<11}  {job.label}  {reason(job)}".rstrip())
+    for state in ("failed", "unreadable", "diverged", "interrupted"):
+        for job in counts[state]:
+            lines.append(f"  {state:<11}  {job.label}  {reason(job)}".rstrip())
     for job in counts[CHANGED]:
         assert job.run is not None
         modules = ", ".join(name.replace(".", "/") + ".py" for name in job.run.changed_code)
@@ -182,15 +152,22 @@ def _sweep_lines(sweep: SweepStatus, by: str) -> list[str]:
     return lines
 
 
+def _time_left(jobs: Sequence[JobStatus], parallel: int) -> str:
+    if (left := seconds_left(jobs)) is None:
+        return "unknown until a job has finished"
+    return f"about {duration(round(left / parallel))} with {parallel} at a time"
+
+
 def progress(run: Run | None) -> str:
     """`step 120 of 600, loss 4.9123` of a run on its way."""
     rows = run.rows if run is not None else []
     if run is None or not rows:
         return "starting"
-    steps = run.budget_tokens // run.tokens_per_step if run.budget_tokens is not None else None
+    shown = f"step {rows[-1]['step']:,}"
+    if steps := (run.budget_tokens or 0) // run.tokens_per_step:
+        shown += f" of {steps:,}"
     losses = [row["train/loss"] for row in rows if row.get("train/loss") is not None]
-    total = f" of {steps:,}" if steps else ""
-    return f"step {rows[-1]['step']:,}{total}" + (f", loss {losses[-1]:.4f}" if losses else "")
+    return shown + (f", loss {losses[-1]:.4f}" if losses else "")
 
 
 def reason(job: JobStatus) -> str:
@@ -198,9 +175,8 @@ def reason(job: JobStatus) -> str:
     if job.unreadable:
         return job.unreadable
     if job.failure is not None and job.state == "failed":
-        return (
-            f"{'; '.join(job.failure['error'].splitlines())} (exit code {job.failure['exit_code']})"
-        )
+        error = "; ".join(job.failure["error"].splitlines())
+        return f"{error} (exit code {job.failure['exit_code']})"
     if job.run is not None and job.state == "diverged" and job.run.summary is not None:
         return f"at step {job.run.summary.get('step')}"
     return progress(job.run) if job.state == "interrupted" else ""
