@@ -79,6 +79,7 @@ def plan_composed(composed: Composed) -> Plan:
             problems += group_problems(group, config[group])
         else:  # null, deleted, or a list of options
             problems.append(f"no choice: {group} (choose one: {group}=... ; see --help)")
+    problems += _added_scalars(config["optim"], overrides)
     problems += range_problems(config)
     _raise_if(problems)
     seq_len = identity.argument(config["model"], "max_seq_len")
@@ -116,3 +117,14 @@ def _chooses_nothing(override: str, choices: dict[str, str]) -> bool:
 def _raise_if(problems: list[str]) -> None:
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
+
+
+def _added_scalars(optim: dict[str, Any], overrides: list[str]) -> list[str]:
+    """Shared scalars of an arm that only the command line adds: no role refers to them."""
+    added = {typed.lstrip("+").partition("=")[0] for typed in overrides if typed.startswith("+")}
+    scalars = identity.shared_scalars("optim", optim)
+    return [
+        f"unknown key: optim.{name} (no role of this arm refers to it: declare it in a YAML)"
+        for name in scalars
+        if f"optim.{name}" in added
+    ]

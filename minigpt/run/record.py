@@ -36,7 +36,7 @@ def new_record(
         "overrides": plan.overrides,
         "study": plan.study,
         "command": sys.argv,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "git": git_state(),
         "source": source_digest(plan.config),
         "versions": versions(),

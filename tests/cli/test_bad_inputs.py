@@ -18,6 +18,8 @@ TABLE = [
     ("train optim=moun", ["optim=moun", "muon"]),
     ("train +new=1", ["unknown key: new"]),
     ("train +train.foo=1", ["unknown key: train.foo"]),
+    ("train +optim.adam_lr=1", ["unknown key: optim.adam_lr"]),
+    ("train ++optim.adam_lr=1", ["unknown key: optim.adam_lr"]),
     ("train +optim.hidden.foo=1", ["unknown key: optim.hidden.foo"]),
     ("train optim.hidden.lrr=1", ["optim.hidden.lrr", "optim.hidden.lr"]),
     ("train model.dmodel=64", ["model.dmodel", "model.d_model"]),
