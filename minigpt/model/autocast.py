@@ -7,9 +7,7 @@ from torch import Tensor
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which matrix products of x are computed here: autocast's where it is on, else
-    that of x.
-    """
+    """The dtype of matrix products of x: autocast's where it is on, else that of x."""
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
@@ -19,8 +17,6 @@ def product_dtype(x: Tensor) -> torch.dtype:
 def autocast_off(x: Tensor) -> AbstractContextManager[None]:
     """Switches autocast off on x's device, for code that casts by hand."""
     kind = x.device.type
-    return (
-        torch.autocast(kind, enabled=False)
-        if torch.amp.is_autocast_available(kind)
-        else nullcontext()
-    )
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)

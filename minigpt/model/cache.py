@@ -7,17 +7,13 @@ NO_TOKEN = -1  # stands for a token before the beginning
 
 
 class LayerCache:
-    """Keys and values of one block in preallocated (B, H_kv, capacity, K) memory; appending copies
-    only what is new.
-    """
+    """Keys and values of one block in preallocated (B, H_kv, capacity, K) memory."""
 
     def __init__(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
         self.keys, self.values, self.length = keys, values, length
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H_kv, T, K) behind what is there; return views of everything stored, (B, H_kv,
-        length, K).
-        """
+        """Copy (B, H_kv, T, K) behind what is there; return views (B, H_kv, length, K) of all."""
         end = self.length + keys.shape[2]
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
@@ -53,14 +49,13 @@ class KVCache:
         return self.layers[0].keys.shape[2]
 
     def tokens_before(self, tokens: Tensor, n: int) -> Tensor:
-        """The n tokens (B, n) stored last, NO_TOKEN where there were fewer; keeps those (B, T) that
-        now follow.
+        """The n tokens (B, n) stored last, NO_TOKEN where there were fewer.
+
+        Then remembers `tokens` (B, T) as those that follow.
         """
-        before = (
-            tokens.new_full((len(tokens), n), NO_TOKEN)
-            if self.last_tokens is None
-            else self.last_tokens
-        )
+        before = self.last_tokens
+        if before is None:
+            before = tokens.new_full((len(tokens), n), NO_TOKEN)
         self.last_tokens = torch.cat([before, tokens], dim=1)[:, -n:]
         return before
 
@@ -72,10 +67,8 @@ class KVCache:
 
     def repeat(self, n: int) -> "KVCache":
         """A copy for n sequences that share the one stored here (one prompt, n continuations)."""
-        return KVCache(
-            [
-                LayerCache(x.keys.repeat(n, 1, 1, 1), x.values.repeat(n, 1, 1, 1), x.length)
-                for x in self.layers
-            ],
-            None if self.last_tokens is None else self.last_tokens.repeat(n, 1),
-        )
+        layers = [
+            LayerCache(x.keys.repeat(n, 1, 1, 1), x.values.repeat(n, 1, 1, 1), x.length)
+            for x in self.layers
+        ]
+        return KVCache(layers, None if self.last_tokens is None else self.last_tokens.repeat(n, 1))

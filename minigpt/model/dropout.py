@@ -1,8 +1,8 @@
-"""Dropout whose masks are a function of the sequence, not of the batch that it happens to lie in.
+"""Dropout whose masks depend on the sequence, not on the batch that it lies in.
 
-Each sequence of a run has a seed, each place in the model a number. A mask is made of a hash of
-both, so gradient accumulation, micro-batches and ranks change no mask, and CPU, GPU and compiled
-code draw the same ones.
+Each sequence of a run has a seed, each place in the model a number. A mask is a hash of both. So
+gradient accumulation, micro-batches and ranks change no mask, and CPU, GPU and compiled code draw
+the same ones.
 
 B batch.
 """
@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-# SplitMix64 (Steele, Lea & Flood 2014): random number i is `mixed` of seed + i * GOLDEN. As torch's
-# int64 holds them.
+# SplitMix64 (Steele, Lea & Flood 2014): random number i is `mixed` of seed + i * GOLDEN. The
+# constants are written as torch's int64 holds them.
 GOLDEN, MIX_1, MIX_2 = (
     n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
@@ -24,8 +24,7 @@ class Dropout(nn.Module):
     """Zero each value with probability p and scale the others by 1 / (1 - p), in training only.
 
     p is rounded to a multiple of 2^-16. The first dimension holds the sequences. Outside of
-    `sequences` masks come from torch's global generator. A model calls `number` once it has all its
-    layers.
+    `sequences` masks come from torch's global generator. A model calls `number` when complete.
     """
 
     place: int | None = None
@@ -38,19 +37,20 @@ class Dropout(nn.Module):
         if not self.training or self.p == 0.0:
             return x
         seeds = self.seeds(x)
-        return (
-            x
-            * kept(seeds, x.numel() // len(seeds), self.p).view(x.shape)
-            * (1.0 / (1.0 - rounded(self.p)))
-        )
+        mask = kept(seeds, x.numel() // len(seeds), self.p).view(x.shape)
+        return x * mask * (1.0 / (1.0 - rounded(self.p)))
 
     def seeds(self, x: Tensor) -> Tensor:
-        """(B,) int64: of each sequence at this place. Raises ValueError if x fits none."""
+        """(B,) int64: the seed of each sequence at this place.
+
+        Raises ValueError if the rows of x are not the sequences, or if the place has no number.
+        """
         if _now.seeds is None:
             return torch.empty(len(x), dtype=torch.int64, device=x.device).random_()
         if self.place is None:
             raise ValueError(
-                "dropout without a place: call minigpt.model.dropout.number(model) when it is complete"
+                "dropout without a place: call minigpt.model.dropout.number(model) "
+                "when it is complete"
             )
         if len(x) % len(_now.seeds):
             raise ValueError(f"dropout of {len(x)} rows that are not {len(_now.seeds)} sequences")
@@ -71,9 +71,7 @@ _now = _Now()
 
 @contextmanager
 def sequences(seeds: Sequence[int], device: torch.device | str) -> Iterator[None]:
-    """Within it the sequences of the batch have these seeds. Forward and backward pass belong in
-    it.
-    """
+    """Inside, the sequences of the batch have these seeds, in forward and backward passes."""
     _now.seeds = torch.tensor(seeds, dtype=torch.int64).to(device)
     try:
         yield
@@ -83,18 +81,16 @@ def sequences(seeds: Sequence[int], device: torch.device | str) -> Iterator[None
 
 def number(model: nn.Module) -> None:
     """Give each Dropout of a model a place of its own."""
-    for place, module in enumerate(
-        module for module in model.modules() if isinstance(module, Dropout)
-    ):
-        module.place = place
+    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
+    for place, dropout in enumerate(dropouts):
+        dropout.place = place
 
 
 def kept(seeds: Tensor, n: int, p: float, first: int = 0) -> Tensor:
-    """(B, n) bool, True with probability 1 - rounded(p). Four places share a number; the first has
-    number `first`.
+    """(B, n) bool, True with probability 1 - rounded(p); 13 times as fast as `bernoulli_`.
 
-    13 times as fast as `bernoulli_`. Position and seed are random numbers, so one round of mixing
-    is enough.
+    Four values share a random number, whose 16-bit parts they are. The first has number `first`.
+    Numbers and seeds are mixed already, so one more round of mixing is enough.
     """
     numbers = mixed(torch.arange(first, first + (n + 3) // 4, device=seeds.device) * GOLDEN)
     z = numbers ^ seeds[:, None]
@@ -105,7 +101,7 @@ def kept(seeds: Tensor, n: int, p: float, first: int = 0) -> Tensor:
 
 
 def split(seeds: Tensor, first: int, count: int) -> Tensor:
-    """(B, count) int64: seeds number first, first + 1, ... that come of each seed."""
+    """(B, count) int64: the seeds number first, first + 1, ... derived from each seed."""
     return mixed(seeds[:, None] + torch.arange(first, first + count, device=seeds.device) * GOLDEN)
 
 

@@ -21,13 +21,12 @@ from minigpt.roles import Role
 
 
 class Ensemble(Transformer):
-    """A transformer and `members` - 1 `others` like it, with weights of their own, that read the
-    same batches.
+    """A transformer and `members` - 1 `others` like it that read the same batches.
 
-    Each is trained on its own loss: they share the batches and the clipping of gradients (of the
-    mean of the losses, so its threshold is looser by sqrt(members)), and no weights, so they err
-    differently. In evaluation mode, and for logits, the prediction is the mean of their
-    probabilities. Costs `members` times one of them in everything.
+    Each has its own weights and is trained on its own loss, so they err differently. Gradients are
+    clipped together: those of the mean of the losses, so the threshold is looser by sqrt(members).
+    In evaluation mode, and for logits, the prediction is the mean of their probabilities. Costs
+    `members` times one of them in everything.
 
     transformer: arguments of Transformer, the same for all.
     Raises ValueError for less than two members.
@@ -46,7 +45,7 @@ class Ensemble(Transformer):
 
     @property
     def members(self) -> list[Transformer]:
-        return [self, *self.others]  # type: ignore[list-item]  # a ModuleList does not say what it holds
+        return [self, *self.others]  # type: ignore[list-item]  # ModuleList has no element type
 
     def hidden(
         self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None
@@ -68,9 +67,7 @@ class Ensemble(Transformer):
         return torch.stack(found)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(M, ..., D) -> (..., V), fp32: logarithms of the mean probabilities, which serve as
-        logits.
-        """
+        """(M, ..., D) -> (..., V), fp32: logarithms of the mean probabilities."""
         total: Tensor | None = None
         for x, member in zip(hidden, self.members):
             log_p = Transformer.logits(member, x).float().log_softmax(-1)
@@ -79,13 +76,10 @@ class Ensemble(Transformer):
         return total - math.log(len(hidden))
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """In training mode the mean of the members' losses, else the loss of the mean of their
-        probabilities.
-        """
+        """In training mode the mean of the members' losses, else the loss of their mean."""
         if self.training:
-            return torch.stack(
-                [Transformer.loss(m, x, targets) for m, x in zip(self.members, hidden)]
-            ).mean()
+            losses = [Transformer.loss(m, x, targets) for m, x in zip(self.members, hidden)]
+            return torch.stack(losses).mean()
         nats = [  # a sequence at a time: all members' logits of a batch would be large
             F.nll_loss(self.logits(hidden[:, i]), row, ignore_index=IGNORE, reduction="sum")
             for i, row in enumerate(targets)
@@ -102,8 +96,7 @@ class Ensemble(Transformer):
         return KVCache([layer for cache in caches for layer in cache.layers])
 
     def roles(self) -> dict[str, Role]:
-        # wrong for the others' parameters, whose names it does not understand
-        roles = super().roles()
+        roles = super().roles()  # wrong for the others', whose names it does not understand
         for i, other in enumerate(self.members[1:]):
             roles |= {f"others.{i}.{name}": role for name, role in other.roles().items()}
         return roles

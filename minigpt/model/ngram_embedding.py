@@ -1,8 +1,8 @@
 """A token embedding that also looks up what the last few tokens are together.
 
 N-Grammer (Roy et al. 2022, arXiv 2207.06366) and over-tokenized transformers (Huang et al. 2025,
-arXiv 2501.16975): frequent combinations are learnt by a table, for the price of a lookup, and the
-blocks are left with what it cannot do.
+arXiv 2501.16975). A table learns frequent combinations for the price of a lookup. The blocks are
+left with what it cannot do.
 
 B batch, T sequence, D model, V vocabulary, N the longest n-gram.
 """
@@ -16,12 +16,12 @@ from minigpt.model.dropout import Dropout
 
 
 class NgramEmbedding(nn.Embedding):
-    """The token's vector plus one for each n-gram, from bigrams to `longest`-grams, that ends with
-    the token.
+    """The token's vector plus one for each n-gram that ends with the token.
 
-    rows: vectors for each length. An n-gram is the number that its tokens spell in base V + 1,
-        modulo rows: different n-grams may share a vector, but none do while (V + 1)^n <= rows; a
-            prime number spreads the others best.
+    longest: n of the longest n-gram; the shortest are bigrams.
+    rows: vectors for each n. An n-gram is the number that its tokens spell in base V + 1, modulo
+        rows. Different n-grams may share a vector; none do while (V + 1)^n <= rows. A prime number
+        spreads the others best.
     dropout: on the sum of the n-grams' vectors, so that the blocks do not come to rely on them.
 
     Raises ValueError for sizes that make no table.
@@ -55,15 +55,12 @@ class NgramEmbedding(nn.Embedding):
         before: (B, N - 1), the tokens before these, NO_TOKEN where there is none.
         documents: (B, T), which document each token belongs to; n-grams stay inside a document.
         """
-        looked_up = F.embedding_bag(
-            self.ngram_rows(tokens, before, documents), self.ngrams, mode="sum"
-        )
+        rows = self.ngram_rows(tokens, before, documents)
+        looked_up = F.embedding_bag(rows, self.ngrams, mode="sum")
         return super().forward(tokens) + self.dropout(looked_up.view(*tokens.shape, -1))
 
     def ngram_rows(self, tokens: Tensor, before: Tensor | None, documents: Tensor | None) -> Tensor:
-        """(B T, N - 1): the row in `ngrams` of each n-gram that ends with each token, shortest
-        first.
-        """
+        """(B T, N - 1): the rows in `ngrams` of the n-grams that end with each token."""
         length, n = tokens.shape[1], self.context
         earlier = tokens.new_full((len(tokens), n), NO_TOKEN) if before is None else before
         sequence = torch.cat([earlier, tokens], dim=1)

@@ -1,6 +1,4 @@
-"""A feed-forward layer without a gate: two matrices and a squared ReLU (So et al. 2021,
-"Primer").
-"""
+"""A feed-forward layer without a gate: a squared ReLU (So et al. 2021, "Primer")."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,8 +7,8 @@ from torch import Tensor, nn
 class ReLUSquared(nn.Module):
     """relu(x up)^2 down, no biases; (B, T, D) -> (B, T, D).
 
-    At equal d_ff it has two thirds of SwiGLU's parameters: set model.d_ff to 4 d_model to compare
-    at equal size.
+    At equal d_ff it has two thirds of SwiGLU's parameters. To compare at equal size, set model.d_ff
+    to 4 d_model.
     """
 
     def __init__(self, d_model: int, d_ff: int) -> None:

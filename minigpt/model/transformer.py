@@ -17,8 +17,10 @@ from minigpt.model.attention import Attention
 from minigpt.model.cache import KVCache, LayerCache
 from minigpt.model.dropout import Dropout, number
 from minigpt.model.loss import cross_entropy
+from minigpt.model.mask import attention_mask
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rope_table
+from minigpt.model.sizes import check_sizes, check_values
 from minigpt.model.swiglu import SwiGLU
 from minigpt.roles import Role
 
@@ -51,25 +53,24 @@ class Transformer(nn.Module):
     """Tokens to logits, or to the summed loss of given targets.
 
     vocab_size: V, given by the tokenizer.
-    n_layers, d_model, n_heads: blocks, width D, query heads; the head size d_model / n_heads must
+    n_layers, d_model, n_heads: blocks, width D, query heads. The head size d_model / n_heads must
         be even (RoPE).
-    n_kv_heads: key/value heads, any divisor of n_heads; 1 is multi-query, n_heads is multi-head
-        attention.
+    n_kv_heads: key/value heads, any divisor of n_heads. 1 is multi-query attention, n_heads
+        multi-head attention.
     d_ff: width of the feed-forward layer; None is 8/3 d_model rounded up to a multiple of 32, which
         gives SwiGLU's three matrices about the size of a classic MLP's two.
     max_seq_len: longest sequence accepted, and the context that generation keeps.
-    dropout: on attention weights and on what each layer adds to the residual stream; masks: see
-        dropout.py.
+    dropout: on attention weights and on what each layer adds to the residual stream (dropout.py).
     tie_embeddings: the head is the embedding matrix.
     qk_norm: RMSNorm on each head of queries and keys.
     parametrization: standard, or mup, under which the best learning rate hardly depends on d_model
-        (muP, arXiv 2203.03466): hidden matrices start with a standard deviation that falls as
-        1/sqrt(d_model), the head as 1/d_model, and optimizers scale their lr by `Role.width_multiplier` =
-        d_model / 128. Widen by more heads of equal size.
+        (muP, arXiv 2203.03466). The initial standard deviation of hidden matrices falls as
+        1/sqrt(d_model), that of the head as 1/d_model. Optimizers scale their lr by
+        `Role.width_multiplier` = d_model / 128. Widen by more heads of equal size.
     embedding, attention, mlp: other classes for these parts, called with the arguments of
-        nn.Embedding (V, D), of Attention and of SwiGLU. An embedding with an attribute `context` >
-        0 is also called with that many tokens from before the given ones, and with the documents
-        (see NgramEmbedding).
+        nn.Embedding (V, D), of Attention and of SwiGLU. An embedding with an attribute
+        `context` > 0 also gets that many tokens from before the given ones, and the documents (see
+        NgramEmbedding).
 
     The parameters are not drawn here: call `init_weights`, or load a state.
     Raises ValueError for sizes that do not fit each other.
@@ -96,24 +97,25 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         d_ff = math.ceil(8 * d_model / 3 / 32) * 32 if d_ff is None else d_ff
-        sizes = {
-            "vocab_size": vocab_size,
-            "n_layers": n_layers,
-            "d_model": d_model,
-            "n_heads": n_heads,
-        }
-        sizes |= {"n_kv_heads": n_kv_heads, "d_ff": d_ff, "max_seq_len": max_seq_len}
-        _check_sizes(**sizes)
-        _check_values(dropout=dropout, rope_theta=rope_theta, norm_eps=norm_eps)
+        check_sizes(
+            vocab_size=vocab_size,
+            n_layers=n_layers,
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            d_ff=d_ff,
+            max_seq_len=max_seq_len,
+        )
+        check_values(dropout=dropout, rope_theta=rope_theta, norm_eps=norm_eps)
         if parametrization not in ("standard", "mup"):
             raise ValueError(f"parametrization={parametrization!r} is none of standard, mup")
         if parametrization == "mup" and tie_embeddings:
             raise ValueError(
-                "tie_embeddings=true with parametrization=mup: embedding and head need different scales (untie them)"
+                "tie_embeddings=true with parametrization=mup: embedding and head need different "
+                "scales (untie them)"
             )
 
-        # True: the backward pass computes each block again instead of keeping it
-        self.activation_checkpointing = False
+        self.activation_checkpointing = False  # True: the backward pass computes blocks again
         self.width_multiplier = d_model / BASE_WIDTH if parametrization == "mup" else 1.0
         self.max_seq_len, self.rope_theta = max_seq_len, rope_theta
         self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
@@ -127,7 +129,7 @@ class Transformer(nn.Module):
             norm_eps=norm_eps,
         )
         make_mlp = partial(mlp or SwiGLU, d_model, d_ff)
-        # torch's layers draw values that init_weights replaces; nobody notices
+        # torch's layers draw values, which init_weights replaces: leave no trace of that
         with torch.random.fork_rng(devices=[]):
             self.embed = (embedding or _plain_embedding)(vocab_size, d_model)
             self.blocks = nn.ModuleList(
@@ -145,10 +147,10 @@ class Transformer(nn.Module):
         documents: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of the tokens (B, T) int64; with targets (B, T) the sum of nats over
-        targets != -100 (fp32).
+        """Logits (B, T, V) of the tokens (B, T) int64.
 
-        documents: (B, T) int, which document each token belongs to; attention stays inside a
+        targets: (B, T); the result is then the sum of nats over targets != -100 (fp32).
+        documents: (B, T) int, which document each token belongs to. Attention stays inside a
             document.
         cache: the tokens continue those stored in it, and are added to it.
         """
@@ -160,9 +162,7 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.head_weight)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Sum of nats over targets (B, T) != -100, fp32; hidden (B, T, D) is what the head
-        reads.
-        """
+        """Sum of nats over targets (B, T) != -100, fp32; the head reads hidden (B, T, D)."""
         return cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten())
 
     def hidden(
@@ -175,7 +175,7 @@ class Transformer(nn.Module):
                 f"{start + length} tokens are longer than max_seq_len={self.max_seq_len}"
             )
         rope = rope_table(start, length, self.head_size, self.rope_theta, tokens.device)
-        mask = _mask(start, length, documents, tokens.device)
+        mask = attention_mask(start, length, documents, tokens.device)
         x = self.embedded(tokens, documents, cache)
         for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -193,9 +193,7 @@ class Transformer(nn.Module):
         return self.embed(tokens, before, documents)
 
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Logits (B, V) of what follows the last of the tokens (B, T), which continue `cache` and
-        are added to it.
-        """
+        """Logits (B, V) of what follows the tokens (B, T), which are added to `cache`."""
         return self.logits(self.hidden(tokens, cache=cache)[..., -1, :])
 
     @property
@@ -206,22 +204,19 @@ class Transformer(nn.Module):
     def new_cache(
         self, batch_size: int = 1, dtype: torch.dtype | None = None, length: int | None = None
     ) -> KVCache:
-        """An empty cache for `length` tokens (default max_seq_len); dtype defaults to that of the
-        weights.
-        """
+        """An empty cache for `length` tokens, by default max_seq_len, in the weights' dtype."""
         shape = (batch_size, self.n_kv_heads, length or self.max_seq_len, self.head_size)
         weight = self.embed.weight
         return KVCache.empty(len(self.blocks), shape, dtype or weight.dtype, weight.device)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """GPT-2's initialisation: every matrix from N(0, 0.02^2), those that write into the
-        residual stream (o, down) divided by sqrt(2 n_layers), gains 1, biases 0. With w = d_model /
-        128, mup divides the standard deviation of hidden matrices by sqrt(w) and that of the head
-        by w.
+        """GPT-2's initialisation: matrices from N(0, 0.02^2), gains 1, biases 0.
 
-        Drawn on the CPU in the order of `named_parameters`, so the weights do not depend on device
-        or dtype.
+        Matrices that write into the residual stream (o, down) are divided by sqrt(2 n_layers). With
+        w = d_model / 128, mup divides the standard deviation of hidden matrices by sqrt(w) and that
+        of the head by w. Drawn on the CPU in the order of `named_parameters`, so the weights do not
+        depend on device or dtype.
         """
         roles = self.roles()
         for name, parameter in self.named_parameters():
@@ -236,11 +231,10 @@ class Transformer(nn.Module):
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
 
     def roles(self) -> dict[str, Role]:
-        """The role of every parameter, by its name in `named_parameters`. A tied head has the role
-        embed.
+        """The role of every parameter, by its name in `named_parameters`.
 
         Inside blocks, a matrix is hidden and its kind is the name of its module
-        (`blocks.0.attention.q.weight` -> q).
+        (`blocks.0.attention.q.weight` -> q). A tied head has the role embed.
         """
         heads = {
             f"{path}.{kind}": n
@@ -262,69 +256,17 @@ class Transformer(nn.Module):
         return roles
 
     def flops_per_token(self, seq_len: int) -> int:
-        """Floating point operations of forward and backward for one token of a sequence (PaLM,
-        appendix B).
+        """FLOPs of forward and backward pass for one token of a sequence (PaLM, appendix B).
 
-        6 per weight of a matrix product (2 forward, 4 backward; the embedding lookup is none, the
-        head is one, tied or not), plus 12 n_layers d_model seq_len for queries by keys and weights
-        by values, the causal half not taken off.
+        6 per weight of a matrix product: 2 forward, 4 backward. The embedding's lookup is none, the
+        head is one, tied or not. Queries by keys and weights by values add 12 n_layers d_model
+        seq_len, from which the causal half is not taken off.
         """
-        matrices = (
-            sum(p.numel() for p in self.blocks.parameters() if p.ndim >= 2)
-            + self.head_weight.numel()
-        )
-        return 6 * matrices + 12 * len(self.blocks) * self.n_heads * self.head_size * seq_len
+        of_blocks = sum(p.numel() for p in self.blocks.parameters() if p.ndim >= 2)
+        products = of_blocks + self.head_weight.numel()
+        return 6 * products + 12 * len(self.blocks) * self.n_heads * self.head_size * seq_len
 
 
 def _plain_embedding(vocab_size: int, d_model: int) -> nn.Embedding:
     # Its own draw of a weight on the meta device would import torch's compiler.
     return nn.Embedding(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))
-
-
-def _mask(start: int, length: int, documents: Tensor | None, device: torch.device) -> Tensor | None:
-    """Who may look where, (B or 1, 1, T, S) bool; None for plain causal attention, which needs no
-    mask.
-    """
-    if documents is not None:
-        if start:
-            raise ValueError("documents cannot be combined with a cache that holds tokens")
-        same = documents[:, None, :, None] == documents[:, None, None, :]
-        return same & torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    if start and length > 1:
-        keys, queries = (
-            torch.arange(start + length, device=device),
-            torch.arange(start, start + length, device=device),
-        )
-        return (keys[None, :] <= queries[:, None])[None, None]
-    return None
-
-
-def _check_sizes(n_heads: int, n_kv_heads: int, d_model: int, **others: int) -> None:
-    for key, value in {
-        "n_heads": n_heads,
-        "n_kv_heads": n_kv_heads,
-        "d_model": d_model,
-        **others,
-    }.items():
-        if value < 1:
-            raise ValueError(f"{key}={value} must be at least 1")
-    if d_model % n_heads:
-        raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
-    if (d_model // n_heads) % 2:
-        raise ValueError(
-            f"d_model={d_model} / n_heads={n_heads} gives an odd head size of {d_model // n_heads}; RoPE turns pairs"
-        )
-    if n_heads % n_kv_heads:
-        divisors = ", ".join(str(n) for n in range(1, min(n_heads, 1024) + 1) if n_heads % n == 0)
-        raise ValueError(
-            f"n_heads={n_heads} is not a multiple of n_kv_heads={n_kv_heads} (possible: {divisors})"
-        )
-
-
-def _check_values(dropout: float, rope_theta: float, norm_eps: float) -> None:
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
-    if not 0.0 < rope_theta < math.inf:
-        raise ValueError(f"rope_theta={rope_theta} must be a positive number")
-    if not 0.0 < norm_eps < math.inf:
-        raise ValueError(f"norm_eps={norm_eps} must be a positive number")

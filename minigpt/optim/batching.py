@@ -15,9 +15,9 @@ from torch import Tensor
 
 from minigpt.optim.newton_schulz import EPSILON, Coefficients, normalised, orthogonalise
 
-# Measured on Zen 4 in bf16 with 1 and 2 threads, against a loop of plain products. Batches that stay
-# in the caches are 1.2-4x as fast for m <= 256, equal at m = 384, slower beyond. Symmetric products
-# gain 7-10 % from m = 512 on and lose below 384.
+# Measured on Zen 4 in bf16 with 1 and 2 threads, against a loop of plain products. Batches that
+# stay in the caches are 1.2-4x as fast for m <= 256, equal at m = 384, slower beyond. Symmetric
+# products gain 7-10 % from m = 512 on and lose below 384.
 CPU_BATCH_ELEMENTS = 1 << 20
 CPU_SYMMETRIC = 512
 # No batch where its bits would differ from those of single products. From CPU_LONG columns on a CPU

@@ -1,5 +1,6 @@
-"""Linear warm-up, then a straight line down to a floor (zero by default: Bergsma et al., arXiv
-2502.15938).
+"""Linear warm-up, then a straight line down to a floor.
+
+The floor is zero by default (Bergsma et al., arXiv 2502.15938).
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ class Linear:
         s >= w:  1 - (1 - floor) * (s - w) / (n - w)
     so step w is the first at 1 and `floor` would be reached at step n, just past the end.
 
-    warmup: steps, or a share of the run if below 1. floor: what is left at the end, in [0, 1].
+    warmup: steps, or a share of the run if below 1.
+    floor: what is left at the end, in [0, 1].
     """
 
     warmup: float = 0.05
@@ -26,9 +28,7 @@ class Linear:
         check_floor(self.floor)
 
     def __call__(self, step: int, steps: int) -> float:
-        """Raises ValueError if the warm-up does not fit into the run or step is outside
-        0..steps.
-        """
+        """Raises ValueError if the warm-up does not fit the run, or step is outside 0..steps."""
         check_step(step, steps)
         warmup = warmup_steps(self.warmup, steps)
         if step < warmup:

@@ -1,16 +1,14 @@
-"""One token at a time on a CPU: `Transformer.next_logits` with weights laid out for products of few
-rows.
+"""One token at a time on a CPU: `Transformer.next_logits` with its weights laid out for few rows.
 
-Such a product is bound by how fast it reads its weight. oneDNN's blocked layout is read twice as
-fast as a plain one (16 GB/s instead of 8, one Zen 5 core, fp32 and bf16;
-experiments/speed/README.md has what else was tried), and q, k and v, like gate and up, become one
-wide matrix each. The copies are made once, when a text begins; they take as much memory as the
-weights that they stand for.
+A product of few rows is bound by how fast it reads its weight. oneDNN's blocked layout is read
+twice as fast as a plain one: 16 GB/s instead of 8 (one Zen 5 core, fp32 and bf16). q, k and v
+become one wide matrix, and so do gate and up. The copies are made once, when a text begins. They
+take as much memory as the weights. experiments/speed/README.md has what else was tried.
 
 B texts, D model, H query heads, G key/value heads, K head size, S keys seen, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -30,32 +28,35 @@ Product = Callable[[Tensor], Tensor]  # (B, in) -> (B, out)
 def decoder(
     model: Transformer, batch_size: int, length: int | None = None
 ) -> Callable[[Tensor, KVCache], Tensor]:
-    """What continues B texts by one token each: tokens (B, 1) and their cache -> logits (B, V), as
-    `model.next_logits`.
+    """What continues B texts by a token each: tokens (B, 1) and their cache -> logits (B, V).
 
     length: how long a text may become, at most and by default max_seq_len.
-    That method itself where nothing is faster: on other devices, and for other classes of model,
-    attention and mlp. The weights must not change while it is in use. Call it without gradients.
+
+    It is `model.next_logits` itself on other devices, and for other classes of model, attention and
+    mlp. The weights must not change while it is in use. Call it without gradients.
     """
-    weight = model.embed.weight
-    layouts = {torch.float32: True, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported()}
-    known = type(model) is Transformer
-    known &= all(
+    if _has_fast_layout(model.embed.weight) and _is_plain(model):
+        return Decoder(model, batch_size, length or model.max_seq_len)
+    return model.next_logits
+
+
+def _has_fast_layout(weight: Tensor) -> bool:
+    """Whether oneDNN has its layout for the weight here, be the products native or not."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if weight.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32
+
+
+def _is_plain(model: Transformer) -> bool:
+    return type(model) is Transformer and all(
         type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in model.blocks
     )
-    if (
-        weight.device.type != "cpu"
-        or not torch.backends.mkldnn.is_available()
-        or not layouts.get(weight.dtype)
-    ):
-        return model.next_logits
-    return Decoder(model, batch_size, length or model.max_seq_len) if known else model.next_logits
 
 
 def blocked(rows: int, *weights: Tensor) -> Product:
-    """x -> x W^T for the weights (out, in) stacked, kept in the layout that oneDNN wants for so
-    many rows of x.
-    """
+    """x -> x W^T for the stacked weights (out, in), in oneDNN's layout for so many rows of x."""
     stacked = torch.cat(weights) if len(weights) > 1 else weights[0]
     layout = torch.ops.mkldnn._reorder_linear_weight(stacked, rows)
     linear = torch.ops.mkldnn._linear_pointwise.default
@@ -63,22 +64,19 @@ def blocked(rows: int, *weights: Tensor) -> Product:
 
 
 def norm(part: RMSNorm, x: Tensor) -> Tensor:
-    """RMSNorm without asking for gradients and autocast each time, which takes as long as the norm
-    of one row.
-    """
+    """RMSNorm that does not ask for gradients and autocast: that takes as long as one row."""
     return F.rms_norm(x, part.gain.shape, part.gain, part.eps)
 
 
 class Decoder:
-    """The fast one; see `decoder`."""
+    """The fast path of `decoder`."""
 
     def __init__(self, model: Transformer, batch_size: int, length: int) -> None:
         self.model = model
         weight = model.embed.weight
         self.rope = rope_table(0, length, model.head_size, model.rope_theta, weight.device)
-        self.blocks = [
-            DecoderBlock(cast(TransformerBlock, block), batch_size) for block in model.blocks
-        ]
+        blocks = cast(Iterable[TransformerBlock], model.blocks)
+        self.blocks = [DecoderBlock(block, batch_size) for block in blocks]
         self.head = blocked(batch_size, model.head_weight)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -121,6 +119,5 @@ class DecoderBlock:
             qk = torch.cat((part.q_norm(q), part.k_norm(k)), dim=1)
         q, k = rotate(qk, rope).split((n_queries, n_keys), dim=1)
         keys, values = cache.append(k.unsqueeze(2), v.unsqueeze(2))  # (B, G, S, K)
-        # (B, G, H / G, K): the heads that share keys, as if they were positions
-        grouped = q.unflatten(1, (n_keys, -1))
+        grouped = q.unflatten(1, (n_keys, -1))  # (B, G, H / G, K): heads as if positions
         return F.scaled_dot_product_attention(grouped, keys, values).flatten(1)
