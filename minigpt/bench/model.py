@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -25,12 +25,11 @@ from minigpt.generate import sampling
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 from minigpt.train import memory
-from minigpt.train.loop import Progress, Settings, fit
+from minigpt.train.loop import fit
+from minigpt.train.progress import Progress
+from minigpt.train.run import Run
 
-SETTINGS = Settings(
-    seed=0, grad_clip=1.0, max_bad_steps=10, skip_spikes=None, end_of_text=None, eval_every=None, checkpoint_every=None,
-    checkpoint_at=(), sample_every=None, log_every=None, probe_every=None, stop_after=None,
-)  # fmt: skip
+OFF = {"every": None}
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,22 @@ class RandomTokens:
         return tokens[:, :-1].copy(), tokens[:, 1:].copy()
 
 
-class Watch:
-    """What the loop calls (loop.Hooks): remembers when steps ended, saves and evaluates nothing."""
+@dataclass
+class WatchedRun(Run):
+    """A run that notes when its steps end. It saves, evaluates and logs nothing."""
 
-    def __init__(self, progress: Progress, past: Callable[[], bool]) -> None:
-        self.progress, self.past = progress, past
+    past: Callable[[], bool] = lambda: False  # whether its time is over
+
+    def __post_init__(self) -> None:
         self.marks = [(time.perf_counter(), dict[str, float]())]
+
+    @property
+    def keep_at(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def end_of_text(self) -> None:
+        return None
 
     def on_step(self) -> None:
         self.marks.append((time.perf_counter(), dict(self.progress.seconds)))
@@ -81,8 +90,6 @@ class Watch:
 
     def record(self, row: dict[str, Any]) -> None: ...
     def save(self, final: bool) -> None: ...
-    def evaluate(self, final: bool) -> None: ...
-    def sample(self) -> None: ...
 
 
 class Model:
@@ -130,16 +137,31 @@ class Model:
         """Times of `count` steps of minigpt.train.loop.fit on random tokens, fewer once `past()`.
         The lr is 0: nothing is learnt from noise.
         """
-        progress = Progress()
-        watch = Watch(progress, past)
-        budget = Budget(count, micro_batch * micro_batches, micro_batch, self.seq_len)
-        model = torch.compile(self.model) if chosen.compile else self.model
-        tokens = cast(TrainWindows, RandomTokens(self.vocab_size, self.seq_len))
-        step = cast(Callable[..., torch.Tensor], model)
-        zero = lambda step, steps: 0.0
-        fit(
-            step, self.optimizer, zero, tokens, budget, chosen, chosen.grad_scaler(), progress, SETTINGS, watch
-        )  # fmt: skip
+        nothing: Any = None  # a watched run writes nothing
+        train = {"grad_clip": 1.0, "max_bad_steps": 10, "skip_spikes": None, "stop_after": None}
+        quiet = dict.fromkeys(("eval", "checkpoint", "sample", "log"), OFF)
+        watch = WatchedRun(
+            plan=replace(self.plan, config={"seed": 0, "train": train, **quiet}),
+            folder=nothing,
+            tokens=nothing,
+            model=self.model,
+            forward=cast(
+                Callable[..., torch.Tensor],
+                torch.compile(self.model) if chosen.compile else self.model,
+            ),
+            optimizer=self.optimizer,
+            schedule=lambda step, steps: 0.0,
+            windows=cast(TrainWindows, RandomTokens(self.vocab_size, self.seq_len)),
+            budget=Budget(count, micro_batch * micro_batches, micro_batch, self.seq_len),
+            precision=chosen,
+            scaler=chosen.grad_scaler(),
+            progress=Progress(),
+            probe=None,
+            logger=nothing,
+            bar=nothing,
+            past=past,
+        )
+        fit(watch)
         times = []
         for (begin, before), (end, after) in zip(watch.marks, watch.marks[1:]):
             spent = {part: seconds - before.get(part, 0.0) for part, seconds in after.items()}

@@ -1,51 +1,63 @@
-"""How a long job shows where it is: a bar on a terminal, plain lines elsewhere. Always on
-stderr.
-"""
+"""Where a run stands: all that a checkpoint holds besides tensors."""
 
-import sys
-import time
-from types import TracebackType
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from minigpt.terminal import bar, duration
+import torch
+
+from minigpt.train.clocks import timed, training_seconds
+from minigpt.train.spikes import is_spike, remember
 
 
-class ProgressBar:
-    """Steps done of `total`, with loss, tokens/s and the time that is left."""
+@dataclass
+class Progress:
+    """A run at a step boundary. The fields are those of a checkpoint's state on disk."""
 
-    def __init__(self, total: int, done: int) -> None:
-        self.total = total
-        self._first = done
-        self._begin = time.monotonic()
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            self._bar = bar(total=total, initial=done, unit="step", dynamic_ncols=True)
+    step: int = 0  # steps done
+    tokens: int = 0  # tokens seen
+    skipped: int = 0  # steps without an update: not finite, or a spike
+    bad_in_a_row: int = 0  # the last of them
+    norms: list[float] = field(
+        default_factory=list
+    )  # accepted gradient norms, if spikes are skipped
+    # Steps of the last evaluation and sample: a resumed run neither repeats nor misses any.
+    evaluated: int = 0
+    sampled: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # by part of the run
+    final: dict[str, Any] | None = None  # the last evaluation, once there
 
-    def step(self) -> None:
-        if self._bar is not None:
-            self._bar.update()
+    @property
+    def train_time_s(self) -> float:
+        """Seconds of training proper: no evaluation, no saving."""
+        return training_seconds(self.seconds)
 
-    def show(self, done: int, loss: float, tokens_per_s: float, lr: float) -> None:
-        """New figures, at the interval of the log."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s")
-            return
-        left = (time.monotonic() - self._begin) / max(done - self._first, 1) * (self.total - done)
-        print(
-            f"step {done:>{len(str(self.total))}}/{self.total}  loss {loss:.4f}  lr {lr:.2e}  "
-            f"{tokens_per_s:,.0f} tokens/s  ETA {duration(left)}",
-            file=sys.stderr,
-            flush=True,
-        )
+    def timed(self, part: str) -> AbstractContextManager[None]:
+        """Count the time of a block as this part's."""
+        return timed(self.seconds, part)
 
-    def __enter__(self) -> "ProgressBar":
-        return self
+    def accepts(self, norm: torch.Tensor, factor: float | None) -> bool:
+        """True unless the norm is a spike. Accepted norms are remembered.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        factor: times the median of the last norms; None accepts all and remembers none.
+        """
+        if factor is None:
+            return True
+        found = float(norm)
+        if is_spike(found, self.norms, factor):
+            return False
+        self.norms = remember(found, self.norms)
+        return True
+
+    def advance(self, tokens: int, updated: bool) -> None:
+        """Count a step that has seen so many tokens."""
+        self.step += 1
+        self.tokens += tokens
+        self.skipped += not updated
+        self.bad_in_a_row = 0 if updated else self.bad_in_a_row + 1
+
+
+def progress_of(state: dict[str, Any]) -> Progress:
+    """Progress out of a checkpoint's state."""
+    known = {"norms": [], **state}  # older checkpoints have none
+    return Progress(**{name: known[name] for name in asdict(Progress())})

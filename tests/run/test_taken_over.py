@@ -167,17 +167,17 @@ def test_weights_that_are_not_finite_end_the_run_at_its_next_save(
     """Found by the save, though no loss has told of it yet: a stop right after the step that broke
     them.
     """
-    from minigpt.train import training
+    from minigpt.train.run import Run
 
-    real = training.LiveRun.save
+    real = Run.save
 
-    def broken(live: training.LiveRun, final: bool) -> None:
+    def broken(live: Run, final: bool) -> None:
         if live.progress.step == 6:
             with torch.no_grad():
                 next(iter(live.model.parameters())).view(-1)[3] = float("inf")
         real(live, final)
 
-    monkeypatch.setattr(training.LiveRun, "save", broken)
+    monkeypatch.setattr(Run, "save", broken)
     assert shell("train", *SMALL, "checkpoint.every=3") == 5
     assert "diverged: weights are not finite after step 6" in shell.err
     assert finite(shell.run_folder()) == [3]
@@ -187,7 +187,7 @@ def test_a_start_that_lost_its_folder_before_it_began_deletes_nothing_of_the_nex
     shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from minigpt.errors import DataError
-    from minigpt.train import training
+    from minigpt.train import assemble
 
     def replaced(*_: object) -> None:
         (folder,) = (path for path in (shell.folder / "outputs").iterdir() if path.is_dir())
@@ -195,7 +195,7 @@ def test_a_start_that_lost_its_folder_before_it_began_deletes_nothing_of_the_nex
         shutil.copytree(tmp_path / "moved", folder)
         raise DataError("no tokens: here (prepare them)")
 
-    monkeypatch.setattr(training, "prepare_tokens", replaced)
+    monkeypatch.setattr(assemble, "prepare_tokens", replaced)
     assert shell("train", *SMALL) == 3
     (folder,) = (path for path in (shell.folder / "outputs").iterdir() if path.is_dir())
     assert {path.name for path in folder.iterdir()} == {

@@ -138,9 +138,9 @@ def test_one_preparation_of_tokens_serves_all_jobs(shell: Shell) -> None:
 def test_a_failing_job_leaves_its_traceback_and_failed_json_and_is_tried_again(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minigpt.train import training
+    from minigpt.train import run
 
-    real = training.evaluate
+    real = run.evaluate
 
     def broken(*arguments: Any, **options: Any) -> Any:
         # the second job
@@ -148,7 +148,7 @@ def test_a_failing_job_leaves_its_traceback_and_failed_json_and_is_tried_again(
             raise RuntimeError("a bug in an evaluation")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(training, "evaluate", broken)
+    monkeypatch.setattr(run, "evaluate", broken)
     command = ["-m", *QUICK, "seed=0,1,2"]
     assert shell("train", *command) == 1
     assert "RuntimeError: a bug in an evaluation" in shell.err
@@ -162,7 +162,7 @@ def test_a_failing_job_leaves_its_traceback_and_failed_json_and_is_tried_again(
     rows = table(shell)
     assert [row[1] for row in rows] == ["done", "failed", "done"]
     assert rows[1][2:] == ["(1)", failed.parent.name]
-    monkeypatch.setattr(training, "evaluate", real)
+    monkeypatch.setattr(run, "evaluate", real)
     assert shell("train", *command) == 0, shell.err
     assert not failed.exists()
     assert [row[1] for row in table(shell)] == ["done"] * 3

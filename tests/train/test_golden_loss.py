@@ -20,8 +20,8 @@ from minigpt.optim.by_role import ByRole
 from minigpt.optim.muon import Muon
 from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.seeding import generator
-from minigpt.train.loop import Progress, Settings, fit
-from tests.train.test_loop import SETTINGS, Notes
+from minigpt.train.loop import fit
+from tests.train.test_loop import Notes, config_of
 
 STEPS, SHOWN = 40, (1, 2, 10, 40)
 MUON = partial(
@@ -62,23 +62,19 @@ def losses_of(hidden: Any) -> dict[int, float]:
     roles = model.roles()
     listed = [(name, parameter, roles[name]) for name, parameter in model.named_parameters()]
     optimizer = ByRole(listed, hidden, ADAMW, ADAMW, ADAMW)
-    chosen, progress = choose("cpu", "fp32", False, d_model=32), Progress()
-    notes, schedule = Notes(progress), WarmupCosine(warmup=0.1, floor=0.0)
-    budget = Budget(STEPS, 8, 4, 24)
-    scaler = chosen.grad_scaler()
-    fit(
+    chosen = choose("cpu", "fp32", False, d_model=32)
+    notes = Notes(
+        config_of(),
         model,
-        optimizer,
-        schedule,
-        Runs(),
-        budget,
-        chosen,
-        scaler,
-        progress,
-        Settings(**SETTINGS),
-        notes,
-    )  # type: ignore[arg-type]
-    return {progress: row["train/loss"] for progress, row in enumerate(notes.rows, 1)}
+        optimizer=optimizer,
+        schedule=WarmupCosine(warmup=0.1, floor=0.0),
+        windows=Runs(),
+        budget=Budget(STEPS, 8, 4, 24),
+        precision=chosen,
+        scaler=chosen.grad_scaler(),
+    )
+    fit(notes)
+    return {step: row["train/loss"] for step, row in enumerate(notes.rows, 1)}
 
 
 @pytest.mark.parametrize(("arm", "hidden"), [("muon", MUON), ("adamw", ADAMW)])

@@ -1,0 +1,221 @@
+"""From a plan to a run that can be trained, step by step."""
+
+import logging
+import os
+import platform
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.load import Checkpoint
+from minigpt.checkpoint.parameters import restore_parameters
+from minigpt.config import identity
+from minigpt.config.budget import Budget, budget_of, epochs_notice
+from minigpt.config.build import build, build_optimizer, choose_precision
+from minigpt.config.corpus import prepare_tokens
+from minigpt.config.plan import Plan
+from minigpt.config.precision import Precision
+from minigpt.data.tokens import Tokens
+from minigpt.data.windows import TrainWindows
+from minigpt.durable import sha256_bytes
+from minigpt.errors import CheckpointError, DataError
+from minigpt.generate.load import init_weights_from, tokenizer_change
+from minigpt.model.transformer import Transformer
+from minigpt.run.folder import RunFolder
+from minigpt.seeding import generator
+from minigpt.train import branch
+from minigpt.train.bar import ProgressBar
+from minigpt.train.peak import peak_of
+from minigpt.train.progress import Progress, progress_of
+from minigpt.train.run import Run
+
+log = logging.getLogger(__name__)
+NOTABLE_SHARE = 0.03  # of optimizer FLOPs in training FLOPs, from which on a run is told
+
+
+def assemble(plan: Plan, folder: RunFolder) -> Run:
+    """The run of a plan, at its newest checkpoint if there is one. The folder is locked already."""
+    config = plan.config
+    tokens = tokens_of(plan)
+    model: Transformer = build(config["model"], tokens.vocab_size)
+    precision = precision_of(plan)
+    windows = TrainWindows(tokens.train, model.max_seq_len, config["seed"])
+    budget = resolve_budget(plan, windows)
+    model.init_weights(generator(config["seed"], "init"))
+    accepted: list[str] = []
+    if config["init_from"] is not None and not steps_on_disk(folder.checkpoints):
+        accepted = start_from_weights(model, plan, tokens)
+    begin_folder(folder, tokens, precision, budget, accepted)
+
+    schedule = build(config["schedule"])
+    trunk = None if config["branch"] == "off" else branch.trunk_steps(schedule, budget.steps)
+    folder.keep_at = {*config["checkpoint"]["at"], *([] if trunk is None else [trunk])}
+    saved = folder.newest_checkpoint() or branch.adopt(folder, schedule, budget.steps, model)
+    if saved is not None:
+        restore_parameters(model, saved.model, saved.folder)
+    model = model.to(precision.device)
+    model.activation_checkpointing = config["train"]["activation_checkpointing"]
+    optimizer = build_optimizer(config["optim"], model)
+    probe = config["probe"]
+    if probe is not None:
+        probe = build(probe, optimizer, drop=identity.shared_scalars("probe", {}))
+    progress = Progress() if saved is None else progress_of(saved.state)
+    run = Run(
+        plan=plan,
+        folder=folder,
+        tokens=tokens,
+        model=model,
+        forward=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        windows=windows,
+        budget=budget,
+        precision=precision,
+        scaler=precision.grad_scaler(),
+        progress=progress,
+        probe=probe,
+        logger=build(config["logger"]),
+        bar=ProgressBar(budget.steps, progress.step),
+    )
+    if saved is not None:
+        restore_state(run, saved)
+    say_optimizer_share(run)
+    return run
+
+
+def tokens_of(plan: Plan) -> Tokens:
+    """The prepared tokens. Raises DataError if documents cannot be told apart but should be."""
+    tokens = prepare_tokens(plan.config["data"], plan.tokens_folder)
+    if plan.config["train"]["document_mask"] and tokens.tokenizer.end_of_text is None:
+        raise DataError(
+            "no end of text between documents: train.document_mask=true: "
+            "data.tokenizer.end_of_text=null "
+            "(say which id ends a document, or train.document_mask=false)"
+        )
+    return tokens
+
+
+def precision_of(plan: Plan) -> Precision:
+    """The device and number format, with this process's switches set."""
+    precision = choose_precision(plan.config)
+    precision.activate()
+    deterministic = plan.config["train"]["deterministic"]
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)  # the call imports a compiler
+    log.info("%s", precision.describe())
+    return precision
+
+
+def resolve_budget(plan: Plan, windows: TrainWindows) -> Budget:
+    """The run's budget, now that the size of the corpus is known.
+
+    Raises DataError if that comes to no step.
+    """
+    train, n_windows = plan.config["train"], windows.n_windows
+    budget = budget_of(train, windows.seq_len, n_windows)
+    if budget.steps < 1:
+        raise DataError(
+            f"nothing to train: train.epochs={train['epochs']} of {n_windows} windows "
+            "is less than a step"
+        )
+    if notice := plan.rounding or epochs_notice(train, budget, n_windows):
+        log.info("%s", notice)
+    log.info(
+        "%d steps of %d sequences x %d tokens = %s tokens, %.2f epochs of %s windows",
+        budget.steps,
+        budget.batch_size,
+        budget.seq_len,
+        f"{budget.tokens:,}",
+        budget.steps * budget.batch_size / n_windows,
+        f"{n_windows:,}",
+    )
+    return budget
+
+
+def start_from_weights(model: Transformer, plan: Plan, tokens: Tokens) -> list[str]:
+    """Load the weights that `init_from` names. Returns what was accepted, for the run's record.
+
+    Raises CheckpointError if they are not those planned with, do not fit, or read other tokens
+    (unless accepted).
+    """
+    source = Path(plan.config["init_from"]).expanduser()
+    change = tokenizer_change(source, tokens.tokenizer)
+    if change is not None and not plan.config["accept_changes"]:
+        raise CheckpointError(
+            f"another tokenizer: init_from={source}: {change} "
+            "(take its data and tokenizer; accept_changes=true goes on and marks the run)"
+        )
+    init_weights_from(model, source, plan.identity["init_from"])
+    return [] if change is None else [change]
+
+
+def begin_folder(
+    folder: RunFolder, tokens: Tokens, precision: Precision, budget: Budget, accepted: list[str]
+) -> None:
+    """Write who the run is, or check that it is still what it was."""
+    chosen = {
+        "device": precision.device,
+        "precision": precision.precision,
+        "compile": precision.compile,
+        "deterministic": folder.plan.config["train"]["deterministic"],
+        "threads": torch.get_num_threads(),
+        "micro_batch_size": budget.micro_batch_size,
+    }
+    folder.begin(
+        chosen=chosen,
+        hardware=describe_hardware(precision),
+        data=describe_tokens(tokens),
+        steps=budget.steps,
+        accepted=accepted,
+    )
+    folder.keep_tokenizer(tokens.tokenizer.files)
+
+
+def restore_state(run: Run, saved: Checkpoint) -> None:
+    """Put the state of optimizer and loss scaler back. The weights are there already."""
+    if saved.optimizer is not None:
+        run.optimizer.load_state_tree(saved.optimizer)
+    run.scaler.load_state_dict(saved.state["scaler"])
+    log.info("resuming at step %d of %d", run.progress.step, run.budget.steps)
+
+
+def say_optimizer_share(run: Run) -> None:
+    share = run.optimizer_flops_share()
+    if share is not None and share > NOTABLE_SHARE:
+        log.info(
+            "Newton-Schulz adds %.0f %% to the FLOPs of a step of %s tokens; "
+            "larger batches make it cheaper",
+            100 * share,
+            f"{run.budget.tokens_per_step:,}",
+        )
+
+
+def describe_tokens(tokens: Tokens) -> dict[str, Any]:
+    """The tokens of a run, for run.json. Two runs may share the validation split alone."""
+    val = tokens.manifest["splits"]["val"]
+    digests = "".join(shard["sha256"] for shard in val["shards"])
+    return {
+        "folder": str(tokens.folder),
+        "fingerprint": tokens.fingerprint,
+        "vocab_size": tokens.vocab_size,
+        "val_fingerprint": sha256_bytes(digests.encode()),
+        "val_bytes": val["n_bytes"],
+    }
+
+
+def describe_hardware(precision: Precision) -> dict[str, Any]:
+    """The machine that a run began on, for run.json."""
+    on_gpu = precision.device == "cuda"
+    cpu = platform.processor() or platform.machine()
+    peak = peak_of(precision.device, precision.precision)
+    return {
+        "host": socket.gethostname(),
+        "cpus": os.cpu_count(),
+        "world_size": 1,
+        "device": torch.cuda.get_device_name() if on_gpu else cpu,
+        "peak_flops": peak.flops,
+        "peak_source": peak.source,
+    }

@@ -1,0 +1,51 @@
+"""How a long job shows where it is: a bar on a terminal, plain lines elsewhere. On stderr."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from minigpt.terminal import bar, duration
+
+
+class ProgressBar:
+    """Steps done of `total`, with loss, tokens/s and the time that is left."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total = total
+        self._first = done
+        self._begin = time.monotonic()
+        self._bar: Any = None
+
+    def step(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, done: int, loss: float, tokens_per_s: float, lr: float) -> None:
+        """New figures, at the interval of the log."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s")
+            return
+        left = (time.monotonic() - self._begin) / max(done - self._first, 1) * (self.total - done)
+        print(
+            f"step {done:>{len(str(self.total))}}/{self.total}  loss {loss:.4f}  lr {lr:.2e}  "
+            f"{tokens_per_s:,.0f} tokens/s  ETA {duration(left)}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def __enter__(self) -> "ProgressBar":
+        if sys.stderr.isatty():
+            self._bar = bar(
+                total=self.total, initial=self._first, unit="step", dynamic_ncols=True
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
