@@ -39,6 +39,8 @@ NOTABLE_SHARE = 0.03  # of optimizer FLOPs in training FLOPs, from which on a ru
 def assemble(plan: Plan, folder: RunFolder) -> Run:
     """The run of a plan, at its newest checkpoint if there is one. The folder is locked already."""
     config = plan.config
+    if plan.unused:
+        log.info("trains on a stand-in corpus; ignored: %s", ", ".join(plan.unused))
     tokens = tokens_of(plan)
     model: Transformer = build(config["model"], tokens.vocab_size)
     precision = precision_of(plan)
@@ -198,7 +200,7 @@ def describe_tokens(tokens: Tokens) -> dict[str, Any]:
     val = tokens.manifest["splits"]["val"]
     digests = "".join(shard["sha256"] for shard in val["shards"])
     return {
-        "folder": str(tokens.folder),
+        "folder": str(tokens.folder.absolute()),
         "fingerprint": tokens.fingerprint,
         "vocab_size": tokens.vocab_size,
         "val_fingerprint": sha256_bytes(digests.encode()),

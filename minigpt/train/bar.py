@@ -36,9 +36,7 @@ class ProgressBar:
 
     def __enter__(self) -> "ProgressBar":
         if sys.stderr.isatty():
-            self._bar = bar(
-                total=self.total, initial=self._first, unit="step", dynamic_ncols=True
-            )
+            self._bar = bar(total=self.total, initial=self._first, unit="step", dynamic_ncols=True)
         return self
 
     def __exit__(

@@ -195,4 +195,4 @@ def test_an_untrained_model_is_a_source_too(shell: Shell) -> None:
     assert tensors(child) == tensors(source), "the same weights, data and steps"
     assert rows(child) == rows(source)
     assert shell("train", *SOURCE, "attempt=2", "train.stop_after=-1") == 2
-    assert "train.stop_after=-1 (at least 0, or null)" in shell.err
+    assert "train.stop_after=-1 (at least 0)" in shell.err
