@@ -33,7 +33,10 @@ from minigpt.cli import composition, process
 from minigpt.config import schema
 from minigpt.config.plan import plan_of
 from minigpt.logger.wandb import WandbLogger
-from minigpt.train import loop, training
+from minigpt.train import clocks as train_clocks
+from minigpt.train import training
+from minigpt.train.bar import ProgressBar
+from minigpt.train.run import Run
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- shares.py begins -->", "<!-- shares.py ends -->"
@@ -65,7 +68,7 @@ class Clocks:
         self.clock = clock
         self.spent: Counter[str] = Counter()
         self.steps: list[Counter[str]] = []
-        self.live: training.LiveRun | None = None
+        self.live: Run | None = None
         self.before: Counter[str] = Counter()
 
     def now(self) -> Counter[str]:
@@ -94,30 +97,21 @@ class Clocks:
         register_optimizer_step_pre_hook(lambda optimizer, *_: self.add(optimizer, -self.clock()))
         register_optimizer_step_post_hook(lambda optimizer, *_: self.add(optimizer, self.clock()))
         self.wrap(torch.nn.utils, "clip_grad_norm_", "clipping")
-        self.wrap(training.ProgressBar, "step", "bar")
-        self.wrap(training.ProgressBar, "show", "bar")
+        self.wrap(ProgressBar, "step", "bar")
+        self.wrap(ProgressBar, "show", "bar")
         self.wrap(WandbLogger, "log", "mirror")
-        self.wrap(training.LiveRun, "on_step", "logging")
-        self.wrap(training.LiveRun, "record", "logging")
-        started, stop_requested, record = (
-            WandbLogger._init,
-            training.LiveRun.stop_requested,
-            training.LiveRun.record,
-        )
+        self.wrap(Run, "on_step", "logging")
+        self.wrap(Run, "record", "logging")
+        stop_requested, record = Run.stop_requested, Run.record
 
-        def init(mirror: WandbLogger, *args: Any) -> Any:
-            run = started(mirror, *args)
-            self.wrap(run, "log", "wandb's thread", time.thread_time)
-            return run
-
-        def begins(live: training.LiveRun) -> object:
+        def begins(live: Run) -> object:
             if self.live is None:
                 self.wrap(live.folder.metrics, "append", "metrics")
             self.live = live
             self.before = self.now()
             return stop_requested(live)
 
-        def ends(live: training.LiveRun, row: dict[str, Any]) -> None:
+        def ends(live: Run, row: dict[str, Any]) -> None:
             record(live, row)
             if "train/loss" in row:
                 after = self.now()
@@ -125,9 +119,8 @@ class Clocks:
                     Counter({part: after[part] - self.before[part] for part in after})
                 )
 
-        WandbLogger._init = init  # type: ignore[method-assign]
-        training.LiveRun.stop_requested = begins  # type: ignore[method-assign]
-        training.LiveRun.record = ends  # type: ignore[method-assign]
+        Run.stop_requested = begins  # type: ignore[method-assign]
+        Run.record = ends  # type: ignore[method-assign]
 
     def add(self, optimizer: torch.optim.Optimizer, seconds: float) -> None:
         self.spent[type(optimizer).__name__] += seconds
@@ -168,9 +161,9 @@ def measure(
     ]  # fmt: skip
     plan = plan_of(composition.compose("train", wanted, None, plan_of))
     clocks = Clocks(time.thread_time if processor_time else time.perf_counter)
-    loop.time = SimpleNamespace(perf_counter=clocks.clock)  # type: ignore[assignment]
+    train_clocks.time = SimpleNamespace(perf_counter=clocks.clock)  # type: ignore[assignment]
     clocks.watch()
-    clocks.wrap(training.LiveRun, "save", "checkpoint", time.perf_counter)
+    clocks.wrap(Run, "save", "checkpoint", time.perf_counter)
     training.run(plan)
 
     assert clocks.live is not None
@@ -201,11 +194,6 @@ def measure(
         lines.append(
             f"| {label} | {spread} | {median(values) / step:.3%} | {GOALS.get(label, '')} |"
         )
-    thread = clocks.spent["wandb's thread"] / (steps + 1)  # the evaluation wrote a row too
-    lines.append(
-        f"| beside the loop: wandb's thread, processor time of a row | {thread:.4f} "
-        f"| {thread / step:.3%} | |"
-    )
 
     evaluation = clocks.live.progress.seconds["evaluation"] * evaluated / EVALUATED
     (saved,) = (clocks.live.folder.folder / "checkpoints").glob("step_*")

@@ -164,12 +164,13 @@ def inside(path: str, arguments: list[str]) -> None:
         load()
         stamp("torch")
         if not known:
+            from minigpt.optim.by_role import ByRole
             from minigpt.train import training
 
             wrap(training, "run", "run")
             wrap(training, "fit", "fit")
-            wrap(training.ByRole, "step", None, "last step")
-            wrap(training.LiveRun, "finish", "evaluated")
+            wrap(ByRole, "step", None, "last step")
+            wrap(training, "finish", "evaluated")
 
     startup.load_torch = load_and_wrap
     wrap(run_folder.RunFolder, "begin", None, "begun")
