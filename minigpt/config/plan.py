@@ -119,10 +119,10 @@ def _raise_if(problems: list[str]) -> None:
         raise ConfigError(*dict.fromkeys(problems))
 
 
-def _added_scalars(optim: dict[str, Any], overrides: list[str]) -> list[str]:
+def _added_scalars(optim: Any, overrides: list[str]) -> list[str]:
     """Shared scalars of an arm that only the command line adds: no role refers to them."""
     added = {typed.lstrip("+").partition("=")[0] for typed in overrides if typed.startswith("+")}
-    scalars = identity.shared_scalars("optim", optim)
+    scalars = identity.shared_scalars("optim", optim) if isinstance(optim, dict) else ()
     return [
         f"unknown key: optim.{name} (no role of this arm refers to it: declare it in a YAML)"
         for name in scalars
