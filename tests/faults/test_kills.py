@@ -122,7 +122,7 @@ def test_killed_while_the_final_checkpoint_takes_the_place_of_another(
 
 @pytest.mark.faults(2, 10)
 @pytest.mark.parametrize(
-    "seeds", [pytest.param(range(50), marks=SLOW), pytest.param(range(50, 53), marks=SHORTER)]
+    "seeds", [pytest.param(range(25), marks=SLOW), pytest.param(range(50, 53), marks=SHORTER)]
 )
 def test_killed_at_random_operations_again_and_again(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, seeds: range, tries: Tries

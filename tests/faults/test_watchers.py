@@ -59,7 +59,7 @@ def test_every_write_to_stdout_and_stderr_may_fail_or_hang(
                     at=at, action=action, lasting=lasting, root=f"../{folder.name}.log",
                 )  # fmt: skip
 
-    pool.each(one, range(1, len(counted.operations) + 1, every * (6 if action == "HANG" else 1)))
+    pool.each(one, range(1, len(counted.operations) + 1, every * (12 if action == "HANG" else 1)))
 
 
 @contextmanager
