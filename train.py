@@ -51,9 +51,9 @@ def before(cfg: "DictConfig", sweeping: bool) -> bool:
     """Before Hydra makes a folder: see that it can be made; answer for a finished run without
     loading torch.
     """
-    from minigpt import durable
     from minigpt.config.build import check_built
     from minigpt.config.plan import plan_of
+    from minigpt.files import durable
     from minigpt.run.answer import answer, print_outcome
 
     plan = plan_of(cfg) if not sweeping else None

@@ -12,8 +12,7 @@ from runs import SMALL
 PACKAGE = Path(__file__).parent.parent / "minigpt"
 # Floor by floor, from the ground up: a room imports rooms on lower floors, and itself.
 FLOORS = [
-    {"errors", "roles", "seeding", "durable", "lock", "interrupt", "terminal", "streams", "reading", "records", "text",
-     "formats"},
+    {"errors", "roles", "seeding", "interrupt", "terminal", "streams", "text", "formats", "files"},
     {"model", "optim", "schedule", "tokenizer", "data", "logger"},
     {"checkpoint"},
     {"config"},

@@ -19,9 +19,9 @@ from typing import Any
 from minigpt.cli import composition, process
 from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.config import schema
-from minigpt.durable import storage_error, write_atomic
 from minigpt.errors import ConfigError, StorageError
-from minigpt.reading import UnreadableError, read_json
+from minigpt.files.durable import storage_error, write_atomic
+from minigpt.files.reading import UnreadableError, read_json
 
 DESCRIPTION = """\
 Measure this machine and end in advice to copy: number format, threads, micro-batch, compile or not.

@@ -11,8 +11,8 @@ import os
 import re
 from pathlib import Path
 
-from minigpt import reading
 from minigpt.errors import CheckpointError
+from minigpt.files import reading
 
 SCHEMA = 1
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from minigpt import durable, interrupt, reading, records
+from minigpt import interrupt
 from minigpt.checkpoint.layout import MANIFEST, MODEL, OPTIMIZER, SCHEMA, STATE, steps_on_disk
 from minigpt.checkpoint.tensor_tree import decode_tree
 from minigpt.errors import CheckpointError
+from minigpt.files import durable, reading, records
 
 if TYPE_CHECKING:
     import torch

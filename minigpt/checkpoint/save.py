@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt import durable
 from minigpt.checkpoint.layout import (
     MANIFEST,
     MODEL,
@@ -26,6 +25,7 @@ from minigpt.checkpoint.layout import (
 from minigpt.checkpoint.load import verify_checkpoint
 from minigpt.checkpoint.tensor_tree import encode_tree
 from minigpt.errors import CheckpointError
+from minigpt.files import durable
 
 if TYPE_CHECKING:
     import torch

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from minigpt.durable import json_bytes, sha256_bytes, storage_error, write_atomic
 from minigpt.errors import StorageError
-from minigpt.reading import UnreadableError, read_bytes, read_json
+from minigpt.files.durable import json_bytes, sha256_bytes, storage_error, write_atomic
+from minigpt.files.reading import UnreadableError, read_bytes, read_json
 
 RECORD = "report.json"  # which files a report wrote here, with the SHA-256 of what it wrote
 

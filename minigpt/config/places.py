@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from minigpt import durable, reading
 from minigpt.checkpoint.layout import MODEL
 from minigpt.checkpoint.load import newest_weights_hash
 from minigpt.config import identity
 from minigpt.errors import ConfigError
-from minigpt.reading import UnreadableError, read_json
+from minigpt.files import durable, reading
+from minigpt.files.reading import UnreadableError, read_json
 
 
 def run_folder(output: Path, id: str, name: str) -> Path:

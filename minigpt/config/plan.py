@@ -10,7 +10,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from minigpt import durable
 from minigpt.config import identity, naming
 from minigpt.config.budget import BUDGET_KEYS, budget_in_steps, tokens_notice
 from minigpt.config.budget_layers import one_budget
@@ -21,6 +20,7 @@ from minigpt.config.ranges import combination_problems, range_problems
 from minigpt.config.schema import PreprocessRoot, TrainRoot
 from minigpt.config.typed import resolved, root_problems
 from minigpt.errors import ConfigError
+from minigpt.files import durable
 
 GROUPS = ("model", "optim", "schedule", "data", "logger")
 

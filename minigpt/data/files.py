@@ -15,8 +15,8 @@ from minigpt.data.content import COMPRESSED, inner_suffix, open_text
 from minigpt.data.rows import Rows, csv_rows, json_lines, parquet_rows, tsv_rows
 from minigpt.data.shape import Shape
 from minigpt.data.source import Document, Source
-from minigpt.durable import sha256_file
 from minigpt.errors import DataError
+from minigpt.files.durable import sha256_file
 
 READERS: dict[str, Callable[[Path, str, int], Rows]] = {
     ".jsonl": json_lines,

@@ -9,7 +9,7 @@ from typing import Any
 from minigpt.data.manifest import SHARD, inside
 from minigpt.data.shape import Shape, mismatch
 from minigpt.errors import DataError
-from minigpt.reading import UnreadableError, read_json
+from minigpt.files.reading import UnreadableError, read_json
 
 PROGRESS = "progress.json"
 RULE = (

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.data.shape import mismatch
-from minigpt.durable import json_bytes, sha256_bytes
 from minigpt.errors import DataError
-from minigpt.reading import UnreadableError, read_json
+from minigpt.files.durable import json_bytes, sha256_bytes
+from minigpt.files.reading import UnreadableError, read_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest and of everything it describes

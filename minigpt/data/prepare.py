@@ -31,7 +31,8 @@ from minigpt.data.progress import Progress
 from minigpt.data.source import Source
 from minigpt.data.splitting import plan_split
 from minigpt.data.tokens import Tokens
-from minigpt.durable import (
+from minigpt.errors import BusyError, DataError
+from minigpt.files.durable import (
     is_leftover,
     json_bytes,
     publish_folder,
@@ -41,9 +42,8 @@ from minigpt.durable import (
     temporary_name,
     write_atomic,
 )
-from minigpt.errors import BusyError, DataError
+from minigpt.files.lock import FolderLock
 from minigpt.interrupt import requested, stop_if_requested
-from minigpt.lock import FolderLock
 
 
 class TokenizerSpec(Protocol):

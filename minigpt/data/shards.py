@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from minigpt.data.manifest import AGAIN, way_out
-from minigpt.durable import TEMPORARY, fsync_folder, regular_file, sha256_file
 from minigpt.errors import DataError
+from minigpt.files.durable import TEMPORARY, fsync_folder, regular_file, sha256_file
 
 MAGIC = b"minigpt\0"
 VERSION = 1

@@ -13,10 +13,10 @@ import numpy as np
 
 from minigpt.data.manifest import AGAIN, inside, read_manifest, refuse_way_out
 from minigpt.data.shards import Layout, open_shard, read_layout, unreadable
-from minigpt.durable import sha256_bytes, sha256_file
 from minigpt.errors import DataError
+from minigpt.files.durable import sha256_bytes, sha256_file
+from minigpt.files.reading import SMALL_BYTES, UnreadableError, read_bytes
 from minigpt.interrupt import requested, stop_if_requested
-from minigpt.reading import SMALL_BYTES, UnreadableError, read_bytes
 
 MOST_OPEN_FILES = 8  # per split; opening one again takes some ten microseconds
 

@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minigpt.durable import json_bytes, publish_folder, temporary_name, write_synced, writing
 from minigpt.errors import CheckpointError, ConfigError, StorageError
+from minigpt.files.durable import json_bytes, publish_folder, temporary_name, write_synced, writing
+from minigpt.files.reading import UnreadableError, read_bytes, read_json
 from minigpt.interrupt import stop_if_requested
 from minigpt.model.attention import Attention
 from minigpt.model.swiglu import SwiGLU
 from minigpt.model.transformer import Transformer
-from minigpt.reading import UnreadableError, read_bytes, read_json
 
 MODEL = "minigpt.model.transformer.Transformer"
 TOP = {

@@ -13,10 +13,10 @@ from minigpt.checkpoint.load import checkpoint_with_weights, newest_checkpoint
 from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.config.places import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
+from minigpt.files.records import read_record
 from minigpt.generate import hugging_face
 from minigpt.generate.rebuild import rebuild
 from minigpt.model.transformer import Transformer
-from minigpt.records import read_record
 from minigpt.run.record import read_summary
 from minigpt.tokenizer import load as load_tokenizer
 

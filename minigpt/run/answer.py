@@ -7,7 +7,7 @@ from typing import Any
 from minigpt.config.plan import Plan
 from minigpt.config.schema import key_of
 from minigpt.errors import NumericsError
-from minigpt.reading import MAX_LINE_BYTES, UnreadableError, read_bytes
+from minigpt.files.reading import MAX_LINE_BYTES, UnreadableError, read_bytes
 from minigpt.run.changes import changes_of, refusal
 from minigpt.run.claim import own_record
 from minigpt.run.record import read_summary

@@ -5,8 +5,8 @@ from typing import Any
 
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError
-from minigpt.reading import UnreadableError, read_json
-from minigpt.records import read_record
+from minigpt.files.reading import UnreadableError, read_json
+from minigpt.files.records import read_record
 from minigpt.run.source_digest import source_digest
 
 

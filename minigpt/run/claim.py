@@ -8,7 +8,7 @@ from typing import Any
 from minigpt.config import identity
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError
-from minigpt.records import read_record
+from minigpt.files.records import read_record
 
 # Files published whole, in the folder itself.
 FILES = r"run\.json|config\.yaml|summary\.json|failed\.json|sample\.txt"

@@ -22,14 +22,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import minigpt
-from minigpt import durable
 from minigpt.checkpoint.layout import NAMES
 from minigpt.checkpoint.load import Checkpoint, check_state, newest_checkpoint
 from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
-from minigpt.lock import FolderLock
-from minigpt.reading import UnreadableError, read_bytes
+from minigpt.files import durable
+from minigpt.files.lock import FolderLock
+from minigpt.files.reading import UnreadableError, read_bytes
 from minigpt.run.changes import changes_since, path_changes, refusal
 from minigpt.run.claim import FILES, claim
 from minigpt.run.log import RunLog

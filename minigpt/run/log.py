@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minigpt.durable import regular_file
+from minigpt.files.durable import regular_file
 
 
 class RunLog(logging.FileHandler):

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minigpt import records
-from minigpt.durable import regular_file
-from minigpt.reading import UnreadableError, read_bytes
+from minigpt.files import records
+from minigpt.files.durable import regular_file
+from minigpt.files.reading import UnreadableError, read_bytes
 
 log = logging.getLogger(__name__)
 

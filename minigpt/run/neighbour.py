@@ -3,7 +3,7 @@
 from minigpt.config import identity
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError
-from minigpt.records import read_record
+from minigpt.files.records import read_record
 
 
 def describe_neighbour(plan: Plan) -> str | None:

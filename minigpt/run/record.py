@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import minigpt
-from minigpt import records
 from minigpt.config.plan import Plan
 from minigpt.errors import MinigptError
-from minigpt.reading import UnreadableError
+from minigpt.files import records
+from minigpt.files.reading import UnreadableError
 from minigpt.run.source_digest import source_digest
 from minigpt.run.versions import git_state, versions
 

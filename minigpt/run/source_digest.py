@@ -24,13 +24,14 @@ COMPUTES = (
 # Imported by what computes, without a say in any number.
 SILENT = {
     "minigpt.errors",
-    "minigpt.durable",
-    "minigpt.lock",
+    "minigpt.files",
+    "minigpt.files.durable",
+    "minigpt.files.lock",
     "minigpt.interrupt",
     "minigpt.train.bar",
     "minigpt.train.clocks",
     "minigpt.train.run",
-    "minigpt.reading",
+    "minigpt.files.reading",
     "minigpt.terminal",
     "minigpt",
 }

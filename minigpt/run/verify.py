@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from minigpt import records
 from minigpt.checkpoint.layout import step_of, steps_on_disk
 from minigpt.checkpoint.load import Checkpoint, load_checkpoint
 from minigpt.config import identity
 from minigpt.data.tokens import Tokens
-from minigpt.durable import sha256_bytes
 from minigpt.errors import MinigptError
-from minigpt.reading import UnreadableError, read_bytes
+from minigpt.files import records
+from minigpt.files.durable import sha256_bytes
+from minigpt.files.reading import UnreadableError, read_bytes
 from minigpt.tokenizer import load as load_tokenizer
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from minigpt import records
 from minigpt.errors import CheckpointError, ConfigError
-from minigpt.lock import lock_is_held
-from minigpt.reading import UnreadableError
+from minigpt.files import records
+from minigpt.files.lock import lock_is_held
+from minigpt.files.reading import UnreadableError
 from minigpt.study.record import Place, id_in, places_in
 from minigpt.study.run import Run
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minigpt import records
 from minigpt.checkpoint.layout import step_of, steps_on_disk
 from minigpt.errors import BusyError, CheckpointError, NumericsError
-from minigpt.lock import lock_is_held
+from minigpt.files import records
+from minigpt.files.lock import lock_is_held
 from minigpt.run.record import read_summary
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import folder_of

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt import durable, records
 from minigpt.config import identity
 from minigpt.errors import CheckpointError, StorageError
-from minigpt.lock import FolderLock
-from minigpt.reading import UnreadableError
+from minigpt.files import durable, records
+from minigpt.files.lock import FolderLock
+from minigpt.files.reading import UnreadableError
 
 
 @dataclass(frozen=True)

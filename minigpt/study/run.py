@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from minigpt import records
 from minigpt.config import identity
-from minigpt.reading import UnreadableError
+from minigpt.files import records
+from minigpt.files.reading import UnreadableError
 from minigpt.roles import scaled_lr
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import Place

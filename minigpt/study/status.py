@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from minigpt import records
 from minigpt.errors import CheckpointError, ConfigError
-from minigpt.reading import UnreadableError
+from minigpt.files import records
+from minigpt.files.reading import UnreadableError
 from minigpt.study.find import read_run, run_folders, why_unreadable
 from minigpt.study.outcome import own_overrides
 from minigpt.study.record import folder_of, read_sweep, sweeps_in

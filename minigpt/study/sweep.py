@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from minigpt import durable, interrupt
+from minigpt import interrupt
 from minigpt.config.composed import choices_of, typed_of
 from minigpt.config.plan import Plan
 from minigpt.errors import (
@@ -28,7 +28,8 @@ from minigpt.errors import (
     Stopped,
     StorageError,
 )
-from minigpt.reading import UnreadableError, read_bytes
+from minigpt.files import durable
+from minigpt.files.reading import UnreadableError, read_bytes
 from minigpt.run.answer import answer, print_outcome
 from minigpt.run.record import FAILED, failure, read_summary
 from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes

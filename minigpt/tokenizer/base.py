@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from minigpt import reading
-from minigpt.durable import json_bytes, write_synced
 from minigpt.errors import DataError
+from minigpt.files import reading
+from minigpt.files.durable import json_bytes, write_synced
 
 END_OF_TEXT = "<|endoftext|>"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.durable import sha256_file
 from minigpt.errors import DataError
+from minigpt.files.durable import sha256_file
 from minigpt.text import without_surrogates
 from minigpt.tokenizer.base import Tokenizer, load, read_json
 from minigpt.tokenizer.byte_level import CHARACTER_TO_BYTE, unspell

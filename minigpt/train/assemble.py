@@ -20,8 +20,8 @@ from minigpt.config.plan import Plan
 from minigpt.config.precision import Precision
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows
-from minigpt.durable import sha256_bytes
 from minigpt.errors import CheckpointError, DataError
+from minigpt.files.durable import sha256_bytes
 from minigpt.generate.load import init_weights_from, tokenizer_change
 from minigpt.model.transformer import Transformer
 from minigpt.run.folder import RunFolder

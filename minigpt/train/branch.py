@@ -16,14 +16,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt import durable, reading, records
 from minigpt.checkpoint.layout import step_of, steps_on_disk
 from minigpt.checkpoint.load import Checkpoint, check_state, load_checkpoint
 from minigpt.checkpoint.parameters import check_parameters
 from minigpt.config import identity, signature
-from minigpt.durable import sha256_bytes
 from minigpt.errors import CheckpointError
-from minigpt.records import read_record
+from minigpt.files import durable, reading, records
+from minigpt.files.durable import sha256_bytes
+from minigpt.files.records import read_record
 from minigpt.run.changes import changes_since, path_changes
 from minigpt.run.folder import RunFolder
 

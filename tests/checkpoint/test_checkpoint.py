@@ -11,13 +11,13 @@ import pytest
 import torch
 from fault_table import Tries
 
-from minigpt import durable
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import load_checkpoint, newest_checkpoint, weights_hash
 from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.checkpoint.save import manifest_bytes, save_checkpoint
 from minigpt.checkpoint.tensor_tree import encode_tree
 from minigpt.errors import CheckpointError
+from minigpt.files import durable
 
 MODEL = {
     "embed.weight": torch.arange(12.0).reshape(3, 4),

@@ -10,7 +10,7 @@ from typing import Any
 
 from studies import Compare, Study
 
-from minigpt.lock import FolderLock, lock_is_held
+from minigpt.files.lock import FolderLock, lock_is_held
 
 
 def record(study: Study, jobs: list[dict[str, Any]], name: str | None = "s") -> None:
@@ -33,7 +33,7 @@ def job(folder: str | None, *overrides: str) -> dict[str, Any]:
 def locked(folder: Path) -> Iterator[None]:
     """Another process holds the folder's lock."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom minigpt.lock import FolderLock\n"
+        "import sys\nfrom pathlib import Path\nfrom minigpt.files.lock import FolderLock\n"
         f"lock = FolderLock(Path({str(folder)!r}), 'run folder').acquire()\n"
         "print('held', flush=True)\nsys.stdin.read()\n"
     )

@@ -7,12 +7,12 @@ import torch
 from omegaconf import OmegaConf
 from runs import ROOT
 
-from minigpt import records
 from minigpt.cli import composition, process
 from minigpt.config import identity, schema
 from minigpt.config.build import build, build_optimizer
 from minigpt.config.plan import Plan, plan_of
 from minigpt.errors import ConfigError
+from minigpt.files import records
 
 
 @pytest.fixture(autouse=True, scope="module")

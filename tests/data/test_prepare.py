@@ -576,7 +576,7 @@ def test_a_half_made_shard_that_is_a_link_is_not_followed(tmp_path: Path) -> Non
 HOLDER = """
 import sys, time
 from pathlib import Path
-from minigpt.lock import FolderLock
+from minigpt.files.lock import FolderLock
 folder = Path(sys.argv[1])
 folder.mkdir(exist_ok=True)
 with FolderLock(folder, "test"):

@@ -20,8 +20,8 @@ from minigpt.data.prepare import prepare
 from minigpt.data.shards import HEADER_BYTES, foreign_layout
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows, validation_batches
-from minigpt.durable import json_bytes
 from minigpt.errors import DataError
+from minigpt.files.durable import json_bytes
 from minigpt.tokenizer import load
 from minigpt.tokenizer.byte import Byte
 from minigpt.tokenizer.fast_bpe import BPE
@@ -277,7 +277,7 @@ def test_an_id_outside_the_vocabulary(folder: Path) -> None:
 def test_another_tokenizer(folder: Path) -> None:
     def adopt(manifest: dict) -> None:
         """As if someone swapped the tokenizer and its hashes."""
-        from minigpt.durable import sha256_file
+        from minigpt.files.durable import sha256_file
 
         manifest["tokenizer"]["files"] = {
             path.name: sha256_file(path) for path in sorted((folder / "tokenizer").iterdir())

@@ -21,11 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import ROOT, load_script
 
-from minigpt import records, verify
+from minigpt import verify
 from minigpt.compare.__main__ import main as compare
 from minigpt.config.places import weights_id
 from minigpt.data.tokens import Tokens
 from minigpt.errors import MinigptError
+from minigpt.files import records
 from minigpt.generate import load
 from minigpt.generate.hugging_face import to_hugging_face
 from minigpt.schedule.wsd import WSD

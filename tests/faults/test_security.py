@@ -25,7 +25,7 @@ from fault_table import Tries
 from runs import ROOT, SMALL, Shell
 from safetensors.torch import save as to_bytes
 
-from minigpt import durable, export, interrupt, verify
+from minigpt import export, interrupt, verify
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import load_checkpoint, newest_checkpoint
 from minigpt.checkpoint.save import manifest_bytes
@@ -34,6 +34,7 @@ from minigpt.compare.__main__ import main as compare_main
 from minigpt.data.manifest import manifest_fingerprint
 from minigpt.data.tokens import Tokens
 from minigpt.errors import CheckpointError, ConfigError, DataError, Stopped
+from minigpt.files import durable
 from minigpt.generate.load import init_weights_from, load_run
 from minigpt.tokenizer import load as load_tokenizer
 
@@ -524,8 +525,8 @@ READERS = {
 READERS |= {"safe_open", "unsafe_load", "full_load", "read_table", "open"}
 # What else opens a file or parses its text, and why that is no way in for the data of a run.
 OTHER_WAYS_IN = {
-    "lock.py": "the lock file: nothing is parsed, and only regular files are opened",
-    "durable.py": "folders and hashes: nothing is parsed, and only regular files are opened",
+    "files/lock.py": "the lock file: nothing is parsed, and only regular files are opened",
+    "files/durable.py": "folders and hashes: nothing is parsed, and only regular files are opened",
     "run/metrics.py": "the run's own file, to append to",
     "run/log.py": "the run's own log, to append to",
     "streams.py": "/dev/null",
@@ -538,7 +539,7 @@ OTHER_WAYS_IN = {
     "config/signature.py": "Python source of installed packages, parsed and never run",
     "config/budget_layers.py": "YAML of the user's own configuration folders",
     "cli/explain.py": "YAML of the user's own configuration folders",
-    "records.py": "one line of metrics.jsonl, whose file reading.py has opened",
+    "files/records.py": "one line of metrics.jsonl, whose file reading.py has opened",
     "compare/arms.py": "JSON that this module itself made",
     "compare/question.py": "JSON that this room itself made",
     "data/content.py": "the user's texts, regular files only",
@@ -553,7 +554,7 @@ OTHER_WAYS_IN = {
 
 
 def ways_in(path: Path) -> list[str]:
-    """Calls that open a file or parse what stands in one, but for those of minigpt.reading;
+    """Calls that open a file or parse what stands in one, but for those of minigpt.files.reading;
     `Class.open` is none.
     """
     tree = ast.parse(path.read_text())
@@ -590,9 +591,9 @@ def _writes_anew(call: ast.Call) -> bool:
 
 @pytest.mark.faults(24)
 def test_there_is_one_way_in_for_data_from_files(tmp_path: Path) -> None:
-    """A new reader belongs into minigpt/reading.py, or into the list above with a reason."""
+    """A new reader belongs into minigpt/files/reading.py, or into the list above with a reason."""
     package = ROOT / "minigpt"
-    files = [path for path in package.rglob("*.py") if path != package / "reading.py"]
+    files = [path for path in package.rglob("*.py") if path != package / "files" / "reading.py"]
     found = {str(path.relative_to(package)): uses for path in files if (uses := ways_in(path))}
     assert {name: uses for name, uses in found.items() if name not in OTHER_WAYS_IN} == {}
     assert sorted(OTHER_WAYS_IN.keys() - found.keys()) == [], "exceptions that are needed no more"

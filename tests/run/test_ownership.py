@@ -15,7 +15,7 @@ from minigpt.cli import composition, process
 from minigpt.config import schema
 from minigpt.config.plan import plan_of
 from minigpt.errors import StorageError
-from minigpt.lock import FolderLock, lock_is_held
+from minigpt.files.lock import FolderLock, lock_is_held
 from minigpt.run.metrics import Metrics
 
 NOTES = b"not yours \xff\n"

@@ -11,8 +11,8 @@ from runs import SMALL, Shell, rows, tensors
 
 from minigpt import verify
 from minigpt.config.plan import Plan, plan_of
-from minigpt.durable import sha256_file
 from minigpt.errors import CheckpointError
+from minigpt.files.durable import sha256_file
 from minigpt.train import training
 
 SOURCE = [*SMALL, "name=source", "checkpoint.every=4"]

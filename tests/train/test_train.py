@@ -223,7 +223,7 @@ def test_only_damaged_checkpoints_never_start_afresh(shell: Shell) -> None:
 def test_a_folder_in_use_is_refused_with_its_owner(shell: Shell) -> None:
     assert shell("train", *SMALL, "train.stop_after=2") == 0
     code = (
-        "import time\nfrom pathlib import Path\nfrom minigpt.lock import FolderLock\n"
+        "import time\nfrom pathlib import Path\nfrom minigpt.files.lock import FolderLock\n"
         f"with FolderLock(Path({str(shell.run_folder())!r}), 'x'):\n    print(flush=True)\n    time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -429,7 +429,7 @@ def test_ctrl_c_ends_a_sweep_with_130(tmp_path: Path) -> None:
 def test_a_full_disk_on_the_way_is_a_warning_and_at_the_end_an_error(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minigpt import durable
+    from minigpt.files import durable
 
     real, full = durable.write_synced, [True]
 

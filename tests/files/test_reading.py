@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt.reading import UnreadableError, read_bytes, read_json, read_lines, read_yaml
+from minigpt.files.reading import UnreadableError, read_bytes, read_json, read_lines, read_yaml
 
 JSON = {
     "no bytes": b"",

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from minigpt.durable import regular_file
 from minigpt.errors import BusyError, StorageError
+from minigpt.files.durable import regular_file
 
 
 class FolderLock:

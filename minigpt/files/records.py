@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import CheckpointError
-from minigpt.reading import NotFinite, UnreadableError, read_json, read_lines, read_yaml
+from minigpt.files.reading import NotFinite, UnreadableError, read_json, read_lines, read_yaml
 
 SCHEMA = 1  # of run.json
 BYTES = 2**23  # of one JSON record: the largest holds a diff of at most 1 MiB

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from minigpt import durable
 from minigpt.errors import BusyError
-from minigpt.lock import FolderLock
+from minigpt.files import durable
+from minigpt.files.lock import FolderLock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from minigpt.lock import FolderLock
+from minigpt.files.lock import FolderLock
 with FolderLock(Path(sys.argv[1]), "run folder"):
     print("held", flush=True)
     time.sleep(60)
