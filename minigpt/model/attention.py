@@ -75,19 +75,14 @@ class Attention(nn.Module):
 def attention_reference(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: LayerCache | None = None
 ) -> Tensor:
-    """torch's attention: q (B, T, H, K), k and v (B, T, G, K) -> (B, T, H, K).
+    """softmax(q k' / sqrt(K)) v by torch: q (B, T, H, K), k and v (B, T, G, K) -> (B, T, H, K).
 
     cache: its keys and values come before k and v.
     """
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if cache is not None:
         k, v = cache.append(k, v)  # (B, G, S, K)
-    y = F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=mask,
-        is_causal=mask is None and q.shape[2] > 1,  # a single query sees all keys
-        enable_gqa=k.shape[1] != q.shape[1],
-    )
+    causal = mask is None and q.shape[2] > 1  # a single query sees all keys
+    shared = k.shape[1] != q.shape[1]
+    y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=shared)
     return y.transpose(1, 2)

@@ -15,8 +15,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def autocast_off(x: Tensor) -> AbstractContextManager[None]:
-    """Switches autocast off on x's device, for code that casts by hand."""
+    """Switches autocast off on x's device."""
     kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)
+    available = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if available else nullcontext()

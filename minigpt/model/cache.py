@@ -1,4 +1,7 @@
-"""Keys and values of the tokens seen so far, so that generating one more costs O(1) model work."""
+"""Keys and values of the tokens seen so far: one more token costs one pass over one token.
+
+B batch, G key/value heads, K head size, T tokens given.
+"""
 
 import torch
 from torch import Tensor
@@ -7,13 +10,13 @@ NO_TOKEN = -1  # stands for a token before the beginning
 
 
 class LayerCache:
-    """Keys and values of one block in preallocated (B, H_kv, capacity, K) memory."""
+    """Keys and values of one block in preallocated memory (B, G, capacity, K)."""
 
     def __init__(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
         self.keys, self.values, self.length = keys, values, length
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy (B, H_kv, T, K) behind what is there; return views (B, H_kv, length, K) of all."""
+        """Copy (B, G, T, K) behind what is there; return views (B, G, length, K) of all."""
         end = self.length + keys.shape[2]
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
@@ -27,26 +30,10 @@ class KVCache:
     def __init__(self, layers: list[LayerCache], last_tokens: Tensor | None = None) -> None:
         self.layers, self.last_tokens = layers, last_tokens
 
-    @classmethod
-    def empty(
-        cls,
-        n_layers: int,
-        shape: tuple[int, int, int, int],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> "KVCache":
-        """A cache of `shape` (B, H_kv, capacity, K) in each block."""
-        make = lambda: torch.zeros(shape, dtype=dtype, device=device)
-        return cls([LayerCache(make(), make()) for _ in range(n_layers)])
-
     @property
     def length(self) -> int:
         """How many tokens are stored, which is also the position of the next one."""
         return self.layers[0].length
-
-    @property
-    def capacity(self) -> int:
-        return self.layers[0].keys.shape[2]
 
     def tokens_before(self, tokens: Tensor, n: int) -> Tensor:
         """The n tokens (B, n) stored last, NO_TOKEN where there were fewer.

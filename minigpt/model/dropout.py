@@ -24,10 +24,10 @@ class Dropout(nn.Module):
     """Zero each value with probability p and scale the others by 1 / (1 - p), in training only.
 
     p is rounded to a multiple of 2^-16. The first dimension holds the sequences. Outside of
-    `sequences` masks come from torch's global generator. A model calls `number` when complete.
+    `sequences` masks come from torch's global generator.
     """
 
-    place: int | None = None
+    place: int | None = None  # see `number`
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -61,9 +61,7 @@ class Dropout(nn.Module):
 
 
 class _Now:
-    """The sequences that are trained now."""
-
-    seeds: Tensor | None = None  # (B,) int64, on the model's device
+    seeds: Tensor | None = None  # (B,) int64 of the sequences trained now, on the model's device
 
 
 _now = _Now()
@@ -80,7 +78,7 @@ def sequences(seeds: Sequence[int], device: torch.device | str) -> Iterator[None
 
 
 def number(model: nn.Module) -> None:
-    """Give each Dropout of a model a place of its own."""
+    """Give each Dropout of a complete model a place of its own."""
     dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
     for place, dropout in enumerate(dropouts):
         dropout.place = place

@@ -7,6 +7,7 @@ M members, B batch, T sequence, D model, V vocabulary.
 """
 
 import math
+from functools import reduce
 from typing import Any
 
 import torch
@@ -51,29 +52,21 @@ class Ensemble(Transformer):
         self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
         """What the members' heads read, (M, B, T, D)."""
-        n = len(self.blocks)
-        caches: list[KVCache | None] = [None] * len(self.members)
-        if cache is not None:
-            caches = [
-                KVCache(cache.layers[i * n : (i + 1) * n], cache.last_tokens)
-                for i in range(len(self.members))
-            ]
-        found = []
-        for member, part in zip(self.members, caches):
+        found, part, n = [], None, len(self.blocks)
+        for i, member in enumerate(self.members):
             member.activation_checkpointing = self.activation_checkpointing
+            if cache is not None:
+                part = KVCache(cache.layers[i * n : (i + 1) * n], cache.last_tokens)
             found.append(Transformer.hidden(member, tokens, documents, part))
-        if cache is not None and caches[0] is not None:
-            cache.last_tokens = caches[0].last_tokens  # the same for each
+        if cache is not None and part is not None:
+            cache.last_tokens = part.last_tokens  # the same for each
         return torch.stack(found)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, ..., D) -> (..., V), fp32: logarithms of the mean probabilities."""
-        total: Tensor | None = None
-        for x, member in zip(hidden, self.members):
-            log_p = Transformer.logits(member, x).float().log_softmax(-1)
-            total = log_p if total is None else torch.logaddexp(total, log_p)
-        assert total is not None
-        return total - math.log(len(hidden))
+        each = (Transformer.logits(member, x) for member, x in zip(self.members, hidden))
+        log_p = (logits.float().log_softmax(-1) for logits in each)
+        return reduce(torch.logaddexp, log_p) - math.log(len(hidden))
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """In training mode the mean of the members' losses, else the loss of their mean."""
@@ -86,13 +79,9 @@ class Ensemble(Transformer):
         ]
         return torch.stack(nats).sum()
 
-    def new_cache(
-        self, batch_size: int = 1, dtype: torch.dtype | None = None, length: int | None = None
-    ) -> KVCache:
+    def new_cache(self, batch_size: int = 1, length: int | None = None) -> KVCache:
         """The members' layers one after the other."""
-        caches = [
-            Transformer.new_cache(member, batch_size, dtype, length) for member in self.members
-        ]
+        caches = [Transformer.new_cache(member, batch_size, length) for member in self.members]
         return KVCache([layer for cache in caches for layer in cache.layers])
 
     def roles(self) -> dict[str, Role]:

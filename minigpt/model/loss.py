@@ -18,8 +18,8 @@ IGNORE = -100  # a target that is no target: padding of the last validation wind
 def cross_entropy_reference(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Sum of -log p(target) in nats over targets != IGNORE, an fp32 scalar.
 
-    x (N, D) hidden states, weight (V, D) head, targets (N,) int64. It holds all (N, V) logits,
-    several times over.
+    x (N, D) hidden states, weight (V, D) head, targets (N,) int64. Holds all (N, V) logits, several
+    times over.
     """
     logits = F.linear(x, weight).float()
     return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
@@ -30,7 +30,7 @@ def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
     The forward pass computes the gradients too, while a chunk of logits is still in the processor's
     cache. So nothing is computed twice (as in Liger Kernel, Hsu et al. 2024), and the result can be
-    differentiated only once.
+    differentiated only once. tests/model/test_loss.py compares the two.
     """
     dtype = product_dtype(x)
     with autocast_off(x):  # the casts are made by hand, once
@@ -42,10 +42,9 @@ def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        x_gradient = torch.empty_like(x)
-        weight_gradient = torch.empty_like(weight, dtype=torch.float32)
-        loss = _sum_of_nats(x.to(dtype), weight.to(dtype), targets, x_gradient, weight_gradient)
-        ctx.gradients = x_gradient, weight_gradient.to(weight.dtype)
+        dx, dw = torch.empty_like(x), torch.empty_like(weight, dtype=torch.float32)
+        loss = _sum_of_nats(x.to(dtype), weight.to(dtype), targets, (dx, dw))
+        ctx.gradients = dx, dw.to(weight.dtype)
         return loss
 
     @staticmethod
@@ -53,89 +52,79 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:
         if ctx.gradients is None:
             raise RuntimeError("cross_entropy can be differentiated only once")
-        x_gradient, weight_gradient = ctx.gradients
+        dx, dw = ctx.gradients
         ctx.gradients = None
-        return x_gradient.mul_(scale), weight_gradient.mul_(scale), None, None
+        return dx.mul_(scale), dw.mul_(scale), None, None
 
 
 def _sum_of_nats(
-    x: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    x_gradient: Tensor | None = None,
-    weight_gradient: Tensor | None = None,
+    x: Tensor, weight: Tensor, targets: Tensor, gradients: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """The loss; where given, x_gradient and weight_gradient (fp32) are filled.
+    """The loss; `gradients`, of x (N, D) and of weight (V, D) in fp32, are filled where given.
 
     There are two sizes of chunk. The softmax works on small ones that stay in cache. The products
     of the gradients work on large ones, since each of these adds a (V, D) matrix.
     """
-    vocab_size = weight.shape[0]
-    kept = targets != IGNORE
-    targets = torch.where(kept, targets, 0)
+    (n_rows, d_model), vocab_size, device = x.shape, len(weight), x.device.type
+    kept = (targets != IGNORE)[:, None]
+    targets = torch.where(kept, targets[:, None], 0)
     total = x.new_zeros((), dtype=torch.float32)
-    large, small = _rows_of_chunks(x, vocab_size)
+    large, small = _rows_of_chunks(n_rows, vocab_size, device)
     logits = x.new_empty(small, vocab_size, dtype=torch.float32)
     p = torch.empty_like(logits)
-    difference = None if x_gradient is None else x.new_empty(min(large, len(x)), vocab_size)
-    for start in range(0, len(x), large):
-        end = min(start + large, len(x))
+    difference = None if gradients is None else x.new_empty(min(large, n_rows), vocab_size)
+    for start in range(0, n_rows, large):
+        end = min(start + large, n_rows)
         for first in range(start, end, small):
-            last = min(first + small, end)
-            chunk = targets[first:last, None]
-            chunk_logits, chunk_p = logits[: last - first], p[: last - first]
-            chunk_logits.copy_(F.linear(x[first:last], weight))
-            torch.softmax(chunk_logits, dim=-1, out=chunk_p)
+            rows = slice(first, min(first + small, end))
+            z, q, target = logits[: rows.stop - first], p[: rows.stop - first], targets[rows]
+            z.copy_(F.linear(x[rows], weight))
+            torch.softmax(z, dim=-1, out=q)
             # log p(target) through the largest p, which cannot underflow as that of the target can
-            below_largest = chunk_logits.gather(1, chunk) - chunk_logits.amax(-1, True)
-            log_p = below_largest + chunk_p.amax(-1, True).log()
-            total -= torch.where(kept[first:last, None], log_p, 0.0).sum()
-            if difference is not None:  # d loss / d logits
-                chunk_p.scatter_add_(1, chunk, chunk_p.new_full(chunk.shape, -1.0))
-                difference[first - start : last - start] = chunk_p
-        if x_gradient is not None and weight_gradient is not None and difference is not None:
-            rows = difference[: end - start]
-            keep = kept[start:end, None]
-            x_gradient[start:end] = (rows @ weight) * keep
+            log_p = z.gather(1, target) - z.amax(-1, True) + q.amax(-1, True).log()
+            total -= torch.where(kept[rows], log_p, 0.0).sum()
+            if difference is not None:  # d loss / d logits = p - 1 at the target
+                q.scatter_add_(1, target, q.new_full(target.shape, -1.0))
+                difference[first - start : rows.stop - start] = q
+        if gradients is not None and difference is not None:
+            dx, dw = gradients
+            dz, keep = difference[: end - start], kept[start:end]
+            dx[start:end] = (dz @ weight) * keep
             inputs = x[start:end] * keep
-            for part_of in _vocabulary_in_slices(vocab_size, x.shape[1], x.device.type):
-                product = rows[:, part_of].T @ inputs
-                part = weight_gradient[part_of]
+            size = _columns_of_slices(vocab_size, d_model, device)
+            for dz_of_slice, dw_of_slice in zip(dz.split(size, dim=1), dw.split(size)):
+                product = dz_of_slice.T @ inputs
                 if start == 0:
-                    part.copy_(product)
+                    dw_of_slice.copy_(product)
                 else:
-                    part += product
+                    dw_of_slice += product
     return total
 
 
-def _rows_of_chunks(x: Tensor, vocab_size: int) -> tuple[int, int]:
+def _rows_of_chunks(n_rows: int, vocab_size: int, device: str) -> tuple[int, int]:
     """Rows of the large and of the small chunks; measured best at V = 20,000.
 
     Large ones have about 2^25 logits, small ones 2^21 on a CPU and as many as large ones elsewhere.
     """
-    chunks = max(1, -(-len(x) * vocab_size // 2**25))
-    large = max(1, -(-len(x) // chunks))
-    if x.device.type != "cpu":
-        return large, large
-    return large, min(large, max(1, 2**21 // vocab_size))
+    chunks = max(1, -(-n_rows * vocab_size // 2**25))
+    large = max(1, -(-n_rows // chunks))
+    return large, min(large, max(1, 2**21 // vocab_size)) if device == "cpu" else large
 
 
-def _vocabulary_in_slices(vocab_size: int, d_model: int, device: str) -> list[slice]:
-    """Parts of the head's gradient that are added one after the other; one part but on a CPU.
+def _columns_of_slices(vocab_size: int, d_model: int, device: str) -> int:
+    """Of how many tokens the head's gradient is added at once; of all but on a CPU.
 
-    There an addition of bf16 to fp32 makes a copy in fp32: of 8 MB a part, instead of all.
+    There an addition of bf16 to fp32 makes a copy in fp32: of 8 MB a slice, instead of all.
     """
-    size = max(1, 2**21 // d_model) if device == "cpu" else vocab_size
-    return [slice(first, min(first + size, vocab_size)) for first in range(0, vocab_size, size)]
+    return min(vocab_size, max(1, 2**21 // d_model)) if device == "cpu" else vocab_size
 
 
 def work_bytes(n_rows: int, d_model: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
     """Memory of a loss of N rows with gradients."""
-    large, small = _rows_of_chunks(torch.empty(n_rows, 0, device=device), vocab_size)
-    size = dtype.itemsize
-    head = vocab_size * d_model
-    slice_of_head = _vocabulary_in_slices(vocab_size, d_model, device)[0].stop * d_model
+    large, small = _rows_of_chunks(n_rows, vocab_size, device)
+    size, head = dtype.itemsize, vocab_size * d_model
     logits = 2 * 4 * small * vocab_size + size * large * vocab_size
-    gradients = size * n_rows * d_model + 4 * head + (4 + size) * slice_of_head
+    slices = (4 + size) * d_model * _columns_of_slices(vocab_size, d_model, device)
+    gradients = size * n_rows * d_model + 4 * head + slices
     cast_head = 0 if dtype == torch.float32 else size * head
     return logits + gradients + cast_head

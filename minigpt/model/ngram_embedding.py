@@ -1,8 +1,8 @@
 """A token embedding that also looks up what the last few tokens are together.
 
 N-Grammer (Roy et al. 2022, arXiv 2207.06366) and over-tokenized transformers (Huang et al. 2025,
-arXiv 2501.16975). A table learns frequent combinations for the price of a lookup. The blocks are
-left with what it cannot do.
+arXiv 2501.16975). A table learns frequent combinations for the price of a lookup. The blocks learn
+the rest.
 
 B batch, T sequence, D model, V vocabulary, N the longest n-gram.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from minigpt.model.cache import NO_TOKEN
 from minigpt.model.dropout import Dropout
+from minigpt.model.sizes import check_dropout
 
 
 class NgramEmbedding(nn.Embedding):
@@ -40,8 +41,7 @@ class NgramEmbedding(nn.Embedding):
             raise ValueError(f"longest={longest} must be at least 2 (bigrams)")
         if rows < 1:
             raise ValueError(f"rows={rows} must be at least 1")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
+        check_dropout(dropout)
         self.rows = rows
         self.context = longest - 1  # tokens before the first one of a call that matter
         self.ngrams = nn.Parameter(torch.empty(self.context * rows, d_model))

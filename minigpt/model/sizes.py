@@ -23,11 +23,14 @@ def check_sizes(n_heads: int, n_kv_heads: int, d_model: int, **others: int) -> N
         )
 
 
-def check_values(dropout: float, rope_theta: float, norm_eps: float) -> None:
-    """Raises ValueError for a value out of range."""
+def check_dropout(dropout: float) -> None:
+    """Raises ValueError for a probability out of range."""
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
-    if not 0.0 < rope_theta < math.inf:
-        raise ValueError(f"rope_theta={rope_theta} must be a positive number")
-    if not 0.0 < norm_eps < math.inf:
-        raise ValueError(f"norm_eps={norm_eps} must be a positive number")
+
+
+def check_positive(**values: float) -> None:
+    """Raises ValueError for a number that is not positive and finite."""
+    for key, value in values.items():
+        if not 0.0 < value < math.inf:
+            raise ValueError(f"{key}={value} must be a positive number")

@@ -6,7 +6,7 @@ B batch, T sequence, D model, V vocabulary, S keys seen (T, or more with a cache
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from minigpt.model.loss import cross_entropy
 from minigpt.model.mask import attention_mask
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rope_table
-from minigpt.model.sizes import check_sizes, check_values
+from minigpt.model.sizes import check_dropout, check_positive, check_sizes
 from minigpt.model.swiglu import SwiGLU
 from minigpt.roles import Role
 
@@ -97,16 +97,10 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         d_ff = math.ceil(8 * d_model / 3 / 32) * 32 if d_ff is None else d_ff
-        check_sizes(
-            vocab_size=vocab_size,
-            n_layers=n_layers,
-            d_model=d_model,
-            n_heads=n_heads,
-            n_kv_heads=n_kv_heads,
-            d_ff=d_ff,
-            max_seq_len=max_seq_len,
-        )
-        check_values(dropout=dropout, rope_theta=rope_theta, norm_eps=norm_eps)
+        others = {"n_layers": n_layers, "d_ff": d_ff, "max_seq_len": max_seq_len}
+        check_sizes(n_heads, n_kv_heads, d_model, vocab_size=vocab_size, **others)
+        check_dropout(dropout)
+        check_positive(rope_theta=rope_theta, norm_eps=norm_eps)
         if parametrization not in ("standard", "mup"):
             raise ValueError(f"parametrization={parametrization!r} is none of standard, mup")
         if parametrization == "mup" and tie_embeddings:
@@ -119,19 +113,14 @@ class Transformer(nn.Module):
         self.width_multiplier = d_model / BASE_WIDTH if parametrization == "mup" else 1.0
         self.max_seq_len, self.rope_theta = max_seq_len, rope_theta
         self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
-        make_attention = partial(
-            attention or Attention,
-            d_model,
-            n_heads,
-            n_kv_heads,
-            dropout=dropout,
-            qk_norm=qk_norm,
-            norm_eps=norm_eps,
-        )
+        options: dict[str, Any] = {"dropout": dropout, "qk_norm": qk_norm, "norm_eps": norm_eps}
+        make_attention = partial(attention or Attention, d_model, n_heads, n_kv_heads, **options)
         make_mlp = partial(mlp or SwiGLU, d_model, d_ff)
+        # nn.Embedding's own draw of a weight on the meta device would import torch's compiler
+        plain = lambda v, d: nn.Embedding(v, d, _weight=torch.empty(v, d))
         # torch's layers draw values, which init_weights replaces: leave no trace of that
         with torch.random.fork_rng(devices=[]):
-            self.embed = (embedding or _plain_embedding)(vocab_size, d_model)
+            self.embed = (embedding or plain)(vocab_size, d_model)
             self.blocks = nn.ModuleList(
                 TransformerBlock(make_attention(), make_mlp(), d_model, dropout, norm_eps)
                 for _ in range(n_layers)
@@ -201,13 +190,11 @@ class Transformer(nn.Module):
         """(V, D); the embedding matrix itself where tied."""
         return self.embed.weight if self.head is None else self.head.weight
 
-    def new_cache(
-        self, batch_size: int = 1, dtype: torch.dtype | None = None, length: int | None = None
-    ) -> KVCache:
+    def new_cache(self, batch_size: int = 1, length: int | None = None) -> KVCache:
         """An empty cache for `length` tokens, by default max_seq_len, in the weights' dtype."""
         shape = (batch_size, self.n_kv_heads, length or self.max_seq_len, self.head_size)
-        weight = self.embed.weight
-        return KVCache.empty(len(self.blocks), shape, dtype or weight.dtype, weight.device)
+        empty = lambda: self.embed.weight.new_zeros(shape)
+        return KVCache([LayerCache(empty(), empty()) for _ in self.blocks])
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
@@ -218,16 +205,15 @@ class Transformer(nn.Module):
         of the head by w. Drawn on the CPU in the order of `named_parameters`, so the weights do not
         depend on device or dtype.
         """
-        roles = self.roles()
+        roles, width = self.roles(), self.width_multiplier
+        narrower = {"hidden": math.sqrt(width), "head": width}
         for name, parameter in self.named_parameters():
             role, kind = roles[name].name, roles[name].kind
             if parameter.ndim < 2:
                 parameter.fill_(1.0 if kind == "gain" else 0.0)
                 continue
             std = INIT_STD / math.sqrt(2 * len(self.blocks)) if kind in RESIDUAL else INIT_STD
-            std /= {"hidden": math.sqrt(self.width_multiplier), "head": self.width_multiplier}.get(
-                role, 1.0
-            )
+            std /= narrower.get(role, 1.0)
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
 
     def roles(self) -> dict[str, Role]:
@@ -265,8 +251,3 @@ class Transformer(nn.Module):
         of_blocks = sum(p.numel() for p in self.blocks.parameters() if p.ndim >= 2)
         products = of_blocks + self.head_weight.numel()
         return 6 * products + 12 * len(self.blocks) * self.n_heads * self.head_size * seq_len
-
-
-def _plain_embedding(vocab_size: int, d_model: int) -> nn.Embedding:
-    # Its own draw of a weight on the meta device would import torch's compiler.
-    return nn.Embedding(vocab_size, d_model, _weight=torch.empty(vocab_size, d_model))

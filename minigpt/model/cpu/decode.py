@@ -4,6 +4,7 @@ A product of few rows is bound by how fast it reads its weight. oneDNN's blocked
 twice as fast as a plain one: 16 GB/s instead of 8 (one Zen 5 core, fp32 and bf16). q, k and v
 become one wide matrix, and so do gate and up. The copies are made once, when a text begins. They
 take as much memory as the weights. experiments/speed/README.md has what else was tried.
+tests/model/test_decode.py compares it with `next_logits`.
 
 B texts, D model, H query heads, G key/value heads, K head size, S keys seen, V vocabulary.
 """
@@ -22,8 +23,6 @@ from minigpt.model.rope import RopeTable, rope_table, rotate
 from minigpt.model.swiglu import SwiGLU
 from minigpt.model.transformer import Transformer, TransformerBlock
 
-Product = Callable[[Tensor], Tensor]  # (B, in) -> (B, out)
-
 
 def decoder(
     model: Transformer, batch_size: int, length: int | None = None
@@ -35,7 +34,10 @@ def decoder(
     It is `model.next_logits` itself on other devices, and for other classes of model, attention and
     mlp. The weights must not change while it is in use. Call it without gradients.
     """
-    if _has_fast_layout(model.embed.weight) and _is_plain(model):
+    plain = type(model) is Transformer and all(
+        type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in model.blocks
+    )
+    if plain and _has_fast_layout(model.embed.weight):
         return Decoder(model, batch_size, length or model.max_seq_len)
     return model.next_logits
 
@@ -49,13 +51,7 @@ def _has_fast_layout(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
-def _is_plain(model: Transformer) -> bool:
-    return type(model) is Transformer and all(
-        type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in model.blocks
-    )
-
-
-def blocked(rows: int, *weights: Tensor) -> Product:
+def blocked(rows: int, *weights: Tensor) -> Callable[[Tensor], Tensor]:
     """x -> x W^T for the stacked weights (out, in), in oneDNN's layout for so many rows of x."""
     stacked = torch.cat(weights) if len(weights) > 1 else weights[0]
     layout = torch.ops.mkldnn._reorder_linear_weight(stacked, rows)
@@ -73,19 +69,17 @@ class Decoder:
 
     def __init__(self, model: Transformer, batch_size: int, length: int) -> None:
         self.model = model
-        weight = model.embed.weight
-        self.rope = rope_table(0, length, model.head_size, model.rope_theta, weight.device)
+        device = model.embed.weight.device
+        self.rope = rope_table(0, length, model.head_size, model.rope_theta, device)
         blocks = cast(Iterable[TransformerBlock], model.blocks)
         self.blocks = [DecoderBlock(block, batch_size) for block in blocks]
         self.head = blocked(batch_size, model.head_weight)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        position = cache.length
-        cos, sin = self.rope
-        rope = (cos[position], sin[position])  # (1, K/2)
+        cos, sin = (table[cache.length] for table in self.rope)  # (1, K/2)
         x = self.model.embedded(tokens, None, cache)[:, 0]  # (B, D)
         for block, layer in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, rope, layer)
+            x = block(x, (cos, sin), layer)
         return self.head(norm(self.model.final_norm, x))
 
 
@@ -94,9 +88,7 @@ class DecoderBlock:
 
     def __init__(self, block: TransformerBlock, rows: int) -> None:
         self.block = block
-        attention, mlp = block.attention, block.mlp
-        assert isinstance(attention, Attention)
-        assert isinstance(mlp, SwiGLU)
+        attention, mlp = cast(Attention, block.attention), cast(SwiGLU, block.mlp)
         self.attention = attention
         self.qkv = blocked(rows, attention.q.weight, attention.k.weight, attention.v.weight)
         self.o = blocked(rows, attention.o.weight)
@@ -111,8 +103,8 @@ class DecoderBlock:
     def attend(self, qkv: Tensor, rope: RopeTable, cache: LayerCache) -> Tensor:
         """(B, (H + 2 G) K) -> (B, H K)."""
         part = self.attention
-        n_queries, n_keys, size = part.n_heads, part.n_kv_heads, part.head_size
-        heads = qkv.unflatten(-1, (-1, size))  # (B, H + 2 G, K)
+        n_queries, n_keys = part.n_heads, part.n_kv_heads
+        heads = qkv.unflatten(-1, (-1, part.head_size))  # (B, H + 2 G, K)
         qk, v = heads.split((n_queries + n_keys, n_keys), dim=1)
         if part.q_norm is not None and part.k_norm is not None:
             q, k = qk.split((n_queries, n_keys), dim=1)

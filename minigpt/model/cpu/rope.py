@@ -1,4 +1,7 @@
-"""Rotary position embedding for training on a CPU: the bits of `rope.rotate_reference`."""
+"""Rotary position embedding for training on a CPU: the bits of `rope.rotate_reference`.
+
+tests/model/test_cpu_kernels.py compares the two.
+"""
 
 from typing import Any
 
@@ -10,8 +13,8 @@ from torch.autograd.function import once_differentiable
 class RotateByRows(torch.autograd.Function):
     """Twice as fast as the reference, with passes over rows of H K values instead of K / 2.
 
-    The gradient has the same bits too, but in bf16: autograd adds two rounded halves, this rounds
-    once.
+    The gradient has the same bits too, except in bf16. There autograd adds two rounded halves, and
+    this rounds once.
     """
 
     @staticmethod

@@ -1,4 +1,6 @@
-"""SwiGLU for training on a CPU: the numbers of the plain layer with half its memory.
+"""SwiGLU for training on a CPU: the bits of the plain layer with half its memory.
+
+tests/model/test_cpu_kernels.py compares the two.
 
 N rows (batch times sequence), D model, F feed-forward.
 """
