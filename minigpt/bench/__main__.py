@@ -19,6 +19,7 @@ from typing import Any
 from minigpt.cli import composition, process
 from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.config import schema
+from minigpt.config.budget import budget_of
 from minigpt.errors import ConfigError, StorageError
 from minigpt.files.durable import storage_error, write_atomic
 from minigpt.files.reading import UnreadableError, read_json
@@ -341,13 +342,10 @@ def finish(
 
 def own_budget(cfg: dict[str, Any], seq_len: int) -> int | None:
     """Training tokens of the configured run, as far as they are known without its corpus."""
-    train = cfg["train"]
-    if train["steps"] is not None:
-        return int(train["steps"] * train["batch_size"] * seq_len)
-    if train["tokens"] is not None:
-        return int(train["tokens"])
-    most = cfg["data"].get("max_tokens")
-    return None if most is None else int(train["epochs"] * most)
+    epochs, most = cfg["train"]["epochs"], cfg["data"].get("max_tokens")
+    if epochs is None:
+        return budget_of(cfg["train"], seq_len).tokens
+    return None if most is None else int(epochs * most)
 
 
 def compare_compiled(

@@ -70,8 +70,11 @@ def budget_in_steps(train: dict[str, Any], seq_len: int) -> dict[str, Any]:
     return {key: train[key]}
 
 
-def budget_of(train: dict[str, Any], seq_len: int, windows: int) -> Budget:
-    """The budget of a checked `train` node on a corpus of so many training windows."""
+def budget_of(train: dict[str, Any], seq_len: int, windows: int = 0) -> Budget:
+    """The budget of a checked `train` node.
+
+    windows: training windows of the corpus, which only epochs need.
+    """
     steps = budget_in_steps(train, seq_len).get("steps")
     if steps is None:
         steps = steps_for_epochs(train["epochs"], train["batch_size"], windows)

@@ -11,7 +11,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt.config import identity, naming
-from minigpt.config.budget import BUDGET_KEYS, budget_in_steps, tokens_notice
+from minigpt.config.budget import (
+    BUDGET_KEYS,
+    Budget,
+    budget_in_steps,
+    budget_of,
+    tokens_notice,
+)
 from minigpt.config.budget_layers import one_budget
 from minigpt.config.composed import Composed, take_apart
 from minigpt.config.groups import group_problems
@@ -49,6 +55,14 @@ class Plan:
             return []
         keys = [override.lstrip("+~").partition("=")[0] for override in self.overrides]
         return [key for key in keys if key == "data" or key.startswith(("data.", "data/"))]
+
+    @property
+    def seq_len(self) -> int:
+        return int(identity.argument(self.config["model"], "max_seq_len"))
+
+    def budget(self, windows: int = 0) -> Budget:
+        """The run's length. windows: training windows of the corpus, which only epochs need."""
+        return budget_of(self.config["train"], self.seq_len, windows)
 
     @property
     def study(self) -> str | None:

@@ -13,7 +13,7 @@ from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import Checkpoint
 from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.config import identity
-from minigpt.config.budget import Budget, budget_of, epochs_notice
+from minigpt.config.budget import Budget, epochs_notice
 from minigpt.config.build import build, build_optimizer, choose_precision
 from minigpt.config.corpus import prepare_tokens
 from minigpt.config.plan import Plan
@@ -117,7 +117,7 @@ def resolve_budget(plan: Plan, windows: TrainWindows) -> Budget:
     Raises DataError if that comes to no step.
     """
     train, n_windows = plan.config["train"], windows.n_windows
-    budget = budget_of(train, windows.seq_len, n_windows)
+    budget = plan.budget(n_windows)
     if budget.steps < 1:
         raise DataError(
             f"nothing to train: train.epochs={train['epochs']} of {n_windows} windows "

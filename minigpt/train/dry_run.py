@@ -2,8 +2,7 @@
 
 import torch
 
-from minigpt.config import build as config
-from minigpt.config.budget import steps_for_epochs, steps_for_tokens
+from minigpt.config.build import build, build_optimizer, choose_precision, vocabulary
 from minigpt.config.plan import Plan
 from minigpt.data.manifest import read_manifest
 from minigpt.data.windows import windows_in
@@ -17,11 +16,11 @@ def describe(plan: Plan) -> str:
     would live.
     """
     cfg = plan.config
-    vocab_size, known = config.vocabulary(plan)
+    vocab_size, known = vocabulary(plan)
     with torch.device("meta"):
-        model = config.build(cfg["model"], vocab_size)
-        optimizer = config.build_optimizer(cfg["optim"], model)
-    chosen = config.choose_precision(cfg)
+        model = build(cfg["model"], vocab_size)
+        optimizer = build_optimizer(cfg["optim"], model)
+    chosen = choose_precision(cfg)
     roles = model.roles()
     owners = {
         optimizer.names[parameter]: (type(part).__name__, group)
@@ -58,28 +57,26 @@ def describe(plan: Plan) -> str:
         f"activations {gib(needed.activations)}, logits {gib(needed.logits)}; the rest is PyTorch and the heap)",
         f"FLOPs per token     {flops:,} (forward and backward)",
         f"tokens per step     {tokens_per_step:,} = {train['batch_size']} sequences x {seq_len}",
-        *budget_lines(plan, seq_len, flops),
+        budget_line(plan, flops),
         f"tokens in           {plan.tokens_folder}",
         f"run folder          {plan.folder}",
     ]
     return "\n".join(lines)
 
 
-def budget_lines(plan: Plan, seq_len: int, flops: int) -> list[str]:
+def budget_line(plan: Plan, flops: int) -> str:
     """How long the run is; epochs are steps once the tokens are there to be counted."""
-    train = plan.config["train"]
-    tokens_per_step = train["batch_size"] * seq_len
-    if train["epochs"] is None:
-        steps = train["steps"] or steps_for_tokens(train["tokens"], train["batch_size"], seq_len)
-    else:
+    epochs, windows = plan.config["train"]["epochs"], 0
+    if epochs is not None:
         try:
             n_tokens = read_manifest(plan.tokens_folder)["splits"]["train"]["n_tokens"]
         except DataError:
-            return [
-                f"budget              {train['epochs']:g} epochs (steps follow from the size of the corpus)"
-            ]
-        steps = steps_for_epochs(
-            train["epochs"], train["batch_size"], windows_in(n_tokens, seq_len)
-        )
-    tokens = steps * tokens_per_step
-    return [f"budget              {steps:,} steps = {tokens:,} tokens = {flops * tokens:.3g} FLOPs"]
+            return (
+                f"budget              {epochs:g} epochs (steps follow from the size of the corpus)"
+            )
+        windows = windows_in(n_tokens, plan.seq_len)
+    budget = plan.budget(windows)
+    return (
+        f"budget              {budget.steps:,} steps = {budget.tokens:,} tokens "
+        f"= {flops * budget.tokens:.3g} FLOPs"
+    )

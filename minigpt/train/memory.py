@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from minigpt.config import build as config
 from minigpt.config import identity
+from minigpt.config.build import build
 from minigpt.config.precision import Precision
 from minigpt.model.loss import work_bytes
 
@@ -110,7 +110,7 @@ def saved_bytes(node: dict[str, Any], batch: int, seq_len: int, chosen: Precisio
     counted.
     """
     with torch.random.fork_rng(devices=[]):
-        model = config.build(node, 2).to(chosen.device)
+        model = build(node, 2).to(chosen.device)
         parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         kept: dict[int, int] = {}
 
@@ -138,7 +138,7 @@ def state_bytes(optim: dict[str, Any], model: Any) -> float:
     for name, parameter in model.named_parameters():
         shape = (2 * roles[name].n_heads, 16) if parameter.dim() == 2 else (16,)
         small.append((name, torch.nn.Parameter(torch.ones(shape)), roles[name]))
-    optimizer = config.build(optim, small, drop=identity.shared_scalars("optim", optim))
+    optimizer = build(optim, small, drop=identity.shared_scalars("optim", optim))
     for _, parameter, _ in small:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

@@ -134,6 +134,9 @@ def test_it_stops_at_the_step_after_its_time() -> None:
     assert len(model.steps(model.chosen, 4, 1000, past=lambda: True)) == 1
 
 
+TRAIN = {"steps": None, "tokens": None, "epochs": None, "batch_size": 2, "micro_batch_size": None}
+
+
 def test_what_was_too_long_is_estimated_from_the_largest_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -143,7 +146,7 @@ def test_what_was_too_long_is_estimated_from_the_largest_measured(
         "small": {"parameters": 5, "skipped": "a step would take more than 99 s", "flops_per_token": 10**7,
                   "seq_len": 8, "batch_size": 2},
     }  # fmt: skip
-    cfg = {"train": {"steps": 10, "tokens": None, "epochs": None, "batch_size": 2}, "data": {}}
+    cfg = {"train": {**TRAIN, "steps": 10}, "data": {}}
     rates = {"fp32 1": [1e9, 2e8]}
     for name in results:
         bench.finish(results, name, cfg, "cpu", rates)
@@ -156,9 +159,8 @@ def test_what_was_too_long_is_estimated_from_the_largest_measured(
 
 
 def test_own_budget() -> None:
-    train = {"steps": None, "tokens": 77, "epochs": None, "batch_size": 2}
-    assert bench.own_budget({"train": train, "data": {}}, 8) == 77
-    train |= {"tokens": None, "epochs": 3.0}
+    assert bench.own_budget({"train": {**TRAIN, "steps": 5}, "data": {}}, 8) == 80
+    train = {**TRAIN, "epochs": 3.0}
     assert bench.own_budget({"train": train, "data": {"max_tokens": 100}}, 8) == 300
     assert bench.own_budget({"train": train, "data": {}}, 8) is None
 
