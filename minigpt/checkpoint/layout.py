@@ -17,6 +17,7 @@ from minigpt.files import reading
 SCHEMA = 1
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 STATE, MANIFEST = "state.json", "manifest.json"
+FILES = {MODEL, OPTIMIZER, STATE, MANIFEST}
 # Ends the name of a whole checkpoint while another one of its step is published.
 SUPERSEDED = ".superseded"
 NAMES = rf"step_(\d{{8,}})({re.escape(SUPERSEDED)})?"
@@ -25,16 +26,36 @@ FOLDER = re.compile(NAMES)
 
 def steps_on_disk(checkpoints: Path) -> list[Path]:
     """Published checkpoint folders, oldest step first. Order is by number, never by time."""
+    found = [path for path in _named_as_one(checkpoints) if not _is_foreign(path)]
+    return sorted(found, key=lambda path: (step_of(path), not path.name.endswith(SUPERSEDED)))
+
+
+def foreign_folders(checkpoints: Path) -> list[Path]:
+    """Folders with the name of a checkpoint that hold something else. Nothing touches them."""
+    return sorted(path for path in _named_as_one(checkpoints) if _is_foreign(path))
+
+
+def _named_as_one(checkpoints: Path) -> list[Path]:
     try:
-        found = [Path(entry.path) for entry in os.scandir(checkpoints) if entry.is_dir()]
+        entries = [entry for entry in os.scandir(checkpoints) if FOLDER.fullmatch(entry.name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise CheckpointError(
             f"cannot read: {checkpoints}: {error.strerror} (check its permissions)"
         ) from None
-    found = [path for path in found if FOLDER.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (step_of(path), not path.name.endswith(SUPERSEDED)))
+    return [Path(entry.path) for entry in entries if entry.is_dir()]
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether this was never a checkpoint. A checkpoint with files too many is a damaged one."""
+    try:
+        names = set(os.listdir(folder))
+    except OSError:
+        return False
+    if folder.name.endswith(SUPERSEDED):
+        return not names or not names <= FILES
+    return bool(names) and not names & FILES
 
 
 def step_of(folder: Path) -> int:
@@ -50,15 +71,13 @@ def is_of(folder: Path, run: str | None) -> bool:
     A damaged state names no run; then the files alone decide.
     """
     try:
-        if folder.is_symlink():
+        if folder.is_symlink() or not all(
+            path.name in FILES and path.is_file() and not path.is_symlink()
+            for path in folder.iterdir()
+        ):
             return False
-        for path in folder.iterdir():
-            ours = path.name in (MODEL, OPTIMIZER, STATE, MANIFEST)
-            if not ours or path.is_symlink() or not path.is_file():
-                return False
+        return bool(reading.read_json(folder / STATE).get("run") == run)
     except OSError:
         return False
-    try:
-        return bool(reading.read_json(folder / STATE).get("run") == run)
     except reading.UnreadableError:
         return True

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from minigpt import interrupt
 from minigpt.checkpoint.layout import MANIFEST, MODEL, OPTIMIZER, SCHEMA, STATE, steps_on_disk
-from minigpt.checkpoint.tensor_tree import decode_tree
 from minigpt.errors import CheckpointError
-from minigpt.files import durable, reading, records
+from minigpt.files import reading, records
+from minigpt.files.durable import json_bytes, sha256_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,8 @@ Found = TypeVar("Found")
 log = logging.getLogger(__name__)
 MAX_MANIFEST_BYTES = 2**20
 ELSE = "an older one is used if there is one"
+# What JSON or tensors of an unexpected form make Python and torch raise.
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def checkpoint_with_weights(checkpoints: Path, sha256: str) -> Checkpoint | None
 
 def weights_hash(folder: Path) -> str:
     """SHA-256 of a checkpoint's weights file. Raises CheckpointError if damaged."""
-    return durable.sha256_bytes(verify_checkpoint(folder)[MODEL])
+    return sha256_bytes(verify_checkpoint(folder)[MODEL])
 
 
 def _newest(checkpoints: Path, read: Callable[[Path], Found]) -> Found | None:
@@ -84,23 +86,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
+    from minigpt.optim.state_tree import decode
+
     contents = verify_checkpoint(folder)
     try:
         state = reading.json_object(contents[STATE])
         tensors = from_bytes(contents[OPTIMIZER]) if OPTIMIZER in contents else {}
-        optimizer = decode_tree(state.pop("optimizer"), tensors)
+        optimizer = decode(state.pop("optimizer"), tensors)
         return Checkpoint(folder, from_bytes(contents[MODEL]), optimizer, state)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as e:
-        why = f"not as minigpt writes it: {type(e).__name__} {e}"
-        raise CheckpointError(f"damaged checkpoint: {folder}: {why} ({ELSE})") from None
+    except (SafetensorError, *MALFORMED) as error:
+        raise _damaged(
+            folder, f"not as minigpt writes it: {type(error).__name__} {error}"
+        ) from None
 
 
 def check_state(found: Checkpoint) -> None:
     """Raise CheckpointError unless training can go on from the state of a checkpoint."""
     if why := records.fault(found.state, records.STATE):
-        raise CheckpointError(
-            f"damaged checkpoint: {found.folder / STATE}: {why} (delete it: {ELSE})"
-        )
+        raise _damaged(found.folder / STATE, why, f"delete it: {ELSE}")
 
 
 def verify_checkpoint(folder: Path, stoppable: bool = True) -> dict[str, bytes]:
@@ -119,12 +122,12 @@ def verify_checkpoint(folder: Path, stoppable: bool = True) -> dict[str, bytes]:
 
     files = _files_in_manifest(folder, content_of(MANIFEST, MAX_MANIFEST_BYTES))
     try:
-        present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
+        present = set(os.listdir(folder)) - {MANIFEST}
     except OSError as error:
         raise _damaged(folder, error.strerror or "unreadable") from None
-    if foreign := sorted(present ^ files.keys()):
-        why = "not in the manifest" if foreign[0] in present else "missing"
-        raise _damaged(folder / foreign[0], why)
+    if differ := sorted(present ^ files.keys()):
+        why = "not in the manifest" if differ[0] in present else "missing"
+        raise _damaged(folder / differ[0], why)
     contents = {}
     for name, entry in files.items():
         if (folder / name).is_symlink():
@@ -133,7 +136,7 @@ def verify_checkpoint(folder: Path, stoppable: bool = True) -> dict[str, bytes]:
         if len(content) != entry["bytes"]:
             why = f"{len(content):,} bytes of the {entry['bytes']:,} written"
             raise _damaged(folder / name, why)
-        if durable.sha256_bytes(content) != entry["sha256"]:
+        if sha256_bytes(content) != entry["sha256"]:
             raise _damaged(folder / name, "hash differs")
     return contents
 
@@ -143,11 +146,11 @@ def _files_in_manifest(folder: Path, written: bytes) -> dict[str, dict[str, Any]
     path = folder / MANIFEST
     try:
         manifest = reading.json_object(written)
-        as_written = durable.json_bytes(manifest)
+        as_written = json_bytes(manifest)
     except ValueError as error:
         raise _damaged(path, str(error)) from None
     body = {key: value for key, value in manifest.items() if key != "checksum"}
-    if manifest.get("checksum") != durable.sha256_bytes(durable.json_bytes(body)):
+    if manifest.get("checksum") != sha256_bytes(json_bytes(body)):
         raise _damaged(path, "checksum differs")
     if written != as_written:
         raise _damaged(path, "not as it was written")
@@ -156,15 +159,12 @@ def _files_in_manifest(folder: Path, written: bytes) -> dict[str, dict[str, Any]
             f"unknown checkpoint format: {folder}: schema {manifest.get('schema')}, this minigpt "
             f"reads {SCHEMA} (use the version of minigpt that wrote it)"
         )
-    files = manifest.get("files")
-    if (
-        not isinstance(files, dict)
-        or not {MODEL, STATE} <= files.keys()
-        or any(records.fault(entry, {"bytes": int, "sha256": str}) for entry in files.values())
-    ):
+    entry = {"bytes": int, "sha256": str}
+    if records.fault(manifest.get("files"), {MODEL: entry, STATE: entry, str: entry}):
         raise _damaged(path, "no list of files with sizes and hashes")
+    files: dict[str, dict[str, Any]] = manifest["files"]
     return files
 
 
-def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"damaged checkpoint: {path}: {why} ({ELSE})")
+def _damaged(path: Path, why: str, way_out: str = ELSE) -> CheckpointError:
+    return CheckpointError(f"damaged checkpoint: {path}: {why} ({way_out})")

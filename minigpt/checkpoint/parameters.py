@@ -16,13 +16,14 @@ def check_parameters(
     module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path
 ) -> None:
     """Raise CheckpointError unless `saved` holds each parameter of a module, in floating point."""
-    own = dict(module.named_parameters())
+    own = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     problems = [
         f"checkpoint does not fit the model: {where}: "
-        f"{name} {_shape(saved.get(name))} -> {_shape(own.get(name))} "
+        f"{name} {shapes.get(name, 'missing')} -> {own.get(name, 'missing')} "
         "(saved -> given; use the configuration of the run)"
-        for name in sorted(own.keys() | saved.keys())
-        if name not in own or name not in saved or own[name].shape != saved[name].shape
+        for name in sorted(own.keys() | shapes.keys())
+        if own.get(name) != shapes.get(name)
     ]
     for name in sorted(own.keys() & saved.keys()):
         if not saved[name].is_floating_point():
@@ -48,7 +49,3 @@ def restore_parameters(
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(saved[name])
-
-
-def _shape(tensor: "torch.Tensor | None") -> str:
-    return "missing" if tensor is None else str(tuple(tensor.shape))

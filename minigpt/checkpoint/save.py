@@ -11,19 +11,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt.checkpoint.layout import (
-    MANIFEST,
-    MODEL,
-    OPTIMIZER,
-    SCHEMA,
-    STATE,
-    SUPERSEDED,
-    is_of,
-    step_of,
-    steps_on_disk,
-)
+from minigpt.checkpoint import layout
 from minigpt.checkpoint.load import verify_checkpoint
-from minigpt.checkpoint.tensor_tree import encode_tree
 from minigpt.errors import CheckpointError
 from minigpt.files import durable
 
@@ -45,16 +34,15 @@ def save_checkpoint(
 ) -> Path:
     """Write and publish a checkpoint, then prune the older ones. Returns its folder.
 
+    optimizer: its state tree; None drops it.
     keep, keep_at: as in `prune`.
     replace: whether an older checkpoint of the same step gives way. Otherwise that one stays: it
         is the same but for clocks.
     Raises OSError (disk full, ...) with nothing published and nothing pruned. What stands under
     this name and is no checkpoint of this run is never replaced: FileExistsError.
     """
-    from safetensors.torch import save as to_bytes
-
     final = checkpoints / f"step_{step:08d}"
-    if os.path.lexists(final) and not is_of(final, state.get("run")):
+    if os.path.lexists(final) and not layout.is_of(final, state.get("run")):
         raise FileExistsError(errno.EEXIST, "in the way, and no checkpoint of this run", str(final))
     if final.exists() and not replace:
         try:
@@ -63,21 +51,15 @@ def save_checkpoint(
         except CheckpointError:
             # Training went on from before a damaged checkpoint and came to its step again.
             durable.remove_folder(final)
-    tensors: dict[str, torch.Tensor] = {}
-    state = {**state, "schema": SCHEMA, "step": step, "optimizer": encode_tree(optimizer, tensors)}
-    files: dict[str, bytes] = {MODEL: to_bytes(_independent(model))}
-    if optimizer is not None:
-        files[OPTIMIZER] = to_bytes(_independent(tensors))
-    files[STATE] = durable.json_bytes(state)
+    files = _files_of(model, optimizer, {**state, "schema": layout.SCHEMA, "step": step})
     temporary = durable.temporary_name(final)
     try:
         temporary.mkdir(parents=True)
         for name, content in files.items():
             durable.write_synced(temporary / name, content)
-        durable.write_synced(temporary / MANIFEST, manifest_bytes(files))
         if final.exists():
             # Still found by its step, should the process die before the next line.
-            os.rename(final, final.with_name(final.name + SUPERSEDED))
+            os.rename(final, final.with_name(final.name + layout.SUPERSEDED))
         durable.publish_folder(temporary, final)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -86,8 +68,24 @@ def save_checkpoint(
     return final
 
 
-def _independent(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    """Contiguous CPU tensors, as safetensors wants them."""
+def _files_of(
+    model: Mapping[str, "torch.Tensor"], optimizer: dict[str, Any] | None, state: dict[str, Any]
+) -> dict[str, bytes]:
+    """The files of a checkpoint in the order in which they are written: the manifest comes last."""
+    from safetensors.torch import save as to_bytes
+
+    from minigpt.optim.state_tree import encode
+
+    tensors: dict[str, torch.Tensor] = {}
+    state = {**state, "optimizer": encode(optimizer, tensors)}
+    files = {layout.MODEL: to_bytes(_plain(model))}
+    if optimizer is not None:
+        files[layout.OPTIMIZER] = to_bytes(_plain(tensors))
+    files[layout.STATE] = durable.json_bytes(state)
+    return {**files, layout.MANIFEST: manifest_bytes(files)}
+
+
+def _plain(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -97,7 +95,7 @@ def manifest_bytes(files: Mapping[str, bytes]) -> bytes:
         name: {"bytes": len(content), "sha256": durable.sha256_bytes(content)}
         for name, content in files.items()
     }
-    body = {"schema": SCHEMA, "files": entries}
+    body = {"schema": layout.SCHEMA, "files": entries}
     return durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
 
 
@@ -107,8 +105,9 @@ def prune(checkpoints: Path, keep: int, run: str | None, keep_at: Collection[int
     What is not of this run is neither counted nor removed. One that cannot be removed is a warning:
     it only takes space.
     """
-    for folder in [folder for folder in steps_on_disk(checkpoints) if is_of(folder, run)][:-keep]:
-        if step_of(folder) in keep_at and not folder.name.endswith(SUPERSEDED):
+    own = [folder for folder in layout.steps_on_disk(checkpoints) if layout.is_of(folder, run)]
+    for folder in own[:-keep]:
+        if layout.step_of(folder) in keep_at and not folder.name.endswith(layout.SUPERSEDED):
             continue
         try:
             durable.remove_folder(folder)

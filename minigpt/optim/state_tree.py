@@ -1,19 +1,20 @@
-"""Optimizer state as plain trees, which a checkpoint can hold without pickle.
+"""Optimizer state as plain trees, and those as JSON beside a table of tensors: no pickle.
 
 A tree is made of dicts with string keys, lists, tensors, numbers, strings, booleans and None. That
 covers the optimizers of other packages too (SOAP nests lists of tensors and None).
 
 Tensors keep their dtype: torch's `Optimizer.load_state_dict` would round an fp32 momentum to a bf16
-parameter's dtype. They also keep their order in memory (a column-major eigenbasis, say), which
-files do not record but the bits of later products depend on.
+parameter's dtype. They also keep their order in memory (a column-major eigenbasis, say). Files do
+not record it, but the bits of later products depend on it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# {PERMUTED: order, "tensor": contiguous view}: a tensor that is not in C order
+# {PERMUTED: order, "tensor": contiguous view}: in a file, a tensor that is not in C order
 PERMUTED = "permuted dimensions"
 
 
@@ -23,11 +24,7 @@ def to_tree(value: Any) -> Any:
     Raises TypeError for anything a checkpoint cannot hold.
     """
     if isinstance(value, Tensor):
-        value = value.detach()
-        order = sorted(range(value.ndim), key=value.stride, reverse=True)
-        if value.is_contiguous() or not value.permute(order).is_contiguous():
-            return value
-        return {PERMUTED: order, "tensor": value.permute(order)}
+        return value.detach()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -47,10 +44,6 @@ def from_tree(tree: Any, device: torch.device, scalars_on: torch.device | None =
         return tree.detach().to(device, copy=True, memory_format=torch.preserve_format)
     if isinstance(tree, list):
         return [from_tree(item, device, scalars_on) for item in tree]
-    if isinstance(tree, dict) and PERMUTED in tree:
-        order = tree[PERMUTED]
-        inverse = [order.index(i) for i in range(len(order))]
-        return from_tree(tree["tensor"], device).permute(inverse)
     if isinstance(tree, dict):
         of_steps = scalars_on or device
         return {
@@ -67,3 +60,39 @@ def bytes_of(tree: Any) -> int:
     if isinstance(tree, dict):
         tree = list(tree.values())
     return sum(bytes_of(item) for item in tree) if isinstance(tree, list) else 0
+
+
+def encode(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """A tree as JSON. Its tensors go into `tensors`, keyed by their path."""
+    if isinstance(tree, Tensor):
+        order = sorted(range(tree.ndim), key=tree.stride, reverse=True)
+        if not tree.is_contiguous() and tree.permute(order).is_contiguous():
+            return encode({PERMUTED: order, "tensor": tree.permute(order)}, tensors, path)
+        tensors[path] = tree
+        return {"@tensor": path}
+    if isinstance(tree, dict):
+        pairs = [[key, encode(item, tensors, f"{path}/{key}")] for key, item in tree.items()]
+        return {"@dict": pairs}
+    if isinstance(tree, list):
+        return [encode(item, tensors, f"{path}/{index}") for index, item in enumerate(tree)]
+    if tree in (float("inf"), float("-inf")):
+        return {"@float": str(tree)}
+    return tree
+
+
+def decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `encode`, of untrusted JSON: any error says that it is not as it was written."""
+    if isinstance(node, list):
+        return [decode(item, tensors) for item in node]
+    if not isinstance(node, dict):
+        return node
+    ((kind, value),) = node.items()
+    if kind == "@tensor":
+        return tensors[value]
+    if kind == "@float":
+        return float(value)
+    tree = {key: decode(item, tensors) for key, item in value}
+    if PERMUTED not in tree:
+        return tree
+    order = tree[PERMUTED]
+    return tree["tensor"].permute([order.index(i) for i in range(len(order))])

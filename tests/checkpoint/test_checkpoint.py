@@ -15,7 +15,6 @@ from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import load_checkpoint, newest_checkpoint, weights_hash
 from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.checkpoint.save import manifest_bytes, save_checkpoint
-from minigpt.checkpoint.tensor_tree import encode_tree
 from minigpt.errors import CheckpointError
 from minigpt.files import durable
 
@@ -27,7 +26,7 @@ OPTIMIZER: dict[str, Any] = {
     "parameters": {
         "embed.weight": {"step": torch.tensor(3.0), "nested": [None, 1.5, [torch.zeros(2)], "text"]}
     },
-    "groups": {"hidden/q/1": {"weights": float("inf"), "pair": (1, 2)}},
+    "groups": {"hidden/q/1": {"weights": float("inf"), "pair": [1, 2]}},
 }
 
 
@@ -218,7 +217,7 @@ def test_other_damage_is_detected(tmp_path: Path, damage: str) -> None:
 def test_another_format_names_found_and_expected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minigpt.checkpoint.save.SCHEMA", 99)
+    monkeypatch.setattr("minigpt.checkpoint.layout.SCHEMA", 99)
     folder = save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="schema 99, this minigpt reads 1"):
@@ -255,11 +254,6 @@ def test_parameters_that_do_not_fit_are_all_named_and_nothing_is_copied() -> Non
     assert "other (1,) -> missing" in text
     assert "bias missing -> (3,)" in text
     assert torch.equal(module.weight, before)
-
-
-def test_state_that_cannot_be_expressed_is_refused_by_its_path() -> None:
-    with pytest.raises(TypeError, match="/a/b"):
-        encode_tree({"a": {"b": object()}}, {})
 
 
 def test_checkpoints_hold_plain_json(tmp_path: Path) -> None:

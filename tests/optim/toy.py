@@ -1,5 +1,6 @@
 """A model small enough to think about, with every role, and the optimizers of a preset on it."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from minigpt.optim.by_role import ByRole
+from minigpt.optim.state_tree import decode, encode
 from minigpt.roles import Role
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -112,12 +114,14 @@ def presets() -> list[str]:
 
 
 def saved(tree):
-    """A state tree as a checkpoint gives it back: other tensors, contiguous, on the CPU."""
-    if isinstance(tree, torch.Tensor):
-        return tree.clone(memory_format=torch.contiguous_format)
-    if isinstance(tree, dict):
-        return {key: saved(value) for key, value in tree.items()}
-    return [saved(value) for value in tree] if isinstance(tree, list) else tree
+    """A state tree as a checkpoint gives it back: through JSON, with other, contiguous tensors."""
+    tensors = {}
+    written = json.dumps(encode(tree, tensors))
+    files = {
+        path: tensor.clone(memory_format=torch.contiguous_format)
+        for path, tensor in tensors.items()
+    }
+    return decode(json.loads(written), files)
 
 
 def assert_equal_trees(a, b):

@@ -52,9 +52,9 @@ def forged(folder: Path, change: Any) -> None:
         json.loads((found / "state.json").read_text()),
     )
     tensors = load_file(found / "optimizer.safetensors")
-    from minigpt.checkpoint.tensor_tree import decode_tree
+    from minigpt.optim.state_tree import decode
 
-    optimizer = decode_tree(state.pop("optimizer"), tensors)
+    optimizer = decode(state.pop("optimizer"), tensors)
     change(model, state)
     shutil.rmtree(found)
     run, state["run"] = state["run"], state["run"]
