@@ -1,6 +1,4 @@
-"""Text to ids and back. `load(folder)` reads whatever tokenizer a folder of tokens or a run
-holds.
-"""
+"""Text to ids and back. `load(folder)` reads the tokenizer that a run or tokens came with."""
 
 from minigpt.tokenizer.base import Tokenizer, load
 

@@ -1,16 +1,15 @@
 """What every tokenizer can do, and how one is saved and found again.
 
 A saved tokenizer is a folder of two JSON files that Hugging Face understands too: tokenizer.json
-holds the vocabulary, tokenizer_config.json the rest, with our `minigpt_kind`: the name of the
-module in this package that reads it. Nothing found in such a folder is ever instantiated by name
-beyond these modules.
+holds the vocabulary, tokenizer_config.json the rest. Its `minigpt_kind` names the module of this
+package that reads it. Nothing else in such a folder names code.
 """
 
 import hashlib
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from minigpt.errors import DataError
 from minigpt.files import reading
 from minigpt.files.durable import json_bytes, write_synced
+from minigpt.text import without_surrogates
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -27,28 +27,34 @@ END_OF_TEXT = "<|endoftext|>"
 class Tokenizer(ABC):
     """Ids from text and text from ids.
 
-    vocab_size: all ids are below it. end_of_text: the id that precedes every document; no text ever
-    encodes to it, a literal "<|endoftext|>" included; None if there is no such id (ids.py).
+    kind: the module of this package that reads it back.
+    vocab_size: all ids are below it.
+    end_of_text: the id before every document; None if there is none. No text encodes to it, a
+        literal "<|endoftext|>" included.
+    tokens: the bytes of each id, b"" for markers.
+
     Lone surrogates, which no UTF-8 can hold, are encoded as U+FFFD.
     """
 
-    kind: str  # the module of minigpt.tokenizer that can read this tokenizer back
+    kind: str
     vocab_size: int
     end_of_text: int | None
+    tokens: Sequence[bytes]
 
     @abstractmethod
-    def encode_array(self, text: str) -> np.ndarray:
-        """The ids of one text, (N,) uint32, without end_of_text."""
-
-    @abstractmethod
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes of the ids; end_of_text and other markers give none. ValueError for an id
-        out of range.
-        """
+    def encode_unicode(self, text: str) -> np.ndarray:
+        """`encode_array`, but for lone surrogates. May raise UnicodeEncodeError at those."""
 
     @abstractmethod
     def tokenizer_json(self) -> dict[str, Any]:
         """The vocabulary in the format of Hugging Face's `tokenizers` library."""
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The ids of one text, (N,) uint32, without end_of_text."""
+        try:
+            return self.encode_unicode(text)
+        except UnicodeEncodeError:
+            return self.encode_unicode(without_surrogates(text))
 
     def encode(self, text: str) -> list[int]:
         return self.encode_array(text).tolist()
@@ -57,17 +63,25 @@ class Tokenizer(ABC):
         """One uint32 array per text. Safe to call from several threads at once."""
         return [self.encode_array(text) for text in texts]
 
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes of the ids. ValueError for an id out of range."""
+        return b"".join([self.tokens[token_id] for token_id in self.checked(ids)])
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; bytes that are no whole UTF-8 character become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
+    def checked(self, ids: Iterable[int]) -> Iterator[int]:
+        """The ids one by one. ValueError at the first out of range."""
+        for token_id in ids:
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"id {token_id} is outside the vocabulary of {self.vocab_size}")
+            yield token_id
+
     def bytes_per_id(self) -> np.ndarray | None:
-        """(V,) int64: how many bytes of text each id stands for; None where that depends on its
-        neighbours.
-        """
-        return np.array(
-            [len(self.decode_bytes([token_id])) for token_id in range(self.vocab_size)], np.int64
-        )
+        """(V,) int64: bytes of text per id; None where that depends on an id's neighbours."""
+        lengths = [len(self.decode_bytes([token_id])) for token_id in range(self.vocab_size)]
+        return np.array(lengths, np.int64)
 
     def config(self) -> dict[str, Any]:
         """What tokenizer_config.json says beside the kind: here what transformers needs."""
@@ -102,9 +116,7 @@ class Tokenizer(ABC):
 
 
 def load(folder: Path | str) -> Tokenizer:
-    """The tokenizer that `save` wrote into `folder`. DataError if there is none, or it is damaged
-    or foreign.
-    """
+    """The tokenizer that `save` wrote. DataError if there is none, or it is damaged or foreign."""
     folder = Path(folder)
     config = read_json(folder / "tokenizer_config.json")
     kind = config.get("minigpt_kind")
@@ -112,10 +124,9 @@ def load(folder: Path | str) -> Tokenizer:
         raise DataError(
             f"not a tokenizer of minigpt: {folder} (use data/tokenizer=hf to read a tokenizer.json)"
         )
-    known = kind in {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
-    read = (
-        getattr(importlib.import_module(f"{__package__}.{kind}"), "read", None) if known else None
-    )
+    read = None
+    if kind in {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}:
+        read = getattr(importlib.import_module(f"{__package__}.{kind}"), "read", None)
     if read is None:
         raise DataError(
             f"unknown kind of tokenizer {kind!r:.40}: {folder} (made by a newer minigpt?)"
@@ -124,9 +135,17 @@ def load(folder: Path | str) -> Tokenizer:
         tokenizer: Tokenizer = read(config, read_json(folder / "tokenizer.json"))
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise DataError(
-            f"damaged tokenizer: {folder} ({type(error).__name__}: {error!s:.200}; prepare it again)"
+            f"damaged tokenizer: {folder} "
+            f"({type(error).__name__}: {error!s:.200}; prepare it again)"
         ) from None
     return tokenizer
+
+
+class Spec:
+    """How to get a tokenizer, as data/prepare.py asks for it; by default without any text."""
+
+    train_bytes: int | None = 0
+    load = staticmethod(load)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -137,13 +156,35 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DataError(f"{what}: {path} ({error.why}; prepare it again)") from None
 
 
-def added_token(content: str, token_id: int) -> dict[str, Any]:
-    """A special token as tokenizer.json lists it."""
-    flags = {
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
+def frame(
+    markers: dict[str, int],
+    pre_tokenizer: dict[str, Any],
+    decoder: dict[str, Any],
+    model: dict[str, Any],
+) -> dict[str, Any]:
+    """A whole tokenizer.json. The order of keys decides its fingerprint."""
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": token_id, "content": content, **dict.fromkeys(flags, False), "special": True}
+            for content, token_id in markers.items()
+        ],
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": model,
     }
-    return {"id": token_id, "content": content, **flags}
+
+
+def split(pattern: str) -> dict[str, Any]:
+    """The pre-tokenizer that makes each match of the pattern a word."""
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }

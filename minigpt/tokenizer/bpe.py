@@ -1,37 +1,32 @@
-"""Byte-level byte pair encoding from scratch: the readable reference that the fast path
-(fast_bpe.py) must agree with.
+"""Byte pair encoding from scratch: the readable reference that fast_bpe.py must agree with.
 
 Sennrich, Haddow & Birch, "Neural Machine Translation of Rare Words with Subword Units" (2016), on
-bytes as in GPT-2. Text falls into words (byte_level.PATTERN) and no token crosses a word. Training
-starts from the 256 bytes and, again and again, turns the most frequent pair of neighbouring tokens
-into a new token; encoding replays these merges on new text in the order in which they were learned.
+bytes as in GPT-2. Text falls into words (byte_level.PATTERN); no token crosses a word. Training
+starts from the 256 bytes. Again and again it turns the most frequent pair of neighbouring tokens
+into a new token. Encoding replays these merges on new text in the order in which they were learned.
 """
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import regex  # type: ignore[import-untyped]
 
 from minigpt.text import pieces, without_surrogates
-from minigpt.tokenizer.base import Tokenizer
-from minigpt.tokenizer.byte_level import PATTERN, Merge, byte_level_json, unspell_merges
+from minigpt.tokenizer.byte_level import PATTERN, ByteLevel, Merge
 
 WORDS = regex.compile(PATTERN)
 Pair = tuple[int, int]
 
 
 def train(texts: Iterable[str], n_merges: int) -> list[Merge]:
-    """Up to n_merges merges, most frequent pair first; of equally frequent pairs the one with the
-    smaller ids.
+    """Up to n_merges merges: the most frequent pair first, of equal ones that of smaller ids.
 
-    Words are counted once and kept as lists of ids. Counts of pairs are kept up to date instead of
-    counted anew: a merge touches only the words that hold its pair. The heap may hold outdated
-    counts; since the count of a known pair only ever falls, an outdated entry is simply put back
-    with the true count.
+    Words are counted once and kept as lists of ids. A merge touches only the words that hold its
+    pair, and only there counts of pairs change. The heap may hold outdated counts. The count of a
+    known pair only ever falls, so an outdated entry is put back with the true count.
     """
     counter = Counter(
         word.encode() for text in texts for word in WORDS.findall(without_surrogates(text))
@@ -40,8 +35,7 @@ def train(texts: Iterable[str], n_merges: int) -> list[Merge]:
     frequencies = list(counter.values())
 
     pair_counts: Counter[Pair] = Counter()
-    # may name words that lost the pair since
-    words_with: defaultdict[Pair, set[int]] = defaultdict(set)
+    words_with: defaultdict[Pair, set[int]] = defaultdict(set)  # some have lost the pair since
     for index, word in enumerate(words):
         for pair in pairwise(word):
             pair_counts[pair] += frequencies[index]
@@ -92,22 +86,16 @@ def merge(ids: list[int], pair: Pair, new_id: int) -> list[int]:
     return merged
 
 
-class ReferenceBPE(Tokenizer):
-    """Encodes and decodes by the definition, slowly."""
+class ReferenceBPE(ByteLevel):
+    """Encodes by the definition, slowly."""
 
     kind = "bpe"
-    end_of_text: int
 
-    def __init__(self, merges: list[Merge]) -> None:
-        self.merges = merges
-        self.tokens = [bytes([byte]) for byte in range(256)] + [
-            left + right for left, right in merges
-        ]
-        self.end_of_text = len(self.tokens)
-        self.vocab_size = self.end_of_text + 1
-        ids = {token: number for number, token in enumerate(self.tokens)}
+    def __init__(self, merges: Sequence[Merge]) -> None:
+        super().__init__(merges)
         self.new_ids: dict[Pair, int] = {
-            (ids[left], ids[right]): 256 + number for number, (left, right) in enumerate(merges)
+            (self.ranks[left], self.ranks[right]): 256 + number
+            for number, (left, right) in enumerate(merges)
         }
 
     def encode_word(self, word: bytes) -> list[int]:
@@ -120,32 +108,11 @@ class ReferenceBPE(Tokenizer):
             ids = merge(ids, pair, self.new_ids[pair])
         return ids
 
-    def encode_bytes(self, content: bytes) -> list[int]:
-        """Ids of any bytes; those that are no UTF-8 count as punctuation when words are found."""
-        text = content.decode("utf-8", errors="surrogateescape")
-        words = [word for piece in pieces([text]) for word in WORDS.findall(piece)]
-        return [
-            token_id
-            for word in words
-            for token_id in self.encode_word(word.encode("utf-8", "surrogateescape"))
-        ]
-
-    def encode_array(self, text: str) -> np.ndarray:
-        return np.array(self.encode_bytes(without_surrogates(text).encode()), np.uint32)
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        parts = []
-        for token_id in ids:
-            if not 0 <= token_id < self.vocab_size:
-                raise ValueError(f"id {token_id} is outside the vocabulary of {self.vocab_size}")
-            if token_id != self.end_of_text:
-                parts.append(self.tokens[token_id])
-        return b"".join(parts)
-
-    def tokenizer_json(self) -> dict[str, Any]:
-        return byte_level_json(self.tokens, self.merges, self.end_of_text)
+    def encode_unicode(self, text: str) -> np.ndarray:
+        words = [word.encode() for piece in pieces([text]) for word in WORDS.findall(piece)]
+        return np.array(
+            [token_id for word in words for token_id in self.encode_word(word)], np.uint32
+        )
 
 
-def read(config: dict[str, Any], tokenizer_json: dict[str, Any]) -> ReferenceBPE:
-    """The inverse of `tokenizer_json`."""
-    return ReferenceBPE(unspell_merges(tokenizer_json))
+read = ReferenceBPE.read

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,27 @@ import numpy as np
 from minigpt.errors import DataError
 from minigpt.files.durable import sha256_file
 from minigpt.text import without_surrogates
-from minigpt.tokenizer.base import Tokenizer, load, read_json
+from minigpt.tokenizer.base import Spec, Tokenizer, read_json
 from minigpt.tokenizer.byte_level import CHARACTER_TO_BYTE, unspell
 
 MOST_IDS_PER_TOKEN, SPARE_IDS = 2, 1024
 ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
 
 
-class HF:
-    """Use the tokenizer.json at `path` (the file, or the folder that holds it); nothing is trained.
+class HF(Spec):
+    """Nothing is trained.
 
-    end_of_text: the marker that precedes documents; null takes the first known one that the file
-        defines.
+    path: a tokenizer.json, or the folder that holds it.
+    end_of_text: the marker that precedes documents; null takes the first of ENDS_OF_TEXT that the
+        file defines.
     """
-
-    train_bytes: int | None = 0
 
     def __init__(self, path: str, end_of_text: str | None = None) -> None:
         self.path = path
         self.end_of_text = end_of_text
 
     def file(self) -> Path:
-        """Where a link ends, since the user named it: Hugging Face's cache is full of links."""
+        """Follows links, since the user named it: Hugging Face's cache is full of links."""
         path = Path(self.path).expanduser()
         return (path / "tokenizer.json" if path.is_dir() else path).resolve()
 
@@ -45,9 +43,8 @@ class HF:
         definition = read_json(self.file())
         try:
             tokens, markers = tokens_of(definition)
-            marker = self.end_of_text or next(
-                (known for known in ENDS_OF_TEXT if known in markers), None
-            )
+            known = next((name for name in ENDS_OF_TEXT if name in markers), None)
+            marker = self.end_of_text or known
             if marker is None or marker not in tokens:
                 raise DataError(
                     f"no end-of-text marker {marker or ''}: {self.file()} "
@@ -56,18 +53,16 @@ class HF:
             return HFTokenizer(definition, marker)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"not a tokenizer.json: {self.file()} ({type(error).__name__}: {error!s:.200}; use another)"
+                f"not a tokenizer.json: {self.file()} "
+                f"({type(error).__name__}: {error!s:.200}; use another)"
             ) from None
-
-    def load(self, folder: Path) -> Tokenizer:
-        return load(folder)
 
 
 def tokens_of(definition: dict[str, Any]) -> tuple[set[str], set[str]]:
     """All tokens of a tokenizer.json, and those that are markers. ValueError for absurd ids.
 
-    Ids may have gaps, but not many more than there are tokens: whatever has a row for each id is
-    then bounded by the file.
+    Ids may have gaps, but the highest is bounded by the number of tokens. So the size of the file
+    bounds whatever has a row for each id.
     """
     vocabulary = definition["model"]["vocab"]
     if isinstance(vocabulary, list):  # Unigram: [token, score] in the order of their ids
@@ -83,9 +78,7 @@ def tokens_of(definition: dict[str, Any]) -> tuple[set[str], set[str]]:
 
 @contextmanager
 def library_errors(kind: type[Exception], prefix: str) -> Iterator[None]:
-    """What the library refuses as one of our errors: it raises bare Exception, and panics, which
-    are none.
-    """
+    """What the library refuses as one of our errors. Its panics are no Exception."""
     try:
         yield
     except BaseException as error:
@@ -103,11 +96,14 @@ class HFTokenizer(Tokenizer):
         from tokenizers import Tokenizer as Library
 
         tokens_of(definition)
-        for token in definition.get("added_tokens") or []:
-            if token["content"] == marker:
-                token["special"] = True
         self.definition = definition
         self.marker = marker
+        added = definition.get("added_tokens") or []
+        for token in added:
+            if token["content"] == marker:
+                token["special"] = True
+        self.markers = {token["id"] for token in added if token["special"]}
+        self.is_byte_level = '"ByteLevel"' in json.dumps(definition.get("decoder"))
         with library_errors(ValueError, ""):
             self.library = Library.from_str(json.dumps(definition))
         self.library.encode_special_tokens = True  # means: encode them as any other text
@@ -119,17 +115,7 @@ class HFTokenizer(Tokenizer):
             raise ValueError(f"no token {marker!r}")
         self.end_of_text = end_of_text
 
-    @cached_property
-    def is_byte_level(self) -> bool:
-        return '"ByteLevel"' in json.dumps(self.definition.get("decoder"))
-
-    @cached_property
-    def markers(self) -> set[int]:
-        return {
-            token["id"] for token in self.definition.get("added_tokens") or [] if token["special"]
-        }
-
-    def encode_array(self, text: str) -> np.ndarray:
+    def encode_unicode(self, text: str) -> np.ndarray:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -139,11 +125,8 @@ class HFTokenizer(Tokenizer):
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Exact for byte-level tokenizers; for others the library's text of the ids."""
-        numbers = list(ids)
-        for token_id in numbers:
-            if not 0 <= token_id < self.vocab_size:
-                raise ValueError(f"id {token_id} is outside the vocabulary of {self.vocab_size}")
+        """Exact for byte-level tokenizers; for others the library's text of the ids, in UTF-8."""
+        numbers = list(self.checked(ids))
         if not self.is_byte_level:
             return self.library.decode(numbers, skip_special_tokens=True).encode()
         parts = []
@@ -164,6 +147,6 @@ class HFTokenizer(Tokenizer):
         return self.definition
 
 
-def read(config: dict[str, Any], tokenizer_json: dict[str, Any]) -> HFTokenizer:
+def read(config: dict[str, Any], definition: dict[str, Any]) -> HFTokenizer:
     """The inverse of `save`."""
-    return HFTokenizer(tokenizer_json, config["eos_token"])
+    return HFTokenizer(definition, config["eos_token"])

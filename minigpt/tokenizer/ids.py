@@ -1,28 +1,22 @@
-"""Ids without text, for token files whose tokenizer is not at hand: enough to train, not to
-prompt.
-"""
+"""Ids without text, for token files without their tokenizer: enough to train, not to prompt."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from minigpt.errors import DataError
-from minigpt.tokenizer.base import Tokenizer, load
+from minigpt.tokenizer.base import Spec, Tokenizer
 
 GPT2_END_OF_TEXT = 50_256
 
 
-class Ids:
-    """Say what the ids of foreign token files are. The default is GPT-2's vocabulary, as in llm.c
-    and nanoGPT.
+class Ids(Spec):
+    """What the ids of foreign token files are: by default GPT-2's, as in llm.c and nanoGPT.
 
     end_of_text: the id between documents; None where the files have none, such as nanoGPT's
-    characters. "auto" is GPT-2's 50256 in a vocabulary that holds it, and none in a smaller one.
+        characters. "auto" is GPT-2's 50256 in a vocabulary that holds it, else None.
     """
-
-    train_bytes: int | None = 0
 
     def __init__(
         self, vocab_size: int = 50_257, end_of_text: int | Literal["auto"] | None = "auto"
@@ -33,7 +27,8 @@ class Ids:
             raise ValueError(f"vocab_size={vocab_size} must be at least 1")
         if end_of_text is not None and not 0 <= end_of_text < vocab_size:
             raise ValueError(
-                f"end_of_text={end_of_text} is outside vocab_size={vocab_size} (null: there is none)"
+                f"end_of_text={end_of_text} is outside vocab_size={vocab_size} "
+                "(null: there is none)"
             )
         self.vocab_size = vocab_size
         self.end_of_text = end_of_text
@@ -43,9 +38,6 @@ class Ids:
 
     def train(self, texts: Iterable[str]) -> "IdsOnly":
         return IdsOnly(self.vocab_size, self.end_of_text)
-
-    def load(self, folder: Path) -> Tokenizer:
-        return load(folder)
 
 
 class IdsOnly(Tokenizer):
@@ -57,11 +49,12 @@ class IdsOnly(Tokenizer):
         self.vocab_size = vocab_size
         self.end_of_text = end_of_text
 
-    def encode_array(self, text: str) -> np.ndarray:
+    def encode_unicode(self, text: str) -> np.ndarray:
         if not text:
             return np.empty(0, np.uint32)
         raise DataError(
-            "this tokenizer knows ids only: data.tokenizer (use data/tokenizer=hf with their tokenizer.json)"
+            "this tokenizer knows ids only: data.tokenizer "
+            "(use data/tokenizer=hf with their tokenizer.json)"
         )
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -77,7 +70,7 @@ class IdsOnly(Tokenizer):
         return {}
 
 
-def read(config: dict[str, Any], tokenizer_json: dict[str, Any]) -> IdsOnly:
+def read(config: dict[str, Any], definition: dict[str, Any]) -> IdsOnly:
     vocab_size, end_of_text = config["vocab_size"], config["end_of_text"]
     last = 0 if end_of_text is None else end_of_text
     if not (type(vocab_size) is type(last) is int and 0 <= last < vocab_size <= 2**32):

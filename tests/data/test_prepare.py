@@ -290,6 +290,7 @@ class Breaking(ByteTokenizer):
     """Fails on the n-th batch."""
 
     def __init__(self, batches_left: int, failure: Exception | None = None) -> None:
+        super().__init__()
         self.batches_left = batches_left
         self.failure = failure
 
@@ -380,6 +381,7 @@ class Stuck(ByteTokenizer):
     """Encodes two batches; a signal comes with the third, which takes until `released` is set."""
 
     def __init__(self, released: threading.Event) -> None:
+        super().__init__()
         self.released = released
         self.batches = 0
 
