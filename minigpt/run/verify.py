@@ -3,15 +3,14 @@
 Nothing is written, nothing is mended, and no class that a folder names is built.
 """
 
-import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from minigpt.checkpoint.layout import step_of, steps_on_disk
+from minigpt.checkpoint.layout import foreign_folders, step_of, steps_on_disk
 from minigpt.checkpoint.load import Checkpoint, load_checkpoint
 from minigpt.config import identity
 from minigpt.data.tokens import Tokens
@@ -19,133 +18,142 @@ from minigpt.errors import MinigptError
 from minigpt.files import records
 from minigpt.files.durable import sha256_bytes
 from minigpt.files.reading import UnreadableError, read_bytes
+from minigpt.terminal import count
 from minigpt.tokenizer import load as load_tokenizer
 
 T = TypeVar("T")
 
 
-def problems_of(folder: Path) -> Iterator[str]:
-    """What is wrong with a run's folder, one sentence each; nothing if it can be trusted."""
-    if not folder.is_dir():
-        yield "no such folder"
-        return
-    record = yield from _read(lambda: records.read_record(folder))
-    if record is None:
-        if not os.path.lexists(folder / "run.json"):
-            yield "not a run (no run.json)"
-        return
-    config = yield from _read(lambda: records.read_config(folder))
-    yield from _identity(record, config)
-    yield from _tokens(record)
-    summary = yield from _read(lambda: records.read_summary(folder))
-    newest = yield from _checkpoints(folder, record)
-    rows, whole = yield from _metrics(folder)
-    if newest is not None:
-        yield from _rows_of(folder, newest)
-    if whole:
-        yield from _steps(rows)
-        yield from _summary(summary, rows, newest)
+def line_about(folder: Path) -> tuple[bool, str]:
+    """Whether the run can be trusted, and the line that says so."""
+    found = _Inspection(folder)
+    found.look()
+    if found.problems:
+        problems = "; ".join(" ".join(problem.split()) for problem in found.problems)
+        return False, f"NOT to be trusted: {folder}: {problems}"
+    return True, f"ok: {folder}: {', '.join(found.notes)}"
 
 
-def _read(reader: Callable[[], T]) -> Generator[str, None, T | None]:
-    """What a reader returns; yields why it cannot, and returns None then."""
-    try:
-        return reader()
-    except UnreadableError as error:
-        yield (
-            f"{error.path.name} is missing" if error.missing else f"{error.path.name}: {error.why}"
-        )
-    except MinigptError as error:
-        yield from error.problems
-    return None
+class _Inspection:
+    """What one look at a run's folder finds."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: list[str] = []  # a sentence each; none if the run can be trusted
+        self.notes: list[str] = []  # said of a run that can be trusted
 
-def _identity(record: dict[str, Any], config: dict[str, Any] | None) -> Iterator[str]:
-    if identity.short_hash(record["identity"]) != record["id"]:
-        yield f"run.json: the id {record['id']} is not the hash of the identity beside it"
-    if config is None:
-        return
-    try:
-        # those it began with, whatever lies there by now
-        weights = record["identity"].get("init_from")
-        found = identity.short_hash(identity.run_identity(config, weights))
-    except (ImportError, AttributeError, SyntaxError):
-        if _targets(config) != _targets(record["identity"]):
-            yield "config.yaml names other classes than run.json"
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        yield f"config.yaml is not that of a run ({type(error).__name__} {error})"
-    else:
-        if found != record["id"]:
-            yield f"config.yaml is of run {found}, run.json of {record['id']}"
+    def look(self) -> None:
+        if not self.folder.is_dir():
+            self.problems.append("no such folder")
+            return
+        record = self._read(records.read_record, self.folder)
+        if record is None:
+            self.problems = self.problems or ["not a run (no run.json)"]
+            return
+        summary = self._read(records.read_summary, self.folder)
+        ended = summary and f"{summary['status']} at step {summary['step']}"
+        self.notes.append(ended or "not finished")
+        newest = self._checkpoints(record["id"])
+        self._tokens(Path(record["data"]["folder"]), record["data"]["fingerprint"])
+        self._identity(record)
+        rows = self._rows(newest)
+        if rows is not None and summary is not None:
+            self.problems += _ending(summary, rows, newest)
+        if record["mixed"]:
+            self.notes.append(f"mixed, as was accepted: {', '.join(record['mixed'])}")
 
+    def _read(self, reader: Callable[[Path], T], path: Path) -> T | None:
+        """What a reader returns; None if it cannot, which is a problem."""
+        try:
+            return reader(path)
+        except UnreadableError as error:
+            why = " is missing" if error.missing else f": {error.why}"
+            self.problems.append(error.path.name + why)
+        except MinigptError as error:
+            self.problems += error.problems
+        return None
 
-def _targets(node: dict[str, Any]) -> set[tuple[str, str]]:
-    """The classes that a configuration names in what decides a result, with their keys."""
-    parts = {key: node[key] for key in ("model", "optim", "schedule", "data")}
-    return {(k, v) for k, v in identity.flatten(parts).items() if k.endswith("._target_")}
+    def _checkpoints(self, run: str) -> Checkpoint | None:
+        """The newest whole checkpoint, or None."""
+        newest, checkpoints = None, self.folder / "checkpoints"
+        steps = self._read(steps_on_disk, checkpoints) or []
+        for path in steps:
+            found = self._read(load_checkpoint, path)
+            if found is None:
+                continue
+            if found.state.get("run") != run:
+                self.problems.append(f"{path.name} is of run {found.state.get('run')}")
+            bad = [name for name, tensor in found.model.items() if not torch.isfinite(tensor).all()]
+            if bad:
+                self.problems.append(f"{path.name}: {bad[0]} is not finite{_others(bad)}")
+            if found.state.get("step") != step_of(path):
+                self.problems.append(f"{path.name} holds step {found.state.get('step')}")
+            newest = found
+        self.notes.append(count(len(steps), "checkpoint"))
+        foreign = self._read(foreign_folders, checkpoints) or []
+        self.notes += [f"{path.name} is foreign, no checkpoint" for path in foreign]
+        return newest
 
+    def _tokens(self, tokens: Path, expected: str) -> None:
+        """A run stands alone; its tokens may live elsewhere."""
+        if not tokens.is_absolute() or not (tokens / "manifest.json").exists():
+            self.notes.append("tokens not here")
+            return
+        found = self._read(lambda folder: Tokens.open(folder, load_tokenizer).fingerprint, tokens)
+        if found is not None and found != expected:
+            change = f"{expected[:12]} -> {found[:12]}"
+            self.problems.append(f"tokens in {tokens} are not those of the run: {change}")
 
-def _unknown_class(folder: Path) -> str | None:
-    """Why config.yaml could not be hashed, where that is no fault of the run: a class whose source
-    is not here.
-    """
-    try:
-        identity.run_identity(records.read_config(folder))
-    except (ImportError, AttributeError, SyntaxError) as error:
-        return f"config.yaml not hashed: {error}"
-    return None
+    def _identity(self, record: dict[str, Any]) -> None:
+        if identity.short_hash(record["identity"]) != record["id"]:
+            self.problems.append(
+                f"run.json: the id {record['id']} is not the hash of the identity beside it"
+            )
+        config = self._read(records.read_config, self.folder)
+        if config is None:
+            return
+        try:
+            # The weights that it began with, whatever lies there by now.
+            weights = record["identity"].get("init_from")
+            found = identity.short_hash(identity.run_identity(config, weights))
+        except (ImportError, AttributeError, SyntaxError) as error:
+            # A class whose source is not here is no fault of the run.
+            self.notes.append(f"config.yaml not hashed: {error}")
+            if _targets(config) != _targets(record["identity"]):
+                self.problems.append("config.yaml names other classes than run.json")
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            why = f"{type(error).__name__} {error}"
+            self.problems.append(f"config.yaml is not that of a run ({why})")
+        else:
+            if found != record["id"]:
+                self.problems.append(f"config.yaml is of run {found}, run.json of {record['id']}")
 
-
-def _tokens(record: dict[str, Any]) -> Iterator[str]:
-    folder, expected = Path(record["data"]["folder"]), record["data"]["fingerprint"]
-    if not folder.is_absolute() or not (folder / "manifest.json").exists():
-        return  # a run stands alone; its tokens may live elsewhere
-    found = yield from _read(lambda: Tokens.open(folder, load_tokenizer).fingerprint)
-    if found is not None and found != expected:
-        yield f"tokens in {folder} are not those of the run: {expected[:12]} -> {found[:12]}"
-
-
-def _checkpoints(folder: Path, record: dict[str, Any]) -> Generator[str, None, Checkpoint | None]:
-    """Yields problems, returns the newest whole checkpoint or None."""
-    newest = None
-    for path in steps_on_disk(folder / "checkpoints"):
-        found = yield from _read(lambda path=path: load_checkpoint(path))  # type: ignore[misc]
+    def _rows(self, newest: Checkpoint | None) -> list[dict[str, Any]] | None:
+        """The rows of metrics.jsonl; None unless each line is one."""
+        path = self.folder / "metrics.jsonl"
+        found = self._read(records.read_rows, path)
         if found is None:
-            continue
-        if found.state.get("run") != record["id"]:
-            yield f"{path.name} is of run {found.state.get('run')}"
-        bad = [name for name, tensor in found.model.items() if not torch.isfinite(tensor).all()]
+            return None
+        rows, bad, torn = found
+        if torn:
+            self.problems.append(f"metrics.jsonl: the last line is torn ({torn} bytes)")
         if bad:
-            yield f"{path.name}: {bad[0]} is not finite{f', nor are {len(bad) - 1} others' if bad[1:] else ''}"
-        if found.state.get("step") != step_of(path):
-            yield f"{path.name} holds step {found.state.get('step')}"
-        newest = found
-    return newest
+            self.problems.append(f"metrics.jsonl: line {bad[0]} is not a row{_others(bad)}")
+        content = self._read(read_bytes, path)
+        if newest is not None and content is not None:
+            self.problems += _rows_saved(content, newest)
+        if bad:
+            return None
+        self.problems += _steps(rows)
+        return rows
 
 
-def _metrics(folder: Path) -> Generator[str, None, tuple[list[dict[str, Any]], bool]]:
-    """Yields problems, returns the rows and whether each line is one."""
-    found = yield from _read(lambda: records.read_rows(folder / "metrics.jsonl"))
-    if found is None:
-        return [], False
-    rows, bad, torn = found
-    if torn:
-        yield f"metrics.jsonl: the last line is torn ({torn} bytes)"
-    if bad:
-        others = f", nor are {len(bad) - 1} others" if bad[1:] else ""
-        yield f"metrics.jsonl: line {bad[0]} is not a row{others}"
-    return rows, not bad
-
-
-def _rows_of(folder: Path, newest: Checkpoint) -> Iterator[str]:
+def _rows_saved(content: bytes, newest: Checkpoint) -> Iterator[str]:
     """The rows that were logged before a checkpoint are those that it knows."""
-    found = yield from _read(lambda: read_bytes(folder / "metrics.jsonl"))
     length, name = newest.state.get("metrics_bytes"), newest.folder.name
-    if found is None:
-        return
-    if not isinstance(length, int) or len(found) < length:
+    if not isinstance(length, int) or len(content) < length:
         yield f"metrics.jsonl is shorter than when {name} was saved: rows are missing at its end"
-    elif newest.state.get("metrics_sha256") not in (None, sha256_bytes(found[:length])):
+    elif newest.state.get("metrics_sha256") not in (None, sha256_bytes(content[:length])):
         yield f"metrics.jsonl is not as when {name} was saved: rows were changed"
 
 
@@ -161,15 +169,13 @@ def _steps(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"metrics.jsonl: tokens a step change from {min(per_step):g} to {max(per_step):g}"
 
 
-def _summary(
-    summary: dict[str, Any] | None, rows: list[dict[str, Any]], newest: Checkpoint | None
+def _ending(
+    summary: dict[str, Any], rows: list[dict[str, Any]], newest: Checkpoint | None
 ) -> Iterator[str]:
-    """What a run that ended says it came to is what its rows and its last checkpoint say."""
-    if summary is None:
-        return
-    last = rows[-1] if rows else {"step": 0, "tokens": 0}
-    if (summary["step"], summary["tokens"]) != (last["step"], last["tokens"]):
-        yield f"summary.json ends at step {summary['step']}, metrics.jsonl at step {last['step']}"
+    """What a run that ended says is what its rows and its last checkpoint say."""
+    step, last = summary["step"], rows[-1] if rows else {"step": 0, "tokens": 0}
+    if (step, summary["tokens"]) != (last["step"], last["tokens"]):
+        yield f"summary.json ends at step {step}, metrics.jsonl at step {last['step']}"
     if summary["status"] != "finished":
         return
     final = next((row["val/loss"] for row in reversed(rows) if "val/loss" in row), None)
@@ -177,29 +183,17 @@ def _summary(
         yield f"summary.json: val_loss {summary['val_loss']}, the last row says {final}"
     if newest is None:
         yield "finished, and no whole checkpoint is left"
-    elif newest.state.get("step") != summary["step"]:
-        yield f"summary.json ends at step {summary['step']}, the checkpoints at {newest.state['step']}"
+    elif (saved := newest.state.get("step")) != step:
+        yield f"summary.json ends at step {step}, the checkpoints at {saved}"
     elif newest.state.get("final") is None:
         yield f"{newest.folder.name} is not the final checkpoint"
 
 
-def line_about(folder: Path) -> tuple[bool, str]:
-    """Whether the run can be trusted, and the line that says so."""
-    if problems := list(problems_of(folder)):
-        return (
-            False,
-            f"NOT to be trusted: {folder}: {'; '.join(' '.join(problem.split()) for problem in problems)}",
-        )
-    record, summary = records.read_record(folder), records.read_summary(folder)
-    assert record is not None
-    steps = steps_on_disk(folder / "checkpoints")
-    state = "not finished" if summary is None else f"{summary['status']} at step {summary['step']}"
-    parts = [state, f"{len(steps)} checkpoint{'' if len(steps) == 1 else 's'}"]
-    tokens = Path(record["data"]["folder"])
-    if not tokens.is_absolute() or not (tokens / "manifest.json").exists():
-        parts.append("tokens not here")
-    if why := _unknown_class(folder):
-        parts.append(why)
-    if record["mixed"]:
-        parts.append(f"mixed, as was accepted: {', '.join(record['mixed'])}")
-    return True, f"ok: {folder}: {', '.join(parts)}"
+def _others(bad: list[Any]) -> str:
+    return f", nor are {len(bad) - 1} others" if bad[1:] else ""
+
+
+def _targets(node: dict[str, Any]) -> set[tuple[str, str]]:
+    """The classes that a configuration names in what decides a result, with their keys."""
+    parts = {key: node[key] for key in ("model", "optim", "schedule", "data")}
+    return {(k, v) for k, v in identity.flatten(parts).items() if k.endswith("._target_")}

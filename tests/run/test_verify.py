@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from minigpt import verify
 from minigpt.checkpoint.layout import steps_on_disk
-from minigpt.checkpoint.save import save_checkpoint
+from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.config import identity
 
 
@@ -193,6 +193,23 @@ def test_a_whole_run_is_trusted_and_left_alone(
     said = capsys.readouterr().out
     assert said == f"ok: {run}: finished at step 12, 1 checkpoint\n" * 2
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["step_00000004", "step_00000012.superseded"])
+def test_a_foreign_folder_is_named_and_no_fault_of_the_run(
+    run: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = run / "checkpoints" / name / "notes"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    assert verify.main([str(run)]) == 0
+    said = capsys.readouterr().out
+    assert (
+        said == f"ok: {run}: finished at step 12, 1 checkpoint, {name} is foreign, no checkpoint\n"
+    )
+    assert steps_on_disk(run / "checkpoints") == [run / "checkpoints" / "step_00000012"]
+    prune(run / "checkpoints", 1, json.loads((run / "run.json").read_text())["id"])
+    assert notes.read_text() == "mine"
 
 
 def test_one_bad_run_among_good_ones_decides_the_exit_code(
