@@ -14,6 +14,7 @@ from minigpt.config import identity
 from minigpt.config.build import build
 from minigpt.config.precision import Precision
 from minigpt.model.loss import work_bytes
+from minigpt.train.optimizer_form import stepped
 
 # Resident after a first step beside anything of the model: the interpreter, PyTorch, its kernels.
 # Measured on Linux.
@@ -131,24 +132,16 @@ def saved_bytes(node: dict[str, Any], batch: int, seq_len: int, chosen: Precisio
 
 
 def state_bytes(optim: dict[str, Any], model: Any) -> float:
-    """Optimizer state, measured on a shrunken stand-in for each parameter, stepped once, and scaled
-    up.
-    """
-    roles, small = model.roles(), []
+    """Optimizer state, measured on a small stand-in for each parameter and scaled up."""
+    roles, shapes = model.roles(), []
     for name, parameter in model.named_parameters():
         shape = (2 * roles[name].n_heads, 16) if parameter.dim() == 2 else (16,)
-        small.append((name, torch.nn.Parameter(torch.ones(shape)), roles[name]))
-    optimizer = build(optim, small, drop=identity.shared_scalars("optim", optim))
-    for _, parameter, _ in small:
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    total = 0.0
-    for (_, stand_in, _), parameter in zip(small, model.parameters()):
-        states = [
-            part.state[stand_in] for part in optimizer.optimizers.values() if stand_in in part.state
-        ]
-        tensors = [
-            value for state in states for value in state.values() if isinstance(value, torch.Tensor)
-        ]
-        total += sum(t.nbytes for t in tensors) / stand_in.numel() * parameter.numel()
-    return total
+        shapes.append((name, shape, roles[name]))
+    optimizer = stepped(optim, shapes)
+    states = {p: part.state[p] for part in optimizer.optimizers.values() for p in part.state}
+    per_value = {
+        name: sum(v.nbytes for v in states.get(p, {}).values() if isinstance(v, torch.Tensor))
+        / p.numel()
+        for p, name in optimizer.names.items()
+    }
+    return sum(per_value[name] * p.numel() for name, p in model.named_parameters())

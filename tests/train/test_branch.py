@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import ROOT, SMALL, Shell, rows, tensors
+from safetensors.torch import save as to_bytes
 
 from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.load import load_checkpoint
 from minigpt.checkpoint.save import manifest_bytes
+from minigpt.optim.state_tree import encode
 from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.schedule.wsd import WSD
 from minigpt.train.branch import shared_steps
@@ -191,6 +195,64 @@ def test_nothing_that_a_neighbour_says_is_built_and_none_stops_a_run(
     assert shell("train", *WSD_RUN, "train.steps=20", "attempt=2", f"branch={bad}") == 4
     assert "cannot branch" in shell.err
     assert not canary.exists()
+
+
+def gain(tree: dict[str, Any]) -> dict[str, Any]:
+    """The state of one parameter under AdamW."""
+    found: dict[str, Any] = tree["parameters"]["embed.weight"]
+    assert found.keys() == {"step", "exp_avg", "exp_avg_sq"}
+    return found
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "another shape": lambda tree: gain(tree).update(exp_avg=torch.ones(3, 5)),
+    "another dtype": lambda tree: gain(tree).update(exp_avg=gain(tree)["exp_avg"].long()),
+    "text": lambda tree: gain(tree).update(exp_avg="many"),
+    "nothing": lambda tree: gain(tree).clear(),
+    "one parameter less": lambda tree: tree["parameters"].pop("embed.weight"),
+    "another optimizer": lambda tree: tree["optimizers"].update(hidden="torch.SGD"),
+    "a setting of another type": lambda tree: tree["groups"]["embed/embed/1"].update(betas=3),
+    "a group without parameters": lambda tree: tree["groups"]["embed/embed/1"].update(params=[]),
+    "a group too many": lambda tree: tree["groups"].update(other={"x": 1}),
+    "no groups": lambda tree: tree.pop("groups"),
+}
+
+
+@pytest.mark.faults(23)
+def test_optimizer_state_that_our_optimizer_would_not_keep_is_not_taken(shell: Shell) -> None:
+    """Its hashes are right. Named, it is refused in a line; otherwise the run trains by itself."""
+    assert shell("train", *WSD_RUN, "train.steps=10") == 0, shell.err
+    short = by_steps(shell)[10]
+    trunk = short / "checkpoints" / "step_00000008"
+    whole = {path.name: path.read_bytes() for path in trunk.iterdir()}
+
+    def write(files: dict[str, bytes]) -> None:
+        for name, content in files.items():
+            (trunk / name).write_bytes(content)
+
+    for steps, (what, change) in enumerate(FORGED.items(), start=20):
+        tree = load_checkpoint(trunk).optimizer
+        assert tree is not None
+        change(tree)
+        tensors: dict[str, torch.Tensor] = {}
+        state = json.loads(whole["state.json"]) | {"optimizer": encode(tree, tensors)}
+        files = {
+            "model.safetensors": whole["model.safetensors"],
+            "optimizer.safetensors": to_bytes(tensors),
+            "state.json": json.dumps(state).encode(),
+        }
+        write(files | {"manifest.json": manifest_bytes(files)})
+        longer = [*WSD_RUN, f"train.steps={steps}", "train.stop_after=1"]
+        assert shell("train", *longer, f"branch={short}") == 4, what
+        (error,) = (line for line in shell.err.splitlines() if line.startswith("error: "))
+        assert "optimizer state does not fit" in error, what
+        assert "branch=off" in error, what
+        assert "Traceback" not in shell.err, what
+        assert shell("train", *longer) == 0, what
+        assert f"of {short.name}" not in shell.err, what
+        write(whole)
+    assert shell("train", *WSD_RUN, "train.steps=40", "train.stop_after=9") == 0, shell.err
+    assert f"going on from step 8 of {short.name}" in shell.err
 
 
 def test_a_named_run_must_fit_and_checkpoint_at_keeps_more_branch_points(shell: Shell) -> None:
