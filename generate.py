@@ -24,13 +24,13 @@ def generate(cfg: "DictConfig") -> None:
 
 
 def check(cfg: "DictConfig") -> None:
-    """Every argument out of its range."""
+    """Every problem that shows without a model."""
     from minigpt.config.lazy_torch import load_torch
 
     load_torch()
     from minigpt.generate import command
 
-    command.sampling_of(cfg)
+    command.settings_of(cfg)
 
 
 def before(cfg: "DictConfig", sweeping: bool) -> bool:

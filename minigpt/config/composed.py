@@ -25,8 +25,15 @@ def take_apart(cfg: DictConfig) -> Composed:
 
     hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    return Composed(own, choices_of(cfg, hydra), typed_of(hydra), sources)
+    return Composed(without(cfg, "hydra"), choices_of(cfg, hydra), typed_of(hydra), sources)
+
+
+def without(cfg: DictConfig, key: str) -> DictConfig:
+    """A copy that lacks a key of the root; its other keys keep their types."""
+    rest = cfg.copy()
+    OmegaConf.set_struct(rest, False)
+    rest.pop(key, None)
+    return rest
 
 
 def typed_of(hydra: Any) -> list[str]:

@@ -19,7 +19,7 @@ from minigpt.config.budget import (
     tokens_notice,
 )
 from minigpt.config.budget_layers import one_budget
-from minigpt.config.composed import Composed, take_apart
+from minigpt.config.composed import Composed, take_apart, without
 from minigpt.config.groups import group_problems
 from minigpt.config.places import run_folder, tokens_folder, weights_id
 from minigpt.config.ranges import combination_problems, range_problems
@@ -79,7 +79,7 @@ def plan_composed(composed: Composed) -> Plan:
     choices, cfg = composed.choices, composed.own
     overrides = [typed for typed in composed.overrides if not _chooses_nothing(typed, choices)]
     if OmegaConf.is_interpolation(cfg, "stand_in") or cfg.get("stand_in") is not None:
-        cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
+        cfg = without(cfg, "data")
     config = resolved(cfg)
     config.setdefault("data", config.pop("stand_in", None))
     problems = root_problems(config | {"stand_in": None}, TrainRoot)

@@ -2,70 +2,67 @@
 
 import logging
 import sys
+from dataclasses import fields
+from typing import Any
 
 from omegaconf import DictConfig
 
 from minigpt import interrupt
 from minigpt.config import precision
+from minigpt.config.composed import take_apart
+from minigpt.config.schema import GenerateRoot
+from minigpt.config.typed import resolved, root_problems
 from minigpt.errors import ConfigError
 from minigpt.formats import torch_dtype
+from minigpt.generate import sampling
 from minigpt.generate.load import find_run, load_any
 from minigpt.generate.rebuild import trusted_packages
-from minigpt.generate.sampling import Sampling, TextStream, encode_prompt
-from minigpt.generate.sampling import generate as generate_tokens
 from minigpt.seeding import generator
 from minigpt.terminal import on_stdout
 
 log = logging.getLogger(__name__)
 
 
-def sampling_of(cfg: DictConfig) -> Sampling:
-    """The sampling arguments. Raises ConfigError that names every one out of range."""
-    if cfg.seed < 0:
-        raise ConfigError(f"out of range: seed={cfg.seed} (at least 0)")
-    trusted_packages(cfg.trust)
-    return Sampling(
-        cfg.max_new_tokens,
-        cfg.temperature,
-        cfg.top_k,
-        cfg.top_p,
-        cfg.ngram_size,
-        cfg.ngram_penalty,
-        cfg.num_samples,
-    )
+def settings_of(cfg: DictConfig) -> tuple[dict[str, Any], sampling.Sampling]:
+    """The plain configuration, and how to sample. Raises ConfigError for what is wrong in it."""
+    config = resolved(take_apart(cfg).own)
+    problems = root_problems(config, GenerateRoot)
+    if config["seed"] < 0:
+        problems.append(f"out of range: seed={config['seed']} (at least 0)")
+    if problems:
+        raise ConfigError(*problems)
+    trusted_packages(config["trust"])
+    keys = [field.name for field in fields(sampling.Sampling)]
+    return config, sampling.Sampling(**{key: config[key] for key in keys})
 
 
 def generate(cfg: DictConfig) -> None:
-    """Continue the prompt; each sample as it comes, or one after the other, separated by a line of
-    ---.
-    """
-    sampling = sampling_of(cfg)
-    loaded = load_any(find_run(cfg.run, cfg.output_dir), trusted_packages(cfg.trust))
-    chosen = precision.choose(
-        cfg.device, cfg.precision, False, d_model=loaded.model.embed.weight.shape[1]
-    )
-    dtype = torch_dtype(chosen.precision)
-    model = loaded.model.to(chosen.device, dtype)
+    """Continue the prompt: one sample as it comes, several at the end with --- between them."""
+    config, how = settings_of(cfg)
+    run = find_run(config["run"], config["output_dir"])
+    loaded = load_any(run, trusted_packages(config["trust"]))
+    width = loaded.model.embed.weight.shape[1]
+    chosen = precision.choose(config["device"], config["precision"], False, d_model=width)
+    model = loaded.model.to(chosen.device, torch_dtype(chosen.precision))
     step = "exported" if loaded.step is None else f"step {loaded.step}"
     log.info("%s (%s, %s, %s)", loaded.folder, step, chosen.device, chosen.precision)
 
-    tokenizer, ids = loaded.tokenizer, encode_prompt(loaded.tokenizer, cfg.prompt)
-    steps = generate_tokens(
-        model, ids, sampling, generator(cfg.seed, "sampling"), stop=tokenizer.end_of_text
-    )
-    live = cfg.stream and sampling.num_samples == 1
-    streams = [TextStream() for _ in range(sampling.num_samples)]
-    texts = [cfg.prompt] * sampling.num_samples
+    tokenizer, prompt = loaded.tokenizer, config["prompt"]
+    ids, draws = sampling.encode_prompt(tokenizer, prompt), generator(config["seed"], "sampling")
+    steps = sampling.generate(model, ids, how, draws, stop=tokenizer.end_of_text)
+    live = config["stream"] and how.num_samples == 1
+    streams = [sampling.TextStream() for _ in range(how.num_samples)]
+    texts = [prompt] * how.num_samples
     if live:
-        write(cfg.prompt)
+        write(prompt)
     for tokens in steps:
         interrupt.stop_if_requested("generation (the text so far stands above)")
-        for sample, token in enumerate(tokens):
-            new = streams[sample].add(tokenizer.decode_bytes([token]))
-            texts[sample] += new
+        for i, token in enumerate(tokens):
+            new = streams[i].decode(tokenizer.decode_bytes([token]))
+            texts[i] += new
             if live:
                 write(new)
-    endings = [stream.end() for stream in streams]
+    endings = [stream.decode(b"", final=True) for stream in streams]
     if live:
         write(endings[0] + "\n")
     else:

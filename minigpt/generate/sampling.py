@@ -1,5 +1,4 @@
-"""Text from a model: pure functions from logits to a choice, and the loop that feeds choices back
-through the cache.
+"""Text from a model: from logits to a choice, and back through the cache.
 
 B samples, V vocabulary, K candidates.
 """
@@ -9,6 +8,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,18 +20,20 @@ from minigpt.model.transformer import Transformer
 
 log = logging.getLogger(__name__)
 
+# Text from bytes as they come: a character appears when its last byte has.
+TextStream = partial(codecs.getincrementaldecoder("utf-8"), errors="replace")
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Raises ConfigError, naming every problem, for values out of
-    range.
+    """How the next token is chosen. Raises ConfigError that names every value out of range.
 
     temperature: divides the logits; 0 takes the most likely token.
     top_k: only the k most likely tokens, all if k exceeds the vocabulary; None: off.
     top_p: only the most likely tokens that together reach this probability (Holtzman et al. 2019);
         None: off.
-    ngram_size, ngram_penalty: a token that would complete an n-gram of this size that the text
-        (prompt included) already holds loses `ngram_penalty` nats, before the temperature acts; inf
+    ngram_size, ngram_penalty: a token loses `ngram_penalty` nats, before the temperature acts, if
+        it would complete an n-gram of this size that the text (prompt included) holds already. inf
         forbids it. Size 1 is any token seen before.
     """
 
@@ -44,24 +46,21 @@ class Sampling:
     num_samples: int = 1
 
     def __post_init__(self) -> None:
-        rules = {  # comparisons with nan are False, so nan is out of every range
+        within = {  # a comparison with nan is False, so nan is out of every range
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (
-                0 <= self.temperature < math.inf,
-                "0 for the most likely token, or a positive number",
-            ),
-            "top_k": (self.top_k is None or self.top_k >= 1, "at least 1, or null for all tokens"),
-            "top_p": (self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or null"),
+            "temperature": (0 <= self.temperature < math.inf, "0: the most likely; or positive"),
+            "top_k": (self.top_k is None or self.top_k >= 1, "at least 1; null: all tokens"),
+            "top_p": (self.top_p is None or 0 < self.top_p <= 1, "above 0, at most 1; null: off"),
             "ngram_size": (
                 self.ngram_size is None or self.ngram_size >= 1,
-                "at least 1, or null for no penalty",
+                "at least 1; null: off",
             ),
             "ngram_penalty": (self.ngram_penalty >= 0, "0 or more nats; inf forbids repeats"),
             "num_samples": (self.num_samples >= 1, "at least 1"),
         }
         problems = [
-            f"out of range: {key}={getattr(self, key)} ({what})"
-            for key, (ok, what) in rules.items()
+            f"out of range: {key}={getattr(self, key)} ({expected})"
+            for key, (ok, expected) in within.items()
             if not ok
         ]
         if problems:
@@ -69,28 +68,26 @@ class Sampling:
 
 
 class NGrams:
-    """Which tokens would complete an n-gram that a text already holds; O(1) for each token
-    added.
-    """
+    """Which tokens would complete an n-gram that a text already holds; O(1) per token added."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, text: Sequence[int] = ()) -> None:
         self.size = size
         self.last: tuple[int, ...] = ()  # up to size - 1 tokens
         self.followers: dict[tuple[int, ...], set[int]] = {}
+        for token in text:
+            self.add(token)
 
     def add(self, token: int) -> None:
         if len(self.last) == self.size - 1:
             self.followers.setdefault(self.last, set()).add(token)
-        self.last = (*self.last, token)[-(self.size - 1) :] if self.size > 1 else ()
+        self.last = (*self.last, token)[1 - self.size :] if self.size > 1 else ()
 
     def completions(self) -> set[int]:
         return self.followers.get(self.last, set())
 
 
 def penalise(logits: Tensor, tokens: set[int], penalty: float) -> Tensor:
-    """`penalty` nats off the given tokens of logits (V,). A ban that would leave nothing is
-    lifted.
-    """
+    """`penalty` nats off these tokens of logits (V,). A ban that leaves nothing is lifted."""
     if not tokens or penalty == 0:
         return logits
     lowered = logits.clone()
@@ -101,10 +98,10 @@ def penalise(logits: Tensor, tokens: set[int], penalty: float) -> Tensor:
 def candidates(
     logits: Tensor, temperature: float, top_k: int | None, top_p: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Probabilities and ids (B, K) of the tokens to draw from, for logits (B, V); probabilities
-    need not sum to 1.
+    """Probabilities and ids (B, K) of the tokens to draw from, for logits (B, V).
 
-    The temperature acts first, then top-k, then top-p on what is left, renormalised.
+    The temperature acts first, then top-k, then top-p on what is left, renormalised. Probabilities
+    need not sum to 1.
     """
     vocab_size = logits.shape[-1]
     k = vocab_size if top_k is None else min(top_k, vocab_size)
@@ -112,18 +109,15 @@ def candidates(
         logits, ids = logits.topk(k)  # most likely first
     else:
         ids = torch.arange(vocab_size, device=logits.device).expand_as(logits)
-    # so that neither a tiny temperature nor a long sum loses anything
-    logits = logits.cpu().double()
+    logits = logits.cpu().double()  # exact for a tiny temperature and for a long sum
     p = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
     if top_p is not None:
-        # drop those before which top_p was reached already; the first always stays
-        p = p * (p.cumsum(-1) - p < top_p)
+        p = p * (p.cumsum(-1) - p < top_p)  # until top_p is reached; the first always stays
     return p, ids.cpu()
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> list[int]:
-    """One token for each row of logits (B, V), drawn on the CPU from `generator` (greedy choices
-    draw nothing).
+    """One token for each row of logits (B, V), drawn on the CPU; greedy choices draw nothing.
 
     Raises NumericsError for logits of a broken model.
     """
@@ -145,42 +139,33 @@ def generate(
     generator: torch.Generator,
     stop: int | None = None,
 ) -> Iterator[list[int]]:
-    """Continue a prompt of at least one token; yields the next token of each of the num_samples
-    texts, step by step.
+    """Continue a prompt of at least one token; each step yields a token for every sample.
 
-    The prompt is read in one pass, shared by all samples; every further token costs one position. A
-    text that has produced `stop` is finished and yields `stop` from then on; when all are, the
+    The prompt is read in one pass, shared by all samples. Every further token costs one position. A
+    text that has produced `stop` is finished and yields `stop` from then on. When all are, the
     iteration ends.
 
     The model sees at most max_seq_len tokens. A longer prompt loses its beginning. When the window
-    is full, its newer half is read anew and becomes the context of what follows: positions stay
-    within what was trained, a token sees between max_seq_len / 2 and max_seq_len of those before
-    it, and reading costs two positions a token on average.
+    is full, its newer half is read anew and becomes the context of what follows. So positions stay
+    within what was trained, a token sees the max_seq_len / 2 to max_seq_len tokens before it, and
+    reading costs two positions a token on average.
 
     Computes in the dtype and on the device of the weights, in evaluation mode (restored at the
     end).
     """
-    window, n = model.max_seq_len, sampling.num_samples
+    window, n, size = model.max_seq_len, sampling.num_samples, sampling.ngram_size
     if len(prompt) > window:
         log.warning("the prompt has %d tokens: the model sees the last %d", len(prompt), window)
     texts = [list(prompt) for _ in range(n)]
-    ngrams = (
-        [NGrams(sampling.ngram_size) for _ in range(n)] if sampling.ngram_size is not None else []
-    )
-    for seen in ngrams:
-        for token in prompt:
-            seen.add(token)
+    ngrams = [] if size is None else [NGrams(size, prompt) for _ in range(n)]
     finished = [False] * n
     training, device = model.training, model.embed.weight.device
     model.eval()
     try:
-        # a window may be far longer than a text
-        room = min(window, len(prompt) + sampling.max_new_tokens)
+        room = min(window, len(prompt) + sampling.max_new_tokens)  # a window may be far longer
         cache = model.new_cache(length=room)
-        logits = model.next_logits(torch.tensor([prompt[-window:]], device=device), cache).expand(
-            n, -1
-        )
-        cache = cache.repeat(n)
+        logits = model.next_logits(torch.tensor([prompt[-window:]], device=device), cache)
+        logits, cache = logits.expand(n, -1), cache.repeat(n)
         decode = decoder(model, n, room)
         for step in range(sampling.max_new_tokens):
             if step:
@@ -188,24 +173,24 @@ def generate(
                 if cache.length == window:
                     cache.clear()
                     new = max(1, window // 2)
-                tokens_in = torch.tensor([text[-new:] for text in texts], device=device)
-                logits = (
-                    decode(tokens_in, cache) if new == 1 else model.next_logits(tokens_in, cache)
-                )
+                read = decode if new == 1 else model.next_logits
+                logits = read(torch.tensor([text[-new:] for text in texts], device=device), cache)
             if ngrams:
-                rows = [
-                    penalise(x, seen.completions(), sampling.ngram_penalty)
-                    for x, seen in zip(logits, ngrams)
-                ]
-                logits = torch.stack(rows)
+                rows = zip(logits, ngrams)
+                logits = torch.stack(
+                    [
+                        penalise(row, seen.completions(), sampling.ngram_penalty)
+                        for row, seen in rows
+                    ]
+                )
             tokens = choose(logits, sampling, generator)
-            for i, token in enumerate(tokens):
+            for i in range(n):
                 if finished[i] and stop is not None:
-                    tokens[i] = token = stop
-                texts[i].append(token)
+                    tokens[i] = stop
+                texts[i].append(tokens[i])
+                finished[i] = tokens[i] == stop
                 if ngrams:
-                    ngrams[i].add(token)
-                finished[i] = finished[i] or token == stop
+                    ngrams[i].add(tokens[i])
             yield tokens
             if all(finished):
                 return
@@ -214,40 +199,14 @@ def generate(
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """The ids of a prompt; an empty one is the start of a text, or id 0 where a tokenizer has no
-    end of text.
-    """
+    """The ids of a prompt. An empty one is end_of_text, or id 0 where there is none."""
     return tokenizer.encode(prompt) or [tokenizer.end_of_text or 0]
 
 
 def sample_text(
     model: Transformer, tokenizer: Any, prompt: str, sampling: Sampling, generator: torch.Generator
 ) -> list[str]:
-    """num_samples texts, prompt included, each up to the end that the model gives it or to
-    max_new_tokens.
-    """
+    """num_samples texts, prompt included, each up to its end or to max_new_tokens."""
     ids = encode_prompt(tokenizer, prompt)
-    steps = list(generate(model, ids, sampling, generator, stop=tokenizer.end_of_text))
-    return [
-        tokenizer.decode([*ids, *(tokens[i] for tokens in steps)])
-        for i in range(sampling.num_samples)
-    ]
-
-
-class TextStream:
-    """Text from bytes as they come: a character appears when its last byte has, broken bytes become
-    U+FFFD.
-    """
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def add(self, content: bytes) -> str:
-        return self._decoder.decode(content)
-
-    def end(self) -> str:
-        """What an incomplete last character leaves."""
-        return self._decoder.decode(b"", final=True)
-
-
-# Characters that reorder what stands around them: text could look like something else.
+    steps = generate(model, ids, sampling, generator, stop=tokenizer.end_of_text)
+    return [tokenizer.decode([*ids, *new]) for new in zip(*steps)]

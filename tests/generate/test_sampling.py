@@ -273,13 +273,13 @@ def test_values_at_the_edge_are_legal() -> None:
 @pytest.mark.faults(50)
 def test_text_comes_as_characters_complete() -> None:
     stream = TextStream()
-    assert [stream.add(bytes([byte])) for byte in "aé€".encode()] == ["a", "", "é", "", "", "€"]
-    assert stream.end() == ""
-    assert stream.add(b"\xf0\x9f") == ""
-    assert stream.end() == "\ufffd"
-    assert stream.add(b"\xc3(") == "\ufffd("
+    assert [stream.decode(bytes([byte])) for byte in "aé€".encode()] == ["a", "", "é", "", "", "€"]
+    assert stream.decode(b"", final=True) == ""
+    assert stream.decode(b"\xf0\x9f") == ""
+    assert stream.decode(b"", final=True) == "\ufffd"
+    assert stream.decode(b"\xc3(") == "\ufffd("
 
     content = "naïve — 🎭 ¡olé!".encode() + b"\xff\xe2\x82"
     pieces = TextStream()
-    joined = "".join(pieces.add(content[i : i + 1]) for i in range(len(content))) + pieces.end()
-    assert joined == content.decode(errors="replace")
+    joined = "".join(pieces.decode(content[i : i + 1]) for i in range(len(content)))
+    assert joined + pieces.decode(b"", final=True) == content.decode(errors="replace")
