@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -27,7 +26,7 @@ from minigpt.checkpoint.load import Checkpoint, check_state, newest_checkpoint
 from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
-from minigpt.files import durable
+from minigpt.files import durable, records
 from minigpt.files.lock import FolderLock
 from minigpt.files.reading import UnreadableError, read_bytes
 from minigpt.run.changes import changes_since, path_changes, refusal
@@ -68,15 +67,14 @@ class RunFolder:
             except BaseException:
                 self._leave_no_trace()
                 raise
-        logging.getLogger("minigpt").addHandler(self._handler)
+        logging.getLogger("minigpt").addHandler(self._log)
         return self
 
     def _open(self) -> None:
         """Remove what a killed process left; open the files that grow."""
         metrics, train_log = self.folder / "metrics.jsonl", self.folder / "train.log"
-        self._made = [
-            path for path in (self.checkpoints, metrics, train_log) if not os.path.lexists(path)
-        ]
+        grown = (self.checkpoints, metrics, train_log)
+        self._made = [path for path in grown if not os.path.lexists(path)]
         durable.make_folder(self.checkpoints)
         if self.saved is not None:
             (self.folder / FAILED).unlink(missing_ok=True)
@@ -84,11 +82,11 @@ class RunFolder:
             if (self.folder / "tokenizer").is_dir():
                 durable.remove_leftovers(self.folder / "tokenizer", r"[a-z_]+\.json")
             durable.remove_leftovers(self.folder, FILES)
-        self._handler = RunLog(train_log)
+        self._log = RunLog(train_log)
         try:
             self.metrics = Metrics(metrics, self.lock.check)
         except BaseException:
-            self._handler.close()
+            self._log.close()
             raise
 
     def _leave_no_trace(self) -> None:
@@ -102,39 +100,26 @@ class RunFolder:
                 self.folder.rmdir()
         self.lock.release()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         ours = self.lock.is_ours()  # what is no longer ours stays as it is
-        if error is not None and kind is not None and not isinstance(error, SystemExit) and ours:
-            log.debug("ended by %s", kind.__name__, exc_info=(kind, error, trace))
-        logging.getLogger("minigpt").removeHandler(self._handler)
-        self._handler.close()
+        if ours and error is not None and not isinstance(error, SystemExit):
+            log.debug("ended by %s", type(error).__name__, exc_info=error)
+        logging.getLogger("minigpt").removeHandler(self._log)
+        self._log.close()
         self.metrics.close()
-        begun, ended = self.saved is not None, (self.folder / "summary.json").exists()
-        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
-        if isinstance(error, Exception) and failed and begun and not ended and ours:
+        going_on = self.saved is not None and not (self.folder / "summary.json").exists()
+        if ours and going_on and isinstance(error, Exception) and not isinstance(error, Stopped):
             with suppress(OSError):
                 durable.write_atomic(self.folder / FAILED, durable.json_bytes(failure(error)))
-        if isinstance(error, MinigptError) and not begun:
+        if self.saved is None and isinstance(error, MinigptError):
             self._leave_no_trace()
         self.lock.release()
 
-    def begin(
-        self,
-        chosen: dict[str, Any],
-        hardware: dict[str, Any],
-        data: dict[str, Any],
-        steps: int,
-        accepted: Sequence[str] = (),
-    ) -> None:
+    def begin(self, facts: dict[str, Any], accepted: Sequence[str] = ()) -> None:
         """Write who this run is, or check that it is still what it was.
 
-        chosen: device, precision, compile, threads and micro-batch as they will be used.
-        steps: of the whole run.
+        facts: `chosen` (device, precision, compile, threads and micro-batch as they will be used),
+            `hardware`, `data` (the tokens) and `steps` (of the whole run), for run.json.
         accepted: what marks a new run as mixed from its start.
         Raises CheckpointError if code, tokens or the chosen path changed, unless accept_changes is
         set.
@@ -143,24 +128,22 @@ class RunFolder:
             raise CheckpointError(
                 f"code changed while the run was starting: {', '.join(edited)} (start it again)"
             )
-        record, first = new_record(self.plan, chosen, hardware, data, steps, accepted), True
-        warnings = accepted
+        first, record = self.saved is None, new_record(self.plan, facts, accepted)
         if self.saved is not None:
-            changes = [*changes_since(self.saved, record), *path_changes(self.saved, record)]
-            if changes and not self.plan.config["accept_changes"]:
-                raise refusal(self.folder, changes)
+            accepted = [*changes_since(self.saved, record), *path_changes(self.saved, record)]
+            if accepted and not self.plan.config["accept_changes"]:
+                raise refusal(self.folder, accepted)
             # A kill between the two writes below leaves run.json alone.
-            if not changes and (self.folder / "config.yaml").is_file():
+            if not accepted and (self.folder / "config.yaml").is_file():
                 return
             now = {key: record[key] for key in ("source", "chosen", "data")}
-            record = {**self.saved, **now, "mixed": [*self.saved["mixed"], *changes]}
-            first, warnings = False, changes
+            record = {**self.saved, **now, "mixed": [*self.saved["mixed"], *accepted]}
         config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
         self._write_record(record)  # first: now the folder is ours
         with durable.writing(self.folder):
             durable.remove_leftovers(self.folder, FILES)  # of a start that wrote no record
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
-        for change in warnings:
+        for change in accepted:
             log.warning("warning: accepted change: %s", change)
         if first:
             log.info("%s", self.folder)
@@ -194,28 +177,43 @@ class RunFolder:
         """Where to go on, or None for a new run.
 
         Rows logged after the checkpoint are dropped: they will come again. Raises CheckpointError
-        if rows logged before it are gone or changed, unless accept_changes is set. (Rows that a full disk
-        refused are not: the checkpoint knows the length that the file had.)
+        if rows logged before it are gone or changed, unless accept_changes is set. (Rows that a
+        full disk refused are not: the checkpoint knows the length that the file had.)
         """
-        found = newest_checkpoint(self.checkpoints)
-        if found is not None and found.state.get("run") != self.plan.id:
+        found, rows = newest_checkpoint(self.checkpoints), self.metrics
+        if found is None:
+            self._drop_all_rows()
+            return None
+        if found.state.get("run") != self.plan.id:
             raise CheckpointError(
                 f"foreign checkpoint: {found.folder}: of run {found.state.get('run')}, "
                 f"expected {self.plan.id} (remove it)"
             )
-        if found is not None:
-            check_state(found)
-        logged = 0 if found is None else found.state["metrics_bytes"]
-        now = self.metrics.sha256(logged)
-        with durable.writing(self.metrics.path):
-            if found is not None and self.metrics.n_bytes < logged:
-                has = f"{self.metrics.n_bytes} bytes, {found.folder.name} has {logged}"
-                self._accept_rows(f"rows are gone: {self.metrics.path}: {has}")
-            elif found is not None and found.state.get("metrics_sha256", now) != now:
-                has = f"not those of {found.folder.name}"
-                self._accept_rows(f"rows were changed: {self.metrics.path}: {has}")
-            self.metrics.rewind(logged)
+        check_state(found)
+        logged, name = found.state["metrics_bytes"], found.folder.name
+        with durable.writing(rows.path):
+            if rows.n_bytes < logged:
+                has = f"{rows.n_bytes} bytes, {name} has {logged}"
+                self._accept_rows(f"rows are gone: {rows.path}: {has}")
+            elif found.state.get("metrics_sha256") not in (None, rows.sha256(logged)):
+                self._accept_rows(f"rows were changed: {rows.path}: not those of {name}")
+            rows.rewind(logged)
         return found
+
+    def _drop_all_rows(self) -> None:
+        """Without a checkpoint the rows come again, from the first one on."""
+        rows: list[dict[str, Any]] = []
+        with suppress(UnreadableError):
+            rows, *_ = records.read_rows(self.metrics.path)
+        if rows:
+            log.warning(
+                "warning: no checkpoint: %s: training starts again, and the rows up to step %d "
+                "are dropped",
+                self.checkpoints,
+                rows[-1]["step"],
+            )
+        with durable.writing(self.metrics.path):
+            self.metrics.rewind(0)
 
     def _accept_rows(self, lost: str) -> None:
         if not self.plan.config["accept_changes"]:

@@ -17,15 +17,8 @@ from minigpt.run.versions import git_state, versions
 FAILED = "failed.json"
 
 
-def new_record(
-    plan: Plan,
-    chosen: dict[str, Any],
-    hardware: dict[str, Any],
-    data: dict[str, Any],
-    steps: int,
-    accepted: Sequence[str],
-) -> dict[str, Any]:
-    """run.json of a run that begins now. The arguments are those of `RunFolder.begin`."""
+def new_record(plan: Plan, facts: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
+    """run.json of a run that begins now. facts, accepted: as in `RunFolder.begin`."""
     return {
         "schema": records.SCHEMA,
         "minigpt": minigpt.__version__,
@@ -40,10 +33,7 @@ def new_record(
         "git": git_state(),
         "source": source_digest(plan.config),
         "versions": versions(),
-        "chosen": chosen,
-        "hardware": hardware,
-        "data": data,
-        "steps": steps,
+        **facts,
         "branched_from": None,
         "mixed": list(accepted),
     }

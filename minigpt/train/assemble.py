@@ -166,13 +166,13 @@ def begin_folder(
         "threads": torch.get_num_threads(),
         "micro_batch_size": budget.micro_batch_size,
     }
-    folder.begin(
-        chosen=chosen,
-        hardware=describe_hardware(precision),
-        data=describe_tokens(tokens),
-        steps=budget.steps,
-        accepted=accepted,
-    )
+    facts = {
+        "chosen": chosen,
+        "hardware": describe_hardware(precision),
+        "data": describe_tokens(tokens),
+        "steps": budget.steps,
+    }
+    folder.begin(facts, accepted)
     folder.keep_tokenizer(tokens.tokenizer.files)
 
 

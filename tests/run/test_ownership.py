@@ -4,6 +4,7 @@ it writes to.
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,24 @@ def test_lost_rows_stop_a_run_and_can_be_accepted(shell: Shell, tmp_path: Path) 
     )
     assert [row["step"] for row in rows(folder)][-1] == 8
     assert shell("train", *SMALL) == 0, shell.err  # from now on the file is as the checkpoint says
+
+
+def test_rows_without_any_checkpoint_are_dropped_with_a_warning(shell: Shell) -> None:
+    """All checkpoints were deleted by hand; what else lies among them stays."""
+    assert shell("train", *SMALL, "train.stop_after=6") == 0, shell.err
+    assert "no checkpoint" not in shell.err
+    folder = shell.run_folder()
+    shutil.rmtree(folder / "checkpoints")
+    notes = folder / "checkpoints" / "step_00000004.superseded" / "notes"
+    notes.parent.mkdir(parents=True)
+    notes.write_bytes(NOTES)
+    assert shell("train", *SMALL) == 0, shell.err
+    (said,) = [line for line in shell.err.splitlines() if "no checkpoint" in line]
+    assert said.startswith(f"warning: no checkpoint: {folder / 'checkpoints'}: ")
+    assert "training starts again, and the rows up to step 6 are dropped" in said
+    steps = [row["step"] for row in rows(folder) if "train/loss" in row]
+    assert steps == sorted(set(steps))
+    assert notes.read_bytes() == NOTES
 
 
 def test_restored_rows_are_taken(shell: Shell, tmp_path: Path) -> None:
