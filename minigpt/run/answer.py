@@ -30,22 +30,14 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     if (changes := changes_of(plan)) and not plan.config["accept_changes"]:
         raise refusal(plan.folder, changes)
     if summary["status"] == "diverged":
-        raise NumericsError(
-            f"diverged before: {plan.folder}: at step {summary['step']} "
-            "(change a setting, or attempt=2)"
-        )
-    chosen = record["chosen"]
+        where = f"{plan.folder}: at step {summary['step']}"
+        raise NumericsError(f"diverged before: {where} (change a setting, or attempt=2)")
     asked_now = [override for override in plan.overrides if override not in record["overrides"]]
     typed = {override.lstrip("+~").partition("=")[0] for override in asked_now}
-    watching = {key for key in typed if key_of(key).effect == "watching"}
-    ignored = sorted({*watching, *plan.unused})
-    log.info(
-        "already finished (%s, %s, commit %s)%s",
-        chosen["device"],
-        chosen["precision"],
-        (record["git"] or {}).get("commit", "unknown")[:7],
-        f"; ignored: {', '.join(ignored)}" if ignored else "",
-    )
+    ignored = sorted({*plan.unused, *(k for k in typed if key_of(k).effect == "watching")})
+    chosen, commit = record["chosen"], (record["git"] or {}).get("commit", "unknown")[:7]
+    said = f"already finished ({chosen['device']}, {chosen['precision']}, commit {commit})"
+    log.info("%s%s", said, f"; ignored: {', '.join(ignored)}" if ignored else "")
     return summary
 
 
@@ -59,14 +51,11 @@ def print_outcome(folder: Path, summary: dict[str, Any]) -> None:
         print(f"{on_stdout(sample.rstrip())}\n")
     bits, rate = summary["val_bits_per_byte"], summary["tokens_per_s"]
     loss = f"{summary['val_loss']:.4f} nats per token"
-    if bits is not None:
-        loss += f", {bits:.4f} bits per byte"
+    loss += "" if bits is None else f", {bits:.4f} bits per byte"
     print(f"validation loss   {loss}  ({summary['val_tokens']:,} tokens)")
     training = f"{summary['step']:,} steps, {summary['tokens']:,} tokens"
     training += f", {summary['train_time_s']:.1f} s"
-    if rate is not None:
-        training += f", {rate:,.0f} tokens/s"
-    if summary["mixed"]:
-        training += f"  (mixed: {', '.join(summary['mixed'])})"
+    training += "" if rate is None else f", {rate:,.0f} tokens/s"
+    training += f"  (mixed: {', '.join(summary['mixed'])})" if summary["mixed"] else ""
     print(f"training          {training}")
     print(f"run folder        {folder}")

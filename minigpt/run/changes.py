@@ -1,5 +1,6 @@
 """What is not as it was when a run began: code, tokens, the hardware path."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ def changes_of(plan: Plan) -> list[str]:
     record = read_record(plan.folder)
     if record is None:
         return []
-    fingerprint = recorded_fingerprint(plan.tokens_folder) or record["data"]["fingerprint"]
-    now = {"source": source_digest(plan.config), "data": {"fingerprint": fingerprint}}
-    return changes_since(record, now)
+    fingerprint = None
+    with suppress(UnreadableError):
+        fingerprint = read_json(plan.tokens_folder / "manifest.json").get("fingerprint")
+    data = {"fingerprint": fingerprint} if isinstance(fingerprint, str) else record["data"]
+    return changes_since(record, {"source": source_digest(plan.config), "data": data})
 
 
 def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -28,9 +31,9 @@ def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     old, new = saved["source"], now["source"]
     modules = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     changes = [f"code changed: {name.replace('.', '/')}.py" for name in modules]
-    if saved["data"]["fingerprint"] != now["data"]["fingerprint"]:
-        before, after = saved["data"]["fingerprint"][:12], now["data"]["fingerprint"][:12]
-        changes.append(f"tokens changed: {before} -> {after}")
+    before, after = saved["data"]["fingerprint"], now["data"]["fingerprint"]
+    if before != after:
+        changes.append(f"tokens changed: {before[:12]} -> {after[:12]}")
     return changes
 
 
@@ -42,24 +45,14 @@ def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if saved["chosen"].get(key) != value
     ]
     before, after = saved["versions"]["torch"], now["versions"]["torch"]
-    return [*changes, *([f"torch version: {before} -> {after}"] if before != after else [])]
+    if before != after:
+        changes.append(f"torch version: {before} -> {after}")
+    return changes
 
 
 def refusal(folder: Path, changes: list[str]) -> CheckpointError:
     """What is raised for changes that were not accepted."""
+    way_out = "accept_changes=true goes on and marks the run; attempt=2 starts anew"
     return CheckpointError(
-        *(
-            f"changed since the run began: {folder}: {change} "
-            "(accept_changes=true goes on and marks the run; attempt=2 starts anew)"
-            for change in changes
-        )
+        *(f"changed since the run began: {folder}: {change} ({way_out})" for change in changes)
     )
-
-
-def recorded_fingerprint(tokens_folder: Path) -> str | None:
-    """The fingerprint in a token folder's manifest; None if there is no sound one."""
-    try:
-        fingerprint = read_json(tokens_folder / "manifest.json").get("fingerprint")
-    except UnreadableError:
-        return None
-    return fingerprint if isinstance(fingerprint, str) else None

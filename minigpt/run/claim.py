@@ -20,8 +20,7 @@ def own_record(plan: Plan) -> dict[str, Any] | None:
     Raises CheckpointError if it is damaged or of another run. An id is short, and two of them may
     coincide: the whole identity is compared.
     """
-    path = plan.folder / "run.json"
-    record = read_record(plan.folder)
+    path, record = plan.folder / "run.json", read_record(plan.folder)
     if record is None:
         return None
     if record["id"] != plan.id:
@@ -46,7 +45,7 @@ def claim(plan: Plan) -> dict[str, Any] | None:
     folder, record = plan.folder, own_record(plan)
     if record is None and folder.is_dir():
         foreign = sorted(path.name for path in folder.iterdir() if not _before_the_record(path))
-        # another process may just have begun
+        # Another process may just have begun.
         if foreign and (record := own_record(plan)) is None:
             raise CheckpointError(
                 f"not a run: {folder}: holds {foreign[0]} and no run.json "
@@ -57,10 +56,14 @@ def claim(plan: Plan) -> dict[str, Any] | None:
 
 def _before_the_record(path: Path) -> bool:
     """Whether this is of a start that never began: what RunFolder makes before run.json."""
-    if path.name == "checkpoints":
-        return path.is_symlink() or (path.is_dir() and not os.listdir(path))
-    if path.name == "metrics.jsonl":
-        return path.is_symlink() or path.stat().st_size == 0
-    if not re.fullmatch(r"lock|train\.log|\.tmp-run\.json-[0-9a-f]{8}", path.name):
+    if not re.fullmatch(
+        r"checkpoints|metrics\.jsonl|lock|train\.log|\.tmp-run\.json-[0-9a-f]{8}", path.name
+    ):
         return False
-    return path.is_symlink() or path.is_file()  # a link is refused by name when it is opened
+    if path.is_symlink():
+        return True  # refused by name when it is opened
+    if path.name == "checkpoints":
+        return path.is_dir() and not os.listdir(path)
+    if path.name == "metrics.jsonl":
+        return path.stat().st_size == 0
+    return path.is_file()

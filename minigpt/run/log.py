@@ -20,13 +20,8 @@ class RunLog(logging.FileHandler):
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
 
     def _open(self) -> Any:
-        return open(
-            self.baseFilename,
-            self.mode,
-            encoding=self.encoding,
-            errors=self.errors,
-            opener=regular_file,
-        )
+        text: Any = {"encoding": self.encoding, "errors": self.errors}
+        return open(self.baseFilename, self.mode, opener=regular_file, **text)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._failed:
@@ -37,6 +32,6 @@ class RunLog(logging.FileHandler):
         self._failed = True
 
     def close(self) -> None:
-        # what could not be written before is tried once more, and has been warned of
+        # What could not be written before is tried once more, and has been warned of.
         with suppress(OSError):
             super().close()

@@ -1,6 +1,4 @@
-"""metrics.jsonl: the record of truth, one JSON object a line. Loggers mirror it; nothing reads them
-back.
-"""
+"""metrics.jsonl: the record of truth, one JSON object a line. Loggers mirror it."""
 
 import hashlib
 import json
@@ -27,7 +25,7 @@ class Metrics:
 
     def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
         self.path, self.check = path, check
-        self._file = open(path, "a+b", buffering=0, opener=regular_file)  # noqa: SIM115 (lives as long as the run)
+        self._file = open(path, "a+b", buffering=0, opener=regular_file)  # noqa: SIM115
         self._failed = False
 
     def append(self, row: dict[str, Any]) -> None:
@@ -45,17 +43,12 @@ class Metrics:
             with suppress(OSError):  # no torn row between whole ones
                 os.ftruncate(self._file.fileno(), before)
             if not self._failed:
-                log.warning(
-                    "warning: cannot write metrics: %s: %s (training goes on without)",
-                    self.path,
-                    error.strerror,
-                )
+                why = f"{self.path}: {error.strerror}"
+                log.warning("warning: cannot write metrics: %s (training goes on without)", why)
             self._failed = True
 
     def sync(self) -> int:
-        """Make all rows durable; returns the length of the file in bytes, to be kept in a
-        checkpoint.
-        """
+        """Make all rows durable; returns the length of the file in bytes, for a checkpoint."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -63,9 +56,7 @@ class Metrics:
         return self.n_bytes
 
     def rewind(self, length: int) -> None:
-        """Drop the rows after a checkpoint: they will be written again, and a torn last line goes
-        with them.
-        """
+        """Drop the rows after a checkpoint, a torn last line included: they will come again."""
         if self.n_bytes > length:
             self.check()
             os.ftruncate(self._file.fileno(), length)
@@ -97,7 +88,7 @@ class Metrics:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All complete rows of a metrics file; a torn last line, of a run that was killed, is left out.
+    """All complete rows of a metrics file, without the torn last line of a run that was killed.
 
     Raises UnreadableError if it is no file of lines.
     """

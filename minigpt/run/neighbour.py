@@ -9,8 +9,6 @@ from minigpt.files.records import read_record
 def describe_neighbour(plan: Plan) -> str | None:
     """A sentence about an existing run that differs in a single key but the seed, if any does."""
     for folder in sorted(plan.folder.parent.glob("*-????????")):
-        if folder == plan.folder:
-            continue
         try:
             record = read_record(folder)
             different = identity.differences(record["identity"], plan.identity) if record else {}
@@ -18,9 +16,8 @@ def describe_neighbour(plan: Plan) -> str | None:
             continue
         if len(different) == 1 and "seed" not in different:
             ((key, (before, after)),) = different.items()
-            key = key.replace("budget.", "train.")
             return (
-                f"differs from {folder.name} only in {key} {before} -> {after}; "
-                f"init_from={folder} would reuse its weights"
+                f"differs from {folder.name} only in {key.replace('budget.', 'train.')} "
+                f"{before} -> {after}; init_from={folder} would reuse its weights"
             )
     return None

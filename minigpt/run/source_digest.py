@@ -2,8 +2,7 @@
 
 Only files that can change a result count: the classes that the configuration names, the loop and
 the windows of a step, and whatever of minigpt they import. Comments, docstrings and layout do not
-count, and neither does a new file that the run does not use, so adding an optimizer leaves old runs
-as they are.
+count. Neither does a new file that the run does not use: adding an optimizer leaves old runs alone.
 """
 
 import ast
@@ -23,111 +22,106 @@ COMPUTES = (
 )
 # Imported by what computes, without a say in any number.
 SILENT = {
+    "minigpt",
     "minigpt.errors",
     "minigpt.files",
     "minigpt.files.durable",
     "minigpt.files.lock",
+    "minigpt.files.reading",
     "minigpt.interrupt",
+    "minigpt.terminal",
     "minigpt.train.bar",
     "minigpt.train.clocks",
     "minigpt.train.run",
-    "minigpt.files.reading",
-    "minigpt.terminal",
-    "minigpt",
+    "minigpt.data.manifest",
+    "minigpt.data.shape",
+    "minigpt.data.aside",
 }
-SILENT |= {"minigpt.data.manifest", "minigpt.data.shape", "minigpt.data.aside"}
+
+
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef
 
 
 def source_digest(config: dict[str, Any]) -> dict[str, str]:
     """Module -> short digest, for every module that computes what this configuration describes."""
-    pending = [*COMPUTES, *(target.rpartition(".")[0] for target in targets(config))]
+    pending = [*COMPUTES, *(target.rpartition(".")[0] for target in _targets(config))]
     digests: dict[str, str] = {}
     while pending:
         name = pending.pop()
-        if name in digests or name in SILENT:
-            continue
-        found = _digest_and_imports(name)
-        if found is not None:
+        if name not in digests and name not in SILENT and (found := _digest_and_imports(name)):
             digests[name], imports = found
             pending += imports
     return dict(sorted(digests.items()))
 
 
 def changed_modules(record: dict[str, Any]) -> list[str]:
-    """Modules that are not what they were, by the `source` of a run.json. What is not found here
-    tells nothing.
+    """Modules that are not what they were, by the `source` of a run.json.
+
+    What is not found here tells nothing. What is not ours is not even read.
     """
     return [
         name
         for name, digest in record["source"].items()
-        if (now := _digest_of(name)) and now != digest
+        if _is_ours(name) and (now := _digest_and_imports(name)) and now[0] != digest
     ]
 
 
-def _digest_of(name: str) -> str | None:
-    """The digest of a module that a file names; None for what is not ours, which is not even
-    read.
-    """
-    top = name.partition(".")[0]
-    found = signature.load_module(top) if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) else None
-    return (
-        None
-        if found is None or _is_installed(found.path)
-        else (_digest_and_imports(name) or (None,))[0]
-    )
+def _is_ours(name: str) -> bool:
+    """Whether a name out of a file is of a module whose package is not installed."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name):
+        return False
+    package = signature.load_module(name.partition(".")[0])
+    return package is not None and not _is_installed(package.path)
 
 
-def targets(node: Any) -> list[str]:
+def _targets(node: Any) -> list[str]:
     """Every `_target_` in a configuration that computes: loggers and probes left out."""
     if isinstance(node, list):
-        return [target for item in node for target in targets(item)]
+        return [target for item in node for target in _targets(item)]
     if not isinstance(node, dict):
         return []
-    own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
-    return own + [
-        target
-        for key, value in node.items()
-        if key not in ("logger", "probe")
-        for target in targets(value)
-    ]
+    found = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
+    for key, value in node.items():
+        found += [] if key in ("logger", "probe") else _targets(value)
+    return found
+
+
+# Of the modules whose digest was just taken: file, and when it was last changed.
+_files: dict[str, tuple[Path, int]] = {}
 
 
 @cache
 def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
-    """Digest and imported minigpt modules of one module; None for installed packages, whose
-    versions are recorded.
+    """Digest and imported minigpt modules of one module.
+
+    None for installed packages, whose versions are recorded.
     """
     module = signature.load_module(name)
     if module is None or _is_installed(module.path):
         return None
     _files[name] = module.path, _changed_at(module.path)
-    tree = _without_docstrings(module.tree)  # in place: nothing reads a docstring from it
-    imports = []
-    for node in ast.walk(tree):
+    imports: list[str] = []
+    for node in ast.walk(module.tree):
         if isinstance(node, ast.ImportFrom):
             base = node.module or ""
             imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
-    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]  # in place: nothing reads it from this tree
+    digest = hashlib.sha256(ast.dump(module.tree).encode()).hexdigest()[:16]
     return digest, [name for name in imports if name.startswith("minigpt.")]
 
 
-# Of the modules whose digest was taken: file, and when it was last changed. None once confirmed.
-_files: dict[str, tuple[Path, int]] = {}
-_confirmed: list[bool] = []
-
-
 def edited_since_digest() -> list[str]:
-    """Modules that were edited between their digest and the first question; [] at any later one.
+    """Modules that were edited since their digest was taken. Each is asked about once.
 
     Python imports a module once, soon after its digest was taken. An edit in between would make a
     run of one code bear the digest of another. Edits after the import change nothing that runs.
     """
-    if _confirmed:
-        return []
-    _confirmed.append(True)
-    return [name for name, (path, then) in _files.items() if _changed_at(path) != then]
+    edited = [name for name, (path, then) in _files.items() if _changed_at(path) != then]
+    _files.clear()
+    return edited
 
 
 def _changed_at(path: Path) -> int:
@@ -139,13 +133,3 @@ def _changed_at(path: Path) -> int:
 
 def _is_installed(path: Path) -> bool:
     return "site-packages" in path.parts or path.is_relative_to(Path(ast.__file__).parent)
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree

@@ -13,20 +13,12 @@ LIBRARIES = ("torch", "numpy", "hydra-core", "omegaconf", "safetensors", "tokeni
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and uncommitted diff of the code that runs; None outside a repository or without
-    git.
-    """
-    root = Path(minigpt.__file__).parent.parent
+    """Commit and uncommitted diff of the code; None outside a repository or without git."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-            errors="replace",
-        ).stdout
+        command = ["git", "-C", str(Path(minigpt.__file__).parent.parent), *arguments]
+        how: Any = {"capture_output": True, "text": True, "errors": "replace"}
+        return str(subprocess.run(command, check=True, timeout=10, **how).stdout)
 
     try:
         commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
