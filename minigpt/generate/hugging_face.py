@@ -1,9 +1,7 @@
-"""A trained model as a Hugging Face folder, and back: Llama, or Qwen3 where queries and keys are
-normalised.
+"""A trained model as a Hugging Face folder, and back: Llama, or Qwen3 with `qk_norm`.
 
 The folder is written by hand (safetensors and JSON), so transformers is not needed here. Loaded
-there, the model gives the same logits bit for bit. Parts without a counterpart in these two
-architectures are refused.
+there, the model gives the same logits bit for bit. Parts that these two lack are refused.
 """
 
 import shutil
@@ -41,32 +39,37 @@ BLOCK = {
     "mlp.up.weight": "mlp.up_proj.weight",
     "mlp.down.weight": "mlp.down_proj.weight",
 }
+DAMAGED = (
+    SafetensorError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+)  # what foreign content makes these libraries, and us, raise
 
 
 def names(n_layers: int) -> dict[str, str]:
-    """Our name of every parameter that a model of n_layers can have -> the name in Llama and
-    Qwen3.
-    """
-    blocks = {
-        f"blocks.{i}.{a}": f"model.layers.{i}.{b}"
+    """Our name of every parameter of n_layers -> its name in Llama and Qwen3."""
+    return TOP | {
+        f"blocks.{i}.{ours}": f"model.layers.{i}.{theirs}"
         for i in range(n_layers)
-        for a, b in BLOCK.items()
+        for ours, theirs in BLOCK.items()
     }
-    return TOP | blocks
 
 
 def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
-    """Write config.json, model.safetensors, generation_config.json and the tokenizer's files into a
-    new folder.
+    """Write config, weights and the tokenizer's files into a new folder, which appears complete.
 
-    tokenizer: needs `save(folder)` and `end_of_text`. Raises ConfigError for a model that does not
-    map, StorageError if the folder exists and is not empty, or cannot be written; a folder that
-    appears is complete.
+    tokenizer: needs `save(folder)` and `end_of_text`.
+    Raises ConfigError for a model that does not map, StorageError if the folder exists and is not
+    empty, or cannot be written.
     """
     config = hugging_face_config(model, tokenizer.end_of_text)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"cannot export: {folder} exists already (choose a new folder)")
-    generation = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    generation = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end_of_text)
     theirs = names(len(model.blocks))
     weights = {
         theirs[name]: value.detach().cpu().contiguous() for name, value in model.named_parameters()
@@ -89,31 +92,28 @@ def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
 def hugging_face_config(model: Transformer, end_of_text: int | None) -> dict[str, Any]:
     """config.json. Raises ConfigError for parts that neither Llama nor Qwen3 has."""
     parts: list[tuple[object, type]] = [(model, Transformer), (model.embed, nn.Embedding)]
-    parts += [
-        pair
-        for block in model.blocks
-        for pair in ((block.attention, Attention), (block.mlp, SwiGLU))
-    ]
-    foreign = {type(part).__name__ for part, known in parts if type(part) is not known}
+    for block in model.blocks:
+        parts += [(block.attention, Attention), (block.mlp, SwiGLU)]
+    foreign = sorted({type(part).__name__ for part, known in parts if type(part) is not known})
     if foreign:
         raise ConfigError(
-            f"cannot export: {', '.join(sorted(foreign))} has no counterpart in Llama or Qwen3 (the run)"
+            f"cannot export: {', '.join(foreign)} has no counterpart in Llama or Qwen3 (the run)"
         )
-    block: Any = model.blocks[0]
+    first: Any = model.blocks[0]
     dtype = str(model.embed.weight.dtype).removeprefix("torch.")
-    normalised = block.attention.q_norm is not None
+    normalised = first.attention.q_norm is not None
     return {
         "architectures": ["Qwen3ForCausalLM" if normalised else "LlamaForCausalLM"],
         "model_type": "qwen3" if normalised else "llama",
         "vocab_size": model.embed.num_embeddings,
         "hidden_size": model.embed.embedding_dim,
-        "intermediate_size": block.mlp.up.out_features,
+        "intermediate_size": first.mlp.up.out_features,
         "num_hidden_layers": len(model.blocks),
         "num_attention_heads": model.n_heads,
         "num_key_value_heads": model.n_kv_heads,
         "head_dim": model.head_size,
         "max_position_embeddings": model.max_seq_len,
-        "rms_norm_eps": block.mlp_norm.eps,
+        "rms_norm_eps": first.mlp_norm.eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
         "rope_theta": model.rope_theta,  # read by transformers 4
         "tie_word_embeddings": model.head is None,
@@ -128,50 +128,36 @@ def hugging_face_config(model: Transformer, end_of_text: int | None) -> dict[str
 
 
 def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The keyword arguments of Transformer and the parameters, by our names, of a Llama or Qwen3
-    folder.
+    """Transformer's keyword arguments, and its parameters by our names, of a Llama or Qwen3 folder.
 
-    For folders that `to_hugging_face` wrote, and others with one model.safetensors and nothing that
-    our model lacks (biases, scaled RoPE, another activation, sliding windows). Raises
-    CheckpointError otherwise.
+    For folders that `to_hugging_face` wrote, and others with one model.safetensors. Raises
+    CheckpointError otherwise, also for what our model lacks (biases, scaled RoPE, another
+    activation, sliding windows).
     """
     # In a cache of Hugging Face's, the files of a snapshot are links to blobs beside it.
-    inside = (
-        folder.absolute().parent.parent if folder.absolute().parent.name == "snapshots" else folder
-    )
+    parent = folder.absolute().parent
+    inside = parent.parent if parent.name == "snapshots" else folder
     path = folder / "config.json"
     try:
         config = read_json(path, inside=inside)
         stop_if_requested(f"reading {folder}")
         weights = load(read_bytes(folder / "model.safetensors", inside=inside))
-    except UnreadableError as error:
-        if error.missing:
-            raise CheckpointError(
-                f"not an exported model: {folder} has no {error.path.name}"
-            ) from None
-        raise CheckpointError(
-            f"damaged export: {error.path}: {error.why} (export it again)"
-        ) from None
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"damaged export: {folder} ({type(error).__name__}: {error}; export it again)"
-        ) from None
-    try:
         arguments = _arguments(config)
         lacking = _differences(config, arguments)
         ours = {b: a for a, b in names(min(arguments["n_layers"], len(weights))).items()}
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise CheckpointError(
-            f"damaged export: {path} ({type(error).__name__}: {error}; export it again)"
-        ) from None
+    except UnreadableError as error:
+        name, why = error.path, error.why
+        said = f"damaged export: {name}: {why} (export it again)"
+        if error.missing:
+            said = f"not an exported model: {folder} has no {name.name}"
+        raise CheckpointError(said) from None
+    except DAMAGED as error:
+        why = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"damaged export: {folder} ({why}; export it again)") from None
+    lacking += [f"unknown weight {name}" for name in sorted(weights.keys() - ours.keys())[:1]]
     if lacking:
         raise CheckpointError(
-            f"cannot import: {path}: {', '.join(lacking)} (our model has no counterpart)"
-        )
-    unknown = sorted(weights.keys() - ours.keys())
-    if unknown:
-        raise CheckpointError(
-            f"cannot import: {folder}: unknown weight {unknown[0]} (our model has no counterpart)"
+            f"cannot import: {folder}: {', '.join(lacking)} (our model has no counterpart)"
         )
     return arguments, {ours[name]: value for name, value in weights.items()}
 
@@ -195,9 +181,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 def _differences(config: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
     """What a foreign config.json has that our model cannot do, as key=value."""
-    rope = (config.get("rope_parameters") or config.get("rope_scaling") or {}).get(
-        "rope_type", "default"
-    )
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     head_size = arguments["d_model"] // arguments["n_heads"]
     fits = {
         "model_type": config["model_type"] in ("llama", "qwen3"),
@@ -206,6 +190,7 @@ def _differences(config: dict[str, Any], arguments: dict[str, Any]) -> list[str]
         "mlp_bias": not config.get("mlp_bias"),
         "use_sliding_window": not config.get("use_sliding_window"),
         "head_dim": (config.get("head_dim") or head_size) == head_size,
+        "rope_type": rope.get("rope_type", "default") == "default",
     }
-    lacking = [f"{key}={config.get(key)}" for key, fit in fits.items() if not fit]
-    return lacking + ([f"rope_type={rope}"] if rope != "default" else [])
+    values = {**config, "rope_type": rope.get("rope_type")}
+    return [f"{key}={values.get(key)}" for key, fit in fits.items() if not fit]

@@ -23,8 +23,9 @@ from minigpt.tokenizer import load as load_tokenizer
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready for use. step: that of a run's newest checkpoint; None for an exported
-    folder.
+    """A model in evaluation mode on the CPU, with its tokenizer.
+
+    step: that of a run's newest checkpoint; None for an exported folder.
     """
 
     folder: Path
@@ -34,40 +35,35 @@ class Loaded:
 
 
 def find_run(path: str | None, output_dir: str) -> Path:
-    """The run folder that was asked for, or the newest finished one. Raises ConfigError if there is
-    none.
-    """
+    """The run that was asked for, or the newest finished one. ConfigError if there is none."""
     if path is not None:
         folder = Path(path).expanduser()
         if not any(os.path.isfile(folder / name) for name in ("run.json", "config.json")):
             raise ConfigError(
-                f"no run there: run={path} (a run such as outputs/<name>-<id>, or an exported folder)"
+                f"no run there: run={path} "
+                "(a run such as outputs/<name>-<id>, or an exported folder)"
             )
         return folder
     finished = [
-        folder
+        folder / "summary.json"
         for folder in Path(output_dir).expanduser().glob("*-????????")
-        if read_summary(folder) is not None
-    ]
-    finished = [
-        folder for folder in finished if (read_summary(folder) or {}).get("status") == "finished"
+        if (read_summary(folder) or {}).get("status") == "finished"
     ]
     if not finished:
         raise ConfigError(
             f"no finished run: {output_dir} (train one with: python train.py, or give run=<folder>)"
         )
-    return max(finished, key=lambda folder: (folder / "summary.json").stat().st_mtime_ns)
+    return max(finished, key=lambda summary: summary.stat().st_mtime_ns).parent
 
 
 def load_any(folder: Path, trust: Collection[str] = ()) -> Loaded:
-    """A run, or a folder written by minigpt.export.  trust: see `load_run`."""
-    return load_run(folder, trust) if os.path.isfile(folder / "run.json") else load_exported(folder)
+    """A run, or a folder of Hugging Face's such as minigpt.export writes.
 
-
-def load_exported(folder: Path) -> Loaded:
-    """The model of a Hugging Face folder, in evaluation mode on the CPU, with its tokenizer. Raises
-    CheckpointError.
+    trust: packages beside minigpt.model whose classes a run may name; their code is run.
+    Raises CheckpointError.
     """
+    if os.path.isfile(folder / "run.json"):
+        return load_run(folder, trust)
     arguments, weights = hugging_face.from_hugging_face(folder)
     vocab_size = arguments.pop("vocab_size")
     model = rebuild({"_target_": hugging_face.MODEL, **arguments}, vocab_size, weights, folder)
@@ -75,12 +71,7 @@ def load_exported(folder: Path) -> Loaded:
 
 
 def load_run(folder: Path, trust: Collection[str] = ()) -> Loaded:
-    """The model of a run's newest valid checkpoint, in evaluation mode on the CPU, with its
-    tokenizer.
-
-    trust: packages beside minigpt.model whose classes it may name; their code is run.
-    Raises CheckpointError if there is none, or if it names another class.
-    """
+    """The newest valid checkpoint of a run. Raises CheckpointError if there is none."""
     if read_record(folder) is None:
         raise CheckpointError(f"not a run: {folder}: no run.json (give the folder of a run)")
     found = newest_checkpoint(folder / "checkpoints")
@@ -90,23 +81,16 @@ def load_run(folder: Path, trust: Collection[str] = ()) -> Loaded:
         )
     vocab_size = found.state.get("vocab_size")
     model = rebuild(found.state.get("model"), vocab_size, found.model, found.folder, trust)
-    return Loaded(
-        folder,
-        model,
-        _tokenizer(folder / "tokenizer", vocab_size),
-        step_of(found.folder),
-    )
+    tokenizer = _tokenizer(folder / "tokenizer", vocab_size)
+    return Loaded(folder, model, tokenizer, step_of(found.folder))
 
 
 def _tokenizer(folder: Path, vocab_size: Any) -> Any:
-    """The tokenizer of a model with so many ids. Raises CheckpointError if it is that of
-    another.
-    """
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != vocab_size:
         raise CheckpointError(
-            f"the tokenizer is not the model's: {folder}: {tokenizer.vocab_size:,} ids instead of {vocab_size:,} "
-            "(restore the tokenizer's files)"
+            f"the tokenizer is not the model's: {folder}: {tokenizer.vocab_size:,} ids instead of "
+            f"{vocab_size:,} (restore the tokenizer's files)"
         )
     return tokenizer
 
@@ -122,21 +106,18 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
         found = checkpoint_with_weights(source / "checkpoints", sha256)
         weights = None if found is None else found.model
     elif os.path.isfile(source / "config.json"):
-        _, weights = hugging_face.from_hugging_face(source)
-        if weights_id(source) != sha256:
-            weights = None
+        _, loaded = hugging_face.from_hugging_face(source)
+        weights = loaded if weights_id(source) == sha256 else None
     if weights is None:
         raise CheckpointError(
-            f"weights changed: init_from={source}: those planned with ({sha256[:12]}) are not there any more "
-            "(repeat the command)"
+            f"weights changed: init_from={source}: those planned with ({sha256[:12]}) are not "
+            "there any more (repeat the command)"
         )
     restore_parameters(model, weights, source)
 
 
 def tokenizer_change(source: Path, tokenizer: Any) -> str | None:
-    """How the tokenizer of `init_from` differs from this run's, as both fingerprints; None if it
-    does not.
-    """
+    """Both fingerprints, if the tokenizer of `init_from` differs from this run's; else None."""
     folder = source / "tokenizer" if os.path.isfile(source / "run.json") else source
     try:
         theirs = load_tokenizer(folder).fingerprint

@@ -30,12 +30,10 @@ REFUSED_VALUES = (ValueError, TypeError, RuntimeError, ArithmeticError, Attribut
 
 
 def trusted_packages(names: Any) -> tuple[str, ...]:
-    """The packages of `trust=mylab` or `trust=[mylab,other]`. Raises ConfigError for what is
-    none.
-    """
-    if names is None or isinstance(names, str | int | float):
-        names = [] if names is None else [names]
-    packages = tuple(str(name) for name in names)
+    """The packages of `trust=mylab` or `trust=[mylab,other]`. ConfigError for what is none."""
+    if isinstance(names, str | int | float):
+        names = [names]
+    packages = tuple(str(name) for name in names or ())
     if bad := [name for name in packages if not DOTTED.fullmatch(name)]:
         raise ConfigError(f"no name of a package: trust={bad[0]} (as in trust=mylab)")
     return packages
@@ -51,7 +49,8 @@ def rebuild(
     """The model of a configuration node found in a file, with its weights, in evaluation mode.
 
     node: `_target_` and keyword arguments, as a checkpoint's state has them.
-    where: the folder, for messages.  trust: packages whose classes may be built beside our own.
+    where: the folder, for messages.
+    trust: packages whose classes may be built beside our own.
     Raises CheckpointError, before memory is taken, for other classes and for what does not fit the
     weights.
     """
@@ -71,7 +70,7 @@ def rebuild(
 
 @contextmanager
 def at_most(n_parameters: int, where: Path) -> Iterator[None]:
-    """Modules built inside may have so many parameters. Stop signals are heard at each of them."""
+    """Modules built inside may have n_parameters. Stop signals are heard at each of them."""
     count = 0
 
     def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -80,8 +79,8 @@ def at_most(n_parameters: int, where: Path) -> Iterator[None]:
         count += 1
         if count > n_parameters:
             raise CheckpointError(
-                f"checkpoint does not fit the model: {where}: its configuration has more parameters "
-                "than there are tensors (restore the folder)"
+                f"checkpoint does not fit the model: {where}: its configuration has more "
+                "parameters than there are tensors (restore the folder)"
             )
 
     hook = register_module_parameter_registration_hook(registered)
@@ -112,12 +111,10 @@ class Parts:
             if name not in known.parameters and not known.open:
                 raise self.error("unknown argument", f"{key}.{name} of {found.__name__}")
             parameter = known.parameters.get(name)
-            if not (isinstance(item, dict) or parameter is None):
-                expected = annotations.type_problem(item, parameter.annotation)
-                if expected is not None:
-                    raise self.error(
-                        "wrong type", f"{key}.{name}={item!r:.80} (expects {expected})"
-                    )
+            if isinstance(item, dict) or parameter is None:
+                continue
+            if (expected := annotations.type_problem(item, parameter.annotation)) is not None:
+                raise self.error("wrong type", f"{key}.{name}={item!r:.80} (expects {expected})")
         arguments = {name: self.build(item, f"{key}.{name}") for name, item in arguments.items()}
         if value.get("_partial_"):
             return partial(found, **arguments)

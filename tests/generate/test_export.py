@@ -18,7 +18,10 @@ from minigpt.seeding import generator
 from minigpt.tokenizer.base import Tokenizer
 from minigpt.tokenizer.fast_bpe import BPE
 
-TEXT = "To be, or not to be: that is the question — whether 'tis nobler in the mind to suffer 123 slings, naïvely.\n\n"
+TEXT = (
+    "To be, or not to be: that is the question — whether 'tis nobler in the mind to suffer "
+    "123 slings, naïvely.\n\n"
+)
 SHAPES = {
     "mqa": {},
     "gqa, tied": {"n_kv_heads": 2, "tie_embeddings": True},
@@ -105,9 +108,8 @@ def test_equal_models_give_equal_bytes(tokenizer: Tokenizer, tmp_path: Path) -> 
         for name in ("one", "two")
     )
     assert one == two
-    assert sorted(one) == [
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    ]  # fmt: skip
+    json_files = ("config", "generation_config", "tokenizer", "tokenizer_config")
+    assert sorted(one) == sorted(["model.safetensors", *(f"{name}.json" for name in json_files)])
 
 
 def test_parts_without_counterpart_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -84,10 +84,10 @@ def test_generating_writes_nothing(shell: Shell) -> None:
 
 @pytest.mark.faults(50)
 def test_a_closed_pipe_is_quiet(trained: Path) -> None:
+    command = f"{sys.executable} generate.py output_dir={trained / 'outputs'} max_new_tokens=2000"
     done = subprocess.run(
-        f"{sys.executable} generate.py output_dir={trained / 'outputs'} max_new_tokens=2000 | head -c 5",
-        shell=True, cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        f"{command} | head -c 5", shell=True, cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "Traceback" not in done.stderr
     assert "Broken pipe" not in done.stderr
 
@@ -144,29 +144,29 @@ def exported(trained: Path) -> Path:
 Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], object]
 FIRST = "model.layers.0.self_attn.q_proj.weight"
 ODD_EXPORTS: dict[str, Change] = {
-    "a tensor is missing": lambda config, weights: weights.pop(FIRST),
-    "another shape": lambda config, weights: weights.update({FIRST: torch.zeros(3, 5)}),
-    "no dimensions": lambda config, weights: weights.update({FIRST: torch.tensor(1.0)}),
-    "integers": lambda config, weights: weights.update({FIRST: weights[FIRST].long()}),
-    "complex numbers": lambda config, weights: weights.update({FIRST: weights[FIRST].to(torch.complex64)}),
-    "another vocabulary": lambda config, weights: config.update(vocab_size=config["vocab_size"] - 1),
-    "the vocabulary of another": lambda config, weights: config.update(vocab_size=weights.update({
+    "a tensor is missing": lambda c, w: w.pop(FIRST),
+    "another shape": lambda c, w: w.update({FIRST: torch.zeros(3, 5)}),
+    "no dimensions": lambda c, w: w.update({FIRST: torch.tensor(1.0)}),
+    "integers": lambda c, w: w.update({FIRST: w[FIRST].long()}),
+    "complex numbers": lambda c, w: w.update({FIRST: w[FIRST].to(torch.complex64)}),
+    "another vocabulary": lambda c, w: c.update(vocab_size=c["vocab_size"] - 1),
+    "the vocabulary of another": lambda c, w: c.update(vocab_size=w.update({
         name: torch.zeros(5, 32) for name in ("model.embed_tokens.weight", "lm_head.weight")
     }) or 5),
-    "a large vocabulary": lambda config, weights: config.update(vocab_size=10**15),
-    "sizes that do not divide": lambda config, weights: config.update(num_attention_heads=5),
-    "heads that do not divide": lambda config, weights: config.update(num_key_value_heads=3),
-    "a head of its own size": lambda config, weights: config.update(num_attention_heads=16),
-    "a billion layers": lambda config, weights: config.update(num_hidden_layers=10**9),
-    "no layers": lambda config, weights: config.update(num_hidden_layers=0),
-    "fewer layers": lambda config, weights: config.update(num_hidden_layers=-1),
-    "true layers": lambda config, weights: config.update(num_hidden_layers=True),
-    "wide": lambda config, weights: config.update(hidden_size=2**40, head_dim=None),
-    "wider": lambda config, weights: config.update(hidden_size=10**400, head_dim=None),
-    "a long context": lambda config, weights: config.update(max_position_embeddings=-5),
-    "no number": lambda config, weights: config.update(rms_norm_eps="small"),
-    "no theta": lambda config, weights: config.update(rope_parameters=[1]),
-    "tied by a number": lambda config, weights: config.update(tie_word_embeddings=2),
+    "a large vocabulary": lambda c, w: c.update(vocab_size=10**15),
+    "sizes that do not divide": lambda c, w: c.update(num_attention_heads=5),
+    "heads that do not divide": lambda c, w: c.update(num_key_value_heads=3),
+    "a head of its own size": lambda c, w: c.update(num_attention_heads=16),
+    "a billion layers": lambda c, w: c.update(num_hidden_layers=10**9),
+    "no layers": lambda c, w: c.update(num_hidden_layers=0),
+    "fewer layers": lambda c, w: c.update(num_hidden_layers=-1),
+    "true layers": lambda c, w: c.update(num_hidden_layers=True),
+    "wide": lambda c, w: c.update(hidden_size=2**40, head_dim=None),
+    "wider": lambda c, w: c.update(hidden_size=10**400, head_dim=None),
+    "a long context": lambda c, w: c.update(max_position_embeddings=-5),
+    "no number": lambda c, w: c.update(rms_norm_eps="small"),
+    "no theta": lambda c, w: c.update(rope_parameters=[1]),
+    "tied by a number": lambda c, w: c.update(tie_word_embeddings=2),
 }  # fmt: skip
 
 
