@@ -74,7 +74,8 @@ def measure(model: str, seq_len: int, batch: int) -> Row:
     """One point, in this process."""
     import torch
 
-    from minigpt.bench.model import Model, peak_memory
+    from minigpt.bench.machine import peak_memory
+    from minigpt.bench.model import Model
     from minigpt.cli import process
     from minigpt.config import schema
     from minigpt.train.peak import matrix_product_flops

@@ -1,3 +1,1 @@
-"""What this machine does with minigpt's models: measured in two minutes, ending in advice to
-copy.
-"""
+"""What this machine does with minigpt's models: measured in two minutes, with advice to copy."""

@@ -1,13 +1,9 @@
-"""One model under measurement: built as train.py builds it, stepped by the training loop itself, in
-this process.
-"""
+"""One model under measurement: built as train.py builds it, stepped by the training loop itself."""
 
-import resource
+import copy
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
@@ -29,8 +25,6 @@ from minigpt.train.loop import fit
 from minigpt.train.progress import Progress
 from minigpt.train.run import Run
 
-OFF = {"every": None}
-
 
 @dataclass(frozen=True)
 class StepTime:
@@ -43,25 +37,23 @@ class StepTime:
     total: float
 
     def of_batch(self, micro_batches: int) -> float:
-        """Seconds of a step with another number of micro-batches: the optimizer's part and the rest
-        stay.
-        """
+        """Seconds of a step of so many micro-batches. What is done once a step stays."""
         per_micro_batch = (self.data + self.forward_backward) / self.micro_batches
         return self.total + (micro_batches - self.micro_batches) * per_micro_batch
 
 
+@dataclass
 class RandomTokens:
     """Sequences of random ids, in the place of a corpus."""
 
-    def __init__(self, vocab_size: int, seq_len: int) -> None:
-        self.vocab_size, self.seq_len = vocab_size, seq_len
+    vocab_size: int
+    seq_len: int
 
     def batch(
         self, step: int, batch_size: int, rows: slice = slice(None)
     ) -> tuple[np.ndarray, np.ndarray]:
-        tokens = np.random.default_rng(step).integers(
-            0, self.vocab_size, (batch_size, self.seq_len + 1)
-        )[rows]
+        shape = (batch_size, self.seq_len + 1)
+        tokens = np.random.default_rng(step).integers(0, self.vocab_size, shape)[rows]
         return tokens[:, :-1].copy(), tokens[:, 1:].copy()
 
 
@@ -93,9 +85,9 @@ class WatchedRun(Run):
 
 
 class Model:
-    """A composed model with its optimizer, ready to step. overrides: as behind train.py; nothing is
-    written anywhere.
+    """A composed model with its optimizer, ready to step. Nothing is written anywhere.
 
+    overrides: as behind train.py.
     Raises ConfigError for a configuration that train.py would refuse.
     """
 
@@ -117,14 +109,8 @@ class Model:
 
     def with_format(self, precision: str, compile: bool = False) -> Precision:
         """Another number format on the same device. Raises ConfigError where the device cannot."""
-        return choose(
-            self.chosen.device, precision, compile, d_model=self.model.embed.weight.shape[1]
-        )
-
-    def step_flops(self, micro_batch: int, micro_batches: int = 1) -> float:
-        """FLOPs of a step: forward, backward, and the optimizer's as far as it tells."""
-        own = self.optimizer.flops_per_step() or 0
-        return micro_batch * micro_batches * self.seq_len * self.flops_per_token + own
+        d_model = self.model.embed.weight.shape[1]
+        return choose(self.chosen.device, precision, compile, d_model=d_model)
 
     def steps(
         self,
@@ -135,20 +121,19 @@ class Model:
         past: Callable[[], bool] = lambda: False,
     ) -> list[StepTime]:
         """Times of `count` steps of minigpt.train.loop.fit on random tokens, fewer once `past()`.
+
         The lr is 0: nothing is learnt from noise.
         """
         nothing: Any = None  # a watched run writes nothing
+        forward = torch.compile(self.model) if chosen.compile else self.model
         train = {"grad_clip": 1.0, "max_bad_steps": 10, "skip_spikes": None, "stop_after": None}
-        quiet = dict.fromkeys(("eval", "checkpoint", "sample", "log"), OFF)
-        watch = WatchedRun(
+        quiet = {part: {"every": None} for part in ("eval", "checkpoint", "sample", "log")}
+        run = WatchedRun(
             plan=replace(self.plan, config={"seed": 0, "train": train, **quiet}),
             folder=nothing,
             tokens=nothing,
             model=self.model,
-            forward=cast(
-                Callable[..., torch.Tensor],
-                torch.compile(self.model) if chosen.compile else self.model,
-            ),
+            forward=cast(Callable[..., torch.Tensor], forward),
             optimizer=self.optimizer,
             schedule=lambda step, steps: 0.0,
             windows=cast(TrainWindows, RandomTokens(self.vocab_size, self.seq_len)),
@@ -161,9 +146,9 @@ class Model:
             bar=nothing,
             past=past,
         )
-        fit(watch)
+        fit(run)
         times = []
-        for (begin, before), (end, after) in zip(watch.marks, watch.marks[1:]):
+        for (begin, before), (end, after) in zip(run.marks, run.marks[1:]):
             spent = {part: seconds - before.get(part, 0.0) for part, seconds in after.items()}
             times.append(StepTime(micro_batches, **spent, total=end - begin))
         return times
@@ -174,8 +159,7 @@ class Model:
 
     def generation(self, precision: str, seconds: float) -> float:
         """Tokens per second of one text, from the median time of a token after the first ones."""
-        dtype = torch_dtype(precision)
-        model = self.model.to(dtype)  # this model is done training
+        model = copy.deepcopy(self.model).to(torch_dtype(precision))
         times, last, end = [], time.perf_counter(), time.perf_counter() + seconds
         wanted = sampling.Sampling(max_new_tokens=max(8, self.seq_len - 2))
         for _ in sampling.generate(model, [0], wanted, generator(0, "sampling")):
@@ -185,26 +169,3 @@ class Model:
             if now > end and len(times) >= 8:
                 break
         return 1.0 / median(times[4:] or times)
-
-
-def peak_memory(device: str) -> float:
-    """The largest memory so far, bytes: of this process, or of the GPU's allocator."""
-    if device == "cuda":
-        return float(torch.cuda.max_memory_allocated())
-    # getrusage would count the parent's memory from before exec
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def available_memory(device: str) -> float:
-    """Bytes that could still be taken; infinite where that is unknown."""
-    if device == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * next(
-            int(line.split()[1]) for line in lines if line.startswith("MemAvailable")
-        )
-    return float("inf")

@@ -32,7 +32,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
 
     Raises Stopped after a signal, with a checkpoint saved.
     """
-    set_threads(plan)
+    torch.set_num_threads(threads_of(plan))
     with RunFolder(plan) as folder:
         live = assemble(plan, folder)
         summary: dict[str, Any] = {}
@@ -48,10 +48,10 @@ def run(plan: Plan) -> dict[str, Any] | None:
         return summary
 
 
-def set_threads(plan: Plan) -> None:
+def threads_of(plan: Plan) -> int:
     """As many as train.threads says, else by the width of the model."""
     wide = identity.argument(plan.config["model"], "d_model") >= SEVERAL_THREADS_FROM_D_MODEL
-    torch.set_num_threads(plan.config["train"]["threads"] or (DEFAULT_THREADS if wide else 1))
+    return plan.config["train"]["threads"] or (DEFAULT_THREADS if wide else 1)
 
 
 def train(live: Run) -> bool:

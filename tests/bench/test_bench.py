@@ -14,7 +14,11 @@ from runs import ROOT
 
 from minigpt.bench import __main__ as bench
 from minigpt.bench import report
-from minigpt.bench.model import Model, StepTime, peak_memory
+from minigpt.bench.machine import peak_memory
+from minigpt.bench.model import Model, StepTime
+from minigpt.cli import composition, process
+from minigpt.config import schema
+from minigpt.config.plan import plan_of
 from minigpt.terminal import duration
 
 TINY = [
@@ -24,6 +28,12 @@ TINY = [
     "train.batch_size=4",
     "data=shakespeare_char",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> None:
+    schema.register()
+    process.register_resolvers()
 
 
 def files_of(folder: Path) -> dict[Path, int]:
@@ -106,7 +116,7 @@ def test_what_only_constructors_know_comes_from_the_worker(
 def test_a_worker_that_overruns_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "GRACE_S", 0.0)
     begin = time.monotonic()
-    result = bench.measure("tiny", ["model=tiny"], {"fp32 1": 1e11}, 0.2)
+    result = bench.measure("tiny", ["model=tiny"], [("fp32", 1)], 0.2)
     assert time.monotonic() - begin < 2
     assert result["skipped"].startswith("not done within 0 s")
 
@@ -134,35 +144,40 @@ def test_it_stops_at_the_step_after_its_time() -> None:
     assert len(model.steps(model.chosen, 4, 1000, past=lambda: True)) == 1
 
 
-TRAIN = {"steps": None, "tokens": None, "epochs": None, "batch_size": 2, "micro_batch_size": None}
-
-
-def test_what_was_too_long_is_estimated_from_the_largest_measured(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_was_too_long_is_estimated_from_the_largest_measured() -> None:
+    shape = {"seq_len": 8, "batch_size": 2, "budget_tokens": 160}
     results: dict[str, dict[str, Any]] = {
-        "tiny": {"parameters": 1, "precision": "fp32", "threads": 1, "tokens_per_s": 100.0, "flops_per_token": 10**6,
-                 "seq_len": 8, "batch_size": 2, "step_s": 0.16, "spread": 0.0, "rounds": 2},
-        "small": {"parameters": 5, "skipped": "a step would take more than 99 s", "flops_per_token": 10**7,
-                  "seq_len": 8, "batch_size": 2},
+        "tiny": {
+            **shape, "parameters": 1, "flops_per_token": 10**6, "precision": "fp32", "threads": 1,
+            "tokens_per_s": 100.0, "step_s": 0.16, "spread": 0.0, "rounds": 2,
+        },
+        "small": {
+            **shape, "parameters": 5, "flops_per_token": 10**7,
+            "skipped": "not done within 99 s (give --seconds)",
+        },
     }  # fmt: skip
-    cfg = {"train": {**TRAIN, "steps": 10}, "data": {}}
-    rates = {"fp32 1": [1e9, 2e8]}
-    for name in results:
-        bench.finish(results, name, cfg, "cpu", rates)
+    for name, result in results.items():
+        result |= bench.derived(results, name, "cpu", {"fp32 1": [1e9, 2e8]})
     assert results["tiny"]["mfu"] == pytest.approx(0.1)  # 1e8 of 1e9 FLOP/s
     assert results["small"]["tokens_per_s"] == pytest.approx(10)
-    assert results["small"]["budget_tokens"] == 160
     rows = report.model_table(results, None)
     assert "~10" in rows[2]
     assert "~16 s" in rows[2]
 
 
-def test_own_budget() -> None:
-    assert bench.own_budget({"train": {**TRAIN, "steps": 5}, "data": {}}, 8) == 80
-    train = {**TRAIN, "epochs": 3.0}
-    assert bench.own_budget({"train": train, "data": {"max_tokens": 100}}, 8) == 300
-    assert bench.own_budget({"train": train, "data": {}}, 8) is None
+@pytest.mark.parametrize(
+    ("overrides", "tokens"),
+    [
+        (["train.steps=5"], 5 * 4 * 16),
+        (["train.tokens=300"], 320),
+        (["data=fineweb_edu", "data.max_tokens=100", "train.epochs=3"], 300),
+        (["train.epochs=3"], None),
+    ],
+)
+def test_own_budget(overrides: list[str], tokens: int | None) -> None:
+    command = ["model=tiny", *TINY, *overrides]
+    plan = plan_of(composition.compose("train", command, None, plan_of))
+    assert bench.own_budget(plan) == tokens
 
 
 def test_noise_and_load_are_told() -> None:

@@ -102,7 +102,8 @@ def test_a_process_takes_what_was_estimated(model: str, checkpointing: str) -> N
 import json, torch
 from minigpt.config import schema
 from minigpt.cli import process
-from minigpt.bench.model import Model, peak_memory
+from minigpt.bench.machine import peak_memory
+from minigpt.bench.model import Model
 schema.register(); process.register_resolvers(); torch.set_num_threads(1)
 model = Model(["model={model}", "model.n_layers=8", "model.d_model=256", "model.max_seq_len=256", "train.batch_size=16",
                "train.precision=fp32", "train.activation_checkpointing={checkpointing}"])
