@@ -12,37 +12,30 @@ from minigpt.cli import entry
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-
-def generate(cfg: "DictConfig") -> None:
-    """Continue the prompt with the newest finished run, or with the one that was asked for."""
-    from minigpt.config.lazy_torch import load_torch
-
-    load_torch()
-    from minigpt.generate import command
-
-    command.generate(cfg)
+    from minigpt.cli.entry import Inside
 
 
-def check(cfg: "DictConfig") -> None:
-    """Every problem that shows without a model."""
+def checked(cfg: "DictConfig") -> "DictConfig":
+    """The configuration. Raises ConfigError with every problem that shows without a model."""
     from minigpt.config.lazy_torch import load_torch
 
     load_torch()
     from minigpt.generate import command
 
     command.settings_of(cfg)
+    return cfg
 
 
-def before(cfg: "DictConfig", sweeping: bool) -> bool:
-    """A single one has no folder of its own for Hydra to make: do it at once."""
-    if not sweeping:
-        generate(cfg)
-    return not sweeping
+def generate(cfg: "DictConfig", _inside: "Inside") -> None:
+    """Continue the prompt with the newest finished run, or with the one that was asked for."""
+    from minigpt.generate import command
+
+    command.generate(cfg)
 
 
 def main() -> int:
     """The command; returns its exit code."""
-    return entry.main(generate, "generate", check, before, answers=True)
+    return entry.main(generate, "generate", checked, answers=True)
 
 
 if __name__ == "__main__":

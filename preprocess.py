@@ -5,20 +5,21 @@ python preprocess.py data=fineweb_edu data.max_tokens=100_000_000 data.workers=2
 """
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from minigpt.cli import entry
+from minigpt.config.plan import data_of
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from minigpt.cli.entry import Inside
 
 
-def preprocess(cfg: "DictConfig") -> None:
+def preprocess(planned: tuple[dict[str, Any], Path], _inside: "Inside") -> None:
     """Prepare the tokens that the configuration names, and say where they are."""
     from minigpt.config.corpus import prepare_tokens
-    from minigpt.config.plan import data_of
 
-    data, folder = data_of(cfg)
+    data, folder = planned
     tokens = prepare_tokens(data, folder, wait=False)
     for split in (tokens.train, tokens.val):
         known = (
@@ -31,23 +32,9 @@ def preprocess(cfg: "DictConfig") -> None:
     print(f"tokens in   {tokens.folder}")
 
 
-def check(cfg: "DictConfig") -> None:
-    """Every problem of the `data` node, before anything is written."""
-    from minigpt.config.plan import data_of
-
-    data_of(cfg)
-
-
-def before(cfg: "DictConfig", sweeping: bool) -> bool:
-    """A single one has no folder of its own for Hydra to make: do it at once."""
-    if not sweeping:
-        preprocess(cfg)
-    return not sweeping
-
-
 def main() -> int:
     """The command; returns its exit code."""
-    return entry.main(preprocess, "preprocess", check, before)
+    return entry.main(preprocess, "preprocess", data_of)
 
 
 if __name__ == "__main__":

@@ -6,72 +6,41 @@ python train.py -m optim=muon,adamw seed=0,1,2      a sweep
 """
 
 import sys
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from minigpt.cli import entry
+from minigpt.config.plan import Plan, plan_of
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from minigpt.config.plan import Plan
+    from minigpt.cli.entry import Inside
 
 
-def train(cfg: "DictConfig") -> float | None:
-    """One run, from a composed configuration to its final validation loss (None: stopped early or
-    only described).
-    """
+def train(plan: Plan, inside: "Inside") -> float | None:
+    """One run, to its final validation loss (None: stopped early or only described)."""
     from minigpt.config.build import check_built
-    from minigpt.config.plan import plan_of
+    from minigpt.files.durable import ensure_writable
     from minigpt.run.answer import answer, print_outcome
 
-    plan = plan_of(cfg)
-    if (summary := answer(plan)) is None:
+    summary = answer(plan)  # of a finished run, without loading torch
+    if summary is None:
         check_built(plan)
         if plan.config["dry_run"]:
             print_description(plan)
             return None
+    join_study(plan)
+    if summary is None:
+        ensure_writable(plan.folder.parent)
         from minigpt.train import training
 
-        summary = training.run(plan)
+        summary = inside(partial(training.run, plan))
     if summary is None:
         return None
     print_outcome(plan.folder, summary)
-    return summary["val_loss"]
+    return float(summary["val_loss"])
 
 
-def check(cfg: "DictConfig") -> None:
-    """Every problem that shows without building anything."""
-    from minigpt.config.plan import plan_of
-
-    plan_of(cfg)
-
-
-def before(cfg: "DictConfig", sweeping: bool) -> bool:
-    """Before Hydra makes a folder: see that it can be made; answer for a finished run without
-    loading torch.
-    """
-    from minigpt.config.build import check_built
-    from minigpt.config.plan import plan_of
-    from minigpt.files import durable
-    from minigpt.run.answer import answer, print_outcome
-
-    plan = plan_of(cfg) if not sweeping else None
-    if plan is not None and (summary := answer(plan)) is not None:
-        join_study(plan)
-        print_outcome(plan.folder, summary)
-        return True
-    if plan is not None:
-        check_built(plan)
-        if plan.config["dry_run"]:
-            print_description(plan)
-            return True
-        join_study(plan)
-    durable.ensure_writable(Path(cfg.output_dir) if plan is None else plan.folder.parent)
-    return False
-
-
-def join_study(plan: "Plan") -> None:
+def join_study(plan: Plan) -> None:
     """Let a run that has begun under another study belong to the one that it is asked for now."""
     from minigpt.study import record
 
@@ -81,7 +50,7 @@ def join_study(plan: "Plan") -> None:
         print(f"warning: not noted in study={plan.study}: {error}", file=sys.stderr)
 
 
-def print_description(plan: "Plan") -> None:
+def print_description(plan: Plan) -> None:
     """The parameter table and what the run would cost, on stdout."""
     from minigpt import streams
     from minigpt.train.dry_run import describe
@@ -92,7 +61,7 @@ def print_description(plan: "Plan") -> None:
 
 def main() -> int:
     """The command; returns its exit code."""
-    return entry.main(train, "train", check, before)
+    return entry.main(train, "train", plan_of)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
@@ -15,32 +17,35 @@ from minigpt.cli.arguments import report
 from minigpt.cli.boundary import words
 from minigpt.cli.composition import compose
 from minigpt.cli.flags import canonical, parse
-from minigpt.cli.launch import Job, hide_bases, launch, needs_hydra
+from minigpt.cli.launch import Task, hide_bases, launch, needs_hydra
 from minigpt.cli.overrides import first_value, protect, refuse_secrets, refuse_torchrun
 from minigpt.cli.process import set_up_process
 from minigpt.config import schema
 from minigpt.errors import ConfigError, MinigptError, Stopped
+from minigpt.files.durable import ensure_writable
 from minigpt.study.jobs import only, shortest_first
 from minigpt.study.sweep import JobFailed, Sweep
 
-Check = Callable[[DictConfig], object]
-Before = Callable[[DictConfig, bool], bool]
+P = TypeVar("P")
+# Calls a function as Hydra calls a job: in the folder that Hydra makes, with its callbacks.
+Inside = Callable[[Callable[[], Any]], Any]
+Job = Callable[[P, Inside], Any]
+PlanOf = Callable[[DictConfig], P]
 Composed = Callable[[list[str]], DictConfig]
 
 
-def main(job: Job, config_name: str, check: Check, before: Before, answers: bool = False) -> int:
-    """Run `job` on the configuration that the command line composes; returns the exit code.
+def main(job: Job[P], config_name: str, plan_of: PlanOf[P], answers: bool = False) -> int:
+    """Plan what the command line composes, and do it; returns the exit code.
 
-    check: raises ConfigError with every problem of a composed configuration, in milliseconds.
-    before: what can be done before Hydra makes any folder, in a sweep with its first values. True:
-        nothing is left to do (single runs only).
+    plan_of: raises ConfigError with every problem of a composed configuration, in milliseconds.
+    job: does what was planned. What needs no folder comes first; the rest it calls `Inside`.
     answers: stdout is what the command is for, so losing it is an error.
     """
     with streams.standard(must_arrive=answers):
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
         set_up_process()
         schema.register()
-        sweep = Sweep(job, set_up_process, report)
+        sweep = Sweep(_task(job, plan_of), set_up_process, report)
         try:
             parsed = parse(sys.argv[1:])
             parsed.overrides = [protect(typed, parsed.multirun) for typed in parsed.overrides]
@@ -48,16 +53,22 @@ def main(job: Job, config_name: str, check: Check, before: Before, answers: bool
                 refuse_torchrun()
                 parsed.overrides = shortest_first(parsed.overrides)
             refuse_secrets(parsed.overrides)
-            composed = partial(compose, config_name, config_dir=parsed.config_dir, check=check)
+            composed = partial(compose, config_name, config_dir=parsed.config_dir, check=plan_of)
             if _only_shows(parsed):
-                _show(parsed, job, config_name, composed)
+                _show(parsed, config_name, composed)
                 return 0
             interrupt.install()
             if parsed.multirun:
-                return _sweep(parsed, sweep, config_name, composed, before)
-            return _single_run(parsed, job, config_name, composed, before)
+                return _sweep(parsed, sweep, config_name, composed)
+            _single_run(parsed, job, plan_of, config_name, composed)
+            return 0
         except BaseException as error:
             return _exit_code(error, sweep)
+
+
+def _task(job: Job[P], plan_of: PlanOf[P]) -> Task:
+    """A job as Hydra calls it in a sweep: with its configuration, in its folder."""
+    return lambda cfg: job(plan_of(cfg), lambda work: work())
 
 
 def _only_shows(parsed: argparse.Namespace) -> bool:
@@ -67,42 +78,47 @@ def _only_shows(parsed: argparse.Namespace) -> bool:
     )
 
 
-def _show(parsed: argparse.Namespace, job: Job, config_name: str, composed: Composed) -> None:
+def _show(parsed: argparse.Namespace, config_name: str, composed: Composed) -> None:
     streams.stdout_must_arrive()
     hide_bases()
     sys.argv[1:] = canonical(parsed)
-    failed = launch(job, config_name, only_shows=True)
+    failed = launch(lambda cfg: None, config_name, only_shows=True)
     if failed is not None:
         composed(parsed.overrides)  # says which override it is
         raise _not_composed(failed)
 
 
 def _single_run(
-    parsed: argparse.Namespace, job: Job, config_name: str, composed: Composed, before: Before
-) -> int:
+    parsed: argparse.Namespace,
+    job: Job[P],
+    plan_of: PlanOf[P],
+    config_name: str,
+    composed: Composed,
+) -> None:
     cfg = composed(parsed.overrides)
     mode = cfg.hydra.mode
     if cfg.hydra.sweeper.get("params") and mode is None:
         raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
     if mode is not None and mode.name == "MULTIRUN":
         raise ConfigError("a sweep without -m: hydra.mode=MULTIRUN (type -m instead)")
-    if before(cfg, False):
-        return 0
-    if not needs_hydra(cfg):
-        job(cfg)
-        return 0
-    sys.argv[1:] = canonical(parsed)
-    failed = launch(job, config_name, only_shows=False)
-    if failed is not None:
-        raise _not_composed(failed)
-    return 0
+
+    def inside(work: Callable[[], Any]) -> Any:
+        if not needs_hydra(cfg):
+            return work()
+        results: list[Any] = []
+        sys.argv[1:] = canonical(parsed)
+        failed = launch(lambda _: results.append(work()), config_name, only_shows=False)
+        if failed is not None:
+            raise _not_composed(failed)
+        return results[0]
+
+    job(plan_of(cfg), inside)
 
 
-def _sweep(
-    parsed: argparse.Namespace, sweep: Sweep, config_name: str, composed: Composed, before: Before
-) -> int:
+def _sweep(parsed: argparse.Namespace, sweep: Sweep, config_name: str, composed: Composed) -> int:
     cfg = composed([first_value(override) for override in parsed.overrides])
-    before(cfg, True)
+    if "train" in cfg:
+        ensure_writable(Path(cfg.output_dir).expanduser())
     arguments = canonical(parsed)
     if sweep.begin(cfg, arguments, parsed.overrides, composed):
         return sweep.finish()

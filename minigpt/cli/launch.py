@@ -11,7 +11,7 @@ from minigpt.cli.boundary import is_composition_error
 from minigpt.cli.overrides import CONF
 from minigpt.errors import ConfigError
 
-Job = Callable[[DictConfig], Any]
+Task = Callable[[DictConfig], Any]
 
 
 def needs_hydra(cfg: DictConfig) -> bool:
@@ -31,10 +31,10 @@ def needs_hydra(cfg: DictConfig) -> bool:
     return any(wishes) or OmegaConf.to_container(hydra.run) != {"dir": "${run_folder:}"}
 
 
-def launch(job: Job, config_name: str, only_shows: bool) -> Exception | None:
-    """Call the job as Hydra does, by sys.argv; returns the error if composing fails.
+def launch(task: Task, config_name: str, only_shows: bool) -> Exception | None:
+    """Let Hydra call the task, by sys.argv; returns the error if composing fails.
 
-    An error of the job is raised as it is.
+    An error of the task is raised as it is.
     only_shows: Hydra shows something instead, and says on stderr why it cannot: a ConfigError.
     """
     import hydra
@@ -42,7 +42,7 @@ def launch(job: Job, config_name: str, only_shows: bool) -> Exception | None:
     said = io.StringIO()
     try:
         with redirect_stderr(said) if only_shows else nullcontext(), plain_failures():
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
     except SystemExit as stop:
         if only_shows and stop.code:
             message = " ".join(said.getvalue().split())
