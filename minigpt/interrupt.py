@@ -1,6 +1,4 @@
-"""Stop signals as a flag. Handlers do nothing else; long work looks at the flag at its safe
-points.
-"""
+"""Stop signals as a flag, which long work looks at where it can stop safely."""
 
 import multiprocessing
 import os
@@ -26,8 +24,7 @@ def _remember(number: int, frame: FrameType | None) -> None:
 
 
 def install() -> None:
-    """Turn TERM, INT, HUP, USR1 and USR2 into the flag (main thread only; repeated calls are
-    harmless).
+    """Turn TERM, INT, HUP, USR1 and USR2 into the flag. Main thread only; repeated calls are fine.
 
     A signal that is ignored stays ignored: that is how nohup protects what it starts.
     """
@@ -57,7 +54,7 @@ def requested() -> int | None:
 
 
 def count() -> int:
-    """How many stop signals came so far: a second one means that nothing is to be waited for."""
+    """How many stop signals came so far. A second one means that nothing is to be waited for."""
     return len(_received)
 
 
@@ -67,8 +64,6 @@ def clear() -> None:
 
 
 def stop_if_requested(what: str) -> None:
-    """Raise Stopped if a signal came; for work that keeps nothing in memory worth saving (data
-    preparation, ...).
-    """
+    """Raise Stopped if a signal came; for work that keeps nothing in memory worth saving."""
     if _received:
         raise Stopped(_received[0], f"stopped by {signal.Signals(_received[0]).name}: {what}")

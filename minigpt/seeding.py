@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:
-    """A 63-bit seed for one purpose ("init", "data", "dropout", "sampling"), e.g. derive_seed(0,
-    "dropout", step).
-    """
+    """A 63-bit seed for one purpose: init, data, dropout or sampling."""
     text = ":".join([str(seed), purpose, *map(str, counters)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 

@@ -1,8 +1,8 @@
 """stdout and stderr that can vanish, fill up or hang without harm to the work.
 
-`standard()` puts a Stream in place of each. Whoever watches may close a pipe, a terminal or a
-disk at any moment. Then text is lost, and nothing else. Nothing stays in a buffer, so nothing
-is left to fail when Python ends.
+`standard()` puts a Stream in place of each. Whoever watches may close a pipe, a terminal or a disk
+at any moment. Then text is lost, and nothing else. Nothing stays in a buffer, so nothing is left to
+fail when Python ends.
 """
 
 import errno
@@ -16,11 +16,9 @@ from typing import Any, TextIO, cast
 from minigpt import interrupt
 from minigpt.errors import StorageError
 
-# how long a line that is only watched may hold up the work, until the next one arrives
-PATIENCE_S = 0.2
+PATIENCE_S = 0.2  # how long a line that is only watched may hold up the work
 LAST_PATIENCE_S = 1.0  # the same for all that is left at the end
-# bytes that are kept for a reader who does not read; what comes then is lost
-MOST_WAITING = 1 << 16
+MOST_WAITING = 1 << 16  # bytes kept for a reader who does not read; what comes then is lost
 
 
 class OutputLostError(StorageError):
@@ -30,13 +28,12 @@ class OutputLostError(StorageError):
     """
 
     def __init__(self, error: OSError) -> None:
-        gone = error.errno == errno.EPIPE
-        cause = error.strerror or str(error)
-        super().__init__(
-            *([] if gone else [f"cannot write: stdout: {cause} (what was printed is cut short)"])
-        )
-        if gone:
+        if error.errno == errno.EPIPE:
+            super().__init__()
             self.exit_code = 128 + 13
+        else:
+            why = error.strerror or str(error)
+            super().__init__(f"cannot write: stdout: {why} (what was printed is cut short)")
 
 
 class Stream:
@@ -47,7 +44,6 @@ class Stream:
 
     must_arrive: a write waits as long as it takes, or until a stop signal, and raises
         OutputLostError if it fails.
-    lost: the first error of a write. It is raised for a stream that must arrive.
     """
 
     def __init__(
@@ -55,9 +51,8 @@ class Stream:
     ) -> None:
         self.descriptor, self.encoding, self.errors = descriptor, encoding, errors
         self.must_arrive = must_arrive
-        self.lost = (
-            None if descriptor is not None else OSError(errno.EBADF, os.strerror(errno.EBADF))
-        )
+        # the first error of a write; raised for a stream that must arrive
+        self.lost = _no_descriptor() if descriptor is None else None
         self.closed = False
         # shares the place where it all appears: a line of it ends first
         self.other: Stream | None = None
@@ -83,7 +78,7 @@ class Stream:
 
     def fileno(self) -> int:
         if self.descriptor is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise _no_descriptor()
         return self.descriptor
 
     def isatty(self) -> bool:
@@ -137,11 +132,9 @@ class Stream:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
-                content, self._waiting, self._writing = (
-                    memoryview(bytes(self._waiting)),
-                    bytearray(),
-                    True,
-                )
+                content = memoryview(bytes(self._waiting))
+                self._waiting.clear()
+                self._writing = True
             try:
                 while content:
                     content = content[os.write(self.fileno(), content) :]
@@ -164,14 +157,9 @@ def standard(must_arrive: bool = False) -> Iterator[None]:
         out, error = cast(Any, (sys.stdout, sys.stderr))
         if out is not before[0]:
             out.finish()
-            if (
-                out.lost
-                and not out.must_arrive
-                and out.lost.errno not in (errno.EPIPE, errno.EBADF)
-            ):
-                error.write(
-                    f"warning: cannot write: stdout: {out.lost.strerror} (the work is done)\n"
-                )
+            lost = None if out.must_arrive else out.lost
+            if lost is not None and lost.errno not in (errno.EPIPE, errno.EBADF):
+                error.write(f"warning: cannot write: stdout: {lost.strerror} (the work is done)\n")
         if error is not before[1]:
             error.finish()
         sys.stdout, sys.stderr = before
@@ -184,8 +172,7 @@ def install(must_arrive: bool = False) -> None:
             os.fstat(descriptor)
         except OSError:  # `>&-`: else the next file that is opened would be stdout
             _lead_nowhere(descriptor)
-    out = _stream(sys.stdout, must_arrive)
-    error = _stream(sys.stderr, False)
+    out, error = _stream(sys.stdout, must_arrive), _stream(sys.stderr, False)
     if isinstance(out, Stream) and isinstance(error, Stream) and _one_place(out, error):
         error.other = out
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, error)
@@ -218,6 +205,10 @@ def _one_place(one: Stream, two: Stream) -> bool:
     if one.descriptor is None or two.descriptor is None:
         return False
     return os.path.samestat(os.fstat(one.descriptor), os.fstat(two.descriptor))
+
+
+def _no_descriptor() -> OSError:
+    return OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def _lead_nowhere(descriptor: int) -> None:

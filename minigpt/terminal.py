@@ -9,14 +9,11 @@ import threading
 from collections.abc import Collection, Sequence
 from typing import Any
 
-# C0 and C1 controls but tab and newline, marks that reorder text, and halves of surrogate pairs,
-# which no UTF-8 holds.
+# C0 and C1 controls but tab and newline, marks that reorder text, halves of surrogate pairs.
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 IN_A_LINE = re.compile(f"{UNSAFE.pattern}|[\n\t\u2028\u2029]")
-
-
 # tqdm's own lock is shared with forks: one that is killed amid a line would hang all others.
 _BARS = threading.RLock()
 
@@ -41,16 +38,12 @@ def say(line: str) -> None:
 
 
 def escape_controls(text: str) -> str:
-    r"""Text that is safe on a terminal: control characters but newline and tab as \x1b, reordering
-    marks as \u202e.
-    """
+    r"""Text that is safe on a terminal: controls but newline and tab as \x1b, marks as \u202e."""
     return UNSAFE.sub(_escaped, text)
 
 
 def escape_line(text: str) -> str:
-    r"""The same for what has to stay a single line, as a cell or a name has to: newline and tab
-    too, as \n and \t.
-    """
+    r"""The same for what has to stay a single line, such as a name: also newline as \n, tab as \t."""
     return IN_A_LINE.sub(_escaped, text)
 
 
@@ -59,9 +52,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def on_stdout(text: str) -> str:
-    """The text as it may go to stdout: with its controls escaped on a terminal, as it is into a
-    file or a pipe.
-    """
+    """The text as it may go to stdout: on a terminal with its controls escaped."""
     return escape_controls(text) if sys.stdout.isatty() else text
 
 

@@ -16,14 +16,17 @@ EXIT_BAD = CheckpointError.exit_code
 HELP = """\
 Say of each run in one line whether it can be trusted:
 
-  checkpoints     every byte is the one that was written (SHA-256), all weights are finite, all are of this run
-  run.json        its id is the hash of what it says it is, and config.yaml hashes to the same id
-  tokens          where they are still present: the fingerprint is that of the run, every shard has its hash
+  checkpoints     every byte is the one that was written (SHA-256), all weights are finite,
+                  all are of this run
+  run.json        its id is the hash of what it says it is; config.yaml hashes to the same id
+  tokens          where they are still present: the fingerprint is that of the run, every shard
+                  has its hash
   metrics.jsonl   no torn, repeated or missing rows; steps and tokens agree
-  summary.json    step, tokens and validation loss are those of the last rows and of the last checkpoint
+  summary.json    step, tokens and validation loss are those of the last rows and of the last
+                  checkpoint
 
-Nothing is written. A run that is still training is looked at as it stands: a torn last line is normal there, and
-the same train.py command drops it.
+Nothing is written. A run that is still training is looked at as it stands: a torn last line is
+normal there, and the same train.py command drops it.
 
   python -m minigpt.verify outputs/tiny-muon-shakespeare-3fa9c1d2
   python -m minigpt.verify outputs/*-????????          all of them
@@ -42,9 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def verify(folders: list[Path]) -> int:
-    """A line for each run; EXIT_BAD if any of them cannot be trusted, also where nobody reads the
-    lines any more.
-    """
+    """A line for each run; EXIT_BAD if any cannot be trusted, even where nobody reads the lines."""
     code, lost = 0, None
     for folder in folders:
         trusted, line = line_about(folder.expanduser())

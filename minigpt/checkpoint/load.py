@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from minigpt import interrupt
 from minigpt.checkpoint.layout import MANIFEST, MODEL, OPTIMIZER, SCHEMA, STATE, steps_on_disk
 from minigpt.errors import CheckpointError
-from minigpt.files import reading, records
+from minigpt.files import reading, records, shape
 from minigpt.files.durable import json_bytes, sha256_bytes
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 def check_state(found: Checkpoint) -> None:
     """Raise CheckpointError unless training can go on from the state of a checkpoint."""
-    if why := records.fault(found.state, records.STATE):
+    if why := shape.fault(found.state, records.STATE):
         raise _damaged(found.folder / STATE, why, f"delete it: {ELSE}")
 
 
@@ -160,7 +160,7 @@ def _files_in_manifest(folder: Path, written: bytes) -> dict[str, dict[str, Any]
             f"reads {SCHEMA} (use the version of minigpt that wrote it)"
         )
     entry = {"bytes": int, "sha256": str}
-    if records.fault(manifest.get("files"), {MODEL: entry, STATE: entry, str: entry}):
+    if shape.fault(manifest.get("files"), {MODEL: entry, STATE: entry, str: entry}):
         raise _damaged(path, "no list of files with sizes and hashes")
     files: dict[str, dict[str, Any]] = manifest["files"]
     return files

@@ -62,20 +62,17 @@ def regular_file(path: str, flags: int) -> int:
 
     Raises StorageError for a link, a pipe or a device: what minigpt writes is its own file.
     """
+    refused = StorageError(f"cannot write: {path}: a link or no regular file (move it away)")
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise not_regular(path) from None
+            raise refused from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise not_regular(path)
+        raise refused
     return descriptor
-
-
-def not_regular(path: str | Path) -> StorageError:
-    return StorageError(f"cannot write: {path}: a link or no regular file (move it away)")
 
 
 def make_folder(folder: Path) -> None:
@@ -133,9 +130,9 @@ def is_leftover(path: Path, files: str = "(?!)") -> bool:
 def remove_leftovers(folder: Path, files: str = "(?!)", folders: str = "(?!)") -> None:
     """Delete what a killed process left unpublished in `folder`.
 
-    files, folders: regular expressions of what is published here. Call only where the folder's lock
-    is held and its record says whose it is. Anything else is somebody else's: another name, a
-    folder with the name of a file, a link.
+    files, folders: regular expressions of what is published here.
+    Call only where the folder's lock is held and its record says whose it is. Anything else is
+    somebody else's: another name, a folder with the name of a file, a link.
     """
     ours = re.compile(rf"{re.escape(TEMPORARY)}(removed-)?({folders})-[0-9a-f]{{8}}")
     for path in folder.iterdir():
@@ -165,14 +162,12 @@ def _only_regular(path: str, flags: int) -> int:
 
 def json_bytes(value: Any) -> bytes:
     """Canonical JSON: sorted keys, one trailing newline, no NaN."""
-    return (
-        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    ).encode()
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def ensure_writable(folder: Path) -> None:
     """Make a folder for runs, or raise StorageError now, before anything is built."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()

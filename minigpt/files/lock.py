@@ -8,7 +8,6 @@ import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from minigpt.errors import BusyError, StorageError
@@ -99,12 +98,7 @@ class FolderLock:
     def __enter__(self) -> "FolderLock":
         return self if self._file is not None else self.acquire()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 

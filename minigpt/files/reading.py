@@ -11,7 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,32 +19,31 @@ from typing import Any, BinaryIO, NoReturn
 
 from minigpt.errors import CheckpointError
 
-SMALL_BYTES = 64 * 2**20  # JSON and YAML that people or minigpt write; the largest is a tokenizer
+SMALL_BYTES = 64 * 2**20  # JSON that people or minigpt write; the largest is a tokenizer
 LARGE_BYTES = 2**40  # weights, metrics: more than any run writes
 MAX_DEPTH = 64
 MAX_YAML_BYTES = 2**20
 MAX_LINE_BYTES = 2**20
 MAX_INTEGER = 2**64
 SURROGATES = re.compile("[\ud800-\udfff]")
+TOO_DEEP = f"deeper than {MAX_DEPTH} levels"
 
 
 class UnreadableError(CheckpointError):
-    """A file that is missing, damaged or not of the kind that is read here.
-
-    path: the file.  why: a few words.  missing: there is nothing under this name.
-    """
+    """A file that is missing, damaged or not of the kind that is read here."""
 
     def __init__(self, path: Path, why: str, missing: bool = False) -> None:
         super().__init__(f"cannot read: {path}: {why} (restore it, or move it away)")
-        self.path, self.why, self.missing = path, why, missing
+        self.path = path
+        self.why = why  # a few words
+        self.missing = missing  # there is nothing under this name
 
     def __reduce__(self) -> tuple[Any, ...]:
         return UnreadableError, (self.path, self.why, self.missing)
 
 
 def read_bytes(path: Path, limit: int = LARGE_BYTES, inside: Path | None = None) -> bytes:
-    """The content of a regular file of at most `limit` bytes, and of fewer than the machine has of
-    memory.
+    """The content of a regular file of at most `limit` bytes, and of less than fills the memory.
 
     inside: a link is followed if it ends below this folder (default: the file's own folder).
     Raises UnreadableError for anything else: no file, a pipe, a device, a link that leads out.
@@ -63,8 +62,9 @@ def read_bytes(path: Path, limit: int = LARGE_BYTES, inside: Path | None = None)
 def read_lines(
     path: Path, limit: int = MAX_LINE_BYTES, inside: Path | None = None
 ) -> Iterator[bytes]:
-    """The lines of a regular file of any size, each of at most `limit` bytes. Raises
-    UnreadableError.
+    """The lines of a regular file of any size, each of at most `limit` bytes.
+
+    Raises UnreadableError.
     """
     with _opened(path, inside) as file:
         for line in iter(lambda: file.readline(limit + 1), b""):
@@ -75,9 +75,7 @@ def read_lines(
 
 @contextmanager
 def _opened(path: Path, inside: Path | None) -> Iterator[BinaryIO]:
-    """A regular file, open; whatever is in the way, also while it is read, is an
-    UnreadableError.
-    """
+    """A regular file, open. What is in the way, also while it is read, is an UnreadableError."""
     try:
         descriptor = _open(path, inside or path.parent)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -117,54 +115,54 @@ def _at_most(file: BinaryIO, size: int) -> bytes:
 
 def read_json(path: Path, limit: int = SMALL_BYTES, inside: Path | None = None) -> dict[str, Any]:
     """A JSON object. Raises UnreadableError."""
-    content = read_bytes(path, limit, inside)
-    try:
-        return json_object(content)
-    except ValueError as error:
-        raise UnreadableError(path, str(error)) from None
-
-
-def json_object(content: bytes | str) -> dict[str, Any]:
-    """The object in JSON text: finite numbers, bounded depth. Raises ValueError with a few
-    words.
-    """
-    try:
-        value = json.loads(content, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError(f"deeper than {MAX_DEPTH} levels") from None
-    except ValueError as error:  # of these, UnicodeDecodeError would show the bytes
-        raise ValueError("not JSON" if not isinstance(error, NotFinite) else str(error)) from None
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    refuse_unbounded(value)
-    return value
-
-
-class NotFinite(ValueError):
-    pass
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise NotFinite(f"{name} is not a finite number")
+    return _parsed(path, json_object, limit, inside)
 
 
 def read_yaml(path: Path, inside: Path | None = None) -> dict[str, Any]:
-    """A YAML mapping of plain values; aliases and repeated keys are refused. Raises
-    UnreadableError.
-    """
-    content = read_bytes(path, MAX_YAML_BYTES, inside)
+    """A YAML mapping of plain values without aliases or repeated keys. Raises UnreadableError."""
+    return _parsed(path, yaml_mapping, MAX_YAML_BYTES, inside)
+
+
+def _parsed(
+    path: Path, parse: Callable[[bytes], dict[str, Any]], limit: int, inside: Path | None
+) -> dict[str, Any]:
+    content = read_bytes(path, limit, inside)
     try:
-        return yaml_mapping(content)
+        return parse(content)
     except ValueError as error:
         raise UnreadableError(path, str(error)) from None
 
 
+def json_object(content: bytes) -> dict[str, Any]:
+    """The object in JSON text: finite numbers, bounded depth. Raises ValueError in a few words."""
+    try:
+        value = json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    except NotFiniteError:
+        raise
+    except ValueError:  # of these, UnicodeDecodeError would show the bytes
+        raise ValueError("not JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    _refuse_unbounded(value)
+    return value
+
+
+class NotFiniteError(ValueError):
+    def __init__(self, number: object) -> None:
+        super().__init__(f"{number} is not a finite number")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise NotFiniteError(name)
+
+
 def yaml_mapping(content: bytes) -> dict[str, Any]:
-    """The mapping in YAML text. Raises ValueError with a few words."""
+    """The mapping in YAML text. Raises ValueError in a few words."""
     import yaml
 
-    # The C loader is ten times as fast, which counts with hundreds of runs; both build plain values
-    # only.
+    # Both build plain values only. The C loader is ten times as fast, which counts with many runs.
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         if b"*" in content:
@@ -173,16 +171,15 @@ def yaml_mapping(content: bytes) -> dict[str, Any]:
                     raise ValueError("an alias")
         value = _without_repeated_keys(loader)(content).get_single_data()
     except RecursionError:
-        raise ValueError(f"deeper than {MAX_DEPTH} levels") from None
+        raise ValueError(TOO_DEEP) from None
     except yaml.YAMLError as error:
-        raise ValueError(
-            f"not YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}"
-        ) from None
+        why = str(getattr(error, "problem", None) or error)
+        raise ValueError(f"not YAML: {' '.join(why.split())}") from None
     except (LookupError, AttributeError, TypeError, ArithmeticError):  # PyYAML's own, of a tag
         raise ValueError("not YAML: a value that its tag does not fit") from None
     if not isinstance(value, dict):
         raise ValueError("not a YAML mapping")
-    refuse_unbounded(value)
+    _refuse_unbounded(value)
     return value
 
 
@@ -201,14 +198,12 @@ def _without_repeated_keys(loader: Any) -> Any:
     return Loader
 
 
-def refuse_unbounded(value: Any) -> None:
-    """Raise ValueError for a value that is too deep or not plain, or a number that is not finite or
-    beyond 64 bits.
-    """
+def _refuse_unbounded(value: Any) -> None:
+    """Raise ValueError for what is too deep or not plain, and for numbers without bounds."""
     level, depth = [value], 0
     while level:
         if depth > MAX_DEPTH:
-            raise ValueError(f"deeper than {MAX_DEPTH} levels")
+            raise ValueError(TOO_DEEP)
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -222,7 +217,7 @@ def refuse_unbounded(value: Any) -> None:
                 if not item.isascii() and SURROGATES.search(item):
                     raise ValueError("half of a surrogate pair, which no UTF-8 holds")
             elif isinstance(item, float) and not math.isfinite(item):
-                raise NotFinite(f"{item} is not a finite number")
+                raise NotFiniteError(item)
             elif isinstance(item, int) and abs(item) > MAX_INTEGER:
                 raise ValueError("a number beyond 64 bits")
             elif item is not None and not isinstance(item, int | float):
