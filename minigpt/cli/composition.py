@@ -33,7 +33,7 @@ def compose(
     cfg = attempt(overrides)
     if isinstance(cfg, DictConfig):
         return cfg
-    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
+    folders = groups_in(config_dir)
     problems, rest = explain(attempt, overrides, folders)
     problems = problems or broken_files(folders) or [f"configuration: {words(cfg)} (see --help)"]
     if rest is not None:
@@ -42,6 +42,11 @@ def compose(
         except ConfigError as more:
             problems += more.problems
     raise ConfigError(*dict.fromkeys(problems))
+
+
+def groups_in(config_dir: str | None) -> list[Path]:
+    """The folders that groups of options are in."""
+    return [CONF, *([Path(config_dir)] if config_dir else [])]
 
 
 def _compose(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:

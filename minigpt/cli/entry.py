@@ -15,10 +15,16 @@ from omegaconf import DictConfig
 from minigpt import interrupt, streams
 from minigpt.cli.arguments import report
 from minigpt.cli.boundary import words
-from minigpt.cli.composition import compose
+from minigpt.cli.composition import compose, groups_in
 from minigpt.cli.flags import canonical, parse
 from minigpt.cli.launch import Task, hide_bases, launch, needs_hydra
-from minigpt.cli.overrides import first_value, protect, refuse_secrets, refuse_torchrun
+from minigpt.cli.overrides import (
+    first_value,
+    protect,
+    refuse_secrets,
+    refuse_torchrun,
+    without_glob,
+)
 from minigpt.cli.process import set_up_process
 from minigpt.config import schema
 from minigpt.errors import ConfigError, MinigptError, Stopped
@@ -51,6 +57,9 @@ def main(job: Job[P], config_name: str, plan_of: PlanOf[P], answers: bool = Fals
             parsed.overrides = [protect(typed, parsed.multirun) for typed in parsed.overrides]
             if parsed.multirun:
                 refuse_torchrun()
+                hide_bases()
+                folders = groups_in(parsed.config_dir)
+                parsed.overrides = [without_glob(typed, folders) for typed in parsed.overrides]
                 parsed.overrides = shortest_first(parsed.overrides)
             refuse_secrets(parsed.overrides)
             composed = partial(compose, config_name, config_dir=parsed.config_dir, check=plan_of)

@@ -1,6 +1,8 @@
 """The command line as Hydra's parser reads it: flags and overrides in any order, in one form."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +23,7 @@ def parse(typed: list[str]) -> argparse.Namespace:
     """
     from hydra._internal.utils import get_args_parser
 
+    _start_anew_in_utf8(typed)
     for argument in typed:
         if any("\ud800" <= character <= "\udfff" for character in argument):
             shown = argument.encode("utf-8", "backslashreplace").decode()
@@ -50,6 +53,18 @@ def parse(typed: list[str]) -> argparse.Namespace:
         if override.startswith("-"):
             raise ConfigError(f"unreadable argument: {override} (write key=value)")
     return parsed
+
+
+def _start_anew_in_utf8(typed: list[str]) -> None:
+    """Where Python takes the system for ASCII: UTF-8 in arguments would be no text, nor a path."""
+    given = [os.fsencode(argument) for argument in typed]
+    if sys.getfilesystemencoding() == "utf-8" or all(map(bytes.isascii, given)):
+        return
+    try:
+        b" ".join(given).decode()
+    except UnicodeDecodeError:
+        return
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def _refuse(message: str) -> NoReturn:

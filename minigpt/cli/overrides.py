@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from minigpt.config.schema import PATH_KEYS
 from minigpt.errors import ConfigError
@@ -47,6 +48,36 @@ def quote(value: str) -> str:
     value = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
     trailing = len(value) - len(value.rstrip("\\"))
     return f"'{value}{chr(92) * trailing}'"
+
+
+def without_glob(override: str, folders: list[Path]) -> str:
+    """`optim=glob(a*)` with the options that it names. `_*.yaml` are none.
+
+    folders: where groups are. Raises ConfigError if no option matches.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return override
+    glob: Any = parsed.value()
+    if not isinstance(glob, Glob):
+        return override
+    options = options_of(parsed.key_or_group, folders)
+    found = glob.filter(sorted(options))
+    if not found:
+        known = f"one of {', '.join(sorted(options))}" if options else "no such group of options"
+        raise ConfigError(f"an empty sweep: {override} ({known})")
+    return f"{parsed.get_key_element()}={','.join(found)}"
+
+
+def options_of(group: str, folders: list[Path]) -> dict[str, Path]:
+    """Option -> its file. `_*.yaml` are no options."""
+    files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
+    return {path.stem: path for path in files if not path.name.startswith("_")}
 
 
 def first_value(override: str) -> str:

@@ -6,15 +6,17 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt import streams
+from minigpt.cli.yaml_files import refuse_multiplying_aliases
 from minigpt.config import typed
 from minigpt.errors import MinigptError
 from minigpt.terminal import say
 
 
 def set_up_process() -> None:
-    """Make the streams safe, configure logging, register resolvers. Sweep workers call it too."""
+    """Make the streams safe, configure logging, bound YAML, register resolvers. Sweep workers call it too."""
     streams.install()
     show_log()
+    refuse_multiplying_aliases()
     register_resolvers()
 
 

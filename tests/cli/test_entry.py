@@ -1,11 +1,17 @@
 """What the command line does around a job."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import SMALL, Shell
+from runs import ROOT, SMALL, Shell
+
+from minigpt.cli.composition import groups_in
+from minigpt.cli.overrides import without_glob
 
 
 def test_a_single_run_is_planned_answered_and_built_once(
@@ -43,3 +49,69 @@ def test_a_single_run_with_wishes_to_hydra_runs_inside_hydra(
     assert "validation loss" in shell.out
     assert shell(*command) == 0, shell.err
     assert "already finished" in shell.err
+
+
+def test_a_glob_sweeps_over_the_options_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("train", "-m", *SMALL, "train.steps=2", "schedule=glob([c*,w*],exclude=wsd)") == 0
+    folders = [path.parent.name for path in (tmp_path / "outputs").glob("*/run.json")]
+    assert len(folders) == 2
+    assert any("-constant-" in folder for folder in folders)
+    assert any("-warmup_cosine-" in folder for folder in folders)
+    for bad, word in (("optim=glob(x*)", "muon"), ("seed=glob(*)", "no such group")):
+        assert shell("train", "-m", *SMALL, bad) == 2
+        assert f"an empty sweep: {bad}" in shell.err
+        assert word in shell.err
+
+
+def test_a_glob_knows_the_options_of_its_user_and_no_base(tmp_path: Path) -> None:
+    (tmp_path / "schedule").mkdir()
+    (tmp_path / "schedule" / "mine.yaml").write_text("defaults: [constant]\n")
+    folders = groups_in(str(tmp_path))
+    found = without_glob("schedule=glob(*)", folders)
+    assert found == "schedule=constant,linear,mine,warmup_cosine,wsd"
+    assert "_base" not in without_glob("optim=glob(*)", folders)
+    assert without_glob("seed=1,2", folders) == "seed=1,2"
+
+
+@pytest.mark.parametrize(("typed", "code"), [("ä", 0), (b"\xe4", 2)])
+def test_utf8_is_read_where_the_locale_is_ascii(
+    typed: str | bytes, code: int, tmp_path: Path
+) -> None:
+    path = os.fsencode(tmp_path) + b"/" + (typed if isinstance(typed, bytes) else typed.encode())
+    command = [sys.executable, "train.py", "debug=smoke", "dry_run=true", b"output_dir=" + path]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert (path in done.stdout) if code == 0 else (b"not UTF-8" in done.stderr)
+
+
+@pytest.mark.parametrize("kind", ["list", "mapping", "merge"])
+def test_aliases_that_multiply_are_one_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = {"list": "[{}]", "mapping": "{{a: {0}, b: {0}}}", "merge": "{{<<: [{}]}}"}[kind]
+    lines = ["x0: &x0 {a: 1}"]
+    for n in range(1, 40):
+        again = f"*x{n - 1}" if kind == "mapping" else ", ".join(9 * [f"*x{n - 1}"])
+        lines.append(f"x{n}: &x{n} {one.format(again)}")
+    path = tmp_path / "conf" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# @package _global_\n" + "\n".join(lines))
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    assert shell("train", f"--config-dir={tmp_path / 'conf'}", "experiment=mine", "seed=x") == 2
+    (line,) = shell.err.splitlines()
+    assert "mine.yaml: aliases repeat more than 10,000 values" in line
+
+
+def test_aliases_that_repeat_a_little_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "conf" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# @package _global_\nseed: &seed 3\neval: {every: *seed}\nlog: {every: *seed}")
+    shell = Shell(tmp_path, monkeypatch, capfd)
+    command = ["debug=smoke", "dry_run=true", f"--config-dir={tmp_path / 'conf'}"]
+    assert shell("train", *command, "experiment=mine") == 0, shell.err
