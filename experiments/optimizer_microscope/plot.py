@@ -1,11 +1,9 @@
-"""Draw what probe=optimizer saw: Muon beside AdamW on the same batches and the same initial
-weights.
+"""Draw what probe=optimizer saw: Muon beside AdamW, on the same batches and initial weights.
 
 python train.py -m optim=muon,adamw probe=optimizer probe.every=20 study=optimizer_microscope
 python experiments/optimizer_microscope/plot.py outputs
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from minigpt.run.metrics import read_rows
+from minigpt.study.find import find
 
 PANELS = {
     "relative_update": "spectral norm of the update / of the weight",
@@ -29,12 +28,11 @@ COLOURS = {"muon": "tab:blue", "adamw": "tab:orange"}
 
 def runs_of(folder: Path, study: str) -> dict[str, list[dict[str, Any]]]:
     """Arm -> rows of its run in the study."""
-    found = {}
-    for path in sorted(folder.glob("*/run.json")):
-        record = json.loads(path.read_text())
-        if record["study"] == study:
-            found[record["choices"]["optim"]] = read_rows(path.parent / "metrics.jsonl")
-    return found
+    return {
+        run.record["choices"]["optim"]: read_rows(run.folder / "metrics.jsonl")
+        for run in find([folder]).runs
+        if study in run.studies
+    }
 
 
 def draw(runs: dict[str, list[dict[str, Any]]], target: Path) -> None:

@@ -1,5 +1,4 @@
-"""Where the best learning rate lies at each width, from the runs of experiment=width_transfer; a
-table and a figure.
+"""Where the best learning rate lies at each width: a table and a figure, from the sweeps' runs.
 
 python train.py -m experiment=width_transfer model.d_model=64 model.n_heads=2
 python train.py -m experiment=width_transfer model.d_model=256 model.n_heads=8
@@ -7,7 +6,6 @@ python experiments/width_transfer/sweep.py outputs
 """
 
 import csv
-import json
 import math
 import sys
 from pathlib import Path
@@ -17,6 +15,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from minigpt.study.find import find
+
 HERE = Path(__file__).parent
 COLOURS = {64: "tab:blue", 128: "tab:green", 256: "tab:orange"}
 # arm, parametrization -> width -> lr_scale -> loss
@@ -24,24 +24,21 @@ Curves = dict[tuple[str, str], dict[int, dict[float, float]]]
 
 
 def losses(folder: Path) -> tuple[Curves, list[list[object]]]:
-    """Final validation losses of the study, and one row a run; a diverged run counts as
-    infinite.
+    """Final validation losses of the study, and a row for each run.
+
+    A diverged run counts as infinite.
     """
     curves: Curves = {}
     rows: list[list[object]] = []
-    for path in sorted(folder.glob("*/summary.json")):
-        record = json.loads((path.parent / "run.json").read_text())
-        if record["study"] != "width_transfer":
+    for run in find([folder]).runs:
+        if "width_transfer" not in run.studies or run.summary is None:
             continue
-        summary = json.loads(path.read_text())
-        model = record["identity"]["model"]
-        lr_scale = next(
-            float(o.split("=")[1]) for o in record["overrides"] if o.startswith("optim.lr_scale=")
-        )
-        arm, kind = record["choices"]["optim"], model.get("parametrization", "standard")
-        loss = math.inf if summary["val_loss"] is None else summary["val_loss"]
-        curves.setdefault((arm, kind), {}).setdefault(model["d_model"], {})[lr_scale] = loss
-        rows.append([arm, kind, model["d_model"], lr_scale, loss, path.parent.name])
+        config, loss = run.flat_config, run.summary["val_loss"]
+        loss = math.inf if loss is None else loss
+        arm, kind = run.record["choices"]["optim"], config.get("model.parametrization", "standard")
+        width, lr_scale = config["model.d_model"], float(config["optim.lr_scale"])
+        curves.setdefault((arm, kind), {}).setdefault(width, {})[lr_scale] = loss
+        rows.append([arm, kind, width, lr_scale, loss, run.name])
     return curves, sorted(rows, key=str)
 
 
