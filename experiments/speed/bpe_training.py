@@ -1,5 +1,4 @@
-"""How long it takes to learn byte-level BPE merges: our reference, our fast path, `tokenizers` by
-itself, rustbpe.
+"""How long learning byte-level BPE merges takes, beside `tokenizers` by itself and rustbpe.
 
     python experiments/speed/bpe_training.py                        10 MB, 20,000 ids
     python experiments/speed/bpe_training.py --text FILE --vocab-size 4096

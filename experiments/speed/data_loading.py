@@ -1,5 +1,4 @@
-"""What reading the batches costs: its share of a step of `tiny`, and resident memory against the
-size of the corpus.
+"""What reading batches costs: the share of a step of `tiny`, and memory by size of the corpus.
 
     python experiments/speed/data_loading.py
 

@@ -1,10 +1,9 @@
-"""Tokens per second of generation against transformers `generate`: same weights, same prompt,
-greedy, KV caches.
+"""Tokens per second of generation beside transformers' `generate`.
 
-python experiments/speed/generation.py [--threads 1] [--rounds 5] [--tokens 64] [--batches 1 32]
-    [--shape small]
+    python experiments/speed/generation.py [--threads 1] [--rounds 5] [--tokens 64]
+        [--batches 1 32] [--shape small]
 
-The model has random weights, is exported by minigpt.export and loaded by transformers from that
+Same weights, same prompt, greedy, with key/value caches. The model has random weights, is exported by minigpt.export and loaded by transformers from that
 folder. The programs run in turn, in alternating order; rates are medians over the rounds, ratios
 medians of the rounds' own ratios. Both generate exactly --tokens tokens after a prompt of 32; the
 clock covers the prompt, as a user would see it. The table goes into the README beside this file,

@@ -1,5 +1,4 @@
-"""How long one Muon step takes beside torch.optim.Muon, on the hidden matrices of the shipped
-models.
+"""How long a step of Muon takes beside torch.optim.Muon, on the hidden matrices of our models.
 
     python experiments/speed/muon_step.py                      tiny and small, all CPU cores
     python experiments/speed/muon_step.py tiny --threads 1 --rounds 200

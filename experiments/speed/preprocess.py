@@ -1,10 +1,7 @@
-"""How fast text becomes tokens on disk, beside tiktoken's and tokenizers' own rate of encoding in
-memory.
+"""How fast text becomes tokens on disk, beside tiktoken and tokenizers encoding in memory.
 
-    python experiments/speed/preprocess.py                     whole plays (.txt), one core, then
-        two
-    python experiments/speed/preprocess.py --pages --cores 1   pages of 4 kB (.jsonl): more work
-        around the encoding
+    python experiments/speed/preprocess.py                     whole plays (.txt), on 1, then 2 cores
+    python experiments/speed/preprocess.py --pages --cores 1   pages of 4 kB (.jsonl): more overhead
 
 Ours is end to end: read the files, clean, split, encode, write shards, hash, verify. The others
 only encode texts that lie in memory, with the same merges. The plays come 72 times (370 MB), since

@@ -1,10 +1,7 @@
-"""How cost grows with model size, sequence length and batch: tokens/s, peak memory and overhead
-against the models of FLOPs and bytes that `dry_run=true` prints.
+"""How cost grows with model size, sequence length and batch, beside what `dry_run=true` says.
 
-    python experiments/speed/scaling.py                  every point that scaling.csv lacks, then
-        figure and table
-    python experiments/speed/scaling.py --seconds 170    no new point after that; the same command
-        goes on
+    python experiments/speed/scaling.py                  missing points, figure, table
+    python experiments/speed/scaling.py --seconds 170    no new point later; it goes on next time
 
 bf16 on one thread, each point in a process of its own (peak memory), stepped by the training loop
 on random tokens with Muon. The rate of matrix products is measured beside each point. Remove a row

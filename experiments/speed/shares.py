@@ -1,5 +1,4 @@
-"""Where the time of a step of the reference recipe goes, and what an evaluation and a checkpoint
-take beside it.
+"""Where the time of a step of the reference recipe goes, and that of evaluations and checkpoints.
 
     python experiments/speed/shares.py [--steps 5] [--threads 1] [--processor-time] [--dry]
         [override ...]
@@ -91,9 +90,7 @@ class Clocks:
         setattr(owner, name, timed)
 
     def watch(self) -> None:
-        """From now on: a step begins where the loop asks whether to stop, and ends when its row is
-        written.
-        """
+        """From now on a step begins where the loop asks whether to stop, and ends with its row."""
         register_optimizer_step_pre_hook(lambda optimizer, *_: self.add(optimizer, -self.clock()))
         register_optimizer_step_post_hook(lambda optimizer, *_: self.add(optimizer, self.clock()))
         self.wrap(torch.nn.utils, "clip_grad_norm_", "clipping")
@@ -133,7 +130,7 @@ def random_shards(folder: Path) -> list[str]:
             folder / f"{split}.bin"
         )
     return [
-        "data=bin", "data.tokenizer.end_of_text=0",
+        "data=bin", "data.tokenizer.end_of_text=0", "data.max_tokens=null",
         f"data.train={folder}/train.bin", f"data.val={folder}/val.bin",
         f"data_dir={folder}/tokens", f"output_dir={folder}/runs",
     ]  # fmt: skip

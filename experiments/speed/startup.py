@@ -1,12 +1,9 @@
-"""How long train.py takes to answer, to its first step, and from its last step to its end; whole
-processes.
+"""How long whole processes of train.py take: to answer, to the first step, and on to their end.
 
-python experiments/speed/startup.py --data-dir outputs/tokens [--rounds 7]
+    python experiments/speed/startup.py --data-dir outputs/tokens [--rounds 7] [--dry]
 
 Prepares the tokens of data=shakespeare first where they are missing. Medians; the table goes into
-the README beside
-this file. Stages: borders are stamped inside one process by wrapping the functions that begin and
-    end them.
+this folder's README. Stages: the functions that begin and end them are wrapped inside one process.
 """
 
 import argparse
@@ -16,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,7 +26,7 @@ ARMS = {
     "debug=smoke": ["debug=smoke"],
 }
 STAGES = [  # border -> what lies before it
-    ("python", "Python, our door, Hydra and OmegaConf imported"),
+    ("python", "Python; our command line, Hydra and OmegaConf imported"),
     ("checked", "configuration composed and checked"),
     ("torch", "torch imported"),
     ("run", "model and optimizer built without memory; training imported"),
@@ -45,9 +41,10 @@ STAGES = [  # border -> what lies before it
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default="outputs/tokens")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dry", action="store_true", help="print, and leave the README alone")
     options = parser.parse_args()
     data_dir = f"data_dir={Path(options.data_dir).resolve()}"
     with tempfile.TemporaryDirectory() as folder:
@@ -55,26 +52,16 @@ def main() -> None:
         places = [data_dir, f"output_dir={folder}/runs", f"logger.folder={folder}/wandb"]
         quiet = [data_dir, f"output_dir={folder}/runs", "logger=none", "train.steps=3"]
         seconds("train.py", *quiet)  # prepares tokens, warms the disk
+        rounds = range(options.rounds)
         rows = [
-            (
-                "`python train.py --help`",
-                times(options.rounds, lambda i: seconds("train.py", "--help")),
-                "1.0",
-            ),
-            (
-                "a finished run's answer",
-                times(options.rounds, lambda i: seconds("train.py", *quiet)),
-                "1.5",
-            ),
+            ("`python train.py --help`", [seconds("train.py", "--help") for _ in rounds], "1.0"),
+            ("a finished run's answer", [seconds("train.py", *quiet) for _ in rounds], "1.5"),
         ]
         stages = {}
         for arm, (name, arguments) in enumerate(ARMS.items()):
             smoke = [data_dir, f"output_dir={folder}/smoke"] if "debug=smoke" in arguments else None
             where = smoke or (places if "logger=none" not in arguments else places[:2])
-            runs = [
-                stamps([*where, *arguments, f"attempt={100 * arm + i + 2}"])
-                for i in range(options.rounds)
-            ]
+            runs = [stamps([*where, *arguments, f"attempt={100 * arm + i + 2}"]) for i in rounds]
             stages[name] = {border: median(run[border] for run in runs) for border, _ in STAGES}
             first = [run["first step"] for run in runs]
             rows.append((f"first step, {name}", first, "8" if name.startswith("default") else ""))
@@ -95,11 +82,8 @@ def main() -> None:
         lines.append(f"| {what} | " + " | ".join(cells) + " |")
     table = "\n".join(lines)
     print(table)
-    write_between(table)
-
-
-def times(rounds: int, measure: Callable[[int], float]) -> list[float]:
-    return [measure(i) for i in range(rounds)]
+    if not options.dry:
+        write_between(table)
 
 
 def seconds(*command: str) -> float:
@@ -125,8 +109,9 @@ def stamps(arguments: list[str]) -> dict[str, float]:
 
 
 def inside(path: str, arguments: list[str]) -> None:
-    """train.py with its borders stamped; the first moment of each counts, of "last step" and later
-    ones the last.
+    """train.py with its borders stamped.
+
+    The first moment of each counts, but the last one of "last step" and what follows it.
     """
     sys.argv = ["train.py", *arguments]
     sys.path.insert(0, str(ROOT))
@@ -152,11 +137,11 @@ def inside(path: str, arguments: list[str]) -> None:
         setattr(owner, name, stamped)
 
     import train
-    from minigpt.config import lazy_torch as startup
+    from minigpt.config import lazy_torch
     from minigpt.run import folder as run_folder
 
     stamp("python")
-    load = startup.load_torch
+    load = lazy_torch.load_torch
 
     def load_and_wrap() -> None:
         stamp("checked")
@@ -172,7 +157,7 @@ def inside(path: str, arguments: list[str]) -> None:
             wrap(ByRole, "step", None, "last step")
             wrap(training, "finish", "evaluated")
 
-    startup.load_torch = load_and_wrap
+    lazy_torch.load_torch = load_and_wrap
     wrap(run_folder.RunFolder, "begin", None, "begun")
     code = train.main()
     stamp("finished")

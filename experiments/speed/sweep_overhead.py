@@ -1,5 +1,4 @@
-"""What a sweep adds to its jobs, on the basic launcher: jobs that train, and the same command
-again.
+"""What a sweep adds to its jobs, on the basic launcher: when they train, and when they are done.
 
     python experiments/speed/sweep_overhead.py              10 jobs of debug=smoke, twice
     python experiments/speed/sweep_overhead.py --jobs 30

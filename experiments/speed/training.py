@@ -1,5 +1,4 @@
-"""How fast and in how much memory the reference shape trains beside transformers' Llama of the same
-shape.
+"""How fast the reference shape trains, and in how much memory, beside transformers' Llama.
 
     python experiments/speed/training.py --threads 1 2 --rounds 5     rewrites the README's section
     python experiments/speed/training.py --threads 2 --rounds 5 --precisions bf16 --dry
