@@ -1,1 +1,1 @@
-"""Mirrors of metrics.jsonl; none of them can stop or change a run."""
+"""Where metrics.jsonl is shown as well; no logger can stop or change a run."""

@@ -1,4 +1,4 @@
-"""No mirror: metrics.jsonl alone."""
+"""No logger: metrics.jsonl alone. What every logger does stands here."""
 
 from typing import Any
 
@@ -9,12 +9,10 @@ class NoLogger:
     def start(
         self, run: dict[str, Any], config: dict[str, Any], rows: list[dict[str, Any]]
     ) -> None:
-        """Begin to mirror a run: its record (run.json), its configuration, and the rows logged
-        before a resume.
-        """
+        """Begin with the run's record (run.json), its configuration, and rows before a resume."""
 
     def log(self, row: dict[str, Any]) -> None:
-        """Mirror one row of metrics.jsonl."""
+        """Take one row of metrics.jsonl."""
 
     def finish(self, summary: dict[str, Any]) -> None:
         """End, with the run's summary ({} if it was stopped on the way)."""

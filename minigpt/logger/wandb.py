@@ -1,6 +1,4 @@
-"""Weights & Biases as a mirror of metrics.jsonl: online with a key, else offline; never a prompt,
-never a crash.
-"""
+"""metrics.jsonl in Weights & Biases: online with a key, else offline; no prompt, no crash."""
 
 import json
 import logging
@@ -8,13 +6,13 @@ import math
 import netrc
 import os
 import queue
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +24,16 @@ STOPPED_S = 5.0  # for all that is left when the run was stopped by a signal
 
 
 class WandbLogger:
-    """Mirror rows to wandb.
+    """Rows to wandb, which runs in a process of its own and never holds up a step.
 
-    project, entity: as wandb knows them.  folder: where wandb keeps its files, shared by all runs.
-    timeout_s: how long starting may take before it falls back to offline; the run does not wait for
-        it.
-    finish_timeout_s: how long the end of a run waits for the last upload; after that wandb is
-    stopped, and `wandb sync` can send what lies on the disk. After a stop signal that is STOPPED_S
-    at most, after another nothing. wandb runs in a process of its own, fed by a thread, so whatever
-    it does never holds up a step. Online if WANDB_API_KEY is set (or netrc has the host) and
-    WANDB_MODE does not say otherwise; WANDB_MODE wins.
+    Online if WANDB_API_KEY is set, or netrc has the host. WANDB_MODE wins.
+
+    project, entity: as wandb knows them.
+    folder: where wandb keeps its files, shared by all runs.
+    timeout_s: how long an online start may take before it falls back to offline.
+    finish_timeout_s: how long the end of a run waits for the last upload. Then wandb is stopped,
+        and `wandb sync` can send what lies on the disk. After a stop signal it is STOPPED_S at
+        most, after another nothing.
     """
 
     def __init__(
@@ -63,9 +61,7 @@ class WandbLogger:
     def start(
         self, run: dict[str, Any], config: dict[str, Any], rows: list[dict[str, Any]]
     ) -> None:
-        """Begin a mirror. A resumed run replays its earlier rows, so that its last segment alone is
-        the whole run.
-        """
+        """Begin. A resumed run sends its earlier rows too: its last segment is the whole run."""
         init = {
             "project": self.project,
             "entity": self.entity,
@@ -76,90 +72,80 @@ class WandbLogger:
             "job_type": run["choices"].get("optim"),
             "config": {**config, "choices": run["choices"]},
         }
-        self._thread = threading.Thread(target=self._mirror, args=[init], name="wandb", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=[init], name="wandb", daemon=True)
         self._thread.start()
         for row in rows:
             self.log(row)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Mirror one row; after a failure the mirror stays silent."""
+        """Send one row; silent after a failure."""
         if not self._warned:
-            self._messages.put(
-                {"row": {key: value for key, value in row.items() if value is not None}}
-            )
+            known = {key: value for key, value in row.items() if value is not None}
+            self._messages.put({"row": known})
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary and end, within `finish_timeout_s` of a start; sooner after a stop
-        signal.
-        """
+        """Send the summary and end, within the limits that the class states."""
         if self._thread is None:
             return
         self._messages.put({"summary": summary})
         self._messages.put(None)
-        heard, begin, waited = interrupt.count(), time.monotonic(), 0.0
+        heard, begin = interrupt.count(), time.monotonic()
         while self._thread.is_alive():
             self._thread.join(0.05)
             if not (self._sending.is_set() or heard):
                 begin = time.monotonic()  # starting has limits of its own
+            limit = self.finish_timeout_s
+            if interrupt.requested():
+                limit = min(STOPPED_S, limit)
             waited = time.monotonic() - begin
-            limit = (
-                min(STOPPED_S, self.finish_timeout_s)
-                if interrupt.requested()
-                else self.finish_timeout_s
-            )
             if waited > limit or interrupt.count() > heard:
                 self._warn(f"no answer for {waited:.0f} s")
                 break
         if self._process is not None:
             self._process.kill()
             self._thread.join(1.0)  # it sees the end of the process at once
-            self._process.close()
+            self._process.pipe.close()
         self._thread = None
 
-    def _mirror(self, init: dict[str, Any]) -> None:
-        """In the thread: start, online or else offline; then hand over the messages as they
-        come.
-        """
+    def _work(self, init: dict[str, Any]) -> None:
+        """The thread: start, online or else offline, and hand over the messages as they come."""
         try:
-            if self._starts(init):
-                self._sending.set()
-                self._send()
-        except Exception as error:  # anything at all: a mirror cannot stop a run
+            process = self._started(init)
+            self._sending.set()
+            if process is not None:
+                with suppress(OSError):  # it has ended, and says why
+                    for message in iter(self._messages.get, None):
+                        process.say(message)
+                if (answer := process.answer(None)) != "done":
+                    self._warn(answer.removeprefix("failed "))
+        except Exception as error:  # anything at all: it cannot stop a run
             self._warn(str(error) or type(error).__name__)
         self._sending.set()
 
-    def _starts(self, init: dict[str, Any]) -> bool:
+    def _started(self, init: dict[str, Any]) -> "WandbProcess | None":
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
         Path(self.folder).mkdir(parents=True, exist_ok=True)
+        settings = {
+            "init_timeout": self.timeout_s,
+            "silent": True,
+            "console": "off",
+            "disable_git": True,
+        }
         for attempt in dict.fromkeys([mode, "offline"]):
             if self._warned:  # the run has ended
                 break
-            settings = {
-                "init_timeout": self.timeout_s,
-                "silent": True,
-                "console": "off",
-                "disable_git": True,
-            }
-            options = {"mode": attempt, "resume": "allow" if attempt == "online" else None}
-            self._process = WandbProcess()
-            limit_s = self.timeout_s if attempt == "online" else LOCAL_S
-            why = self._process.start({"init": init | options, "settings": settings}, limit_s)
+            online = attempt == "online"
+            options = {"mode": attempt, "resume": "allow" if online else None}
+            process = self._process = WandbProcess()
+            begin = {"init": init | options, "settings": settings}
+            why = process.start(begin, self.timeout_s if online else LOCAL_S)
             if why is None:
-                return True
-            self._process.kill()
-            self._process.close()
+                return process
+            process.kill()
+            process.pipe.close()
             if not self._warned:
                 log.warning("warning: wandb (%s) did not start: %s", attempt, why)
-        return False
-
-    def _send(self) -> None:
-        assert self._process is not None
-        with suppress(OSError):  # it has ended, and says why
-            while (message := self._messages.get()) is not None:
-                self._process.say(message)
-        answer = self._process.answer(None)
-        if answer != "done":
-            self._warn(answer.removeprefix("failed "))
+        return None
 
     def _warn(self, why: str) -> None:
         if not self._warned:
@@ -173,17 +159,21 @@ class WandbProcess:
     """wandb_process.py, and what wandb starts beside it."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env={"WANDB_SILENT": "true", **os.environ},
-            start_new_session=True,  # Ctrl-C is for the run, which then ends its mirror
-        )
+        self.pipe, theirs = Pipe()
+        with theirs:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))),
+                    str(theirs.fileno()),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"WANDB_SILENT": "true", **os.environ},
+                start_new_session=True,  # Ctrl-C is for the run, which then ends this process
+            )
         self._service: list[int] = []
-        self._said = b""
 
     def start(self, begin: dict[str, Any], timeout_s: float) -> str | None:
         """None, or why it did not start."""
@@ -198,25 +188,14 @@ class WandbProcess:
         return None
 
     def say(self, message: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        rest = memoryview(json.dumps(message, default=str).encode() + b"\n")
-        while rest:
-            rest = rest[self.process.stdin.write(rest) or 0 :]
+        self.pipe.send_bytes(json.dumps(message, default=str).encode())
 
     def answer(self, timeout_s: float | None) -> str:
-        """Its next line."""
-        assert self.process.stdout is not None
-        begin = time.monotonic()
-        while b"\n" not in self._said:
-            left = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - begin))
-            if not select.select([self.process.stdout], [], [], left)[0]:
+        with suppress(OSError, EOFError):
+            if not self.pipe.poll(timeout_s):
                 return f"no answer for {timeout_s:g} s"
-            some = self.process.stdout.read(4096)
-            if not some:
-                return "its process ended"
-            self._said += some
-        line, _, self._said = self._said.partition(b"\n")
-        return line.decode("utf-8", "replace")
+            return self.pipe.recv_bytes().decode("utf-8", "replace")
+        return "its process ended"
 
     def kill(self) -> None:
         """End it without waiting for anything."""
@@ -225,18 +204,12 @@ class WandbProcess:
                 os.kill(number, signal.SIGKILL)
         self.process.wait()
 
-    def close(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-
 
 def has_key() -> bool:
     """Whether wandb would find a key without asking."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
-        hosts = netrc.netrc(os.environ.get("NETRC") or None).hosts
+        return "api.wandb.ai" in netrc.netrc(os.environ.get("NETRC") or None).hosts
     except (OSError, netrc.NetrcParseError):
         return False
-    return "api.wandb.ai" in hosts

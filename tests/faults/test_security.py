@@ -534,7 +534,7 @@ OTHER_WAYS_IN = {
     "bench/model.py": "/proc/self/status and /proc/meminfo",
     "bench/worker.py": "the job in its own command line",
     "bench/__main__.py": "lines from its own worker",
-    "logger/wandb_process.py": "lines from the run that started it, and /dev/null",
+    "logger/wandb_process.py": "objects from the run that started it",
     "dashboard.py": "the text that a model of wandb's just wrote",
     "config/signature.py": "Python source of installed packages, parsed and never run",
     "config/budget_layers.py": "YAML of the user's own configuration folders",
