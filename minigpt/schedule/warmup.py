@@ -1,4 +1,39 @@
-"""What schedules share: durations, checks, and the linear warm-up that each begins with."""
+"""What schedules share: the linear warm-up that each begins with, durations and checks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Multiplier of every lr: pure, in [0, 1].
+
+    In a run of n steps with w steps of warm-up, step s (0-based, the step about to be taken) gets
+    (s + 1) / (w + 1) below w, so no step gets 0; then what the subclass says, which is 1 at w.
+
+    warmup: steps, or a share of the run if below 1.
+    """
+
+    warmup: float = 0.05
+
+    def __call__(self, step: int, steps: int) -> float:
+        """Raises ValueError if durations do not fit the run, or step is outside 0..steps."""
+        if not 0 <= step <= steps:
+            raise ValueError(f"step={step} is outside 0..{steps}")
+        warmup = self.warmup_steps(steps)
+        return (step + 1) / (warmup + 1) if step < warmup else self.after(step, warmup, steps)
+
+    def warmup_steps(self, steps: int) -> int:
+        warmup = duration_steps("schedule.warmup", self.warmup, steps)
+        if warmup >= max(steps, 1):
+            raise ValueError(
+                f"schedule.warmup={self.warmup} is {warmup} steps of warm-up in a run of {steps} "
+                "steps (make it less than the run)"
+            )
+        return warmup
+
+    def after(self, step: int, warmup: int, steps: int) -> float:
+        """The multiplier of a step >= warmup, all counted from the start of the run."""
+        raise NotImplementedError
 
 
 def duration_steps(key: str, value: float, steps: int) -> int:
@@ -14,27 +49,6 @@ def duration_steps(key: str, value: float, steps: int) -> int:
     return round(value * steps) if value < 1 else int(value)
 
 
-def check_step(step: int, steps: int) -> None:
-    if not 0 <= step <= steps:
-        raise ValueError(f"step={step} is outside 0..{steps}")
-
-
 def check_floor(floor: float) -> None:
     if not 0.0 <= floor <= 1.0:
         raise ValueError(f"schedule.floor={floor} must be in [0, 1]")
-
-
-def warmup_steps(value: float, steps: int) -> int:
-    """Steps of warm-up; raises ValueError if it would fill the run."""
-    count = duration_steps("schedule.warmup", value, steps)
-    if count >= max(steps, 1):
-        raise ValueError(
-            f"schedule.warmup={value} is {count} steps of warm-up in a run of {steps} steps "
-            "(make it less than the run)"
-        )
-    return count
-
-
-def ramp(step: int, warmup: int) -> float:
-    """Step 0 gets 1 / (warmup + 1), step `warmup` and all later ones 1. No step gets 0."""
-    return min(1.0, (step + 1) / (warmup + 1))

@@ -3,33 +3,25 @@
 import math
 from dataclasses import dataclass
 
-from minigpt.schedule.warmup import check_floor, check_step, ramp, warmup_steps
+from minigpt.schedule.warmup import Warmup, check_floor
 
 
 @dataclass(frozen=True)
-class WarmupCosine:
-    """Multiplier of every lr: pure, in [0, 1].
+class WarmupCosine(Warmup):
+    """After w steps of warm-up, step s of n gets
 
-    With w steps of warm-up in a run of n steps, step s (0-based, the step about to be taken) gets
-        s < w:   (s + 1) / (w + 1)
-        s >= w:  floor + (1 - floor) * (1 + cos(pi (s - w) / (n - w))) / 2
-    so step w is the first at 1 and `floor` would be reached at step n, just past the end.
+        floor + (1 - floor) * (1 + cos(pi (s - w) / (n - w))) / 2
 
-    warmup: steps, or a share of the run if below 1.
+    So `floor` would be reached at step n, just past the end.
+
     floor: what is left at the end, in [0, 1].
     """
 
-    warmup: float = 0.05
     floor: float = 0.0
 
     def __post_init__(self) -> None:
         check_floor(self.floor)
 
-    def __call__(self, step: int, steps: int) -> float:
-        """Raises ValueError if the warm-up does not fit the run, or step is outside 0..steps."""
-        check_step(step, steps)
-        warmup = warmup_steps(self.warmup, steps)
-        if step < warmup:
-            return ramp(step, warmup)
+    def after(self, step: int, warmup: int, steps: int) -> float:
         progress = (step - warmup) / (steps - warmup)
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * progress)) / 2
