@@ -65,7 +65,7 @@ def step_of(folder: Path) -> int:
     return int(match[1])
 
 
-def is_of(folder: Path, run: str | None) -> bool:
+def is_of(folder: Path, run: str) -> bool:
     """Whether a folder is a checkpoint of this run: only our files, and a state with this id.
 
     A damaged state names no run; then the files alone decide.

@@ -24,25 +24,22 @@ log = logging.getLogger(__name__)
 
 def save_checkpoint(
     checkpoints: Path,
-    step: int,
     model: Mapping[str, "torch.Tensor"],
     optimizer: dict[str, Any] | None,
     state: dict[str, Any],
-    keep: int,
-    keep_at: Collection[int] = (),
     replace: bool = False,
 ) -> Path:
-    """Write and publish a checkpoint, then prune the older ones. Returns its folder.
+    """Write and publish a checkpoint. Returns its folder.
 
     optimizer: its state tree; None drops it.
-    keep, keep_at: as in `prune`.
+    state: everything else, `step` and `run` (the id) among it.
     replace: whether an older checkpoint of the same step gives way. Otherwise that one stays: it
         is the same but for clocks.
-    Raises OSError (disk full, ...) with nothing published and nothing pruned. What stands under
-    this name and is no checkpoint of this run is never replaced: FileExistsError.
+    Raises OSError (disk full, ...) with nothing published. What stands under this name and is no
+    checkpoint of this run is never replaced: FileExistsError.
     """
-    final = checkpoints / f"step_{step:08d}"
-    if os.path.lexists(final) and not layout.is_of(final, state.get("run")):
+    final = checkpoints / f"step_{state['step']:08d}"
+    if os.path.lexists(final) and not layout.is_of(final, state["run"]):
         raise FileExistsError(errno.EEXIST, "in the way, and no checkpoint of this run", str(final))
     if final.exists() and not replace:
         try:
@@ -51,7 +48,7 @@ def save_checkpoint(
         except CheckpointError:
             # Training went on from before a damaged checkpoint and came to its step again.
             durable.remove_folder(final)
-    files = _files_of(model, optimizer, {**state, "schema": layout.SCHEMA, "step": step})
+    files = _files_of(model, optimizer, {**state, "schema": layout.SCHEMA})
     temporary = durable.temporary_name(final)
     try:
         temporary.mkdir(parents=True)
@@ -64,7 +61,6 @@ def save_checkpoint(
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    prune(checkpoints, keep, state.get("run"), keep_at)
     return final
 
 
@@ -99,7 +95,7 @@ def manifest_bytes(files: Mapping[str, bytes]) -> bytes:
     return durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
 
 
-def prune(checkpoints: Path, keep: int, run: str | None, keep_at: Collection[int] = ()) -> None:
+def prune(checkpoints: Path, keep: int, run: str, keep_at: Collection[int] = ()) -> None:
     """Remove this run's checkpoints, but for the newest `keep` and those at the steps of `keep_at`.
 
     What is not of this run is neither counted nor removed. One that cannot be removed is a warning:

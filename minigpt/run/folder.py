@@ -251,8 +251,8 @@ class RunFolder:
         keep = 1 if final else max(2, self.plan.config["checkpoint"]["keep"])
         try:
             # A run stopped in its final evaluation has one of this step that is not final.
-            args = (self.checkpoints, state["step"], model, optimizer, state)
-            save_checkpoint(*args, keep, self.keep_at, replace=final)
+            save_checkpoint(self.checkpoints, model, optimizer, state, replace=final)
+            prune(self.checkpoints, keep, self.plan.id, self.keep_at)
         except OSError as error:
             message = self._cannot_save(error, sum(tensor.nbytes for tensor in model.values()))
             if final:

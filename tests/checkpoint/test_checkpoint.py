@@ -14,7 +14,7 @@ from fault_table import Tries
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import load_checkpoint, newest_checkpoint, weights_hash
 from minigpt.checkpoint.parameters import restore_parameters
-from minigpt.checkpoint.save import manifest_bytes, save_checkpoint
+from minigpt.checkpoint.save import manifest_bytes, prune, save_checkpoint
 from minigpt.errors import CheckpointError
 from minigpt.files import durable
 
@@ -31,7 +31,10 @@ OPTIMIZER: dict[str, Any] = {
 
 
 def save(folder: Path, step: int, keep: int = 10) -> Path:
-    return save_checkpoint(folder, step, MODEL, OPTIMIZER, {"run": "id", "note": "é"}, keep)
+    state = {"run": "id", "step": step, "note": "é"}
+    saved = save_checkpoint(folder, MODEL, OPTIMIZER, state)
+    prune(folder, keep, "id")
+    return saved
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
@@ -63,9 +66,11 @@ def test_newest_is_by_number_and_only_so_many_are_kept(tmp_path: Path) -> None:
 
 def test_a_checkpoint_gives_way_to_one_of_its_step_only_where_asked(tmp_path: Path) -> None:
     save(tmp_path, 7)
-    save_checkpoint(tmp_path, 7, MODEL, None, {"run": "id", "note": "other"}, keep=1)
+    save_checkpoint(tmp_path, MODEL, None, {"run": "id", "step": 7, "note": "other"})
     assert load_checkpoint(tmp_path / "step_00000007").state["note"] == "é"
-    save_checkpoint(tmp_path, 7, MODEL, None, {"run": "id", "note": "final"}, keep=1, replace=True)
+    final = {"run": "id", "step": 7, "note": "final"}
+    save_checkpoint(tmp_path, MODEL, None, final, replace=True)
+    prune(tmp_path, 1, "id")
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000007"]
     assert load_checkpoint(tmp_path / "step_00000007").state["note"] == "final"
     # killed before the new one was there

@@ -57,9 +57,7 @@ def forged(folder: Path, change: Any) -> None:
     optimizer = decode(state.pop("optimizer"), tensors)
     change(model, state)
     shutil.rmtree(found)
-    run, state["run"] = state["run"], state["run"]
-    save_checkpoint(folder / "checkpoints", state["step"], model, optimizer, state, keep=9)
-    assert run
+    save_checkpoint(folder / "checkpoints", model, optimizer, state)
 
 
 FORGERIES = {

@@ -166,7 +166,7 @@ def test_prune_neither_counts_nor_removes_the_checkpoints_of_another_run(tmp_pat
     import torch
 
     for step, run in ((1, "a"), (2, "b"), (3, "a"), (9, "b")):
-        save_checkpoint(tmp_path, step, {"w": torch.zeros(2)}, None, {"run": run}, keep=5)
+        save_checkpoint(tmp_path, {"w": torch.zeros(2)}, None, {"run": run, "step": step})
     prune(tmp_path, 1, "a")
     assert [path.name for path in steps_on_disk(tmp_path)] == [
         "step_00000002", "step_00000003", "step_00000009",

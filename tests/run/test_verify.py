@@ -71,7 +71,8 @@ def not_finite(run: Path) -> None:
     next(iter(model.values())).view(-1)[3] = float("nan")
     state = json.loads((found / "state.json").read_text())
     del state["optimizer"]
-    save_checkpoint(run / "checkpoints", state["step"], model, None, state, keep=1, replace=True)
+    save_checkpoint(run / "checkpoints", model, None, state, replace=True)
+    prune(run / "checkpoints", 1, state["run"])
 
 
 def of_another_run(run: Path) -> None:
@@ -79,7 +80,8 @@ def of_another_run(run: Path) -> None:
     del state["optimizer"]
     model = load_file(newest(run) / "model.safetensors")
     shutil.rmtree(newest(run))
-    save_checkpoint(run / "checkpoints", state["step"], model, None, state, keep=1, replace=True)
+    save_checkpoint(run / "checkpoints", model, None, state, replace=True)
+    prune(run / "checkpoints", 1, state["run"])
 
 
 BOMB = "a: &a [x, x]\n" + "".join(
