@@ -43,7 +43,7 @@ def escape_controls(text: str) -> str:
 
 
 def escape_line(text: str) -> str:
-    r"""The same for what has to stay a single line, such as a name: also newline as \n, tab as \t."""
+    r"""The same for what has to stay a single line, such as a name: newline as \n, tab as \t."""
     return IN_A_LINE.sub(_escaped, text)
 
 

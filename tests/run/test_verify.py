@@ -31,9 +31,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("finished")
     subprocess.run(
-        [sys.executable, "train.py", *SMALL, f"output_dir={folder}/outputs", f"data_dir={folder}/tokens"],
-        cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "train.py",
+            *SMALL,
+            f"output_dir={folder}/outputs",
+            f"data_dir={folder}/tokens",
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     return folder
 
 
@@ -100,58 +109,101 @@ def linked(path: Path, target: str) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a bit of the weights": (lambda run: flip_a_bit(newest(run) / "model.safetensors"), "hash differs"),
+    "a bit of the weights": (
+        lambda run: flip_a_bit(newest(run) / "model.safetensors"),
+        "hash differs",
+    ),
     "a bit of the state": (lambda run: flip_a_bit(newest(run) / "state.json"), "hash differs"),
     "weights missing": (lambda run: (newest(run) / "model.safetensors").unlink(), "missing"),
     "no checkpoint": (lambda run: shutil.rmtree(newest(run)), "no whole checkpoint"),
     "not finite": (not_finite, "is not finite"),
     "foreign checkpoint": (of_another_run, "is of run 0badc0de"),
-    "checkpoint renamed": (lambda run: newest(run).rename(run / "checkpoints" / "step_00000099"), "holds step 12"),
+    "checkpoint renamed": (
+        lambda run: newest(run).rename(run / "checkpoints" / "step_00000099"),
+        "holds step 12",
+    ),
     "no run.json": (lambda run: (run / "run.json").unlink(), "no run.json"),
     "run.json torn": (lambda run: (run / "run.json").write_text('{"schema": 1,'), "not JSON"),
     "identity edited": (
-        lambda run: edit_json(run / "run.json", lambda r: r["identity"].update(seed=7)), "is not the hash of"
+        lambda run: edit_json(run / "run.json", lambda r: r["identity"].update(seed=7)),
+        "is not the hash of",
     ),
-    "id edited": (lambda run: edit_json(run / "run.json", lambda r: r.update(id="12345678")), "is not the hash of"),
+    "id edited": (
+        lambda run: edit_json(run / "run.json", lambda r: r.update(id="12345678")),
+        "is not the hash of",
+    ),
     "config edited": (
-        lambda run: (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0", "seed: 1")),
+        lambda run: (run / "config.yaml").write_text(
+            (run / "config.yaml").read_text().replace("seed: 0", "seed: 1")
+        ),
         "config.yaml is of run",
     ),
     "config missing": (lambda run: (run / "config.yaml").unlink(), "config.yaml is missing"),
     "config is something else": (
-        lambda run: (run / "config.yaml").write_text("- 1\n"), "config.yaml: not a YAML mapping"
+        lambda run: (run / "config.yaml").write_text("- 1\n"),
+        "config.yaml: not a YAML mapping",
     ),
-    "torn last line": (lambda run: lines(run, lambda all: [*all, '{"step": 12, "tr']), "the last line is torn"),
-    "torn line between": (lambda run: lines(run, lambda all: [all[0][:9] + "\n", *all[1:]]), "line 1 is not a row"),
+    "torn last line": (
+        lambda run: lines(run, lambda all: [*all, '{"step": 12, "tr']),
+        "the last line is torn",
+    ),
+    "torn line between": (
+        lambda run: lines(run, lambda all: [all[0][:9] + "\n", *all[1:]]),
+        "line 1 is not a row",
+    ),
     "row missing": (lambda run: lines(run, lambda all: all[:2] + all[3:]), "shorter than when"),
     "evaluation missing": (
-        lambda run: lines(run, lambda all: [line for line in all if '"step": 4' not in line or "val" not in line]),
+        lambda run: lines(
+            run, lambda all: [line for line in all if '"step": 4' not in line or "val" not in line]
+        ),
         "shorter than when",
     ),
-    "row repeated": (lambda run: lines(run, lambda all: [*all[:3], all[2], *all[3:]]), "comes twice"),
+    "row repeated": (
+        lambda run: lines(run, lambda all: [*all[:3], all[2], *all[3:]]),
+        "comes twice",
+    ),
     "rows cut off": (lambda run: lines(run, lambda all: all[:-3]), "shorter than when"),
-    "a row edited": (lambda run: lines(run, lambda all: [all[0].replace("5", "6"), *all[1:]]), "rows were changed"),
+    "a row edited": (
+        lambda run: lines(run, lambda all: [all[0].replace("5", "6"), *all[1:]]),
+        "rows were changed",
+    ),
     "metrics missing": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl is missing"),
     "other tokens counted": (
-        lambda run: lines(run, lambda all: [all[0].replace('"tokens": 128', '"tokens": 129'), *all[1:]]),
+        lambda run: lines(
+            run, lambda all: [all[0].replace('"tokens": 128', '"tokens": 129'), *all[1:]]
+        ),
         "tokens a step change",
     ),
     "loss edited": (
-        lambda run: edit_json(run / "summary.json", lambda s: s.update(val_loss=s["val_loss"] - 0.5)), "val_loss"
+        lambda run: edit_json(
+            run / "summary.json", lambda s: s.update(val_loss=s["val_loss"] - 0.5)
+        ),
+        "val_loss",
     ),
-    "step edited": (lambda run: edit_json(run / "summary.json", lambda s: s.update(step=11)), "ends at step 11"),
+    "step edited": (
+        lambda run: edit_json(run / "summary.json", lambda s: s.update(step=11)),
+        "ends at step 11",
+    ),
     "summary torn": (lambda run: (run / "summary.json").write_text("{"), "summary.json: not JSON"),
-    "a pipe for a summary": (lambda run: a_pipe(run / "summary.json"), "summary.json: not a regular file"),
-    "an endless summary": (lambda run: linked(run / "summary.json", "/dev/zero"), "a link that leads out"),
+    "a pipe for a summary": (
+        lambda run: a_pipe(run / "summary.json"),
+        "summary.json: not a regular file",
+    ),
+    "an endless summary": (
+        lambda run: linked(run / "summary.json", "/dev/zero"),
+        "a link that leads out",
+    ),
     "NaN in a summary": (
         lambda run: edit_json(run / "summary.json", lambda s: s.update(val_loss=float("nan"))),
         "summary.json: NaN is not a finite number",
     ),
     "a summary of another kind": (
-        lambda run: edit_json(run / "summary.json", lambda s: s.update(seconds=[1])), "seconds is not a mapping"
+        lambda run: edit_json(run / "summary.json", lambda s: s.update(seconds=[1])),
+        "seconds is not a mapping",
     ),
     "a bomb of aliases": (
-        lambda run: (run / "config.yaml").write_text(BOMB), "config.yaml: an alias"
+        lambda run: (run / "config.yaml").write_text(BOMB),
+        "config.yaml: an alias",
     ),
     "interpolation": (
         lambda run: (run / "config.yaml").write_text(
@@ -160,20 +212,28 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.yaml is of run",
     ),
     "a deep record": (
-        lambda run: (run / "run.json").write_text('{"a": ' * 100_000), "run.json: deeper than 64 levels"
+        lambda run: (run / "run.json").write_text('{"a": ' * 100_000),
+        "run.json: deeper than 64 levels",
     ),
-    "a pipe for rows": (lambda run: a_pipe(run / "metrics.jsonl"), "metrics.jsonl: not a regular file"),
+    "a pipe for rows": (
+        lambda run: a_pipe(run / "metrics.jsonl"),
+        "metrics.jsonl: not a regular file",
+    ),
     "a step of 2^60": (
-        lambda run: lines(run, lambda all: [*all, f'{{"step": {2**60}, "tokens": {2**67}, "train/loss": 1}}\n']),
+        lambda run: lines(
+            run, lambda all: [*all, f'{{"step": {2**60}, "tokens": {2**67}, "train/loss": 1}}\n']
+        ),
         "metrics.jsonl at step 1152921504606846976",
     ),
     "a row of another kind": (
-        lambda run: lines(run, lambda all: [*all[:-1], '{"step": 12, "tokens": [1]}\n']), "is not a row"
+        lambda run: lines(run, lambda all: [*all[:-1], '{"step": 12, "tokens": [1]}\n']),
+        "is not a row",
     ),
     "record of another kind": (
-        lambda run: edit_json(run / "run.json", lambda r: r.update(data=[])), "data is not a mapping"
+        lambda run: edit_json(run / "run.json", lambda r: r.update(data=[])),
+        "data is not a mapping",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.faults(20, 21, 22, 46, 49)
@@ -334,9 +394,12 @@ def test_every_way_to_a_finished_run_is_trusted(
     assert shell("train", *short, "schedule=wsd") == 0
     source = shell.run_folder()
     for more in (
-        [f"init_from={source}"], ["schedule=wsd", "train.steps=8"], ["model=tiny_ensemble", "optim=adamw"],
-        ["data@stand_in=copy_task", "probe=optimizer"], ["train.precision=bf16", "optim=lion"],
-    ):  # fmt: skip
+        [f"init_from={source}"],
+        ["schedule=wsd", "train.steps=8"],
+        ["model=tiny_ensemble", "optim=adamw"],
+        ["data@stand_in=copy_task", "probe=optimizer"],
+        ["train.precision=bf16", "optim=lion"],
+    ):
         assert shell("train", *short, *more) == 0, shell.err
     runs = [path.parent for path in (tmp_path / "outputs").glob("*/run.json")]
     assert len(runs) == 6
