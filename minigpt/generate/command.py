@@ -51,22 +51,20 @@ def generate(cfg: DictConfig) -> None:
     ids, draws = sampling.encode_prompt(tokenizer, prompt), generator(config["seed"], "sampling")
     steps = sampling.generate(model, ids, how, draws, stop=tokenizer.end_of_text)
     live = config["stream"] and how.num_samples == 1
-    streams = [sampling.TextStream() for _ in range(how.num_samples)]
-    texts = [prompt] * how.num_samples
+    stream = sampling.TextStream()
+    new: list[list[bytes]] = []
     if live:
         write(prompt)
     for tokens in steps:
         interrupt.stop_if_requested("generation (the text so far stands above)")
-        for i, token in enumerate(tokens):
-            new = streams[i].decode(tokenizer.decode_bytes([token]))
-            texts[i] += new
-            if live:
-                write(new)
-    endings = [stream.decode(b"", final=True) for stream in streams]
+        new.append([tokenizer.decode_bytes([token]) for token in tokens])
+        if live:
+            write(stream.decode(new[-1][0]))
     if live:
-        write(endings[0] + "\n")
+        write(stream.decode(b"", final=True) + "\n")
     else:
-        write("\n---\n".join(text + ending for text, ending in zip(texts, endings)) + "\n")
+        texts = [prompt + b"".join(parts).decode("utf-8", "replace") for parts in zip(*new)]
+        write("\n---\n".join(texts) + "\n")
 
 
 def write(text: str) -> None:

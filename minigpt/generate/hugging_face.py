@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.files.durable import json_bytes, publish_folder, temporary_name, write_synced, writing
 from minigpt.files.reading import UnreadableError, read_bytes, read_json
+from minigpt.generate.rebuild import REFUSED_VALUES
 from minigpt.interrupt import stop_if_requested
 from minigpt.model.attention import Attention
 from minigpt.model.swiglu import SwiGLU
@@ -39,15 +40,6 @@ BLOCK = {
     "mlp.up.weight": "mlp.up_proj.weight",
     "mlp.down.weight": "mlp.down_proj.weight",
 }
-DAMAGED = (
-    SafetensorError,
-    RuntimeError,
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    ArithmeticError,
-)  # what foreign content makes these libraries, and us, raise
 
 
 def names(n_layers: int) -> dict[str, str]:
@@ -137,21 +129,22 @@ def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     # In a cache of Hugging Face's, the files of a snapshot are links to blobs beside it.
     parent = folder.absolute().parent
     inside = parent.parent if parent.name == "snapshots" else folder
-    path = folder / "config.json"
     try:
-        config = read_json(path, inside=inside)
+        config = read_json(folder / "config.json", inside=inside)
         stop_if_requested(f"reading {folder}")
         weights = load(read_bytes(folder / "model.safetensors", inside=inside))
         arguments = _arguments(config)
         lacking = _differences(config, arguments)
         ours = {b: a for a, b in names(min(arguments["n_layers"], len(weights))).items()}
     except UnreadableError as error:
-        name, why = error.path, error.why
-        said = f"damaged export: {name}: {why} (export it again)"
         if error.missing:
-            said = f"not an exported model: {folder} has no {name.name}"
-        raise CheckpointError(said) from None
-    except DAMAGED as error:
+            raise CheckpointError(
+                f"not an exported model: {folder} has no {error.path.name}"
+            ) from None
+        raise CheckpointError(
+            f"damaged export: {error.path}: {error.why} (export it again)"
+        ) from None
+    except (SafetensorError, KeyError, *REFUSED_VALUES) as error:
         why = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"damaged export: {folder} ({why}; export it again)") from None
     lacking += [f"unknown weight {name}" for name in sorted(weights.keys() - ours.keys())[:1]]

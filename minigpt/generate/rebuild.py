@@ -26,6 +26,7 @@ from minigpt.model.transformer import Transformer
 OWN = "minigpt.model"
 SPECIAL = ("_target_", "_partial_", "_convert_")  # keys of a node that are no arguments
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+# What values that no model can have make of it, and of our code.
 REFUSED_VALUES = (ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError)
 
 

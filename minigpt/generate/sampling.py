@@ -48,13 +48,10 @@ class Sampling:
     def __post_init__(self) -> None:
         within = {  # a comparison with nan is False, so nan is out of every range
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (0 <= self.temperature < math.inf, "0: the most likely; or positive"),
-            "top_k": (self.top_k is None or self.top_k >= 1, "at least 1; null: all tokens"),
-            "top_p": (self.top_p is None or 0 < self.top_p <= 1, "above 0, at most 1; null: off"),
-            "ngram_size": (
-                self.ngram_size is None or self.ngram_size >= 1,
-                "at least 1; null: off",
-            ),
+            "temperature": (0 <= self.temperature < math.inf, "0 or a positive number"),
+            "top_k": (self.top_k is None or self.top_k >= 1, "at least 1, or null"),
+            "top_p": (self.top_p is None or 0 < self.top_p <= 1, "above 0, at most 1, or null"),
+            "ngram_size": (self.ngram_size is None or self.ngram_size >= 1, "at least 1, or null"),
             "ngram_penalty": (self.ngram_penalty >= 0, "0 or more nats; inf forbids repeats"),
             "num_samples": (self.num_samples >= 1, "at least 1"),
         }
