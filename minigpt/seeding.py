@@ -1,7 +1,6 @@
 """Named, stateless randomness: every draw is a pure function of (seed, purpose, counters).
 
-Nothing here touches a global generator, so evaluation, sampling and logging can never shift
-training.
+Nothing here touches a global generator: evaluation, sampling and logging can never shift training.
 """
 
 import hashlib

@@ -62,16 +62,20 @@ def regular_file(path: str, flags: int) -> int:
 
     Raises StorageError for a link, a pipe or a device: what minigpt writes is its own file.
     """
-    refused = StorageError(f"cannot write: {path}: a link or no regular file (move it away)")
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        return _open_regular(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise refused from None
-        raise
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EINVAL):
+            raise
+    raise StorageError(f"cannot write: {path}: a link or no regular file (move it away)")
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """A descriptor of a regular file. A pipe is not waited for. Raises OSError."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise refused
+        raise OSError(errno.EINVAL, "not a regular file", path)
     return descriptor
 
 
@@ -148,16 +152,8 @@ def sha256_bytes(content: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """Raises OSError, also for what is no regular file: a pipe would be waited for."""
-    with open(path, "rb", opener=_only_regular) as file:
+    with open(path, "rb", opener=_open_regular) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _only_regular(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return descriptor
 
 
 def json_bytes(value: Any) -> bytes:

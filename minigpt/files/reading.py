@@ -49,7 +49,7 @@ def read_bytes(path: Path, limit: int = LARGE_BYTES, inside: Path | None = None)
     Raises UnreadableError for anything else: no file, a pipe, a device, a link that leads out.
     """
     limit = min(limit, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with _opened(path, inside) as file:
+    with _opened(path, inside or path.parent) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise UnreadableError(path, f"{size:,} bytes, at most {limit:,}")
@@ -59,14 +59,12 @@ def read_bytes(path: Path, limit: int = LARGE_BYTES, inside: Path | None = None)
     return content
 
 
-def read_lines(
-    path: Path, limit: int = MAX_LINE_BYTES, inside: Path | None = None
-) -> Iterator[bytes]:
+def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[bytes]:
     """The lines of a regular file of any size, each of at most `limit` bytes.
 
     Raises UnreadableError.
     """
-    with _opened(path, inside) as file:
+    with _opened(path, path.parent) as file:
         for line in iter(lambda: file.readline(limit + 1), b""):
             if len(line) > limit:
                 raise UnreadableError(path, f"a line of more than {limit:,} bytes")
@@ -74,10 +72,10 @@ def read_lines(
 
 
 @contextmanager
-def _opened(path: Path, inside: Path | None) -> Iterator[BinaryIO]:
+def _opened(path: Path, inside: Path) -> Iterator[BinaryIO]:
     """A regular file, open. What is in the way, also while it is read, is an UnreadableError."""
     try:
-        descriptor = _open(path, inside or path.parent)
+        descriptor = _open(path, inside)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise UnreadableError(path, "not a regular file")

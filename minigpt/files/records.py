@@ -1,7 +1,7 @@
 """What the files of a run, a sweep and a neighbour hold.
 
-They are checked once, here, so that later code can trust the types. files/shape.py says how a shape
-is written.
+They are checked once, here, so that later code can trust the types. How a shape is written stands
+in files/shape.py.
 """
 
 import json

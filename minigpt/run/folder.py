@@ -43,9 +43,9 @@ log = logging.getLogger(__name__)
 class RunFolder:
     """Exclusive use of one run's folder, from `with RunFolder(plan) as run:` to its end.
 
+    A refusal removes what this start made, and nothing else.
     Raises BusyError if another process trains in it, StorageError if it cannot be written,
-    CheckpointError if what is there is not this run. A refusal removes what this start made, and
-    nothing else.
+    CheckpointError if it holds another run or something else.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -121,8 +121,7 @@ class RunFolder:
         facts: `chosen` (device, precision, compile, threads and micro-batch as they will be used),
             `hardware`, `data` (the tokens) and `steps` (of the whole run), for run.json.
         accepted: what marks a new run as mixed from its start.
-        Raises CheckpointError if code, tokens or the chosen path changed, unless accept_changes is
-        set.
+        Raises CheckpointError if code, tokens or the chosen path changed (but for accept_changes).
         """
         if edited := edited_since_digest():
             raise CheckpointError(
