@@ -1,1 +1,1 @@
-"""Files: written so that they survive a crash, locked, read without belief, checked."""
+"""Files that survive a crash, locks, and data from files that are not trusted."""

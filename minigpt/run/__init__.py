@@ -1,1 +1,1 @@
-"""A run on the disk: what its files say."""
+"""A run on disk: who may use its folder, what it holds, whether it can be trusted."""

@@ -1,8 +1,11 @@
-"""What a run writes about itself: run.json when it begins, failed.json when it stops."""
+"""What a run writes about itself: run.json when it begins, failed.json when it fails."""
 
+import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,10 @@ from minigpt.errors import MinigptError
 from minigpt.files import records
 from minigpt.files.reading import UnreadableError
 from minigpt.run.source_digest import source_digest
-from minigpt.run.versions import git_state, versions
 
 FAILED = "failed.json"
+MAX_DIFF_BYTES = 2**20
+LIBRARIES = ("torch", "numpy", "hydra-core", "omegaconf", "safetensors", "tokenizers", "tiktoken")
 
 
 def new_record(plan: Plan, facts: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
@@ -30,13 +34,40 @@ def new_record(plan: Plan, facts: dict[str, Any], accepted: Sequence[str]) -> di
         "study": plan.study,
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "git": git_state(),
+        "git": _git_state(),
         "source": source_digest(plan.config),
-        "versions": versions(),
+        "versions": _versions(),
         **facts,
         "branched_from": None,
         "mixed": list(accepted),
     }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and uncommitted diff of the code; None outside a repository or without git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(minigpt.__file__).parent.parent), *arguments]
+        how: Any = {"capture_output": True, "text": True, "errors": "replace"}
+        return str(subprocess.run(command, check=True, timeout=10, **how).stdout)
+
+    try:
+        commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    kept = diff if len(diff) <= MAX_DIFF_BYTES else diff[:MAX_DIFF_BYTES] + "\n[cut]"
+    return {"commit": commit, "dirty": bool(diff), "diff": kept}
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that take part in a result."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
