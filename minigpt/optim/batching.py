@@ -13,7 +13,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from minigpt.optim.newton_schulz import EPSILON, Coefficients, normalised, orthogonalise
+from minigpt.optim.newton_schulz import (
+    EPSILON,
+    Coefficients,
+    normalised,
+    orthogonalise,
+    turned,
+    wide,
+)
 
 # Measured on Zen 4 in bf16 with 1 and 2 threads, against a loop of plain products. Batches that
 # stay in the caches are 1.2-4x as fast for m <= 256, equal at m = 384, slower beyond. Symmetric
@@ -53,8 +60,7 @@ def orthogonalise_batch(
     coefficients: Coefficients,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """`[orthogonalise(matrix, coefficients, dtype) for matrix in matrices]`, for one list of
-    `batches`.
+    """`orthogonalise(matrix, coefficients, dtype)` for each matrix of one list of `batches`.
 
     matrices: of `shapes` (R, C) or transposed (C, R), consumed one by one, so that they need not
         all exist at once.
@@ -75,17 +81,14 @@ def orthogonalise_batch(
             x, next_x, gram, polynomial = make(len(shapes), m, n, dtype, matrix.device)
         rounded = matrix.to(dtype)
         norms.append(rounded.norm())  # in its own orientation, to sum in the order of the reference
-        x[i].copy_(_wide(rounded))
+        x[i].copy_(wide(rounded))
     x.div_(torch.stack(norms).clamp_(min=EPSILON)[:, None, None])
     for a, b, c in coefficients:
         torch.bmm(x, x.mT, out=gram)
         torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=polynomial)
         torch.baddbmm(x, polynomial, x, beta=a, out=next_x)
         x, next_x = next_x, x
-    return [
-        result.T if rows > columns else result
-        for result, (rows, columns) in zip(x, shapes, strict=True)
-    ]
+    return [turned(result, shape) for result, shape in zip(x, shapes, strict=True)]
 
 
 def _buffers(
@@ -104,16 +107,12 @@ _kept_buffers = lru_cache(maxsize=16)(_buffers)
 def _orthogonalise_symmetric(
     matrix: Tensor, coefficients: Coefficients, dtype: torch.dtype
 ) -> Tensor:
-    x = _wide(normalised(matrix, dtype))
+    x = wide(normalised(matrix, dtype))
     for a, b, c in coefficients:
         gram = _symmetric_product(x, x.T)
         polynomial = _symmetric_product(gram, gram, gram, b, c)
         x = torch.addmm(x, polynomial, x, beta=a)
-    return x.T if matrix.size(0) > matrix.size(1) else x
-
-
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix.T if matrix.size(0) > matrix.size(1) else matrix
+    return turned(x, matrix.shape)
 
 
 def _symmetric_product(

@@ -79,7 +79,13 @@ class ByRole:
                 exponent = hidden_width_exponent if role_name == "hidden" else None
                 optimizer = build_optimizer(role_name, builder, groups, lr_scale, exponent)
                 self.optimizers[role_name] = optimizer
-        self._prove_cover()
+
+        owned = [p for group in self.param_groups for p in group["params"]]
+        if len(owned) != len(set(owned)) or set(owned) != set(self.names):
+            raise ValueError(
+                f"the optimizers own {len(owned)} parameters ({len(set(owned))} different), "
+                f"not {len(self.names)}"
+            )
 
         self._training_weights: dict[Tensor, Tensor] = {}  # while eval() is on
         for switchable in self._switchable():
@@ -87,14 +93,6 @@ class ByRole:
         self._configured = {
             key: _settings(group) for key, (_, group) in self._keyed_groups().items()
         }
-
-    def _prove_cover(self) -> None:
-        owned = [p for group in self.param_groups for p in group["params"]]
-        if len(owned) != len(set(owned)) or set(owned) != set(self.names):
-            raise ValueError(
-                f"the optimizers own {len(owned)} parameters ({len(set(owned))} different), "
-                f"not {len(self.names)}"
-            )
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -136,8 +134,7 @@ class ByRole:
 
     def state_bytes(self) -> int:
         """Memory of all optimizer state so far (it is made in the first step)."""
-        states = [state for x in self.optimizers.values() for state in x.state.values()]
-        return bytes_of([to_tree(dict(state)) for state in states])
+        return bytes_of(to_tree([list(x.state.values()) for x in self.optimizers.values()]))
 
     def flops_per_step(self) -> int | None:
         """FLOPs of the matrix products in one step; None if an optimizer does not tell.
@@ -173,21 +170,17 @@ class ByRole:
                 for p in group["params"]:
                     parameters[self.names[p]] = to_tree(dict(optimizer.state.get(p, {})))
             except TypeError as error:
-                what = f"optim.{group['role']}: {_class_name(optimizer)}"
                 raise ConfigError(
-                    f"optimizer state: {what}: {error} (choose another optimizer)"
+                    f"optimizer state: optim.{group['role']}: {_class_name(optimizer)}: {error} "
+                    "(choose another optimizer)"
                 ) from None
             changed[key] = {
                 setting: to_tree(value)
                 for setting, value in _settings(group).items()
                 if not _same(value, self._configured[key].get(setting))
             }
-        return {
-            "parameters": parameters,
-            "like": self._like(),
-            "groups": changed,
-            "optimizers": self._classes(),
-        }
+        fits = {"like": self._like(), "optimizers": self._classes()}
+        return {"parameters": parameters, "groups": changed, **fits}
 
     def load_state_tree(self, tree: dict[str, Any]) -> None:
         """Take over a state tree by name; hyperparameters, lr above all, stay those of the config.
@@ -195,43 +188,45 @@ class ByRole:
         Raises CheckpointError, and changes nothing, if names, shapes, dtypes, roles or optimizers
         differ.
         """
+        cpu, loaded = torch.device("cpu"), []
         try:
-            self._load_state_tree(tree)
+            self._check_fit(tree)
+            for key, (optimizer, group) in self._keyed_groups().items():
+                on_device = group.get("fused") or group.get("capturable")
+                states = {
+                    p: from_tree(
+                        tree["parameters"][self.names[p]], p.device, p.device if on_device else cpu
+                    )
+                    for p in group["params"]
+                }
+                settings = copy.deepcopy(self._configured[key])
+                settings.update(from_tree(tree["groups"][key], cpu))
+                loaded.append((optimizer, group, states, settings))
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"optimizer state does not fit: {type(error).__name__} {error} "
                 "(it is not as minigpt writes it)"
             ) from None
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
+        for optimizer, group, states, settings in loaded:
+            optimizer.state.update({p: state for p, state in states.items() if state})
+            for setting in _settings(group).keys() - settings.keys():
+                del group[setting]
+            group.update(settings)
 
-    def _load_state_tree(self, tree: dict[str, Any]) -> None:
-        saved_groups = dict.fromkeys(tree["groups"], "present")
+    def _check_fit(self, tree: dict[str, Any]) -> None:
+        present = lambda groups: dict.fromkeys(groups, "present")
         for what, saved, ours in (
             ("optimizers", tree["optimizers"], self._classes()),
             ("parameters", tree["like"], self._like()),
-            ("groups", saved_groups, dict.fromkeys(self._configured, "present")),
+            ("groups", present(tree["groups"]), present(self._configured)),
         ):
             if saved != ours:
                 raise CheckpointError(
                     f"optimizer state does not fit: {what}: {_difference(saved, ours)} "
                     "(saved -> this run; start a new run, or take only the weights with init_from=)"
                 )
-        states: list[tuple[Optimizer, Tensor, Any]] = []
-        for optimizer, group in self._keyed_groups().values():
-            on_device = group.get("fused") or group.get("capturable")
-            for p in group["params"]:
-                steps_on = p.device if on_device else torch.device("cpu")
-                state = from_tree(tree["parameters"][self.names[p]], p.device, steps_on)
-                states.append((optimizer, p, state))
-        for optimizer in self.optimizers.values():
-            optimizer.state.clear()
-        for optimizer, p, state in states:
-            if state:
-                optimizer.state[p] = state
-        for key, (_, group) in self._keyed_groups().items():
-            for setting in set(_settings(group)) - set(self._configured[key]):
-                del group[setting]
-            group.update(copy.deepcopy(self._configured[key]))
-            group.update(from_tree(tree["groups"][key], torch.device("cpu")))
 
     def _keyed_groups(self) -> dict[str, tuple[Optimizer, dict[str, Any]]]:
         return {
@@ -255,8 +250,8 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
     return type(a) is type(b) and a == b
 
 
@@ -269,8 +264,5 @@ def _class_name(optimizer: Optimizer) -> str:
 def _difference(saved: dict[str, str], ours: dict[str, str]) -> str:
     """The first few entries that differ, saved -> ours."""
     keys = [key for key in {**saved, **ours} if saved.get(key) != ours.get(key)]
-    shown = [
-        f"{key} {saved.get(key, 'absent')!s} -> {ours.get(key, 'absent')!s}".replace("  ", " ")
-        for key in keys[:3]
-    ]
+    shown = [f"{key} {saved.get(key, 'absent')} -> {ours.get(key, 'absent')}" for key in keys[:3]]
     return "; ".join(shown) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -4,12 +4,13 @@ W  <- (1 - lr * weight_decay) W - lr * sign(beta1 B + (1 - beta1) G)
 B  <- beta2 B + (1 - beta2) G
 """
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from minigpt.optim.checks import check_finite
 
 
 class Lion(torch.optim.Optimizer):
@@ -30,9 +31,7 @@ class Lion(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         betas = [0.9, 0.99] if betas is None else list(betas)
-        for key, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{key}={value} must be a finite number >= 0")
+        check_finite(lr=lr, weight_decay=weight_decay)
         if len(betas) != 2 or not all(0.0 <= beta < 1.0 for beta in betas):
             raise ValueError(f"betas={betas} must be two numbers in [0, 1)")
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
@@ -44,10 +43,8 @@ class Lion(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for p in group["params"]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minigpt.optim.by_role import ByRole
+from minigpt.optim.newton_schulz import wide
 
 MOMENTA = ("momentum_buffer", "exp_avg")  # Muon, SGD, Lion; the Adam family
 
@@ -40,19 +41,15 @@ class Microscope:
         clip_factor: what the gradients were multiplied by (1: not clipped).
         """
         start = time.perf_counter()
-        self._row = {"probe/clipped_fraction": 1.0 - clip_factor}
         squares: dict[str, float] = defaultdict(float)
         for group in self.optimizer.param_groups:
             for p in group["params"]:
-                square = 0.0 if p.grad is None else p.grad.float().square().sum().item()
+                self._weights[p] = p.clone()
+                square = 0.0 if p.grad is None else _sum_of_squares(p.grad)
                 for prefix in _prefixes(group):
-                    squares[prefix] += square
-        self._row |= {
-            f"{prefix}/gradient_norm": math.sqrt(square) for prefix, square in squares.items()
-        }
-        self._weights = {
-            p: p.clone() for group in self.optimizer.param_groups for p in group["params"]
-        }
+                    squares[f"{prefix}/gradient_norm"] += square
+        self._row = {"probe/clipped_fraction": 1.0 - clip_factor}
+        self._row |= {key: math.sqrt(square) for key, square in squares.items()}
         self._seconds = time.perf_counter() - start
 
     @torch.no_grad()
@@ -78,21 +75,21 @@ class Microscope:
         start = time.perf_counter()
         sums: dict[str, float] = defaultdict(float)
         counts: dict[str, int] = defaultdict(int)
-        means: dict[str, list[float]] = defaultdict(list)
+        spectra: dict[str, list[float]] = defaultdict(list)
         for optimizer in self.optimizer.optimizers.values():
             for group in optimizer.param_groups:
                 for p in group["params"]:
-                    changed = (p.float() - self._weights[p].float()).square().sum().item()
+                    change = _sum_of_squares(p.float() - self._weights[p].float())
                     for prefix in _prefixes(group):
-                        sums[f"{prefix}/parameter_norm"] += p.float().square().sum().item()
-                        sums[f"{prefix}/update_rms"] += changed
+                        sums[f"{prefix}/parameter_norm"] += _sum_of_squares(p)
+                        sums[f"{prefix}/update_rms"] += change
                         counts[f"{prefix}/update_rms"] += p.numel()
                 matrices = [p for p in group["params"] if p.ndim >= 2]
                 for p in _spread(matrices, self.matrices_per_kind):
                     for what, value in self._spectrum(optimizer, group, p).items():
-                        means[f"{_prefixes(group)[-1]}/{what}"].append(value)
+                        spectra[f"{_prefixes(group)[-1]}/{what}"].append(value)
         self._row |= {key: math.sqrt(total / counts.get(key, 1)) for key, total in sums.items()}
-        self._row |= {key: sum(values) / len(values) for key, values in means.items()}
+        self._row |= {key: sum(values) / len(values) for key, values in spectra.items()}
         self._weights = {}
         return self._row | {"probe/time_s": self._seconds + time.perf_counter() - start}
 
@@ -107,19 +104,16 @@ class Microscope:
         state = optimizer.state.get(p, {})
         momentum = next((state[key] for key in MOMENTA if key in state), None)
 
-        of_update, of_weight = _singular_values(update), _singular_values(p)
+        s, of_weight = _singular_values(update), _singular_values(p)
         row: dict[str, float] = {}
         if of_weight[-1] > 0:
-            row["relative_update"] = (of_update[-1] / of_weight[-1]).item()
+            row["relative_update"] = (s[-1] / of_weight[-1]).item()
             row["stable_rank_weight"] = _stable_rank(of_weight)
-        median = of_update.median()
-        if median > 0:
-            squares = of_update.square()
-            row["orthogonality_error"] = (
-                (squares / squares.mean() - 1).square().mean().sqrt().item()
-            )
-            low, high = of_update.quantile(0.05), of_update.quantile(0.95)
-            row["singular_value_spread"] = ((high - low) / median).item()
+        if s.median() > 0:
+            error = s.square() / s.square().mean() - 1
+            row["orthogonality_error"] = error.square().mean().sqrt().item()
+            spread = s.quantile(0.95) - s.quantile(0.05)
+            row["singular_value_spread"] = (spread / s.median()).item()
         if momentum is not None and (of_momentum := _singular_values(momentum))[-1] > 0:
             row["stable_rank_momentum"] = _stable_rank(of_momentum)
         return row
@@ -130,12 +124,13 @@ def _prefixes(group: dict[str, Any]) -> tuple[str, str]:
 
 
 def _spread(parameters: list[nn.Parameter], count: int) -> list[nn.Parameter]:
-    """`count` of them: the first, the last and evenly between."""
-    if len(parameters) <= count:
+    """`count` of them: the first, the last and evenly between; of one, that in the middle."""
+    last = len(parameters) - 1
+    if count > last:
         return parameters
     if count == 1:
-        return parameters[len(parameters) // 2 :][:1]
-    return [parameters[round(i * (len(parameters) - 1) / (count - 1))] for i in range(count)]
+        return [parameters[len(parameters) // 2]]
+    return [parameters[round(i * last / (count - 1))] for i in range(count)]
 
 
 def _decay(optimizer: Optimizer, group: dict[str, Any]) -> float:
@@ -146,13 +141,16 @@ def _decay(optimizer: Optimizer, group: dict[str, Any]) -> float:
     return group["lr"] * group.get("weight_decay", 0.0)
 
 
+def _sum_of_squares(x: Tensor) -> float:
+    return x.float().square().sum().item()
+
+
 def _singular_values(matrix: Tensor) -> Tensor:
     """Ascending, by the eigenvalues of the small Gram matrix in float64.
 
     Much faster than an SVD, and good to 1e-8 of the largest.
     """
-    x = matrix.detach().double().flatten(1)
-    x = x.T if x.size(0) > x.size(1) else x
+    x = wide(matrix.detach().double().flatten(1))
     return torch.linalg.eigvalsh(x @ x.T).clamp(min=0).sqrt()
 
 

@@ -18,9 +18,16 @@ from torch import Tensor
 
 from minigpt.optim import ranks
 from minigpt.optim.batching import batches, orthogonalise_batch
+from minigpt.optim.checks import check_choice, check_decays, check_finite
 from minigpt.optim.newton_schulz import EPSILON, Schedule, coefficients_of, dtype_of, flops
 
 WARMUP_MOMENTUM = 0.85  # where momentum warm-up begins (modded-nanogpt)
+SCALES: dict[str, Callable[[int, int], float]] = {
+    "original": lambda rows, columns: math.sqrt(max(1, rows / columns)),
+    "spectral": lambda rows, columns: math.sqrt(rows / columns),
+    "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
+    "none": lambda rows, columns: 1.0,
+}
 
 
 class Matrix(NamedTuple):
@@ -49,8 +56,8 @@ class Muon(torch.optim.Optimizer):
     momentum, nesterov: mu above; during the first `momentum_warmup` steps mu rises linearly from
         0.85.
     momentum_dtype: "gradient" as torch does, or "fp32" (matters with bf16 parameters).
-    ns_schedule, ns_steps: polynomials of Newton-Schulz and how many, see
-        `newton_schulz.coefficients_of`; None for the schedule's own number.
+    ns_schedule, ns_steps: polynomials of Newton-Schulz and how many (None for the schedule's own
+        number), see `newton_schulz.coefficients_of`.
     ns_dtype: auto takes bf16 where the hardware has it, else fp32.
     scale: s(R, C). original: sqrt(max(1, R/C)). spectral: sqrt(R/C). match_rms_adamw:
         0.2 sqrt(max(R, C)), which gives AdamW's update RMS, so that its lr fits (Moonlight, arXiv
@@ -86,22 +93,11 @@ class Muon(torch.optim.Optimizer):
         cautious: bool = False,
         split: Literal["matrix", "head"] = "matrix",
     ) -> None:
-        for key, value in (
-            ("lr", lr),
-            ("weight_decay", weight_decay),
-            ("momentum_warmup", momentum_warmup),
-        ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{key}={value} must be a finite number >= 0")
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"momentum={momentum} must be in [0, 1)")
-        for key, choice, choices in (
-            ("momentum_dtype", momentum_dtype, ("gradient", "fp32")),
-            ("scale", scale, tuple(SCALES)),
-            ("split", split, ("matrix", "head")),
-        ):
-            if choice not in choices:
-                raise ValueError(f"{key}={choice!r} is none of {', '.join(choices)}")
+        check_finite(lr=lr, weight_decay=weight_decay, momentum_warmup=momentum_warmup)
+        check_decays(momentum=momentum)
+        check_choice("momentum_dtype", momentum_dtype, ("gradient", "fp32"))
+        check_choice("scale", scale, tuple(SCALES))
+        check_choice("split", split, ("matrix", "head"))
         dtype_of(ns_dtype, "cpu")  # refuses an unknown name
         self.coefficients = coefficients_of(ns_schedule, ns_steps)
         self.ns_dtype, self.momentum_dtype = ns_dtype, momentum_dtype
@@ -118,9 +114,9 @@ class Muon(torch.optim.Optimizer):
         group = self.param_groups[-1]
         for p in group["params"]:
             if p.ndim < 2:
-                shape = tuple(p.shape)
                 raise ValueError(
-                    f"Muon needs matrices, got a parameter of shape {shape} (give it to AdamW)"
+                    f"Muon needs matrices, got a parameter of shape {tuple(p.shape)} "
+                    "(give it to AdamW)"
                 )
             if hasattr(p, "placements"):
                 raise ValueError(
@@ -149,10 +145,8 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         gradients = [
             p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
         ]
@@ -168,10 +162,8 @@ class Muon(torch.optim.Optimizer):
         work = batches([matrix.weight for matrix in matrices], dtype)
 
         def orthogonalised(batch: Sequence[int]) -> list[Tensor]:
-            directions = (direction(matrices[i]) for i in batch)
-            return orthogonalise_batch(
-                directions, [shapes[i] for i in batch], self.coefficients, dtype
-            )
+            directions, wanted = (direction(matrices[i]) for i in batch), [shapes[i] for i in batch]
+            return orthogonalise_batch(directions, wanted, self.coefficients, dtype)
 
         if ranks.world_size() > 1:
             updates = iter(ranks.gathered(work, shapes, orthogonalised, dtype, gradients[0].device))
@@ -184,12 +176,11 @@ class Muon(torch.optim.Optimizer):
 
     def _accumulate(self, group: dict[str, Any]) -> Iterator[Matrix]:
         """Take this step's gradients into the momentum, and hand out the matrices."""
-        step = group["step"] = group["step"] + 1
+        step, mu = group["step"] + 1, group["momentum"]
+        group["step"] = step
         if step < group["momentum_warmup"]:
-            start = min(WARMUP_MOMENTUM, group["momentum"])
-            mu = start + (group["momentum"] - start) * step / group["momentum_warmup"]
-        else:
-            mu = group["momentum"]
+            start = min(WARMUP_MOMENTUM, mu)
+            mu = start + (mu - start) * step / group["momentum_warmup"]
         for p in group["params"]:
             if p.grad is None:
                 continue
@@ -241,17 +232,9 @@ def matrices_of(tensor: Tensor, group: dict[str, Any]) -> tuple[Tensor, ...]:
     n_heads, axis = group["n_heads"], 1 if group["kind"] == "o" else 0
     if group["split"] == "head" and n_heads > 1:
         if tensor.size(axis) % n_heads:
-            shape = tuple(tensor.shape)
             raise ValueError(
-                f"split=head: a matrix of shape {shape} is not {n_heads} heads of equal size"
+                f"split=head: a matrix of shape {tuple(tensor.shape)} is not {n_heads} heads of "
+                "equal size"
             )
         return tensor.chunk(n_heads, axis)
     return (tensor,)
-
-
-SCALES: dict[str, Callable[[int, int], float]] = {
-    "original": lambda rows, columns: math.sqrt(max(1, rows / columns)),
-    "spectral": lambda rows, columns: math.sqrt(rows / columns),
-    "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
-    "none": lambda rows, columns: 1.0,
-}

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from minigpt import formats
+from minigpt.optim.checks import check_choice
 
 Coefficients = Sequence[tuple[float, float, float]]
 Schedule = Literal["keller", "polar_express", "exact"]
@@ -51,6 +52,8 @@ POLAR_EXPRESS = (
 # Fixed point at s = 1 with zero slope: converges to exactly 1, at more cost.
 EXACT = (2.0, -1.5, 0.5)
 
+SCHEDULES = {"keller": ((KELLER,), 5), "polar_express": (POLAR_EXPRESS, 5), "exact": ((EXACT,), 12)}
+
 
 def coefficients_of(
     schedule: Schedule | list[list[float]], steps: int | None = None
@@ -64,17 +67,12 @@ def coefficients_of(
     1..99, or polynomials that let a singular value explode (they would write NaN into the weights).
     """
     if isinstance(schedule, str):
-        named = {
-            "keller": ((KELLER,), 5),
-            "polar_express": (POLAR_EXPRESS, 5),
-            "exact": ((EXACT,), 12),
-        }
-        if schedule not in named:
-            names = ", ".join(named)
+        if schedule not in SCHEDULES:
+            names = ", ".join(SCHEDULES)
             raise ValueError(
                 f"ns_schedule={schedule!r} is none of {names} (or give a list of [a, b, c])"
             )
-        polynomials, default_steps = named[schedule]
+        polynomials, default_steps = SCHEDULES[schedule]
     else:
         if not schedule or any(len(polynomial) != 3 for polynomial in schedule):
             raise ValueError(f"ns_schedule={schedule} must be a non-empty list of [a, b, c]")
@@ -103,10 +101,9 @@ def dtype_of(ns_dtype: Literal["auto", "fp32", "bf16"], device_type: str) -> tor
     bf16 costs 1-2 % of accuracy on a well-conditioned matrix (Muon does not notice). In hardware it
     is 2-3x as fast as fp32; where it is emulated it is slower.
     """
+    check_choice("ns_dtype", ns_dtype, ("auto", "fp32", "bf16"))
     if ns_dtype == "auto":
         return torch.bfloat16 if formats.native_bf16(device_type) else torch.float32
-    if ns_dtype not in ("fp32", "bf16"):
-        raise ValueError(f"ns_dtype={ns_dtype!r} is none of auto, fp32, bf16")
     return formats.torch_dtype(ns_dtype)
 
 
@@ -118,21 +115,29 @@ def orthogonalise(
     In bf16 it is bit for bit what torch.optim.Muon computes. A norm that overflows fp32 gives
     zeros, NaN gives NaN: check before (Muon does).
     """
-    x = normalised(matrix, dtype)
-    tall = x.size(0) > x.size(1)
-    if tall:
-        x = x.T
+    x = wide(normalised(matrix, dtype))
     for a, b, c in coefficients:
         gram = x @ x.T  # (m, m)
         polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)  # b A + c A A
         x = torch.addmm(x, polynomial, x, beta=a)  # a X + (b A + c A A) X
-    return x.T if tall else x
+    return turned(x, matrix.shape)
 
 
 def normalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """A fresh copy in `dtype` with Frobenius norm 1, hence all singular values within [0, 1]."""
     x = matrix.to(dtype, copy=True)
     return x.div_(x.norm().clamp(min=EPSILON))
+
+
+def wide(matrix: Tensor) -> Tensor:
+    """(R, C) -> (m, n), a view."""
+    return matrix.T if matrix.size(0) > matrix.size(1) else matrix
+
+
+def turned(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """A wide matrix (m, n) -> `shape` (R, C), a view."""
+    rows, columns = shape
+    return matrix.T if rows > columns else matrix
 
 
 def flops(rows: int, columns: int, steps: int) -> int:

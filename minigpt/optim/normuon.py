@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from minigpt.optim.checks import check_decays
 from minigpt.optim.muon import Matrix, Muon
 
 
@@ -26,8 +27,7 @@ class NorMuon(Muon):
     """
 
     def __init__(self, params: Iterable[Any], *, beta2: float = 0.95, **muon: Any) -> None:
-        if not 0.0 <= beta2 < 1.0:
-            raise ValueError(f"beta2={beta2} must be in [0, 1)")
+        check_decays(beta2=beta2)
         self.beta2 = beta2
         super().__init__(params, **muon)
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minigpt.optim.newton_schulz import flops
+from minigpt.optim.newton_schulz import flops, turned, wide
 
 
 def world_size() -> int:
@@ -50,8 +50,8 @@ def gathered(
     mine, offset = torch.empty(max(sizes), dtype=dtype, device=device), 0
     for position in everyone[rank]:
         for update in orthogonalise(batches[position]):
-            wide = update.T if update.size(0) > update.size(1) else update
-            mine[offset : offset + update.numel()].view(wide.shape).copy_(wide)
+            flat = mine[offset : offset + update.numel()]
+            flat.view(wide(update).shape).copy_(wide(update))
             offset += update.numel()
     received = [torch.empty_like(mine) for _ in everyone]
     dist.all_gather([part.view(torch.uint8) for part in received], mine.view(torch.uint8))
@@ -61,8 +61,7 @@ def gathered(
         offset = 0
         for position in share:
             for i in batches[position]:
-                rows, columns = shapes[i]
-                wide = part[offset : offset + rows * columns].view(min(rows, columns), -1)
-                result[position].append(wide.T if rows > columns else wide)
-                offset += rows * columns
+                flat = part[offset : offset + shapes[i].numel()]
+                result[position].append(turned(flat.view(min(shapes[i]), -1), shapes[i]))
+                offset += shapes[i].numel()
     return result

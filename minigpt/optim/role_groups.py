@@ -1,12 +1,12 @@
 """One role's optimizer: its parameters in groups, its lr and decay checked and scaled."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from minigpt.optim.checks import check_finite
 from minigpt.roles import ROLES, Role, scaled_lr
 
 # From group dicts to an optimizer: a class with its arguments bound, e.g.
@@ -17,20 +17,20 @@ Listed = list[tuple[str, nn.Parameter, Role]]
 
 def check_roles(listed: Listed, builders: dict[str, BuildOptimizer | None]) -> None:
     """Raises ValueError if roles and optimizers do not cover each other."""
-    names = [name for name, _, _ in listed]
-    if len(set(names)) != len(names) or len({p for _, p, _ in listed}) != len(names):
+    if not len({n for n, _, _ in listed}) == len({p for _, p, _ in listed}) == len(listed):
         raise ValueError(
             "a parameter is listed twice: list named_parameters(), where a tied weight appears once"
         )
-    present = {role.name for _, _, role in listed}
-    if unknown := present - set(ROLES):
+    examples = {role.name: name for name, _, role in reversed(listed)}  # the first of each role
+    if unknown := examples.keys() - set(ROLES):
         raise ValueError(f"unknown roles {sorted(unknown)}; roles are {', '.join(ROLES)}")
     for role_name, builder in builders.items():
-        if builder is None and role_name in present:
-            example = next(name for name, _, role in listed if role.name == role_name)
-            raise ValueError(f"{role_name}: no optimizer for this role, which {example} has")
+        if builder is None and role_name in examples:
+            raise ValueError(
+                f"{role_name}: no optimizer for this role, which {examples[role_name]} has"
+            )
         # no head at all: it is tied
-        if builder is not None and role_name not in present and role_name != "head":
+        if builder is not None and role_name not in examples and role_name != "head":
             raise ValueError(
                 f"{role_name}: matches no parameter of the model (set it to null if that is meant)"
             )
@@ -52,15 +52,13 @@ def build_optimizer(
     ]
     try:
         optimizer = builder(labelled)
+        for group in optimizer.param_groups:
+            check_finite(lr=group.get("lr"), weight_decay=group.get("weight_decay", 0.0))
     except ValueError as error:
         raise ValueError(f"{role_name}: {error}") from error
     if width_exponent is None:
         width_exponent = getattr(optimizer, "width_exponent", 1.0)
     for group, role in zip(optimizer.param_groups, groups, strict=True):
-        values = {"lr": group.get("lr"), "weight_decay": group.get("weight_decay", 0.0)}
-        for key, value in values.items():
-            if not isinstance(value, float | int) or not 0.0 <= value < math.inf:
-                raise ValueError(f"{role_name}: {key}={value} must be a finite number >= 0")
         factor = role.width_multiplier**width_exponent
         group["lr"] = group["initial_lr"] = scaled_lr(group["lr"], lr_scale) / factor
         if group.get("weight_decay"):

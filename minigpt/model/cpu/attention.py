@@ -42,7 +42,7 @@ def blocked_attention(
     """
     b, t, h, size = q.shape
     g = k.shape[2]
-    # All queries of a key/value head become rows of one matrix, position by position: a view if G = 1.
+    # All queries of a key/value head become rows of one matrix, position by position.
     rows = q.view(b, t, g, h // g, size).transpose(1, 2).reshape(b * g, t * h // g, size)
     keys, values = (x.transpose(1, 2).reshape(b * g, t, size) for x in (k, v))
     if mask is not None:
