@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ LOCAL_S = 60.0  # for what no server decides: loading wandb, and starting offlin
 STOPPED_S = 5.0  # for all that is left when the run was stopped by a signal
 
 
+@dataclass(eq=False)
 class WandbLogger:
     """Rows to wandb, which runs in a process of its own and never holds up a step.
 
@@ -36,22 +38,16 @@ class WandbLogger:
         most, after another nothing.
     """
 
-    def __init__(
-        self,
-        project: str = "minigpt",
-        entity: str | None = None,
-        folder: str = "outputs/wandb",
-        timeout_s: float = 15.0,
-        finish_timeout_s: float = 60.0,
-    ) -> None:
-        for name, seconds in (("timeout_s", timeout_s), ("finish_timeout_s", finish_timeout_s)):
-            if not 0 < seconds < math.inf:
-                raise ValueError(f"{name}={seconds} must be more than 0, and finite")
-        self.project = project
-        self.entity = entity
-        self.folder = folder
-        self.timeout_s = timeout_s
-        self.finish_timeout_s = finish_timeout_s
+    project: str = "minigpt"
+    entity: str | None = None
+    folder: str = "outputs/wandb"
+    timeout_s: float = 15.0
+    finish_timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "finish_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be more than 0, and finite")
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._process: WandbProcess | None = None
         self._thread: threading.Thread | None = None

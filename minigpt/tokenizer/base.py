@@ -147,6 +147,10 @@ class Spec:
     train_bytes: int | None = 0
     load = staticmethod(load)
 
+    def describe(self) -> dict[str, Any]:
+        """What decides the result of `train`: the kind, and all attributes of the object."""
+        return {"kind": type(self).__module__.rpartition(".")[2], **vars(self)}
+
 
 def read_json(path: Path) -> dict[str, Any]:
     try:

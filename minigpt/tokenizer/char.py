@@ -16,9 +16,6 @@ class Char(Spec):
 
     train_bytes = None
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "char"}
-
     def train(self, texts: Iterable[str]) -> "CharTokenizer":
         characters: set[str] = set()
         for text in texts:

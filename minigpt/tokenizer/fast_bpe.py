@@ -6,7 +6,8 @@ bpe.py is the readable reference.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,9 +37,6 @@ class BPE(Spec):
             raise ValueError(f"train_bytes={train_bytes} must be at least 1")
         self.vocab_size = vocab_size
         self.train_bytes = train_bytes
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "fast_bpe", "vocab_size": self.vocab_size, "train_bytes": self.train_bytes}
 
     def train(self, texts: Iterable[str]) -> "BPETokenizer":
         return BPETokenizer(learn_merges(texts, self.vocab_size - 257))
@@ -71,9 +69,8 @@ class BPETokenizer(ByteLevel):
             )
         except UnicodeEncodeError:
             return super().encode_batch(texts)
-        ends = np.flatnonzero(ids == self.end_of_text)
-        starts = [0, *(ends + 1).tolist()]
-        return [ids[start:end] for start, end in zip(starts, [*ends.tolist(), len(ids)])]
+        ends = np.flatnonzero(ids == self.end_of_text).tolist()
+        return [ids[last + 1 : end] for last, end in pairwise([-1, *ends, len(ids)])]
 
     def encode_unicode(self, text: str) -> np.ndarray:
         if len(text) > LONGEST_PIECE:

@@ -33,9 +33,6 @@ class Ids(Spec):
         self.vocab_size = vocab_size
         self.end_of_text = end_of_text
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "ids", "vocab_size": self.vocab_size, "end_of_text": self.end_of_text}
-
     def train(self, texts: Iterable[str]) -> "IdsOnly":
         return IdsOnly(self.vocab_size, self.end_of_text)
 

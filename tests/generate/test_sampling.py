@@ -1,6 +1,4 @@
-"""Choices from logits by hand, the generation loop against plain full forward passes, and text as
-it comes.
-"""
+"""Choices from logits by hand, generation against full forward passes, text as it comes."""
 
 import math
 from collections import Counter

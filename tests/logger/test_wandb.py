@@ -1,4 +1,4 @@
-"""What the offline mirror of a sweep holds, read back with wandb's own command."""
+"""What a sweep leaves offline, read back with wandb's own command."""
 
 import json
 import os

@@ -1,6 +1,4 @@
-"""Reference, trainer, tiktoken, and the tokenizer.json in `tokenizers` and transformers: the same
-merges and ids.
-"""
+"""Reference, trainer, tiktoken, `tokenizers` and transformers have the same merges and ids."""
 
 import random
 from pathlib import Path
@@ -76,9 +74,7 @@ def test_a_batch_encodes_like_its_texts(texts: list[str]) -> None:
 
 
 def test_same_ids_on_random_bytes() -> None:
-    """Inside one word, where only merges decide; `tokenizers` gets the bytes spelled as its
-    vocabulary spells them.
-    """
+    """Inside one word, where only merges decide; `tokenizers` gets the bytes spelled."""
     import json
 
     from tokenizers import Tokenizer
@@ -137,9 +133,7 @@ UNITS = [
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(UNITS), min_size=6))
 def test_pieces_encode_like_the_whole(units: list[str]) -> None:
-    """Each of these units has an exact place to cut; the ids of the pieces joined are the ids of
-    the text.
-    """
+    """Each unit has an exact place to cut: the ids of the pieces joined are those of the text."""
     text = "".join(units)
     whole = FAST.encode(text)
     with pytest.MonkeyPatch.context() as patch:

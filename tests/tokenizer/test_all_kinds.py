@@ -1,6 +1,4 @@
-"""What holds for every tokenizer: round trips through text, folders and Hugging Face; markers stay
-text.
-"""
+"""Every tokenizer: round trips through text, folders and Hugging Face; markers stay text."""
 
 import json
 import sys
@@ -110,9 +108,7 @@ def test_characters_that_were_not_in_the_training_text() -> None:
 
 @pytest.mark.faults(37)
 def test_a_foreign_tokenizer_with_added_markers(tmp_path: Path) -> None:
-    """All special markers of a tokenizer.json stay text, also one that the file does not flag as
-    special.
-    """
+    """All markers of a tokenizer.json stay text, also one that it does not flag as special."""
     definition = BPE(300).train([TEXT]).tokenizer_json()
     definition["added_tokens"][0]["special"] = False
     definition["added_tokens"].append(
