@@ -3,7 +3,7 @@
 import sys
 from types import TracebackType
 
-COMPOSERS = {"hydra", "omegaconf", "yaml", "antlr4"}
+COMPOSERS = {"hydra", "omegaconf", "yaml", "antlr4", "minigpt.cli.yaml_files"}
 
 
 def is_composition_error(error: BaseException) -> bool:
@@ -26,10 +26,11 @@ def is_composition_error(error: BaseException) -> bool:
 
 
 def _modules(trace: TracebackType | None) -> list[str]:
-    """The top-level package of each frame, outermost first."""
+    """The top-level package of each frame, outermost first; a module that composes by its name."""
     modules = []
     while trace is not None:
-        modules.append(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        modules.append(name if name in COMPOSERS else name.partition(".")[0])
         trace = trace.tb_next
     return modules
 

@@ -3,6 +3,17 @@
 import ast
 from typing import Any
 
+_KINDS: dict[str, tuple[str, Any]] = {  # name -> in words, the types that fit
+    "int": ("an integer", int),
+    "float": ("a number", int | float),
+    "bool": ("true or false", bool),
+    "str": ("text", str),
+    "None": ("null", type(None)),
+    "list": ("a list", list | tuple),
+    "dict": ("a mapping", dict),
+}
+_LISTS = ("list", "List", "tuple", "Tuple", "Sequence")
+
 
 def type_problem(value: Any, annotation: ast.expr | None) -> str | None:
     """What an annotation expects ("an integer") of a value that does not fit; None if it fits.
@@ -13,9 +24,18 @@ def type_problem(value: Any, annotation: ast.expr | None) -> str | None:
         fits = value is None or (isinstance(value, dict) and "_target_" in value)
         return None if fits else "a choice of its own, or a mapping with _target_"
     expected = _alternatives(annotation)
-    if expected is None or any(_fits(value, name) for name in expected):
-        return _item_problem(value, annotation) if expected and isinstance(value, list) else None
-    return _in_words(expected)
+    if expected is None:
+        return None
+    if not _fits(value, expected):
+        return _in_words(expected)
+    return _item_problem(value, annotation) if isinstance(value, list) else None
+
+
+def canonical_number(value: Any, annotation: ast.expr | None) -> Any:
+    """An integer where only a float is meant, as that float: 1 and 1.0 are one configuration."""
+    expected = _alternatives(annotation) or []
+    wants_float = "float" in expected and "int" not in expected
+    return float(value) if wants_float and _fits(value, ["int"]) else value
 
 
 def _is_part(annotation: ast.expr) -> bool:
@@ -26,62 +46,43 @@ def _is_part(annotation: ast.expr) -> bool:
 
 def _item_problem(value: list[Any], annotation: ast.expr | None) -> str | None:
     """What the items of a list should be, if one of them is not."""
-    lists = ("list", "tuple", "Sequence")
     for part in ast.walk(annotation) if annotation is not None else ():
-        if isinstance(part, ast.Subscript) and ast.unparse(part.value) in lists:
-            kinds = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
-            expected = _union([kind for kind in kinds if not isinstance(kind, ast.Constant)])
-            if expected and not all(any(_fits(item, name) for name in expected) for item in value):
+        if isinstance(part, ast.Subscript) and ast.unparse(part.value) in _LISTS:
+            kinds = [kind for kind in _inside(part) if not isinstance(kind, ast.Constant)]
+            expected = _union(kinds)
+            if expected and not all(_fits(item, expected) for item in value):
                 return f"a list, each item {_in_words(expected)}"
     return None
 
 
-def _in_words(names: list[str]) -> str:
-    return " or ".join(dict.fromkeys(_WORDS.get(name, name) for name in names))
-
-
-def canonical_number(value: Any, annotation: ast.expr | None) -> Any:
-    """An integer where only a float is meant, as that float: 1 and 1.0 are one configuration."""
-    expected = _alternatives(annotation)
-    wants_float = expected is not None and "float" in expected and "int" not in expected
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if wants_float and is_integer else value
-
-
-_WORDS = {
-    "int": "an integer", "float": "a number", "bool": "true or false",
-    "str": "text", "None": "null", "list": "a list", "dict": "a mapping",
-}  # fmt: skip
-
-
 def _alternatives(annotation: ast.expr | None) -> list[str] | None:
-    """An annotation as names out of _WORDS and quoted literals; None if a part is unknown."""
-    if annotation is None:
-        return None
-    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
-        return _union([annotation.left, annotation.right])
-    if isinstance(annotation, ast.Constant):
-        if annotation.value is None:
+    """An annotation as names out of _KINDS and quoted literals; None if a part is unknown."""
+    match annotation:
+        case ast.BinOp(op=ast.BitOr()):
+            return _union([annotation.left, annotation.right])
+        case ast.Constant(value=None):
             return ["None"]
-        if isinstance(annotation.value, str):
-            return _alternatives(ast.parse(annotation.value, mode="eval").body)
-    if isinstance(annotation, ast.Name) and annotation.id in _WORDS:
-        return [annotation.id]
-    if isinstance(annotation, ast.Subscript):
-        outer = ast.unparse(annotation.value).rpartition(".")[2]
-        inner = (
-            annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        )
-        if outer == "Literal":
-            return [ast.unparse(item) for item in inner]
-        if outer in ("Optional", "Union"):
-            union = _union(inner)
-            return union and union + (["None"] if outer == "Optional" else [])
-        if outer in ("list", "List", "tuple", "Tuple", "Sequence"):
-            return ["list"]
-        if outer in ("dict", "Dict", "Mapping"):
-            return ["dict"]
+        case ast.Constant(value=str(text)):
+            return _alternatives(ast.parse(text, mode="eval").body)
+        case ast.Name(id=name) if name in _KINDS:
+            return [name]
+        case ast.Subscript():
+            outer = ast.unparse(annotation.value).rpartition(".")[2]
+            if outer == "Literal":
+                return [ast.unparse(item) for item in _inside(annotation)]
+            if outer in ("Optional", "Union"):
+                union = _union(_inside(annotation))
+                return union and union + (["None"] if outer == "Optional" else [])
+            if outer in _LISTS:
+                return ["list"]
+            if outer in ("dict", "Dict", "Mapping"):
+                return ["dict"]
     return None
+
+
+def _inside(annotation: ast.Subscript) -> list[ast.expr]:
+    inner = annotation.slice
+    return inner.elts if isinstance(inner, ast.Tuple) else [inner]
 
 
 def _union(members: list[ast.expr]) -> list[str] | None:
@@ -92,21 +93,13 @@ def _union(members: list[ast.expr]) -> list[str] | None:
     return [name for part in parts if part for name in part]
 
 
-def _fits(value: Any, name: str) -> bool:
-    match name:
-        case "int":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "float":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case "bool":
-            return isinstance(value, bool)
-        case "str":
-            return isinstance(value, str)
-        case "None":
-            return value is None
-        case "list":
-            return isinstance(value, list | tuple)
-        case "dict":
-            return isinstance(value, dict)
-        case literal:
-            return repr(value) == literal
+def _fits(value: Any, expected: list[str]) -> bool:
+    if isinstance(value, bool):  # which Python counts as an integer
+        return "bool" in expected or repr(value) in expected
+    kinds = [_KINDS[name][1] for name in expected if name in _KINDS]
+    return any(isinstance(value, kind) for kind in kinds) or repr(value) in expected
+
+
+def _in_words(expected: list[str]) -> str:
+    words = (_KINDS[name][0] if name in _KINDS else name for name in expected)
+    return " or ".join(dict.fromkeys(words))
