@@ -3,11 +3,11 @@
     python experiments/speed/generation.py [--threads 1] [--rounds 5] [--tokens 64]
         [--batches 1 32] [--shape small]
 
-Same weights, same prompt, greedy, with key/value caches. The model has random weights, is exported by minigpt.export and loaded by transformers from that
-folder. The programs run in turn, in alternating order; rates are medians over the rounds, ratios
-medians of the rounds' own ratios. Both generate exactly --tokens tokens after a prompt of 32; the
-clock covers the prompt, as a user would see it. The table goes into the README beside this file,
-one for each number of threads.
+Same weights, same prompt, greedy, with key/value caches. The model has random weights, is exported
+by minigpt.export and loaded by transformers from that folder. The programs run in turn, in
+alternating order; rates are medians over the rounds, ratios medians of the rounds' own ratios. Both
+generate exactly --tokens tokens after a prompt of 32; the clock covers the prompt, as a user would
+see it. The table goes into the README beside this file, one for each number of threads.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How fast text becomes tokens on disk, beside tiktoken and tokenizers encoding in memory.
 
-    python experiments/speed/preprocess.py                     whole plays (.txt), on 1, then 2 cores
+    python experiments/speed/preprocess.py                     plays (.txt), on 1, then 2 cores
     python experiments/speed/preprocess.py --pages --cores 1   pages of 4 kB (.jsonl): more overhead
 
 Ours is end to end: read the files, clean, split, encode, write shards, hash, verify. The others

@@ -20,8 +20,9 @@ def machine_lines(machine: dict[str, Any]) -> list[str]:
     ]
     if machine["load"] is not None and machine["load"] > NOISY * machine["cpus"]:
         lines.append(
-            f"BUSY         other work: load {machine['load']:.1f} on {machine['cpus']} cores. Figures "
-            "will be too low and threads look worse than they are (run it again on a quiet machine)"
+            f"BUSY         other work: load {machine['load']:.1f} on {machine['cpus']} cores. "
+            "Figures will be too low and threads look worse than they are "
+            "(run it again on a quiet machine)"
         )
     return lines
 
@@ -112,12 +113,15 @@ def advice_lines(results: dict[str, dict[str, Any]], commands: dict[str, list[st
     for name, r in results.items():
         if "precision" not in r:
             continue
+        advised = overrides(r)
+        keys_advised = {override.partition("=")[0] for override in advised}
+        given = [o for o in commands[name] if o.partition("=")[0] not in keys_advised]
         keys = ["precision", *(["threads"] if r["device"] == "cpu" else [])]
         same = all(r["auto"][key] == r[key] for key in keys)
         told = r["auto"]["precision"]
         if r["device"] == "cpu":
             told += f", {count(r['auto']['threads'], 'thread')}"
-        lines.append(f"  python train.py {' '.join([*commands[name], *overrides(r)])}")
+        lines.append(f"  python train.py {' '.join([*given, *advised])}")
         lines.append(f"    # {'as' if same else 'not what'} the defaults choose here ({told})")
     return lines
 

@@ -2,13 +2,13 @@
 
 import sys
 import time
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 from minigpt.terminal import bar, duration
 
 
-class ProgressBar:
+class ProgressBar(AbstractContextManager["ProgressBar"]):
     """Steps done of `total`, with loss, tokens/s and the time that is left."""
 
     def __init__(self, total: int, done: int) -> None:
@@ -39,11 +39,6 @@ class ProgressBar:
             self._bar = bar(total=self.total, initial=self._first, unit="step", dynamic_ncols=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -12,16 +12,13 @@ from minigpt.train import memory
 
 
 def describe(plan: Plan) -> str:
-    """Parameters by role, shape, count, optimizer, lr and decay; memory, FLOPs and where the run
-    would live.
-    """
-    cfg = plan.config
+    """A table of the parameters, then memory, FLOPs, and where the run would live."""
+    config, train = plan.config, plan.config["train"]
     vocab_size, known = vocabulary(plan)
     with torch.device("meta"):
-        model = build(cfg["model"], vocab_size)
-        optimizer = build_optimizer(cfg["optim"], model)
-    chosen = choose_precision(cfg)
-    roles = model.roles()
+        model = build(config["model"], vocab_size)
+        optimizer = build_optimizer(config["optim"], model)
+    roles, parameters = model.roles(), dict(model.named_parameters())
     owners = {
         optimizer.names[parameter]: (type(part).__name__, group)
         for part in optimizer.optimizers.values()
@@ -29,54 +26,44 @@ def describe(plan: Plan) -> str:
         for parameter in group["params"]
     }
     rows = [("parameter", "role", "kind", "shape", "count", "optimizer", "lr", "decay")]
-    for name, parameter in model.named_parameters():
-        owner, group = owners[name]
-        shape = " x ".join(map(str, parameter.shape))
-        rows.append(
-            (name, roles[name].name, roles[name].kind, shape, f"{parameter.numel():,}", owner, f"{group['lr']:g}",
-             f"{group.get('weight_decay', 0):g}")
-        )  # fmt: skip
-    count = sum(parameter.numel() for parameter in model.parameters())
-    by_role = {
-        role: sum(p.numel() for n, p in model.named_parameters() if roles[n].name == role)
-        for role in optimizer.optimizers
-    }
-    seq_len, train = model.max_seq_len, cfg["train"]
+    sizes = dict.fromkeys(optimizer.optimizers, 0)
+    for name, parameter in parameters.items():
+        role, (owner, group) = roles[name], owners[name]
+        sizes[role.name] += parameter.numel()
+        shape, count = " x ".join(map(str, parameter.shape)), f"{parameter.numel():,}"
+        lr, decay = f"{group['lr']:g}", f"{group.get('weight_decay', 0):g}"
+        rows.append((name, role.name, role.kind, shape, count, owner, lr, decay))
+    chosen = choose_precision(config)
     micro = train["micro_batch_size"] or train["batch_size"]
-    needed = memory.estimate(cfg, model, micro, vocab_size, chosen)
-    flops = model.flops_per_token(seq_len)
-    tokens_per_step = train["batch_size"] * seq_len
-    lines = [
-        *table(rows),
-        "",
-        f"parameters          {count:,} ({', '.join(f'{role} {n:,}' for role, n in by_role.items())})",
-        f"vocabulary          {vocab_size:,} {known}",
-        f"device              {chosen.describe()}",
-        f"memory, estimated   {gib(needed.total)} with train.micro_batch_size={micro} "
-        f"(weights {gib(needed.weights)}, optimizer state {gib(needed.state)}, gradients {gib(needed.gradients)}, "
-        f"activations {gib(needed.activations)}, logits {gib(needed.logits)}; the rest is PyTorch and the heap)",
-        f"FLOPs per token     {flops:,} (forward and backward)",
-        f"tokens per step     {tokens_per_step:,} = {train['batch_size']} sequences x {seq_len}",
-        budget_line(plan, flops),
-        f"tokens in           {plan.tokens_folder}",
-        f"run folder          {plan.folder}",
-    ]
-    return "\n".join(lines)
+    needed = memory.estimate(config, model, micro, vocab_size, chosen)
+    flops = model.flops_per_token(plan.seq_len)
+    facts = {
+        "parameters": f"{sum(sizes.values()):,} "
+        f"({', '.join(f'{role} {n:,}' for role, n in sizes.items())})",
+        "vocabulary": f"{vocab_size:,} {known}",
+        "device": chosen.describe(),
+        "memory, estimated": f"{gib(needed.total)} with train.micro_batch_size={micro} "
+        f"(weights {gib(needed.weights)}, optimizer state {gib(needed.state)}, "
+        f"gradients {gib(needed.gradients)}, activations {gib(needed.activations)}, "
+        f"logits {gib(needed.logits)}; the rest is PyTorch and the heap)",
+        "FLOPs per token": f"{flops:,} (forward and backward)",
+        "tokens per step": f"{train['batch_size'] * plan.seq_len:,} "
+        f"= {train['batch_size']} sequences x {plan.seq_len}",
+        "budget": budget_text(plan, flops),
+        "tokens in": str(plan.tokens_folder),
+        "run folder": str(plan.folder),
+    }
+    return "\n".join([*table(rows), "", *(f"{key:<20}{fact}" for key, fact in facts.items())])
 
 
-def budget_line(plan: Plan, flops: int) -> str:
+def budget_text(plan: Plan, flops: int) -> str:
     """How long the run is; epochs are steps once the tokens are there to be counted."""
     epochs, windows = plan.config["train"]["epochs"], 0
     if epochs is not None:
         try:
             n_tokens = read_manifest(plan.tokens_folder)["splits"]["train"]["n_tokens"]
         except DataError:
-            return (
-                f"budget              {epochs:g} epochs (steps follow from the size of the corpus)"
-            )
+            return f"{epochs:g} epochs (steps follow from the size of the corpus)"
         windows = windows_in(n_tokens, plan.seq_len)
     budget = plan.budget(windows)
-    return (
-        f"budget              {budget.steps:,} steps = {budget.tokens:,} tokens "
-        f"= {flops * budget.tokens:.3g} FLOPs"
-    )
+    return f"{budget.steps:,} steps = {budget.tokens:,} tokens = {flops * budget.tokens:.3g} FLOPs"

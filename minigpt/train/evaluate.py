@@ -14,13 +14,9 @@ from minigpt.data.windows import validation_batches
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: nats per token.  bits_per_byte: comparable across tokenizers, None without byte counts.
-    tokens: scored.
-    """
-
-    loss: float
-    bits_per_byte: float | None
-    tokens: int
+    loss: float  # nats per token
+    bits_per_byte: float | None  # comparable across tokenizers; None without byte counts
+    tokens: int  # scored
 
 
 @torch.no_grad()
@@ -37,23 +33,20 @@ def evaluate(
 ) -> Evaluation | None:
     """Score the first `max_tokens` tokens of a split (None: all of it, tail window included).
 
-    end_of_text: given when attention stays inside documents.  stop: asked before each batch; if it
-    answers with anything true, evaluation ends at once and the result is None.
+    end_of_text: given when attention stays inside documents.
+    stop: asked before each batch; once it answers with anything true, the result is None.
     """
     was_training = model.training
     model.eval()
     nats, tokens = 0.0, 0
     try:
-        for inputs, targets in validation_batches(split, seq_len, batch_size, max_tokens):
+        for batch in validation_batches(split, seq_len, batch_size, max_tokens):
             if stop():
                 return None
-            x, y = (
-                torch.from_numpy(inputs).to(precision.device),
-                torch.from_numpy(targets).to(precision.device),
-            )
+            inputs, targets = (torch.from_numpy(array).to(precision.device) for array in batch)
             with precision.autocast():
-                nats += float(model(x, y, documents_of(x, end_of_text)))
-            tokens += int((targets != -100).sum())
+                nats += float(model(inputs, targets, documents_of(inputs, end_of_text)))
+            tokens += int((batch[1] != -100).sum())
     finally:
         model.train(was_training)
     loss = nats / tokens
@@ -63,7 +56,5 @@ def evaluate(
 
 
 def documents_of(tokens: torch.Tensor, end_of_text: int | None) -> torch.Tensor | None:
-    """(B, T) number of the document that each token belongs to, counted from the window's start;
-    None: no mask.
-    """
+    """(B, T) number of each token's document, from the window's start; None: no mask."""
     return None if end_of_text is None else (tokens == end_of_text).cumsum(dim=1)

@@ -16,10 +16,9 @@ from minigpt.config.precision import Precision
 from minigpt.model.loss import work_bytes
 from minigpt.train.optimizer_form import stepped
 
-# Resident after a first step beside anything of the model: the interpreter, PyTorch, its kernels.
-# Measured on Linux.
+# Resident after a first step beside the model: interpreter, PyTorch, kernels. Measured on Linux.
 PROGRAM_BYTES = 340 * 2**20
-# what a build for CUDA takes beside, also where it computes on the CPU (torch 2.15)
+# What a build for CUDA takes beside, also where it computes on the CPU (torch 2.15).
 CUDA_LIBRARIES_BYTES = 485 * 2**20
 # What the C library's heap holds per byte of activations, in 16 and in 32 bits, measured with glibc
 # 2.36: the hole that a freed block leaves does not fit the next block of that size. With a page
@@ -33,21 +32,19 @@ SEQUENCE = 64  # tokens of the stand-in; what a block keeps is linear in tokens
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run at its largest. program: what PyTorch itself takes (CPU only). work: what
-    lives for a part of a step, gradients, logits and activations, these with what the heap wastes
-    on them.
-    """
+    """Bytes of a run at its largest."""
 
-    program: float
+    program: float  # what PyTorch itself takes (CPU only)
     weights: float
-    state: float
+    state: float  # of the optimizer
     gradients: float
     activations: float
     logits: float
-    heap: float
+    heap: float  # bytes that the heap holds per byte of activations
 
     @property
     def work(self) -> float:
+        """What lives for a part of a step."""
         return self.gradients + self.logits + self.heap * self.activations
 
     @property
@@ -63,13 +60,12 @@ def estimate(
     tokens, d_model = micro_batch * model.max_seq_len, model.embed.weight.shape[1]
     dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
     on_cpu = chosen.device == "cpu"
-    # of an ensemble: each keeps the gradients of its loss
+    program = PROGRAM_BYTES + (CUDA_LIBRARIES_BYTES if torch.version.cuda else 0)
+    # Each member of an ensemble keeps the gradients of its loss.
     members = len(getattr(model, "members", [model]))
     of_losses = (members - 1) * d_model * (4 * vocab_size + dtype.itemsize * tokens)
     return Memory(
-        program=PROGRAM_BYTES + (CUDA_LIBRARIES_BYTES if torch.version.cuda else 0)
-        if on_cpu
-        else 0,
+        program=program if on_cpu else 0,
         weights=4 * parameters,
         state=state_bytes(cfg["optim"], model),
         gradients=4 * parameters,
@@ -82,9 +78,10 @@ def estimate(
 def activation_bytes(
     cfg: dict[str, Any], tokens: int, d_model: int, chosen: Precision, members: int = 1
 ) -> float:
-    """What is kept from forward for backward, below the head: of blocks all of it, or with
-    activation checkpointing the input of each (fp32) and all of one. Then the temporaries of one
-    block. An ensemble has n_layers of each member.
+    """What is kept from forward for backward below the head, and one block's temporaries.
+
+    That is all of each block, or with activation checkpointing the input of each (fp32) and all of
+    one. An ensemble has n_layers of each member.
     """
     seq_len = min(SEQUENCE, identity.argument(cfg["model"], "max_seq_len"))
 
@@ -107,9 +104,7 @@ def activation_bytes(
 
 
 def saved_bytes(node: dict[str, Any], batch: int, seq_len: int, chosen: Precision) -> int:
-    """Bytes of all tensors that autograd keeps of a forward pass up to the head, parameters not
-    counted.
-    """
+    """Bytes that autograd keeps of a forward pass up to the head, beside the parameters."""
     with torch.random.fork_rng(devices=[]):
         model = build(node, 2).to(chosen.device)
         parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

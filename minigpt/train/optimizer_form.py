@@ -80,5 +80,6 @@ def form_of(tree: Any) -> Any:
 
 def _misfit(where: Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"optimizer state does not fit: {where}: {why} (saved -> this run; branch=off looks at none)"
+        f"optimizer state does not fit: {where}: {why} "
+        "(saved -> this run; branch=off looks at no other run)"
     )

@@ -1,14 +1,15 @@
-"""The rate that a run's utilisation (MFU) is measured against: a table for known GPUs, a
-measurement elsewhere.
+"""The rate that a run's utilisation (MFU) is measured against: by table, or measured.
 
 A format is held against its own peak: bf16 against bf16, fp32 against fp32 (on CUDA TF32, which is
-    what runs there).
+what runs there).
 """
 
 import re
 import time
 from dataclasses import dataclass
 from functools import cache
+
+import torch
 
 from minigpt.formats import torch_dtype
 
@@ -45,23 +46,17 @@ class Peak:
 
 
 def peak_of(device: str, precision: str) -> Peak:
-    """The peak of this machine's device for one number format; on a CPU that of the threads in use.
+    """The peak of this machine's device for a number format; on a CPU that of the threads in use.
 
-    Measured (0.1 s, once a process) on CPUs and where the GPU is in no table. On a busy machine a
-    measured peak is that of the busy machine.
+    Measured (0.1 s, once a process) on CPUs and for GPUs in no table. On a busy machine that gives
+    the peak of a busy machine.
     """
-    import torch
-
-    if (
-        device == "cuda"
-        and (known := table_flops(torch.cuda.get_device_name(), precision)) is not None
-    ):
-        return Peak(known, f"data sheet of {torch.cuda.get_device_name()}, {precision}")
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
-    return Peak(
-        _measured_once(device, precision, torch.get_num_threads()),
-        f"measured, {precision}{threads}",
-    )
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    if (known := table_flops(name, precision)) is not None:
+        return Peak(known, f"data sheet of {name}, {precision}")
+    threads = torch.get_num_threads()
+    source = f"measured, {precision}" + (f", {threads} threads" if device == "cpu" else "")
+    return Peak(_measured_once(device, precision, threads), source)
 
 
 def table_flops(device_name: str, precision: str) -> float | None:
@@ -78,12 +73,11 @@ def _measured_once(device: str, precision: str, threads: int) -> float:
 
 
 def matrix_product_flops(device: str, precision: str, seconds: float) -> float:
-    """FLOP/s of the fastest of the matrix products that fit into `seconds` (three at least), with
-    this process's number of threads. On a CPU a layer of model=small over 2,048 tokens, elsewhere
+    """FLOP/s of the fastest of the matrix products that fit into `seconds`, three at least.
+
+    On a CPU with this process's threads, a layer of model=small over 2,048 tokens; elsewhere
     8192 x 8192 x 8192.
     """
-    import torch
-
     dtype = torch_dtype(precision)
     n, k, m = (2048, 512, 1376) if device == "cpu" else (8192, 8192, 8192)
     x, weight = (torch.ones(shape, dtype=dtype, device=device) for shape in ((n, k), (m, k)))

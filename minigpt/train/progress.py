@@ -18,9 +18,8 @@ class Progress:
     tokens: int = 0  # tokens seen
     skipped: int = 0  # steps without an update: not finite, or a spike
     bad_in_a_row: int = 0  # the last of them
-    norms: list[float] = field(
-        default_factory=list
-    )  # accepted gradient norms, if spikes are skipped
+    # The last accepted gradient norms, if spikes are skipped.
+    norms: list[float] = field(default_factory=list)
     # Steps of the last evaluation and sample: a resumed run neither repeats nor misses any.
     evaluated: int = 0
     sampled: int = 0
