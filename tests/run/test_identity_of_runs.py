@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from minigpt import verify
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.save import save_checkpoint
+from minigpt.optim.state_tree import decode
 
 WSD = [*SMALL, "schedule=wsd", "schedule.warmup=2"]
 
@@ -47,13 +48,9 @@ def folder_in(description: str) -> str:
 def forged(folder: Path, change: Any) -> None:
     """The newest checkpoint of a run with another content, and everything about it in order."""
     found = steps_on_disk(folder / "checkpoints")[0]
-    model, state = (
-        load_file(found / "model.safetensors"),
-        json.loads((found / "state.json").read_text()),
-    )
+    model = load_file(found / "model.safetensors")
+    state = json.loads((found / "state.json").read_text())
     tensors = load_file(found / "optimizer.safetensors")
-    from minigpt.optim.state_tree import decode
-
     optimizer = decode(state.pop("optimizer"), tensors)
     change(model, state)
     shutil.rmtree(found)

@@ -164,9 +164,7 @@ def test_weights_that_explode_never_push_out_good_ones(arm: list[str], shell: Sh
 def test_weights_that_are_not_finite_end_the_run_at_its_next_save(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by the save, though no loss has told of it yet: a stop right after the step that broke
-    them.
-    """
+    """A stop right after the step that broke them: the save finds it before any loss tells."""
     from minigpt.train.run import Run
 
     real = Run.save

@@ -23,12 +23,6 @@ from minigpt.config import identity
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, made once; tests work on copies."""
-    import os
-    import subprocess
-    import sys
-
-    from runs import ROOT
-
     folder = tmp_path_factory.mktemp("finished")
     subprocess.run(
         [
@@ -360,9 +354,7 @@ def test_torch_reads_what_this_test_damages(run: Path) -> None:
 def test_an_unknown_class_is_no_fault_of_the_run(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A package that is not installed here: the rest is verified, and the line says what was
-    not.
-    """
+    """A package that is not installed here: the line says so, and the rest is verified."""
     content = (
         (run / "config.yaml")
         .read_text()
