@@ -3,6 +3,8 @@
 import sys
 from types import TracebackType
 
+from minigpt.errors import MinigptError
+
 COMPOSERS = {"hydra", "omegaconf", "yaml", "antlr4", "minigpt.cli.yaml_files"}
 
 
@@ -13,6 +15,8 @@ def is_composition_error(error: BaseException) -> bool:
     library's. The exception that they wrap is looked at too: a resolver of ours that fails is a
     bug, whoever reports it.
     """
+    if isinstance(error, MinigptError):
+        return False
     below = _modules(error.__traceback__)
     if isinstance(error, RecursionError):  # raised wherever the stack ends: whose calls fill it?
         return max(below, key=below.count) in COMPOSERS
