@@ -19,9 +19,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def make_model() -> Callable[..., Transformer]:
-    """A small model with drawn weights (gains too, so that a forgotten gain shows); arguments as in
-    Transformer.
-    """
+    """A small model with drawn weights, gains too; arguments as in Transformer."""
 
     def make(**arguments: Any) -> Transformer:
         model = Transformer(
@@ -29,7 +27,7 @@ def make_model() -> Callable[..., Transformer]:
         )
         draw = generator(7, "init")
         with torch.no_grad():
-            # far from the nearly uniform distribution of a fresh model
+            # far from the nearly uniform distribution of a fresh model, and a forgotten gain shows
             for parameter in model.parameters():
                 noise = torch.randn(parameter.shape, generator=draw)
                 parameter.copy_(

@@ -71,16 +71,12 @@ def test_blocked_attention_with_a_mask() -> None:
 
 
 def test_blocked_attention_in_bf16_is_as_exact_as_torchs() -> None:
-    """Against float64: within 1 % and, for the gradients, not much worse than torch's own bf16
-    kernel.
-    """
+    """Against float64: within 2 %, and not much worse than torch's own bf16 kernel."""
     shape = (2, 150, 4, 1, 32)
     exact = attend(reference, shape, torch.float64)
     error = lambda results: [((a - b).norm() / b.norm()).item() for a, b in zip(results, exact)]
-    ours, torchs = (
-        error(attend(blocked_attention, shape, torch.bfloat16)),
-        error(attend(reference, shape, torch.bfloat16)),
-    )
+    ours = error(attend(blocked_attention, shape, torch.bfloat16))
+    torchs = error(attend(reference, shape, torch.bfloat16))
     assert max(ours) < 0.02
     assert all(a < 2.5 * b for a, b in zip(ours, torchs)), (ours, torchs)
 
@@ -149,12 +145,13 @@ def test_probabilities_kept_or_computed_again_are_the_same(
     "shape", [{}, {"n_kv_heads": 2, "qk_norm": True}], ids=["mqa", "gqa, qk_norm"]
 )
 def test_a_training_step_in_bf16_takes_the_fast_path(
-    make_model: Callable[..., Transformer], tokens: torch.Tensor, shape: dict, documents: bool,
+    make_model: Callable[..., Transformer],
+    tokens: torch.Tensor,
+    shape: dict,
+    documents: bool,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Loss and gradients close to those of fp32, which takes torch's path; `blocked_attention` was
-    really called.
-    """
+) -> None:
+    """Loss and gradients are close to those of fp32, which takes torch's path."""
     model = make_model(**shape)
     numbers = torch.tensor([[0] * 6 + [1] * 11]).expand(3, -1) if documents else None
     exact = model(tokens, tokens.roll(-1, 1), numbers)

@@ -1,6 +1,4 @@
-"""Decoding with weights in oneDNN's layout against `Transformer.next_logits`, and that against no
-cache at all.
-"""
+"""Decoding with weights in oneDNN's layout against `next_logits`, and that against no cache."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,9 +35,7 @@ def make(dtype: torch.dtype, **arguments: object) -> Transformer:
 def logits(
     model: Transformer, texts: torch.Tensor, decode: Callable[..., torch.Tensor]
 ) -> torch.Tensor:
-    """(T - 5, B, V): a prompt of 5 tokens in one pass, then token by token to the end of the
-    window.
-    """
+    """(T - 5, B, V): a prompt of 5 tokens in one pass, then token by token to the window's end."""
     cache = model.new_cache(len(texts))
     model.next_logits(texts[:, :5], cache)
     return torch.stack([decode(texts[:, i : i + 1], cache) for i in range(5, texts.shape[1])])

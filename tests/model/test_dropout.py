@@ -29,9 +29,7 @@ def test_dropout(p: float) -> None:
 
 
 def test_dropout_masks_are_independent_and_repeat() -> None:
-    """Four values share a number, so neighbours must not be alike; nor sequences, nor places of a
-    model.
-    """
+    """Neither neighbours (four values share a number) nor sequences nor places are alike."""
     seeds, n = torch.tensor([derive_seed(0, "dropout", i) for i in range(3)]), 100_003
     mask = kept(seeds, n, 0.5)
     assert mask.shape == (3, n)
@@ -51,9 +49,7 @@ def test_dropout_masks_are_independent_and_repeat() -> None:
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
 def test_every_position_of_a_mask_is_kept_as_often(p: float) -> None:
-    """Over consecutive seeds, as a chi-squared test of 64 positions; and of what one of two
-    neighbours tells.
-    """
+    """Over consecutive seeds: a chi-squared test of 64 positions, and no pair is correlated."""
     mask = kept(torch.arange(20_000), 64, p).double()
     deviations = (mask.mean(0) - (1 - rounded(p))) / (p * (1 - p) / len(mask)) ** 0.5
     assert deviations.square().sum().item() < 64 + 4.5 * 128**0.5
@@ -64,16 +60,8 @@ def test_every_position_of_a_mask_is_kept_as_often(p: float) -> None:
 def test_dropout_of_a_sequence_does_not_depend_on_its_batch() -> None:
     """Masks of residuals, probabilities and n-grams, of every member of an ensemble, to the bit."""
     embedding = partial(NgramEmbedding, longest=2, rows=97, dropout=0.3)
-    model = Ensemble(
-        64,
-        members=2,
-        n_layers=2,
-        d_model=32,
-        n_heads=4,
-        n_kv_heads=2,
-        dropout=0.3,
-        embedding=embedding,
-    )
+    sizes = {"n_layers": 2, "d_model": 32, "n_heads": 4, "n_kv_heads": 2}
+    model = Ensemble(64, members=2, **sizes, dropout=0.3, embedding=embedding)
     model.init_weights(generator(0, "init"))
     drops = [module for module in model.modules() if isinstance(module, Dropout)]
     assert len(drops) == 2 * (1 + 2 * 3)

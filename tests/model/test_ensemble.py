@@ -1,6 +1,4 @@
-"""An ensemble: the mean of probabilities of models that learn alone, in every way a model is
-used.
-"""
+"""An ensemble, in every way a model is used: the mean of probabilities, members learn alone."""
 
 from functools import partial
 

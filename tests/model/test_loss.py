@@ -22,10 +22,7 @@ def both(
     targets[:ignored] = -100
     results = []
     for function in (cross_entropy_reference, cross_entropy):
-        x, weight = (
-            x.detach().to(dtype).requires_grad_(),
-            weight.detach().to(dtype).requires_grad_(),
-        )
+        x, weight = (tensor.detach().to(dtype).requires_grad_() for tensor in (x, weight))
         loss = function(x, weight, targets)
         (loss / 7).backward()
         results.append((loss.detach(), x.grad, weight.grad))
@@ -62,9 +59,7 @@ def test_a_hopeless_target_has_a_finite_loss() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_overflow_shows(value: float) -> None:
-    """The overflow decision of the loop rests on it: a broken hidden state never yields a finite
-    loss and gradient.
-    """
+    """A broken hidden state never yields a finite loss and gradient: the loop relies on it."""
     x = torch.ones(2, 1)
     x[1] = value
     x.requires_grad_()

@@ -1,6 +1,4 @@
-"""The embedding of n-grams: which row a token looks up, and that a model with it keeps its
-properties.
-"""
+"""The embedding of n-grams: which rows a token looks up, and what stays true of the model."""
 
 from functools import partial
 from pathlib import Path

@@ -29,9 +29,7 @@ def test_a_token_changes_nothing_before_it(make_model: Make, tokens: torch.Tenso
 def test_documents_are_blind_to_each_other(
     make_model: Make, tokens: torch.Tensor, n_kv_heads: int
 ) -> None:
-    """Two documents in one sequence give the logits of each alone (RoPE is relative, so positions
-    do not matter).
-    """
+    """Two documents in one sequence give the logits of each alone: RoPE is relative."""
     model = make_model(n_kv_heads=n_kv_heads)
     documents = torch.tensor([[4] * 7 + [9] * 10]).expand(3, -1)
     together = model(tokens, documents=documents)
@@ -140,9 +138,7 @@ def test_roles_cover_every_parameter() -> None:
 
 
 def test_flops_per_token_by_hand() -> None:
-    """q 64x64, o 64x64, k 64x16, v 64x16, three matrices 64x192, head 100x64; attention over 10
-    tokens.
-    """
+    """q and o 64x64, k and v 64x16, three of 64x192, head 100x64; attention over 10 tokens."""
     model = Transformer(100, n_layers=3, d_model=64, n_heads=4, n_kv_heads=1)
     block = 64 * 64 * 2 + 64 * 16 * 2 + 3 * 64 * 192
     expected = 6 * (3 * block + 100 * 64) + 12 * 3 * 64 * 10

@@ -8,13 +8,13 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from toy import ADAMW, Toy, assert_equal_trees, backward, by_role, saved, train
 
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.optim.by_role import ByRole
 from minigpt.optim.lion import Lion
 from minigpt.optim.muon import Muon
 from minigpt.roles import Role
-from tests.optim.toy import ADAMW, Toy, assert_equal_trees, backward, by_role, saved, train
 
 MUON = partial(Muon, lr=0.02)
 
@@ -28,21 +28,18 @@ def test_every_parameter_is_in_exactly_one_group_of_its_role():
     )
     for _, p, role in model.listed():
         group = owner[id(p)]
-        assert (group["role"], group["kind"], group["n_heads"]) == (
-            role.name,
-            role.kind,
-            role.n_heads,
-        )
-    assert {role: type(o) for role, o in optimizer.optimizers.items()} == {
-        "hidden": Muon, "embed": torch.optim.AdamW, "head": torch.optim.AdamW, "scalar": torch.optim.AdamW,
-    }  # fmt: skip
+        found = group["role"], group["kind"], group["n_heads"]
+        assert found == (role.name, role.kind, role.n_heads)
+    kinds = {role: type(part) for role, part in optimizer.optimizers.items()}
+    others = dict.fromkeys(("embed", "head", "scalar"), torch.optim.AdamW)
+    assert kinds == {"hidden": Muon, **others}
 
 
 def test_lr_is_the_configs_times_lr_scale():
     groups = by_role(Toy(), MUON, lr_scale=0.5).param_groups
-    assert {(g["role"], g["lr"], g["initial_lr"]) for g in groups} == {
-        ("hidden", 0.01, 0.01), ("embed", 0.005, 0.005), ("head", 0.005, 0.005), ("scalar", 0.005, 0.005),
-    }  # fmt: skip
+    lrs = {"hidden": 0.01, "embed": 0.005, "head": 0.005, "scalar": 0.005}
+    assert {g["role"]: g["lr"] for g in groups} == lrs
+    assert {g["role"]: g["initial_lr"] for g in groups} == lrs
 
 
 def test_adamw_everywhere_is_torch_adamw():
@@ -97,13 +94,8 @@ def test_a_role_without_optimizer_is_refused_by_name():
 def test_a_parameter_listed_twice_is_refused(twice):
     listed = Toy().listed()
     name, p, role = listed[0]
-    listed.append(
-        (
-            name if twice == "name" else "other",
-            nn.Parameter(p.clone()) if twice == "name" else p,
-            role,
-        )
-    )
+    again = (name, nn.Parameter(p.clone()), role) if twice == "name" else ("other", p, role)
+    listed.append(again)
     with pytest.raises(ValueError, match="listed twice"):
         ByRole(listed, hidden=MUON, embed=ADAMW, head=ADAMW, scalar=ADAMW)
 
@@ -208,9 +200,7 @@ def test_loading_does_not_share_memory_with_the_tree():
 
 
 class Counting(torch.optim.SGD):
-    """Keeps what foreign optimizers keep: nested state, None, and numbers that change in the
-    group.
-    """
+    """Keeps what foreign optimizers keep: nested state, None, and changing numbers in the group."""
 
     def step(self, closure=None):
         for group in self.param_groups:
@@ -308,9 +298,7 @@ def test_state_that_does_not_fit_is_refused_and_nothing_is_loaded(change, messag
 
 
 class Averaging(torch.optim.SGD):
-    """Swaps the weights for evaluation, and loses bits on the way back, as schedule-free optimizers
-    do.
-    """
+    """Swaps the weights for evaluation and loses bits on the way back, as schedule-free does."""
 
     def eval(self):
         for p in self.param_groups[0]["params"]:
@@ -340,9 +328,8 @@ def test_zero_grad_and_state_bytes():
     optimizer.step()
     n_hidden = sum(p.numel() for _, p, role in model.listed() if role.name == "hidden")
     n_rest, n_rest_tensors = sum(p.numel() for p in model.parameters()) - n_hidden, 3
-    assert optimizer.state_bytes() == 4 * (
-        n_hidden + 2 * n_rest + n_rest_tensors
-    )  # AdamW: two moments and a step count
+    # AdamW: two moments, and a step count for each tensor
+    assert optimizer.state_bytes() == 4 * (n_hidden + 2 * n_rest + n_rest_tensors)
     optimizer.zero_grad()
     assert all(p.grad is None for p in model.parameters())
 

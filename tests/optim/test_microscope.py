@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 import torch
+from toy import Toy, assert_equal_trees, backward, build, by_role, presets, saved, train
 
 from minigpt.optim.microscope import Microscope
 from minigpt.optim.muon import Muon
-from tests.optim.toy import Toy, assert_equal_trees, backward, build, by_role, presets, saved, train
 
 
 def look(model, optimizer, seed=0, **options):

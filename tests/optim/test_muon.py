@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from toy import assert_equal_trees
 
 from minigpt.optim.muon import Muon
 from minigpt.optim.newton_schulz import coefficients_of, orthogonalise
 from minigpt.optim.normuon import NorMuon
 from minigpt.optim.state_tree import to_tree
-from tests.optim.toy import assert_equal_trees
 
 SHAPES = {"tall": (96, 32), "wide": (32, 96), "square": (64, 64), "large": (512, 256)}
 
@@ -50,10 +50,7 @@ COMBINATIONS = [
 
 @pytest.mark.parametrize(("nesterov", "weight_decay", "scale", "dtype"), COMBINATIONS)
 def test_equals_torch_muon_bit_for_bit(nesterov, weight_decay, scale, dtype):
-    ours, theirs = (
-        parameters(*SHAPES.values(), dtype=dtype),
-        parameters(*SHAPES.values(), dtype=dtype),
-    )
+    ours, theirs = (parameters(*SHAPES.values(), dtype=dtype) for _ in range(2))
     common = {"lr": 0.02, "weight_decay": weight_decay, "momentum": 0.95, "nesterov": nesterov}
     muon = Muon(ours, **common, scale=scale, ns_dtype="bf16")
     reference = torch.optim.Muon(theirs, **common, adjust_lr_fn=scale)
@@ -78,12 +75,30 @@ def test_ten_steps_equal_five_saved_loaded_and_five_more_through_torchs_own_stat
     assert all(map(torch.equal, params, resumed))
 
 
-@pytest.mark.parametrize("wrong", [{"lr": -0.1}, {"lr": float("nan")}, {"lr": float("inf")}, {"weight_decay": -1.0},
-    {"momentum": 1.0}, {"momentum": -0.1}, {"scale": "rms"}, {"ns_dtype": "fp16"}, {"ns_steps": 0}, {"ns_steps": 100},
-    {"ns_schedule": "quintic"}, {"ns_schedule": []}, {"ns_schedule": [[1.0, 2.0]]}])  # fmt: skip
-def test_values_out_of_range_are_refused_by_name(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Muon(parameters((4, 4)), **wrong)
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("lr", -0.1),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("weight_decay", -1.0),
+        ("momentum", 1.0),
+        ("momentum", -0.1),
+        ("momentum_dtype", "bf16"),
+        ("momentum_warmup", -1),
+        ("scale", "rms"),
+        ("split", "rows"),
+        ("ns_dtype", "fp16"),
+        ("ns_steps", 0),
+        ("ns_steps", 100),
+        ("ns_schedule", "quintic"),
+        ("ns_schedule", []),
+        ("ns_schedule", [[1.0, 2.0]]),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(key, wrong):
+    with pytest.raises(ValueError, match=f"^{key}="):
+        Muon(parameters((4, 4)), **{key: wrong})
 
 
 def test_vectors_are_refused():
@@ -118,9 +133,7 @@ def test_equals_the_formulas_in_float64(nesterov):
 
 @pytest.mark.parametrize("momentum_dtype", ["gradient", "fp32"])
 def test_bf16_parameters_without_nesterov_keep_their_momentum(momentum_dtype):
-    """torch.optim.Muon 2.13 normalises its momentum buffer in place here (0.158 instead of
-    0.300).
-    """
+    """torch.optim.Muon 2.13 normalises its momentum in place here (0.158 instead of 0.300)."""
     (p,) = parameters((16, 16), dtype=torch.bfloat16)
     muon = Muon([p], momentum=0.7, nesterov=False, ns_dtype="bf16", momentum_dtype=momentum_dtype)
     p.grad = torch.ones_like(p)
@@ -145,35 +158,23 @@ def test_bf16_parameters_without_nesterov_keep_their_momentum(momentum_dtype):
 def test_scale_is_the_spectral_norm_of_an_update(scale, expected):
     params = parameters(*(SHAPES[name] for name in expected))
     before = [p.detach().clone() for p in params]
-    muon = Muon(
-        params,
-        lr=1.0,
-        weight_decay=0.0,
-        scale=scale,
-        ns_schedule="exact",
-        ns_steps=30,
-        ns_dtype="fp32",
-    )
-    take(muon, params, range(1))
+    exact = {"ns_schedule": "exact", "ns_steps": 30, "ns_dtype": "fp32"}
+    take(Muon(params, lr=1.0, weight_decay=0.0, scale=scale, **exact), params, range(1))
     norms = {
         name: torch.linalg.matrix_norm(p - old, 2).item()
         for name, p, old in zip(expected, params, before)
     }
     assert norms == pytest.approx(expected, rel=1e-4)
     if scale == "match_rms_adamw":  # what it is for
-        assert [
-            (p - old).square().mean().sqrt().item() for p, old in zip(params, before)
-        ] == pytest.approx([0.2] * 3)
+        rms = [(p - old).square().mean().sqrt().item() for p, old in zip(params, before)]
+        assert rms == pytest.approx([0.2] * 3)
 
 
 def test_renormalise_gives_the_frobenius_norm_of_an_orthogonal_matrix():
     params = parameters(*SHAPES.values())
     before = [p.detach().clone() for p in params]
-    take(
-        Muon(params, lr=1.0, weight_decay=0.0, scale="none", renormalise=True, ns_dtype="fp32"),
-        params,
-        range(1),
-    )
+    options = {"scale": "none", "renormalise": True, "ns_dtype": "fp32"}
+    take(Muon(params, lr=1.0, weight_decay=0.0, **options), params, range(1))
     norms = [(p - old).norm().item() for p, old in zip(params, before)]
     assert norms == pytest.approx([math.sqrt(min(shape)) for shape in SHAPES.values()], rel=1e-4)
 
@@ -402,8 +403,9 @@ def test_flops_per_step_equal_the_measured_count_of_the_batched_path():
 
 
 def test_flops_per_step_are_about_42_d_over_b_of_the_training_flops():
-    """Square matrices of width d, five steps: 5 * 6 d^3 against 6 d^2 a token, hence 5 d / B; wide
-    ones less.
+    """Square matrices of width d, five steps: 5 * 6 d^3 against 6 d^2 a token, hence 5 d / B.
+
+    Wide ones take less.
     """
     d = 64
     muon = Muon(parameters(*[(d, d)] * 4, (4 * d, d), (d, 4 * d)))

@@ -1,16 +1,14 @@
-"""Every file of conf/optim, found by itself: it composes, trains, and differs from the others only
-where it says so.
-"""
+"""Every file of conf/optim, found by itself: it composes, trains, and differs as it says."""
 
 import copy
 
 import pytest
 import torch
 from torch import nn
+from toy import CONF, Toy, assert_equal_trees, build, preset, presets, saved, train
 
 from minigpt.model.transformer import Transformer
 from minigpt.optim.lion import Lion
-from tests.optim.toy import CONF, Toy, assert_equal_trees, build, preset, presets, saved, train
 
 
 @pytest.mark.parametrize("name", presets())
@@ -70,7 +68,8 @@ def test_an_optimizer_of_another_package_needs_yaml_only(tmp_path):
     (tmp_path / "optim").mkdir()
     (tmp_path / "optim" / "nadam.yaml").write_text(
         "defaults: [_base, _self_]\nlr: 0.002\nadamw_lr: 0.01\n"
-        "hidden: {_target_: torch.optim.NAdam, _partial_: true, lr: '${optim.lr}', betas: [0.9, 0.95]}\n"
+        "hidden: {_target_: torch.optim.NAdam, _partial_: true, lr: '${optim.lr}',\n"
+        "  betas: [0.9, 0.95]}\n"
     )
     model, reference = Toy(), Toy()
     for toy in (model, reference):  # train the hidden matrices alone, so that NAdam alone decides

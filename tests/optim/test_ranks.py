@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from toy import Toy, assert_equal_trees, by_role, saved, train
 
 from minigpt.optim.muon import Muon
 from minigpt.optim.normuon import NorMuon
 from minigpt.optim.ranks import shares
-from tests.optim.toy import Toy, assert_equal_trees, by_role, saved, train
 
 OPTIMIZERS = {"muon": partial(Muon, lr=0.02, ns_dtype="bf16"), "normuon": partial(NorMuon, lr=0.02)}
 State = dict[str, Any]

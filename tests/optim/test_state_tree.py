@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from toy import assert_equal_trees, saved
 
 from minigpt.optim.state_tree import bytes_of, from_tree, to_tree
-from tests.optim.toy import assert_equal_trees, saved
 
 CPU = torch.device("cpu")
 

@@ -78,7 +78,8 @@ def train(model: nn.Module, optimizer: Any, seeds: range) -> list[float]:
         optimizer.step()
     assert torch.equal(before, torch.get_rng_state()), (
         "the optimizer draws from torch's global generator, so neither a resumed run nor one that "
-        "evaluates in between is the same run: draw from a torch.Generator of the optimizer's own, kept in its state"
+        "evaluates in between is the same run: draw from a torch.Generator of the optimizer's own, "
+        "kept in its state"
     )
     return losses
 
@@ -99,9 +100,7 @@ def preset(name: str, *overrides: str) -> Any:
 
 
 def build(name: str, model: Toy | list[Any], *overrides: str) -> ByRole:
-    """A preset from YAML on the toy model (or on a list of parameters), the way the scripts do
-    it.
-    """
+    """A preset from YAML on the toy model (or on a list of parameters), as the scripts do it."""
     node = {k: v for k, v in preset(name, *overrides).items() if k not in ("lr", "adamw_lr")}
     listed = model if isinstance(model, list) else model.listed()
     optimizer = instantiate(node, listed, _convert_="all")
