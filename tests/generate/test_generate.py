@@ -109,10 +109,8 @@ def test_an_exported_run_gives_equal_logits_in_transformers_and_the_same_text_he
         assert torch.equal(ours.model(tokens), theirs(tokens).logits)
     texts = []
     for where in (run, folder):
-        assert (
-            shell("generate", f"run={where}", "prompt=MAC", "temperature=0", "max_new_tokens=12")
-            == 0
-        ), shell.err
+        greedy = [f"run={where}", "prompt=MAC", "temperature=0", "max_new_tokens=12"]
+        assert shell("generate", *greedy) == 0, shell.err
         texts.append(shell.out)
     assert texts[0] == texts[1]
 
@@ -120,16 +118,10 @@ def test_an_exported_run_gives_equal_logits_in_transformers_and_the_same_text_he
 def test_an_exported_folder_starts_a_new_run(shell: Shell, tmp_path: Path) -> None:
     from minigpt import export
 
-    assert export.main([str(shell.run_folder()), str(tmp_path / "exported")]) == 0
-    assert (
-        shell(
-            "train",
-            *SMALL,
-            f"init_from={tmp_path / 'exported'}",
-            f"output_dir={tmp_path / 'outputs'}",
-        )
-        == 0
-    ), shell.err
+    folder = tmp_path / "exported"
+    assert export.main([str(shell.run_folder()), str(folder)]) == 0
+    places = [f"init_from={folder}", f"output_dir={tmp_path / 'outputs'}"]
+    assert shell("train", *SMALL, *places) == 0, shell.err
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +168,8 @@ def test_an_exported_folder_that_does_not_fit_itself_is_one_line(
     shell: Shell, exported: Path, tmp_path: Path, name: str
 ) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "odd"))
-    config, weights = (
-        json.loads((folder / "config.json").read_text()),
-        load_file(folder / "model.safetensors"),
-    )
+    config = json.loads((folder / "config.json").read_text())
+    weights = load_file(folder / "model.safetensors")
     ODD_EXPORTS[name](config, weights)
     (folder / "config.json").write_text(json.dumps(config))
     save_file(weights, folder / "model.safetensors")
@@ -216,10 +206,8 @@ def test_a_file_of_an_exported_folder_that_is_none_is_one_line(
     assert shell.err.startswith("error: ")
     assert len(shell.err.splitlines()) == 1
     if not name.startswith("tokenizer"):
-        assert shell("train", *SMALL, f"init_from={path.parent}", f"output_dir={tmp_path}") in (
-            2,
-            4,
-        ), shell.err
+        places = [f"init_from={path.parent}", f"output_dir={tmp_path}"]
+        assert shell("train", *SMALL, *places) in (2, 4), shell.err
         assert all(line.startswith("error: ") for line in shell.err.splitlines()[-1:])
 
 

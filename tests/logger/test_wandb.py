@@ -29,15 +29,8 @@ def records_of(folder: Path) -> dict[str, list[Any]]:
 def test_a_resumed_sweep_is_whole_in_its_last_segments_grouped_by_study_and_arm(
     shell: Shell,
 ) -> None:
-    command = [
-        "-m",
-        *SMALL,
-        "optim=muon,adamw",
-        "study=arms",
-        "logger=wandb",
-        "logger.project=bench",
-    ]
-    command.append(f"logger.folder={shell.folder / 'wandb'}")
+    logger = ["logger=wandb", "logger.project=bench", f"logger.folder={shell.folder / 'wandb'}"]
+    command = ["-m", *SMALL, "optim=muon,adamw", "study=arms", *logger]
     assert shell("train", *command, "train.stop_after=6") == 0, shell.err
     assert shell("train", *command) == 0, shell.err
     assert "warning" not in shell.err
@@ -55,10 +48,8 @@ def test_a_resumed_sweep_is_whole_in_its_last_segments_grouped_by_study_and_arm(
         assert (run["project"], run["display_name"]) == ("bench", folder.name)
         config = run["config"]["update"]
         assert config["choices"]["optim"] == arm
-        assert (
-            config["optim"]["hidden"]["lr"]
-            == yaml.safe_load((folder / "config.yaml").read_text())["optim"]["lr"]
-        )
+        saved = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["optim"]["hidden"]["lr"] == saved["optim"]["lr"]
         axes = {metric.get("glob_name"): metric.get("step_metric") for metric in last["metric"]}
         assert axes["*"] == "tokens"
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -75,14 +66,8 @@ def test_a_resumed_sweep_is_whole_in_its_last_segments_grouped_by_study_and_arm(
 
 
 def test_sync_finds_every_run_of_the_shared_folder(shell: Shell) -> None:
-    command = [
-        "-m",
-        *SMALL,
-        "seed=0,1,2",
-        "logger=wandb",
-        f"logger.folder={shell.folder / 'wandb'}",
-    ]
-    assert shell("train", *command) == 0, shell.err
+    logger = ["logger=wandb", f"logger.folder={shell.folder / 'wandb'}"]
+    assert shell("train", "-m", *SMALL, "seed=0,1,2", *logger) == 0, shell.err
     sync = [sys.executable, "-m", "wandb", "sync", "--dry-run", "--yes"]
     loud = {key: value for key, value in os.environ.items() if key != "WANDB_SILENT"}
     done = subprocess.run(

@@ -15,8 +15,8 @@ from minigpt.schedule.wsd import WSD
 HALF = math.sqrt(0.5)
 
 BY_HAND = [
-    # 12 steps, 4 of warm-up, 8 down: the cosine passes 1, (1 + sqrt(1/2))/2, 1/2, (1 -
-    # sqrt(1/2))/2, 0 at quarters
+    # 12 steps, 4 of warm-up, 8 down: at quarters the cosine passes 1, (1 + HALF) / 2, 1/2,
+    # (1 - HALF) / 2 and 0.
     (
         WarmupCosine(warmup=4),
         12,

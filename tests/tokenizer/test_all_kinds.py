@@ -57,12 +57,8 @@ def test_a_marker_in_the_text_is_text(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(f"before {END_OF_TEXT} after")
     assert tokenizer.end_of_text not in ids
     assert tokenizer.decode(ids) == f"before {END_OF_TEXT} after"
-    assert (
-        tokenizer.decode_bytes(
-            [tokenizer.end_of_text, *tokenizer.encode("a"), tokenizer.end_of_text]
-        )
-        == b"a"
-    )
+    end = tokenizer.end_of_text
+    assert tokenizer.decode_bytes([end, *tokenizer.encode("a"), end]) == b"a"
 
 
 def test_a_saved_tokenizer_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -143,11 +139,8 @@ def test_ids_only(tmp_path: Path) -> None:
     tokenizer = Ids(vocab_size=10, end_of_text=9).train([])
     tokenizer.save(tmp_path)
     again = load(tmp_path)
-    assert (again.vocab_size, again.end_of_text, again.fingerprint) == (
-        10,
-        9,
-        tokenizer.fingerprint,
-    )
+    assert (again.vocab_size, again.end_of_text) == (10, 9)
+    assert again.fingerprint == tokenizer.fingerprint
     assert again.decode([1, 9]) == "<1><9>"
     assert again.bytes_per_id() is None
     with pytest.raises(DataError, match="knows ids only"):
@@ -302,9 +295,7 @@ def test_only_the_names_of_tokenizers_are_kinds(tmp_path: Path, kind: Any) -> No
     before = set(sys.modules)
     with pytest.raises(DataError, match=r"kind of tokenizer|not a tokenizer of minigpt"):
         load(tmp_path)
-    assert {
-        name for name in set(sys.modules) - before if not name.startswith("minigpt.tokenizer")
-    } == set()
+    assert all(name.startswith("minigpt.tokenizer") for name in set(sys.modules) - before)
 
 
 @pytest.mark.faults(33)
