@@ -1,6 +1,4 @@
-"""One walk over a source: its pieces in order, cleaned, split, and each with the state to continue
-behind it.
-"""
+"""A walk over a source: its pieces in order, clean, split, each with the state to go on from."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +7,11 @@ from typing import Any
 from minigpt.data.clean import clean
 from minigpt.data.source import Source, SplitName
 from minigpt.data.splitting import split_document
-from minigpt.interrupt import requested
+from minigpt.interrupt import requested, stop_if_requested
 
-# Where a walk stands, as JSON: position (of the document, in the source's own terms), number (of
-# the document), pieces (of it that are done).
+NOT_BEGUN = "no tokens were written yet (the same command begins again)"
+# Where a walk stands, as JSON: the position of a document in the source's own terms, its number,
+# and how many of its pieces are done.
 State = dict[str, Any]
 START: State = {"position": None, "number": 0, "pieces": 0}
 
@@ -32,17 +31,15 @@ class Piece:
 def walk(source: Source, rule: dict[str, Any], start: State = START) -> Iterator[Piece]:
     """The pieces behind `start`.
 
-    If the source ends with skipped documents, or a stop signal comes among them, an empty piece
-    tells of them.
+    An empty piece tells of skipped documents at the end, or where a stop signal came among them.
     """
     skipped: list[str] = []
     after = start
     for number, document in enumerate(source.documents(start["position"]), start["number"]):
         done = start["pieces"] if number == start["number"] else 0
         met = 0
-        for met, (split, starts_document, text) in enumerate(
-            split_document(rule, number, document), 1
-        ):
+        in_pieces = split_document(rule, number, document)
+        for met, (split, starts_document, text) in enumerate(in_pieces, 1):
             if met > done:
                 text, n_bytes, odd = clean(text)
                 after = {"position": document.position, "number": number, "pieces": met}
@@ -50,8 +47,7 @@ def walk(source: Source, rule: dict[str, Any], start: State = START) -> Iterator
                 skipped = []
         if met == 0 and not done:
             skipped.append("null" if document.text is None else "blank")
-            # 1: it is counted
-            after = {"position": document.position, "number": number, "pieces": 1}
+            after = {"position": document.position, "number": number, "pieces": 1}  # it is counted
             if requested() is not None:
                 yield Piece("", 0, "train", False, after, skipped)
                 skipped = []
@@ -59,26 +55,21 @@ def walk(source: Source, rule: dict[str, Any], start: State = START) -> Iterator
         yield Piece("", 0, "train", False, after, skipped)
 
 
-class DatasetIterator:
-    """The training text of a source, piece by piece, for a tokenizer to learn from; memory stays
-    bounded.
+def training_text(
+    source: Source, rule: dict[str, Any], max_bytes: int | None = None
+) -> Iterator[str]:
+    """The training text of a source, piece by piece, for a tokenizer to learn from.
 
-    max_bytes: stop after the piece in which so many bytes of text are reached; None reads
-    everything. May be iterated again, from the start.
+    max_bytes: stop behind the piece in which so many bytes of text are reached; None reads all.
+    Raises Stopped if a stop signal came.
     """
-
-    def __init__(self, source: Source, rule: dict[str, Any], max_bytes: int | None = None) -> None:
-        self.source = source
-        self.rule = rule
-        self.max_bytes = max_bytes
-
-    def __iter__(self) -> Iterator[str]:
-        read = 0
-        if self.max_bytes == 0:
-            return
-        for piece in walk(self.source, self.rule):
-            if piece.split == "train" and piece.text:
-                yield piece.text
-                read += piece.n_bytes
-                if self.max_bytes is not None and read >= self.max_bytes:
-                    return
+    read = 0
+    if max_bytes == 0:
+        return
+    for piece in walk(source, rule):
+        if piece.split == "train" and piece.text:
+            stop_if_requested(NOT_BEGUN)
+            yield piece.text
+            read += piece.n_bytes
+            if max_bytes is not None and read >= max_bytes:
+                return

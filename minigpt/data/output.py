@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from minigpt.data.iterator import Piece
-from minigpt.data.shards import ShardWriter, token_dtype
+from minigpt.data.shard_writer import ShardWriter
+from minigpt.data.shards import token_dtype
 from minigpt.errors import DataError
 
 SPLITS = ("train", "val")

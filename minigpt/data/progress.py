@@ -11,16 +11,14 @@ DRAW_EVERY_S = 0.1
 
 
 class Progress:
-    """Documents, tokens, MB/s and time left. total_bytes and max_tokens may be unknown (None)."""
+    """Documents, tokens, MB/s and time left."""
 
-    def __init__(
-        self, total_bytes: int | None, max_tokens: int | None, enabled: bool = True
-    ) -> None:
-        self.total_bytes = total_bytes
-        self.max_tokens = max_tokens
+    def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
+        self.total_bytes: int | None = None  # None: unknown
+        self.max_tokens: int | None = None
         self.documents = self.tokens = self.bytes = 0
-        self.skipped_bytes = self.skipped_tokens = 0  # done by an earlier process
+        self.bytes_before = 0  # done by an earlier process
         self.started = self.last_shown = time.monotonic()
         self.bar: Any = None
         if enabled and sys.stderr.isatty():
@@ -32,46 +30,41 @@ class Progress:
             say(line)
 
     def resume(self, documents: int, tokens: int, n_bytes: int) -> None:
+        """Begin with what an earlier process has done."""
         self.documents, self.tokens, self.bytes = documents, tokens, n_bytes
-        self.skipped_tokens, self.skipped_bytes = tokens, n_bytes
+        self.bytes_before = n_bytes
 
     def add(self, documents: int, tokens: int, n_bytes: int) -> None:
         self.documents += documents
         self.tokens += tokens
         self.bytes += n_bytes
-        if time.monotonic() - self.last_shown < (
-            DRAW_EVERY_S if self.bar is not None else LINE_EVERY_S
-        ):
+        every_s = LINE_EVERY_S if self.bar is None else DRAW_EVERY_S
+        if time.monotonic() - self.last_shown < every_s:
             return
         self.last_shown = time.monotonic()
-        if self.bar is not None:
-            self.bar.n = round(1000 * (self.share() or 0))
-            self.bar.set_postfix_str(self.text(), refresh=True)
-        else:
+        if self.bar is None:
             self.say(self.text())
+        else:
+            self.bar.n = round(1000 * self.share())
+            self.bar.set_postfix_str(self.text(), refresh=True)
 
-    def share(self) -> float | None:
-        """How much is done, 0 to 1; None if nobody knows."""
-        shares = []
-        if self.total_bytes:
-            shares.append(self.bytes / self.total_bytes)
-        if self.max_tokens:
-            shares.append(self.tokens / self.max_tokens)
-        return min(1.0, max(shares)) if shares else None
+    def share(self) -> float:
+        """How much is done, 0 to 1; 0 where nobody knows."""
+        wholes = ((self.bytes, self.total_bytes), (self.tokens, self.max_tokens))
+        return min(1.0, max(done / whole if whole else 0.0 for done, whole in wholes))
 
     def text(self) -> str:
         elapsed_s = max(1e-9, time.monotonic() - self.started)
-        new_bytes = self.bytes - self.skipped_bytes
-        parts = [
-            f"{self.documents:,} documents",
-            f"{self.tokens:,} tokens",
-            f"{new_bytes / elapsed_s / 1e6:.1f} MB/s",
-        ]
+        new_bytes = self.bytes - self.bytes_before
+        text = (
+            f"{self.documents:,} documents, {self.tokens:,} tokens, "
+            f"{new_bytes / elapsed_s / 1e6:.1f} MB/s"
+        )
         share = self.share()
         if share and new_bytes:
             left_s = elapsed_s / new_bytes * self.bytes * (1 - share) / share
-            parts.append(f"{left_s // 60:.0f}:{left_s % 60:02.0f} left")
-        return ", ".join(parts)
+            text += f", {left_s // 60:.0f}:{left_s % 60:02.0f} left"
+        return text
 
     def close(self) -> None:
         if self.bar is not None:

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from corpora import contents, documents_of, stories
 
-from minigpt.data import encoding
+from minigpt.data import encoding, preparation
 from minigpt.data import hub as hub_module
-from minigpt.data import prepare as prepare_module
 from minigpt.data.fineweb_edu import FineWebEdu
 from minigpt.data.hub import Hub
 from minigpt.data.prepare import prepare
@@ -227,7 +226,7 @@ def test_a_preparation_that_gave_up_goes_on(
     """
     options: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500, "progress": False}
     prepare(FineWebEdu(), Byte(), tmp_path / "straight", **options)
-    plan = prepare_module.plan_split
+    plan = preparation.plan_split
 
     def plan_then_fail(source: Any, fraction: float) -> Any:
         rule = plan(source, fraction)
@@ -235,7 +234,7 @@ def test_a_preparation_that_gave_up_goes_on(
         return rule
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "plan_split", plan_then_fail)
+        patch.setattr(preparation, "plan_split", plan_then_fail)
         with pytest.raises(DataError, match="gave up after 4 attempts"):
             prepare(FineWebEdu(), Byte(), tmp_path / "tokens", **options)
     journal = json.loads((tmp_path / "tokens" / "progress.json").read_text())

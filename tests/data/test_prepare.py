@@ -20,7 +20,7 @@ from corpora import Memory, contents, documents_of, stories, stream
 
 from minigpt import interrupt
 from minigpt.data import encoding
-from minigpt.data.iterator import DatasetIterator
+from minigpt.data.iterator import training_text
 from minigpt.data.prepare import prepare
 from minigpt.data.source import Document
 from minigpt.data.tokens import Tokens
@@ -259,13 +259,12 @@ def test_max_tokens_of_a_single_document(
     assert documents_of(tokens, "val")[0] in text[int(len(text) * 0.9) :]
 
 
-def test_the_dataset_iterator_stops_and_starts_again() -> None:
-    texts = DatasetIterator(
-        Memory(["aaaa", "bb", None, "cc", "dd"]), {"rule": "documents", "documents": [1]}
-    )
-    assert list(texts) == list(texts) == ["aaaa", "cc", "dd"]
-    assert list(DatasetIterator(texts.source, texts.rule, max_bytes=5)) == ["aaaa", "cc"]
-    assert list(DatasetIterator(texts.source, texts.rule, max_bytes=0)) == []
+def test_the_training_text_stops_where_it_is_told() -> None:
+    source = Memory(["aaaa", "bb", None, "cc", "dd"])
+    rule = {"rule": "documents", "documents": [1]}
+    assert list(training_text(source, rule)) == ["aaaa", "cc", "dd"]
+    assert list(training_text(source, rule, max_bytes=5)) == ["aaaa", "cc"]
+    assert list(training_text(source, rule, max_bytes=0)) == []
 
 
 def test_vocabularies_beyond_16_bits_take_32(tmp_path: Path) -> None:

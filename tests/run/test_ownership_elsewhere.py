@@ -47,7 +47,7 @@ def test_a_folder_for_tokens_that_holds_something_else_is_left_as_it_is(
 def test_foreign_files_among_half_made_tokens_outlive_the_rest_of_the_work(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minigpt.data.prepare import Preparation
+    from minigpt.data.preparation import Preparation
 
     def stop(self: Preparation, *_: object) -> None:
         raise StorageError("the disk is full")
