@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from minigpt.checkpoint.layout import steps_on_disk
-from minigpt.checkpoint.load import Checkpoint
 from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.config import identity
 from minigpt.config.budget import Budget, epochs_notice
@@ -82,8 +81,11 @@ def assemble(plan: Plan, folder: RunFolder) -> Run:
         logger=build(config["logger"]),
         bar=ProgressBar(budget.steps, progress.step),
     )
-    if saved is not None:
-        restore_state(run, saved)
+    if saved is not None:  # the weights are there already
+        if saved.optimizer is not None:
+            optimizer.load_state_tree(saved.optimizer)
+        run.scaler.load_state_dict(saved.state["scaler"])
+        log.info("resuming at step %d of %d", progress.step, budget.steps)
     say_optimizer_share(run)
     return run
 
@@ -176,14 +178,6 @@ def begin_folder(
     folder.keep_tokenizer(tokens.tokenizer.files)
 
 
-def restore_state(run: Run, saved: Checkpoint) -> None:
-    """Put the state of optimizer and loss scaler back. The weights are there already."""
-    if saved.optimizer is not None:
-        run.optimizer.load_state_tree(saved.optimizer)
-    run.scaler.load_state_dict(saved.state["scaler"])
-    log.info("resuming at step %d of %d", run.progress.step, run.budget.steps)
-
-
 def say_optimizer_share(run: Run) -> None:
     share = run.optimizer_flops_share()
     if share is not None and share > NOTABLE_SHARE:
@@ -210,14 +204,13 @@ def describe_tokens(tokens: Tokens) -> dict[str, Any]:
 
 def describe_hardware(precision: Precision) -> dict[str, Any]:
     """The machine that a run began on, for run.json."""
-    on_gpu = precision.device == "cuda"
     cpu = platform.processor() or platform.machine()
     peak = peak_of(precision.device, precision.precision)
     return {
         "host": socket.gethostname(),
         "cpus": os.cpu_count(),
         "world_size": 1,
-        "device": torch.cuda.get_device_name() if on_gpu else cpu,
+        "device": torch.cuda.get_device_name() if precision.device == "cuda" else cpu,
         "peak_flops": peak.flops,
         "peak_source": peak.source,
     }

@@ -124,16 +124,12 @@ def max_norm(run: Run) -> float:
 
 def update(run: Run, norm: torch.Tensor) -> dict[str, float]:
     """Step all optimizers. Returns what the probe saw of it, if it looked."""
-    probe = run.probe
-    if probe is None or not due(run.config["probe"]["every"], run.progress.step + 1, 0):
-        with run.progress.timed("optimizer"):
-            run.optimizer.step()
-        return {}
-    probe.before(min(1.0, (run.config["train"]["grad_clip"] or float("inf")) / float(norm)))
+    looks = run.probe is not None and due(run.config["probe"]["every"], run.progress.step + 1, 0)
+    if looks:
+        run.probe.before(min(1.0, max_norm(run) / float(norm)))
     with run.progress.timed("optimizer"):
         run.optimizer.step()
-    seen: dict[str, float] = probe.after()
-    return seen
+    return run.probe.after() if looks else {}
 
 
 def row_of(run: Run, nats: torch.Tensor, norm: torch.Tensor, tokens_per_s: float) -> dict[str, Any]:

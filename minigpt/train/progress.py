@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from minigpt.train.clocks import timed, training_seconds
-from minigpt.train.spikes import is_spike, remember
+from minigpt.train.spikes import WINDOW, is_spike
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Progress:
         found = float(norm)
         if is_spike(found, self.norms, factor):
             return False
-        self.norms = remember(found, self.norms)
+        self.norms = [*self.norms, found][-WINDOW:]
         return True
 
     def advance(self, tokens: int, updated: bool) -> None:

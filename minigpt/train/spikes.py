@@ -2,8 +2,7 @@
 
 from statistics import median
 
-# How many accepted norms are remembered. A quarter of them is enough to judge by.
-WINDOW = 64
+WINDOW = 64  # accepted norms that are remembered; a quarter of them is enough to judge by
 
 
 def is_spike(norm: float, accepted: list[float], factor: float) -> bool:
@@ -12,8 +11,3 @@ def is_spike(norm: float, accepted: list[float], factor: float) -> bool:
     False while there are too few to judge by, or if their median is zero.
     """
     return len(accepted) >= WINDOW // 4 and norm > factor * median(accepted) > 0
-
-
-def remember(norm: float, accepted: list[float]) -> list[float]:
-    """The last WINDOW accepted norms, this one included."""
-    return [*accepted, norm][-WINDOW:]

@@ -22,8 +22,7 @@ from minigpt.train.run import Run
 log = logging.getLogger(__name__)
 # A job of a sweep must not inherit those of the job before.
 DEFAULT_THREADS = torch.get_num_threads()
-# Narrower models gain little from a second thread. On a busy machine threads wait for each other:
-# up to 50x.
+# Narrower models gain little from a second thread, and lose up to 50x on a busy machine.
 SEVERAL_THREADS_FROM_D_MODEL = 256
 
 
