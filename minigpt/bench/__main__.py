@@ -115,7 +115,7 @@ def bench(options: argparse.Namespace) -> None:
     results: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(names):
         later = sum(shares[other] for other in names[number:])
-        unit_s = (deadline - time.time()) / later
+        unit_s = max(0.0, deadline - time.time()) / later
         results[name] = measure(
             name,
             commands[name],

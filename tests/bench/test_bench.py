@@ -1,6 +1,4 @@
-"""minigpt.bench: what it measures is the product's own step, it ends in time, and it writes
-nothing.
-"""
+"""minigpt.bench measures the product's own step, ends in time, and writes nothing."""
 
 import json
 import os
@@ -52,8 +50,8 @@ def test_the_whole_command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     begin = time.monotonic()
-    code = bench.main(["--only", "tiny", "--seconds", "40", "--tokens", "1_000_000", "--json", "f.json", *TINY,
-                       "train.compile=false"])  # fmt: skip
+    options = ["--only", "tiny", "--seconds", "40", "--tokens", "1_000_000", "--json", "f.json"]
+    code = bench.main([*options, *TINY, "train.compile=false"])
     out, err = capfd.readouterr()
     assert code == 0, err
     assert time.monotonic() - begin < 40 + bench.GRACE_S + 5

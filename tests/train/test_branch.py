@@ -1,6 +1,4 @@
-"""Branching horizons: a run that begins at another's checkpoint ends with the bits of training it
-straight.
-"""
+"""Branching: a run that begins at another's checkpoint has the bits of training it straight."""
 
 import json
 import os
@@ -85,7 +83,7 @@ def test_a_sweep_of_budgets_trains_the_trunk_once_and_every_run_is_as_if_trained
 
 
 @pytest.mark.slow
-def test_a_branch_that_is_killed_before_its_first_checkpoint_and_again_later_is_still_the_straight_run(
+def test_a_branch_that_is_killed_before_its_first_checkpoint_and_later_is_the_straight_run(
     shell: Shell, other: Shell
 ) -> None:
     one = [*WSD_RUN, "checkpoint.every=120", "eval.every=null", "log.every=1"]
@@ -156,8 +154,9 @@ def test_nothing_that_a_neighbour_says_is_built_and_none_stops_a_run(
     short, canary = by_steps(shell)[10], tmp_path / "exploded"
     mkdir = {"_target_": "os.mkdir", "path": str(canary)}
     schedules: list[Any] = [
-        mkdir, {"decay": mkdir}, {"decay": [mkdir]}, {"also": mkdir}, {"_args_": [mkdir]}, {"decay": "0.2"},
-        {"decay": "${oc.env:HOME}"}, {"decay": None}, {"decay": -1}, {"decay": 1e300}, {"decay": 10**400}, {"floor": 7},
+        mkdir, {"decay": mkdir}, {"decay": [mkdir]}, {"also": mkdir}, {"_args_": [mkdir]},
+        {"decay": "0.2"}, {"decay": "${oc.env:HOME}"}, {"decay": None}, {"decay": -1},
+        {"decay": 1e300}, {"decay": 10**400}, {"floor": 7},
     ]  # fmt: skip
 
     def neighbour(number: int, change: Callable[[Any], object]) -> Path:
@@ -286,8 +285,9 @@ def test_shared_steps_are_those_with_equal_multipliers() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"tokens": "many"}, {"metrics_bytes": None}, {"seconds": [1]}, {"scaler": 3}, {"norms": "x"}, {"final": {}},
-        {"optimizer": {"@dict": []}}, {"optimizer": {"@dict": [["optimizers", 1], ["like", 2], ["groups", []]]}},
+        {"tokens": "many"}, {"metrics_bytes": None}, {"seconds": [1]}, {"scaler": 3},
+        {"norms": "x"}, {"final": {}}, {"optimizer": {"@dict": []}},
+        {"optimizer": {"@dict": [["optimizers", 1], ["like", 2], ["groups", []]]}},
     ],
     ids=str,
 )  # fmt: skip

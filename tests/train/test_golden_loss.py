@@ -25,8 +25,9 @@ from tests.train.test_loop import Notes, config_of
 
 STEPS, SHOWN = 40, (1, 2, 10, 40)
 MUON = partial(
-    Muon, lr=0.02, weight_decay=0.05, momentum=0.95, nesterov=True, ns_schedule="keller", ns_steps=5, ns_dtype="fp32",
-    scale="original", momentum_warmup=0, momentum_dtype="gradient", renormalise=False, cautious=False, split="matrix",
+    Muon, lr=0.02, weight_decay=0.05, momentum=0.95, nesterov=True, ns_schedule="keller",
+    ns_steps=5, ns_dtype="fp32", scale="original", momentum_warmup=0, momentum_dtype="gradient",
+    renormalise=False, cautious=False, split="matrix",
 )  # fmt: skip
 ADAMW = partial(torch.optim.AdamW, lr=3e-3, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.05)
 LOSSES = {  # at the SHOWN steps
@@ -36,9 +37,7 @@ LOSSES = {  # at the SHOWN steps
 
 
 class Runs:
-    """Sequences that count modulo 61 with a stride of 1 to 5 from a random start: soon
-    predictable.
-    """
+    """Sequences that count modulo 61 from a random start, in strides of 1 to 5: predictable."""
 
     def batch(
         self, step: int, batch_size: int, rows: slice = slice(None)
@@ -55,7 +54,8 @@ class Runs:
 def losses_of(hidden: Any) -> dict[int, float]:
     torch.set_num_threads(1)
     model = Transformer(
-        61, n_layers=2, d_model=32, n_heads=4, n_kv_heads=1, d_ff=96, max_seq_len=24, dropout=0.0, tie_embeddings=False,
+        61, n_layers=2, d_model=32, n_heads=4, n_kv_heads=1, d_ff=96, max_seq_len=24, dropout=0.0,
+        tie_embeddings=False,
         qk_norm=True, rope_theta=10000.0, norm_eps=1e-5, parametrization="standard",
     )  # fmt: skip
     model.init_weights(generator(0, "init"))

@@ -71,7 +71,10 @@ class Notes(Run):
 
 
 def config_of(**changes: Any) -> dict[str, Any]:
-    """What the loop reads of a configuration. changes: `train` keys, or `eval_every` and the like."""
+    """What the loop reads of a configuration.
+
+    changes: keys of `train`, or `eval_every` and the like.
+    """
     train = {"grad_clip": 1.0, "max_bad_steps": 3, "skip_spikes": None, "stop_after": None}
     every = {"eval": None, "checkpoint": None, "sample": None, "log": 1}
     for key, value in changes.items():
@@ -253,7 +256,8 @@ def test_events_come_at_their_steps_and_a_stop_saves() -> None:
     )
     assert not finished
     assert notes.events == [
-        ("evaluate", 2), ("save", 3), ("evaluate", 4), ("sample", 5), ("evaluate", 6), ("save", 6), ("save", 7),
+        ("evaluate", 2), ("save", 3), ("evaluate", 4), ("sample", 5), ("evaluate", 6),
+        ("save", 6), ("save", 7),
     ]  # fmt: skip
 
 
@@ -264,9 +268,7 @@ def test_due() -> None:
 
 
 def test_micro_batches_change_no_loss_under_dropout() -> None:
-    """Beyond rounding: masks belong to sequences. AdamW alone, as Newton-Schulz makes much of
-    little.
-    """
+    """Beyond rounding, since masks belong to sequences. Newton-Schulz would make much of little."""
     losses = []
     for micro in (1, 2, 4):
         model, _ = make(dropout=0.3)

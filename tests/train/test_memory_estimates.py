@@ -95,9 +95,7 @@ def test_dry_run_says_it(shell: Shell) -> None:
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_process_takes_what_was_estimated(model: str, checkpointing: str) -> None:
-    """A step of a model with much to keep; the estimate is within 20 % (glibc's heap is part of
-    it).
-    """
+    """A step of a model with much to keep; within 20 %, glibc's heap included."""
     code = f"""
 import json, torch
 from minigpt.config import schema
@@ -105,8 +103,9 @@ from minigpt.cli import process
 from minigpt.bench.machine import peak_memory
 from minigpt.bench.model import Model
 schema.register(); process.register_resolvers(); torch.set_num_threads(1)
-model = Model(["model={model}", "model.n_layers=8", "model.d_model=256", "model.max_seq_len=256", "train.batch_size=16",
-               "train.precision=fp32", "train.activation_checkpointing={checkpointing}"])
+model = Model(["model={model}", "model.n_layers=8", "model.d_model=256", "model.max_seq_len=256",
+               "train.batch_size=16", "train.precision=fp32",
+               "train.activation_checkpointing={checkpointing}"])
 model.steps(model.chosen, 16, 2)
 print(json.dumps([peak_memory("cpu"), model.memory(16, model.chosen).total]))
 """

@@ -1,6 +1,4 @@
-"""Whole runs: what the same command means the second time, what is refused, and that nothing leaks
-between runs.
-"""
+"""Whole runs: the same command a second time, what is refused, and nothing leaks between runs."""
 
 import json
 import os
@@ -199,9 +197,7 @@ def test_a_finished_run_of_changed_code_does_not_answer(shell: Shell) -> None:
 
 @pytest.mark.faults(27)
 def test_deterministic_kernels_are_not_switched_in_mid_run(shell: Shell) -> None:
-    """They decide bits on a GPU: no part of the id, but of what a run holds on to once it has
-    begun.
-    """
+    """They decide bits on a GPU: no part of the id, but a run keeps to them once it has begun."""
     assert shell("train", *SMALL, "train.stop_after=4") == 0, shell.err
     assert shell("train", *SMALL, "train.deterministic=true") == 4
     assert "deterministic: False -> True" in shell.err
@@ -224,7 +220,8 @@ def test_a_folder_in_use_is_refused_with_its_owner(shell: Shell) -> None:
     assert shell("train", *SMALL, "train.stop_after=2") == 0
     code = (
         "import time\nfrom pathlib import Path\nfrom minigpt.files.lock import FolderLock\n"
-        f"with FolderLock(Path({str(shell.run_folder())!r}), 'x'):\n    print(flush=True)\n    time.sleep(60)"
+        f"with FolderLock(Path({str(shell.run_folder())!r}), 'x'):\n"
+        "    print(flush=True)\n    time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
