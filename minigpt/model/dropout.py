@@ -56,9 +56,6 @@ class Dropout(nn.Module):
             raise ValueError(f"dropout of {len(x)} rows that are not {len(_now.seeds)} sequences")
         return split(_now.seeds, self.place, 1)[:, 0]
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
 
 class _Now:
     seeds: Tensor | None = None  # (B,) int64 of the sequences trained now, on the model's device

@@ -26,6 +26,3 @@ class RMSNorm(nn.Module):
             return y
         y = F.rms_norm(x.to(self.gain.dtype), self.gain.shape, self.gain, self.eps)
         return y.to(product_dtype(x))
-
-    def extra_repr(self) -> str:
-        return f"{self.gain.numel()}, eps={self.eps}"

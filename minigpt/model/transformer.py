@@ -68,9 +68,8 @@ class Transformer(nn.Module):
         1/sqrt(d_model), that of the head as 1/d_model. Optimizers scale their lr by
         `Role.width_multiplier` = d_model / 128. Widen by more heads of equal size.
     embedding, attention, mlp: other classes for these parts, called with the arguments of
-        nn.Embedding (V, D), of Attention and of SwiGLU. An embedding with an attribute
-        `context` > 0 also gets that many tokens from before the given ones, and the documents (see
-        NgramEmbedding).
+        nn.Embedding (V, D), of Attention and of SwiGLU. An embedding with an attribute `context`
+        also gets so many tokens from before the given ones, and the documents (NgramEmbedding).
 
     The parameters are not drawn here: call `init_weights`, or load a state.
     Raises ValueError for sizes that do not fit each other.
@@ -139,8 +138,7 @@ class Transformer(nn.Module):
         """Logits (B, T, V) of the tokens (B, T) int64.
 
         targets: (B, T); the result is then the sum of nats over targets != -100 (fp32).
-        documents: (B, T) int, which document each token belongs to. Attention stays inside a
-            document.
+        documents: (B, T) int, which document each token belongs to; attention stays inside it.
         cache: the tokens continue those stored in it, and are added to it.
         """
         x = self.hidden(tokens, documents, cache)
@@ -165,7 +163,7 @@ class Transformer(nn.Module):
             )
         rope = rope_table(start, length, self.head_size, self.rope_theta, tokens.device)
         mask = attention_mask(start, length, documents, tokens.device)
-        x = self.embedded(tokens, documents, cache)
+        x = self.embedded(tokens, documents, cache)  # (B, T, D)
         for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, mask, None, use_reentrant=False)
@@ -175,8 +173,7 @@ class Transformer(nn.Module):
 
     def embedded(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Tensor:
         """What the first block reads, (B, T, D); arguments as in `forward`."""
-        context = getattr(self.embed, "context", 0)
-        if not context:
+        if not (context := getattr(self.embed, "context", 0)):
             return self.embed(tokens)
         before = None if cache is None else cache.tokens_before(tokens, context)
         return self.embed(tokens, before, documents)
@@ -223,9 +220,9 @@ class Transformer(nn.Module):
         (`blocks.0.attention.q.weight` -> q). A tied head has the role embed.
         """
         heads = {
-            f"{path}.{kind}": n
-            for path, m in self.named_modules()
-            for kind, n in getattr(m, "heads", {}).items()
+            f"{path}.{kind}": n_heads
+            for path, module in self.named_modules()
+            for kind, n_heads in getattr(module, "heads", {}).items()
         }
         roles = {}
         for name, parameter in self.named_parameters():
