@@ -1,19 +1,20 @@
 """What a process sets up before it composes: streams, the log on stderr, resolvers of conf/."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt import streams
 from minigpt.cli.yaml_files import refuse_multiplying_aliases
-from minigpt.config import typed
+from minigpt.config import plan, typed
 from minigpt.errors import MinigptError
 from minigpt.terminal import say
 
 
 def set_up_process() -> None:
-    """Make the streams safe, configure logging, bound YAML, register resolvers. Sweep workers call it too."""
+    """Make streams safe, show the log, bound YAML, register resolvers; also in sweep workers."""
     streams.install()
     show_log()
     refuse_multiplying_aliases()
@@ -44,13 +45,13 @@ def register_resolvers() -> None:
 
     ${oc.env:...} refuses names that look like a secret's.
     """
-    OmegaConf.register_new_resolver("oc.env", typed.environment_value, replace=True)
-    OmegaConf.register_new_resolver(
-        "run_folder", lambda _root_: str(_run_folder(_root_)), replace=True
-    )
-    OmegaConf.register_new_resolver(
-        "run_folder_name", lambda _root_: _run_folder(_root_).name, replace=True
-    )
+    resolvers: dict[str, Callable[..., str]] = {
+        "oc.env": typed.environment_value,
+        "run_folder": lambda _root_: str(_run_folder(_root_)),
+        "run_folder_name": lambda _root_: _run_folder(_root_).name,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def _run_folder(root: DictConfig) -> Path:
@@ -58,9 +59,7 @@ def _run_folder(root: DictConfig) -> Path:
 
     A resolver must not raise, since that would end a whole sweep.
     """
-    from minigpt.config.plan import plan_of
-
     try:
-        return plan_of(root).folder
+        return plan.plan_of(root).folder
     except MinigptError:
         return Path(str(root.get("output_dir", "outputs"))) / ".invalid"

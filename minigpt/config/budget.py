@@ -9,16 +9,12 @@ BUDGET_KEYS = ("tokens", "steps", "epochs")
 
 @dataclass(frozen=True)
 class Budget:
-    """A run's length and the shape of its steps.
+    """A run's length and the shape of its steps."""
 
-    steps: optimizer steps.  batch_size: sequences per optimizer step.
-    micro_batch_size: sequences per forward and backward pass.  seq_len: tokens per sequence.
-    """
-
-    steps: int
-    batch_size: int
-    micro_batch_size: int
-    seq_len: int
+    steps: int  # of the optimizer
+    batch_size: int  # sequences per step
+    micro_batch_size: int  # sequences per forward and backward pass
+    seq_len: int  # tokens per sequence
 
     @property
     def accumulation(self) -> int:
@@ -36,9 +32,7 @@ class Budget:
 
 
 def accumulation_problem(batch_size: int, micro_batch_size: int) -> str | None:
-    """Why a batch cannot be cut into equal micro-batches, or None. Names both values and the
-    nearest that work.
-    """
+    """Why a batch cannot be cut into equal micro-batches, and into which it can; or None."""
     if batch_size % micro_batch_size == 0:
         return None
     below = batch_size - batch_size % micro_batch_size

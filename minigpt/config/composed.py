@@ -8,15 +8,12 @@ from omegaconf import DictConfig, OmegaConf
 
 @dataclass(frozen=True)
 class Composed:
-    """A composed configuration without its `hydra` node, and what that node said.
-
-    choices: group -> option.  overrides: as typed.  sources: folders that YAML files come from.
-    """
+    """A composed configuration without its `hydra` node, and what that node said."""
 
     own: DictConfig
-    choices: dict[str, str]
-    overrides: list[str]
-    sources: list[str]
+    choices: dict[str, str]  # group -> option
+    overrides: list[str]  # as typed
+    sources: list[str]  # folders that YAML files come from
 
 
 def take_apart(cfg: DictConfig) -> Composed:

@@ -28,8 +28,7 @@ def _arguments_of_prepare() -> dict[str, Parameter]:
     """What the data group may say beside the arguments of its source."""
     known = signature.read_signature(identity.PREPARE).parameters
     given = ("corpus", "tokenizer", "folder", "wait", "progress")
-    part = ast.parse("Callable", mode="eval").body
-    text = ast.parse("str | None", mode="eval").body
+    part, text = (ast.parse(kind, mode="eval").body for kind in ("Callable", "str | None"))
     return {name: parameter for name, parameter in known.items() if name not in given} | {
         "tokenizer": Parameter("tokenizer", part, signature.REQUIRED),
         "out": Parameter("out", text, None),

@@ -19,9 +19,7 @@ PREPARE = "minigpt.data.prepare.prepare"
 
 
 def canonical(node: Any) -> Any:
-    """A configuration node as its typed values without defaults; `_target_` stays, `_partial_` and
-    the like go.
-    """
+    """A configuration node as its typed values without defaults; of `_keys_` only `_target_`."""
     if isinstance(node, list | tuple):
         return [canonical(item) for item in node]
     if not isinstance(node, dict):
@@ -64,13 +62,12 @@ def shared_scalars(group: str, node: dict[str, Any]) -> tuple[str, ...]:
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
     """What decides the bytes of prepared tokens: source, tokenizer and preparation."""
     prepare = signature.read_signature(PREPARE).parameters
-    kept = {}
-    for key, value in data.items():
-        known = KEYS.get(f"data.{key}")
-        if known is not None and known.effect != "result":
-            continue
-        if not (key in prepare and value == prepare[key].default):
-            kept[key] = value
+    kept = {
+        key: value
+        for key, value in data.items()
+        if KEYS.get(f"data.{key}", Key()).effect == "result"
+        and not (key in prepare and value == prepare[key].default)
+    }
     return canonical(kept)
 
 

@@ -1,7 +1,6 @@
 """Less to wait for before the first step and after the last one.
 
-Seconds below: processor time of one Zen 5 core, torch 2.13; `experiments/speed/startup.py` measures
-    the whole.
+Times are processor time of one Zen 5 core with torch 2.13 (`experiments/speed/startup.py`).
 """
 
 import gc
@@ -11,10 +10,9 @@ from typing import Any
 
 
 def load_torch() -> None:
-    """Import torch without what a run does not need: 1.1 s with its share of the exit instead of
-    1.8.
+    """Import torch without what a run does not need: 1.1 s, exit included, instead of 1.8 s.
 
-    Later calls cost nothing. Training then imports no compiler, which would take 1.6 s more.
+    Training then imports no compiler, which would take 1.6 s more. Later calls cost nothing.
     """
     if "torch" in sys.modules:
         return
@@ -22,18 +20,14 @@ def load_torch() -> None:
     import torch
 
     _optimizers_without_compiler(torch.optim)
-    # no later collection, nor the one at exit, looks at the half million objects that torch is made
-    # of
-    gc.freeze()
+    gc.freeze()  # no later collection looks at torch's half million objects, nor the one at exit
     gc.enable()
 
 
 def _optimizers_without_compiler(optim: object) -> None:
-    """Take torch's decorators off its optimizers, which tell a compiler of steps what to leave
-    alone.
+    """Take off the decorators with which torch tells a compiler of steps what to leave alone.
 
-    We compile models, never steps, and each decorator imports torch._dynamo when it is first
-    called.
+    We compile models, never steps, and each decorator imports torch._dynamo on its first call.
     """
     import torch
 

@@ -47,8 +47,7 @@ def weights_id(source: Path) -> str:
             why = "has no checkpoint yet (let it reach checkpoint.every, or finish)"
         else:
             found = durable.sha256_bytes(reading.read_bytes((source / MODEL).resolve()))
-    # before Python 3.13, a link in a circle is a RuntimeError
-    except (OSError, RuntimeError, UnreadableError):
+    except (OSError, RuntimeError, UnreadableError):  # RuntimeError: a circle of links
         found = None
     if found is None:
         raise ConfigError(f"no weights: init_from={source} {why}")

@@ -55,11 +55,7 @@ class Precision:
         )
 
     def activate(self) -> None:
-        """Set this process's switches.
-
-        fp32 products may use TF32 on CUDA and nothing else elsewhere; on a CPU freed memory is
-        kept.
-        """
+        """Set this process's switches: fp32 products may use TF32 on CUDA; a CPU keeps memory."""
         import torch
 
         if self.device == "cpu":
@@ -83,8 +79,8 @@ class Precision:
 def keep_freed_memory() -> None:
     """Let glibc reuse large freed blocks, which makes steps 5 to 10 % faster.
 
-    By default each tensor above 32 MB is mapped anew, and the kernel clears it page by page. Peak
-    memory is the same. Does nothing with another C library.
+    By default it maps each tensor above 32 MB anew, and the kernel clears every page. Peak memory
+    stays the same. Does nothing with another C library.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     with suppress(OSError, AttributeError):
@@ -112,21 +108,15 @@ def choose(
         problems.append(f"unknown value: train.compile={compile} (choose auto, true or false)")
     if problems:
         raise ConfigError(*problems)
-    chosen, device_reason = _choose_device(device)
+    chosen, device_reason = _device(device)
+    number, precision_reason = _precision(precision, chosen, d_model)
+    missing = missing_compiler(chosen)
+    compiled, compile_reason = _compile(compile, chosen, missing, d_model)
     known = formats_of(chosen)
-    if precision == "auto":
-        number, precision_reason = _auto_precision(chosen, d_model)
-    else:
-        number, precision_reason = cast(PrecisionName, precision), "asked for"
     if number not in known:
         problems.append(
             f"not supported by {chosen}: train.precision={number} (use auto, {', '.join(known)})"
         )
-    missing = missing_compiler(chosen)
-    if compile == "auto":
-        compiled, compile_reason = _auto_compile(chosen, missing, d_model)
-    else:
-        compiled, compile_reason = bool(compile), "asked for"
     if compiled and missing:
         problems.append(
             f"cannot compile: train.compile=true, but {missing} (use train.compile=false)"
@@ -136,7 +126,7 @@ def choose(
     return Precision(chosen, number, compiled, device_reason, precision_reason, compile_reason)
 
 
-def _choose_device(asked: str) -> tuple[DeviceName, str]:
+def _device(asked: str) -> tuple[DeviceName, str]:
     present = _present_devices()
     if asked == "auto":
         return present[-1], "the only device" if len(present) == 1 else "the fastest here"
@@ -148,7 +138,9 @@ def _choose_device(asked: str) -> tuple[DeviceName, str]:
     return asked, "asked for"
 
 
-def _auto_precision(device: str, d_model: int) -> tuple[PrecisionName, str]:
+def _precision(asked: str, device: DeviceName, d_model: int) -> tuple[PrecisionName, str]:
+    if asked != "auto":
+        return cast(PrecisionName, asked), "asked for"
     if device == "mps":
         return "fp32", "the rule on MPS"
     native = formats.native_bf16(device)
@@ -161,7 +153,11 @@ def _auto_precision(device: str, d_model: int) -> tuple[PrecisionName, str]:
     return "bf16", f"native on this CPU and d_model {d_model} >= {BF16_FROM}"
 
 
-def _auto_compile(device: str, missing: str | None, d_model: int) -> tuple[bool, str]:
+def _compile(
+    asked: bool | str, device: DeviceName, missing: str | None, d_model: int
+) -> tuple[bool, str]:
+    if asked != "auto":
+        return bool(asked), "asked for"
     if device != "cuda":
         return False, f"the rule on {device}"
     if missing:
@@ -175,12 +171,8 @@ def _present_devices() -> list[DeviceName]:
     """Slowest first; the last is what `auto` takes."""
     import torch
 
-    available = {
-        "cpu": True,
-        "mps": torch.backends.mps.is_available(),
-        "cuda": torch.cuda.is_available(),
-    }
-    return [name for name in DEVICES if available[name]]
+    there = (True, torch.backends.mps.is_available(), torch.cuda.is_available())
+    return [name for name, is_there in zip(DEVICES, there, strict=True) if is_there]
 
 
 def formats_of(device: str) -> tuple[PrecisionName, ...]:

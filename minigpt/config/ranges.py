@@ -27,7 +27,8 @@ def range_problems(config: dict[str, Any]) -> list[str]:
     name = config["name"]
     if name is not None and not NAME.fullmatch(name):
         problems.append(
-            f"bad name: name={name!r} (letters, digits, '.' but not first, '_' and '-', at most 120)"
+            f"bad name: name={name!r} "
+            "(letters, digits, '.' but not first, '_' and '-', at most 120)"
         )
     study = config["study"]
     if study is not None and not (study.isprintable() and 0 < len(study) <= 120):

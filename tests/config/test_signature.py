@@ -28,8 +28,8 @@ def test_signatures_read_from_source_are_those_of_the_imported_class(name: str) 
 
 def test_reading_a_signature_imports_nothing() -> None:
     code = (
-        "import sys\nfrom minigpt.config.signature import read_signature\n"
-        "read_signature('torch.optim.AdamW'), read_signature('minigpt.model.transformer.Transformer')\n"
+        "import sys\nfrom minigpt.config.signature import read_signature as read\n"
+        "read('torch.optim.AdamW'), read('minigpt.model.transformer.Transformer')\n"
         "assert 'torch' not in sys.modules and 'minigpt.model' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -50,7 +50,8 @@ def test_base_classes_dataclasses_and_aliases_are_followed(
         "class Empty:\n    pass\n"
         "class Wider(Empty, Closed):\n    def __init__(self, c: int, b: str = 'y', **rest):\n"
         "        super().__init__(b=b, **rest)\n"
-        "class Given(Closed):\n    def __init__(self, **rest):\n        super().__init__(3, **rest)\n"
+        "class Given(Closed):\n    def __init__(self, **rest):\n"
+        "        super().__init__(3, **rest)\n"
         "class Keeps(Closed):\n    def __init__(self, **rest):\n        self.rest = rest\n"
         "class Folds(Closed):\n    def __init__(self, lr=0.1, **rest):\n"
         "        super().__init__(1, dict(lr=lr, **rest))\n"

@@ -58,9 +58,8 @@ def planned(*overrides: str) -> Plan:
     except ConfigError as error:
         if not made_up:
             raise
-        pytest.skip(
-            f"{' '.join(overrides)} cannot be tested with made-up values ({' '.join(made_up)}): {error}"
-        )
+        typed = " ".join(overrides)
+        pytest.skip(f"{typed} cannot be tested with {' '.join(made_up)}, made up: {error}")
 
 
 def test_discovery_finds_the_groups_there_are() -> None:
@@ -73,7 +72,8 @@ def test_values_left_to_the_user_are_made_up_by_their_type(tmp_path: Path) -> No
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.yaml").write_text(
         "defaults: [_base, tokenizer: byte, _self_]\n"
-        "_target_: minigpt.data.copy_task.CopyTask\nn_documents: ???\nlength: 8\nn_letters: 16\nseed: 0\n"
+        "_target_: minigpt.data.copy_task.CopyTask\n"
+        "n_documents: ???\nlength: 8\nn_letters: 16\nseed: 0\n"
     )
     made_up = stand_ins(compose("data=mine", f"hydra.searchpath=[file://{tmp_path}]"))
     assert made_up == ["data.n_documents=1"]
