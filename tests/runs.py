@@ -82,3 +82,12 @@ def tensors(folder: Path) -> dict[str, bytes]:
     """The tensors of the newest checkpoint, as bytes."""
     newest = sorted((folder / "checkpoints").glob("step_*"))[-1]
     return {path.name: path.read_bytes() for path in sorted(newest.glob("*.safetensors"))}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder but its lock, by name."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }

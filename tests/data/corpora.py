@@ -1,7 +1,8 @@
 """Small corpora for the data tests."""
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,32 @@ def documents_of(tokens: Tokens, split: str) -> list[str]:
     return [tokens.tokenizer.decode(ids) for ids in texts]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder of tokens but the lock, by name."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "lock"
-    }
+def text_of(document: Document) -> str | None:
+    if document.text is None or isinstance(document.text, str):
+        return document.text
+    return "".join(document.text)
+
+
+def texts_of(documents: Iterable[Document]) -> list[str | None]:
+    return [text_of(document) for document in documents]
+
+
+def check_positions(source: Source) -> None:
+    """Reading from a document's position gives it and all after it, also when the position went
+    through JSON.
+    """
+    everything = [(text_of(document), document.position) for document in source.documents()]
+    for number, (_, position) in enumerate(everything):
+        again = texts_of(source.documents(json.loads(json.dumps(position))))
+        assert again == [text for text, _ in everything[number:]]
+
+
+def write_parquet(
+    path: Path, texts: list[str | None], row_group_size: int = 3, column: str = "text"
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.table({column: texts, "id": list(range(len(texts)))})
+    pyarrow.parquet.write_table(table, path, row_group_size=row_group_size)

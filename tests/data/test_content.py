@@ -15,12 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import contents, documents_of, stories
-from runs import Shell
-from test_sources import check_positions, texts_of, write_parquet
+from corpora import check_positions, documents_of, stories, texts_of, write_parquet
+from runs import Shell, contents
 
 from minigpt.data import rows
-from minigpt.data.content import refuse_binary
 from minigpt.data.files import Files
 from minigpt.data.prepare import prepare
 from minigpt.errors import DataError
@@ -193,7 +191,9 @@ def test_parquet_named_as_text_is_refused(tmp_path: Path) -> None:
 )
 def test_odd_text_stays_text(tmp_path: Path, text: str) -> None:
     """NULs and bytes of Latin-1 here and there are counted, not refused."""
-    refuse_binary(tmp_path, text.encode("latin-1"))
+    path, content = tmp_path / "x.txt", text.encode("latin-1")
+    path.write_bytes(content)
+    assert texts_of(Files(str(path)).documents()) == [content.decode("utf-8", "replace")]
 
 
 @pytest.mark.parametrize(

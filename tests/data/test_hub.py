@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import contents, documents_of, stories
+from corpora import documents_of, stories
+from runs import contents
 
 from minigpt.data import encoding, preparation
 from minigpt.data import hub as hub_module

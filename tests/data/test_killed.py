@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import Memory, contents, stories
+from corpora import Memory, stories
 from fault_table import Tries
+from runs import contents
 
 from minigpt.data import encoding
 from minigpt.data.prepare import prepare

@@ -1,15 +1,13 @@
 """Each source gives its documents in order, from any position on, and names what it cannot read."""
 
 import glob
-import json
 import struct
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from corpora import documents_of, stories, stream
+from corpora import check_positions, documents_of, stories, stream, texts_of, write_parquet
 from stand_ins import stand_in
 
 from minigpt.data.bin import Bin
@@ -17,7 +15,6 @@ from minigpt.data.copy_task import CopyTask
 from minigpt.data.files import Files
 from minigpt.data.prepare import prepare
 from minigpt.data.shakespeare import Shakespeare, plain_text
-from minigpt.data.source import Document, Source
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows
 from minigpt.errors import DataError
@@ -25,38 +22,6 @@ from minigpt.tokenizer import load
 from minigpt.tokenizer.byte import Byte
 from minigpt.tokenizer.fast_bpe import BPE
 from minigpt.tokenizer.ids import Ids
-
-
-def text_of(document: Document) -> str | None:
-    if document.text is None or isinstance(document.text, str):
-        return document.text
-    return "".join(document.text)
-
-
-def texts_of(documents: Iterable[Document]) -> list[str | None]:
-    return [text_of(document) for document in documents]
-
-
-def check_positions(source: Source) -> None:
-    """Reading from a document's position gives it and all after it, also when the position went
-    through JSON.
-    """
-    everything = [(text_of(document), document.position) for document in source.documents()]
-    for number, (_, position) in enumerate(everything):
-        again = texts_of(source.documents(json.loads(json.dumps(position))))
-        assert again == [text for text, _ in everything[number:]]
-
-
-def write_parquet(
-    path: Path, texts: list[str | None], row_group_size: int = 3, column: str = "text"
-) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.table({column: texts, "id": list(range(len(texts)))})
-    pyarrow.parquet.write_table(table, path, row_group_size=row_group_size)
-
 
 # Files
 

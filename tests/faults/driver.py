@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT, SMALL
+from runs import ROOT, SMALL, rows
 
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import newest_checkpoint, verify_checkpoint
@@ -141,15 +141,6 @@ def run_folder(folder: Path) -> Path:
     """The only run below a working folder."""
     (found,) = (path.parent for path in (folder / "outputs").glob("*/run.json"))
     return found
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what a clock decides."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "time_s" and not k.startswith("perf/")}
-        for line in lines
-    ]
 
 
 def result(folder: Path) -> dict[str, Any]:

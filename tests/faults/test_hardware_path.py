@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from driver import SIX, Outcome, Pool, rows, run_folder
+from driver import SIX, Outcome, Pool, run_folder
 from fault_table import Tries
+from runs import rows
 from safetensors.torch import load_file
 
 from minigpt import verify

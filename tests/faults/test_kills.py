@@ -22,11 +22,10 @@ from driver import (
     leftovers,
     no_half_checkpoint,
     result,
-    rows,
     run_folder,
 )
 from fault_table import Tries
-from runs import ROOT
+from runs import ROOT, rows
 
 CHECKPOINT_EVERY = 2
 SLOW, SHORTER = pytest.mark.slow, pytest.mark.shorter

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from driver import Pool, all_or_every, leftovers
 from fault_table import Tries
+from runs import contents
 
 COMMAND = [
     "data=files",
@@ -16,14 +17,6 @@ COMMAND = [
     "data.shard_tokens=2000",
     "data.val_fraction=0.1",
 ]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "lock"
-    }
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from driver import SIX, Pool, leftovers, result, rows, run_folder
+from driver import SIX, Pool, leftovers, result, run_folder
 from fault_table import Tries
+from runs import rows
 from safetensors.torch import load_file
 
 from minigpt import verify

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from foreign import NOTES, every_file, plant, still_there
 from runs import SMALL, Shell, rows
 
 from minigpt.checkpoint.layout import steps_on_disk
@@ -19,29 +20,7 @@ from minigpt.errors import StorageError
 from minigpt.files.lock import FolderLock, lock_is_held
 from minigpt.run.metrics import Metrics
 
-NOTES = b"not yours \xff\n"
 ID = "0badc0de"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file() and not p.is_symlink()
-    }
-
-
-def plant(folder: Path, *names: str) -> dict[Path, bytes]:
-    """Foreign files, with the folders that they need."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(NOTES)
-    return {folder / name: NOTES for name in names}
-
-
-def still_there(planted: dict[Path, bytes]) -> None:
-    for path, content in planted.items():
-        assert path.read_bytes() == content, path
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +58,13 @@ def test_a_folder_with_the_name_of_a_run_that_is_none_is_refused_whole(
 ) -> None:
     folder = shell.folder / "outputs" / name
     planted = plant(folder, foreign)
-    before = contents(folder)
+    before = every_file(folder)
     code = shell("train", *SMALL)
     assert code in (4, 6), shell.err
     assert str(folder) in shell.err
     assert shell.err.count("error: ") == 1
     still_there(planted)
-    assert contents(folder) == before
+    assert every_file(folder) == before
 
 
 def test_a_neighbour_with_the_id_in_its_name_is_no_run(name: str, shell: Shell) -> None:
@@ -95,17 +74,17 @@ def test_a_neighbour_with_the_id_in_its_name_is_no_run(name: str, shell: Shell) 
     assert shell("train", *SMALL) == 0, shell.err
     assert shell.run_folder().name == name
     still_there(planted)
-    assert len(contents(outputs / f"hf-{name[-8:]}")) == 2
+    assert len(every_file(outputs / f"hf-{name[-8:]}")) == 2
 
 
 def test_a_run_of_another_id_is_not_taken_nor_answered_for(name: str, shell: Shell) -> None:
     assert shell("train", *SMALL, "seed=1", "train.stop_after=1") == 0, shell.err
     other = shell.run_folder()
     other.rename(other.parent / name)
-    before = contents(other.parent / name)
+    before = every_file(other.parent / name)
     assert shell("train", *SMALL) == 4
     assert f"of {other.name[-8:]}, expected {name[-8:]}" in shell.err
-    assert contents(other.parent / name) == before
+    assert every_file(other.parent / name) == before
 
 
 @pytest.mark.faults(4)
@@ -131,9 +110,9 @@ def test_a_refusal_takes_away_what_it_made_and_nothing_else(shell: Shell, tmp_pa
     content = bytearray(shard.read_bytes())
     content[80] ^= 1
     shard.write_bytes(content)
-    before = contents(folder)
+    before = every_file(folder)
     assert shell("train", *SMALL) == 4
-    assert contents(folder) == before
+    assert every_file(folder) == before
     assert shell("train", *SMALL, "seed=1") == 3, shell.err
     assert [path for path in (shell.folder / "outputs").iterdir() if path.is_dir()] == [folder]
 
@@ -204,11 +183,11 @@ def test_links_in_a_run_folder_are_not_followed(name: str, shell: Shell, tmp_pat
     (folder / name).rename(elsewhere)
     if name == "lock":
         elsewhere.write_bytes(NOTES)
-    before = contents(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()
+    before = every_file(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()
     (folder / name).symlink_to(elsewhere)
     assert shell("train", *SMALL) == 6, shell.err
     assert f"cannot write: {folder / name}: a link" in shell.err
-    assert (contents(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()) == before
+    assert (every_file(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()) == before
 
 
 def test_a_fifo_in_the_place_of_a_file_is_refused_without_waiting(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from foreign import NOTES, every_file, plant, still_there
 from runs import SMALL, Shell
-from test_ownership import NOTES, contents, plant, still_there
 
 from minigpt import export
 from minigpt.bench.__main__ import main as bench
@@ -41,7 +41,7 @@ def test_a_folder_for_tokens_that_holds_something_else_is_left_as_it_is(
     assert shell("preprocess", *PREPARE, f"data.out={out(shell)}") in (3, 6), shell.err
     assert shell.err.count("error: ") == 1
     still_there(planted)
-    assert contents(out(shell)) == {foreign: NOTES}
+    assert every_file(out(shell)) == {foreign: NOTES}
 
 
 def test_foreign_files_among_half_made_tokens_outlive_the_rest_of_the_work(
@@ -112,10 +112,10 @@ def test_a_report_replaces_only_what_a_report_wrote(tmp_path: Path) -> None:
     assert (tmp_path / "report.md").read_bytes() == b"3"
     (tmp_path / "report.md").write_bytes(b"3, and a remark")
     planted = plant(tmp_path, "results.csv", ".tmp-report.md")
-    before = contents(tmp_path)
+    before = every_file(tmp_path)
     with pytest.raises(StorageError, match=r"report\.md.*\n.*results\.csv"):
         write_files(tmp_path, {"loss.png": b"4", "report.md": b"4", "results.csv": b"4"})
-    assert contents(tmp_path) == before
+    assert every_file(tmp_path) == before
     (tmp_path / "report.md").unlink()
     (tmp_path / "results.csv").unlink()
     write_files(tmp_path, {"loss.png": b"4", "report.md": b"4", "results.csv": b"4"})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notes import Notes, config_of
 
 from minigpt.config.budget import Budget
 from minigpt.config.precision import choose
@@ -21,7 +22,6 @@ from minigpt.optim.muon import Muon
 from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.seeding import generator
 from minigpt.train.loop import fit
-from tests.train.test_loop import Notes, config_of
 
 STEPS, SHOWN = 40, (1, 2, 10, 40)
 MUON = partial(
