@@ -14,7 +14,6 @@ checked, and nothing that they name is looked up.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ from minigpt.checkpoint.parameters import check_parameters
 from minigpt.config import identity, signature
 from minigpt.errors import CheckpointError
 from minigpt.files import durable, reading, records
-from minigpt.files.durable import sha256_bytes
 from minigpt.run.changes import changes_since, path_changes
 from minigpt.run.folder import RunFolder
 from minigpt.train.optimizer_form import check_optimizer_state
@@ -160,12 +158,8 @@ def differences(other: dict[str, Any], own: dict[str, Any]) -> list[str]:
 def shared_steps(one: Schedule, steps_of_one: int, other: Schedule, steps_of_other: int) -> int:
     """How many first steps of two runs have exactly the same multiplier of the lr."""
     both = range(min(steps_of_one, steps_of_other))
-    return sum(
-        1
-        for _ in takewhile(
-            lambda step: one(step, steps_of_one) == other(step, steps_of_other), both
-        )
-    )
+    different = (step for step in both if one(step, steps_of_one) != other(step, steps_of_other))
+    return next(different, len(both))
 
 
 def take(run: RunFolder, trunk: Trunk, model: "nn.Module") -> Checkpoint:
@@ -201,7 +195,7 @@ def is_trunk(found: Checkpoint, trunk: Trunk, tokens: int) -> bool:
 
 def are_its(rows: bytes, found: Checkpoint) -> bool:
     """Whether these are the rows that were logged before a checkpoint, all whole."""
-    digest = sha256_bytes(rows)
+    digest = durable.sha256_bytes(rows)
     return (
         len(rows) == found.state["metrics_bytes"]
         and found.state.get("metrics_sha256", digest) == digest

@@ -50,8 +50,9 @@ def check_optimizer_state(
     ours = optimizer.state_tree()
     like = {name: ours["like"][examples[kind]] for name, kind in kinds.items()}
     try:
-        if (tree["optimizers"], tree["like"]) != (ours["optimizers"], like):
-            raise _misfit(where, "other optimizers or parameters")
+        saved_parts = (tree["optimizers"], tree["like"], tree["groups"].keys())
+        if saved_parts != (ours["optimizers"], like, ours["groups"].keys()):
+            raise _misfit(where, "other optimizers, parameters or groups")
         for name, kind in kinds.items():
             saved = form_of(tree["parameters"][name])
             own = form_of(ours["parameters"][examples[kind]])

@@ -212,6 +212,7 @@ FORGED: dict[str, Callable[[dict[str, Any]], object]] = {
     "another optimizer": lambda tree: tree["optimizers"].update(hidden="torch.SGD"),
     "a setting of another type": lambda tree: tree["groups"]["embed/embed/1"].update(betas=3),
     "a group without parameters": lambda tree: tree["groups"]["embed/embed/1"].update(params=[]),
+    "a group too few": lambda tree: tree["groups"].pop("embed/embed/1"),
     "a group too many": lambda tree: tree["groups"].update(other={"x": 1}),
     "no groups": lambda tree: tree.pop("groups"),
 }
