@@ -3,6 +3,7 @@
 python train.py                                     tiny GPT, Muon, Shakespeare
 python train.py model=small optim=adamw seed=1      another run, in its own folder
 python train.py -m optim=muon,adamw seed=0,1,2      a sweep
+python train.py -m experiment=muon_vs_adamw         a declared study, from tuning to its verdict
 """
 
 import sys
@@ -14,6 +15,7 @@ from minigpt.config.plan import Plan, plan_of
 
 if TYPE_CHECKING:
     from minigpt.cli.entry import Inside
+    from minigpt.cli.study import Ends
 
 
 def train(plan: Plan, inside: "Inside") -> float | None:
@@ -59,9 +61,16 @@ def print_description(plan: Plan) -> None:
     print(describe(plan))
 
 
+def study_ends() -> "Ends":
+    """How a declared study is judged and told; imported when one is asked for."""
+    from minigpt.compare import study_ends
+
+    return study_ends
+
+
 def main() -> int:
     """The command; returns its exit code."""
-    return entry.main(train, "train", plan_of)
+    return entry.main(train, "train", plan_of, study_ends)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 
 from minigpt import interrupt, streams
+from minigpt.cli import study
 from minigpt.cli.arguments import report
 from minigpt.cli.boundary import words
 from minigpt.cli.composition import compose, groups_in
@@ -31,6 +32,7 @@ from minigpt.errors import ConfigError, MinigptError, Stopped
 from minigpt.files.durable import ensure_writable
 from minigpt.study.jobs import only, shortest_first
 from minigpt.study.sweep import JobFailed, Sweep
+from minigpt.study.task import StudyTask
 
 P = TypeVar("P")
 # Calls a function as Hydra calls a job: in the folder that Hydra makes, with its callbacks.
@@ -40,17 +42,25 @@ PlanOf = Callable[[DictConfig], P]
 Composed = Callable[[list[str]], DictConfig]
 
 
-def main(job: Job[P], config_name: str, plan_of: PlanOf[P], answers: bool = False) -> int:
+def main(
+    job: Job[P],
+    config_name: str,
+    plan_of: PlanOf[P],
+    study_ends: Callable[[], study.Ends] | None = None,
+    answers: bool = False,
+) -> int:
     """Plan what the command line composes, and do it; returns the exit code.
 
     plan_of: raises ConfigError with every problem of a composed configuration, in milliseconds.
     job: does what was planned. What needs no folder comes first; the rest it calls `Inside`.
+    study_ends: how a declared study is judged and told; None where there is none.
     answers: stdout is what the command is for, so losing it is an error.
     """
     with streams.standard(must_arrive=answers):
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
         set_up_process()
         schema.register()
+        study.register()
         sweep = Sweep(_task(job, plan_of), set_up_process, report)
         try:
             parsed = parse(sys.argv[1:])
@@ -68,7 +78,7 @@ def main(job: Job[P], config_name: str, plan_of: PlanOf[P], answers: bool = Fals
                 return 0
             interrupt.install()
             if parsed.multirun:
-                return _sweep(parsed, sweep, config_name, composed)
+                return _sweep(parsed, sweep, config_name, composed, study_ends)
             _single_run(parsed, job, plan_of, config_name, composed)
             return 0
         except BaseException as error:
@@ -106,6 +116,8 @@ def _single_run(
 ) -> None:
     cfg = composed(parsed.overrides)
     mode = cfg.hydra.mode
+    if study.is_declared(cfg) and not study.is_one_of_its_runs(cfg, parsed.overrides):
+        raise ConfigError("this experiment is a study: add -m (python train.py -m experiment=...)")
     if cfg.hydra.sweeper.get("params") and mode is None:
         raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
     if mode is not None and mode.name == "MULTIRUN":
@@ -124,8 +136,16 @@ def _single_run(
     job(plan_of(cfg), inside)
 
 
-def _sweep(parsed: argparse.Namespace, sweep: Sweep, config_name: str, composed: Composed) -> int:
+def _sweep(
+    parsed: argparse.Namespace,
+    sweep: Sweep,
+    config_name: str,
+    composed: Composed,
+    study_ends: Callable[[], study.Ends] | None,
+) -> int:
     cfg = composed([first_value(override) for override in parsed.overrides])
+    if study_ends is not None and study.is_declared(cfg):
+        return _study(parsed, sweep, config_name, composed, cfg, study_ends())
     if "train" in cfg:
         ensure_writable(Path(cfg.output_dir).expanduser())
     arguments = canonical(parsed)
@@ -143,6 +163,34 @@ def _sweep(parsed: argparse.Namespace, sweep: Sweep, config_name: str, composed:
     # where workers ran the jobs, none of them could end the sweep
     signal_number = interrupt.requested()
     return Stopped(signal_number).exit_code if signal_number else code
+
+
+def _study(
+    parsed: argparse.Namespace,
+    sweep: Sweep,
+    config_name: str,
+    composed: Composed,
+    cfg: DictConfig,
+    ends: study.Ends,
+) -> int:
+    """A declared study from its check to its report."""
+    task = StudyTask(sweep.run_job, sweep.set_up, sweep.report)
+    runs = study.prepare(cfg, parsed.overrides, task, composed)
+    base = study.check_whole(runs)
+    parallel = study.runs_side_by_side(cfg, runs)
+    output = Path(cfg.output_dir).expanduser()
+    if cfg.dry_run:
+        streams.stdout_must_arrive()
+        ends.describe(runs, output, (os.cpu_count() or 1) if parallel else 1)
+        return 0
+    ensure_writable(output)
+    arguments = canonical(parsed)
+    sys.argv[1:] = [*arguments, "hydra/hydra_logging=none"]  # one line tells of all jobs
+    with study.begin(runs, output, arguments, base, ends), study.conducting(task, parallel):
+        failed = launch(task, config_name, only_shows=False)
+        if failed is not None:
+            raise _not_composed(failed)
+    return 0
 
 
 def _not_composed(error: Exception) -> ConfigError:

@@ -32,28 +32,24 @@ better, equivalent within a margin, or undecided.
     python -m minigpt.compare outputs --by data/tokenizer
   warmup is tuned in each arm too
     python -m minigpt.compare outputs --by schedule --axis schedule.warmup
+  a declared study: its verdict, or what it lacks
+    python -m minigpt.compare outputs --study muon_vs_adamw
   a running sweep, seen from outside
     python -m minigpt.compare outputs --status --study muon_vs_adamw
 
-A study in three commands: tune on seeds 0, 1; confirm the best setting on seeds from 100 on,
-at two budgets or more.
+A study in one command, declared in its experiment file, from tuning to its report:
 
-  python train.py -m study=s optim=muon,adamw optim.lr_scale=0.25,0.5,1,2,4 seed=0,1
-  python train.py -m study=s optim=muon  optim.lr_scale=BEST seed="range(100,108)" \\
-    train.steps=300,600
-  python train.py -m study=s optim=adamw optim.lr_scale=BEST seed="range(100,108)" \\
-    train.steps=300,600
+  python train.py -m experiment=muon_vs_adamw
 """
 EPILOG = """\
 Runs are compared only if they are equal in all but KEY, learning rates, --axis keys, the seed and
 the budget; what splits them is named. Each arm's setting is chosen on tuning seeds (below 100) and
-judged on confirmation seeds (100 and above), paired by seed; verdict.* of the study's experiment
-file may declare others. Fewer than 8 pairs are shown and claim nothing.
+judged on confirmation seeds (100 and above), paired by seed. Fewer than 8 pairs claim nothing.
 
 DIR gets report.html (opens offline), report.md, figures as PNG and results.csv (a row for each
 run).
 
-Exit codes: 0 done; 2 bad arguments or nothing to compare; 6 DIR cannot be written.
+Exit codes: 0 done; 1 a study that has not ended; 2 bad arguments or nothing to compare; 6 DIR cannot be written.
 """
 
 
@@ -96,6 +92,14 @@ def answer(options: argparse.Namespace) -> None:
 
         print(status_text(sweeps(options.paths, options.study), options.by or "optim"), end="")
         return
+    if options.study is not None and options.by is None:
+        from minigpt.study.recorded import declared_in
+
+        if (declared := declared_in(options.paths, options.study)) is not None:
+            from minigpt.compare.study_ends import report_again
+
+            print(report_again(*declared, options.out), end="")
+            return
     if options.by is None:
         raise ConfigError("missing argument: --by (what sets the arms apart, e.g. --by optim)")
     if options.margin is not None and not 0 <= options.margin < float("inf"):

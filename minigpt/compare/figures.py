@@ -49,13 +49,21 @@ def figures(result: Result, prefix: str) -> list[Figure]:
         "sensitivity": panels.sensitivity,
         "cost": panels.cost,
     }
-    found = (_figure(f"{prefix}{name}", draw, result) for name, draw in drawn.items())
+    found = (
+        draw_figure(f"{prefix}{name}", partial(_of_result, draw, result))
+        for name, draw in drawn.items()
+    )
     return [figure for figure in found if figure is not None]
 
 
-def _figure(
-    name: str, draw: "Callable[[Axes, Result], str | None]", result: Result
-) -> Figure | None:
+def _of_result(
+    draw: "Callable[[Axes, Result], str | None]", result: Result, axes: "Axes"
+) -> str | None:
+    return draw(axes, result)
+
+
+def draw_figure(name: str, draw: "Callable[[Axes], str | None]") -> Figure | None:
+    """One figure; None if there is nothing to draw. draw: draws and returns the caption."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -65,7 +73,7 @@ def _figure(
         FigureCanvasAgg(canvas)
         axes = canvas.add_subplot()
         axes.set_axisbelow(True)
-        caption = draw(axes, result)
+        caption = draw(axes)
         if caption is None:
             return None
         png, svg = io.BytesIO(), io.BytesIO()

@@ -8,11 +8,14 @@ from minigpt.errors import StorageError
 from minigpt.files.durable import json_bytes, sha256_bytes, storage_error, write_atomic
 from minigpt.files.reading import UnreadableError, read_bytes, read_json
 
-RECORD = "report.json"  # which files a report wrote here, with the SHA-256 of what it wrote
+# What a report shows, and which files it wrote here, with the SHA-256 of what it wrote.
+RECORD = "report.json"
 
 
-def write_files(out: Path, files: dict[str, bytes]) -> None:
+def write_files(out: Path, files: dict[str, bytes], facts: dict[str, Any] | None = None) -> None:
     """Write the files of a report, in place of those that an earlier one left.
+
+    facts: what the report shows, for RECORD.
 
     Raises StorageError, with nothing written, if somebody wrote or changed a file of that name.
     """
@@ -33,7 +36,7 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
         _note(out, written | both)
         for name, content in files.items():
             write_atomic(out / name, content)
-        _note(out, written | {name: [digest] for name, digest in new.items()})
+        _note(out, written | {name: [digest] for name, digest in new.items()}, facts)
     except OSError as error:
         raise storage_error(out, error, "--out") from None
 
@@ -63,5 +66,5 @@ def _known(path: Path, written: dict[str, list[str]], new: str) -> bool:
     return not path.is_symlink() and digest in [*written.get(path.name, []), new]
 
 
-def _note(out: Path, written: dict[str, list[str]]) -> None:
-    write_atomic(out / RECORD, json_bytes({"schema": 1, "files": written}))
+def _note(out: Path, written: dict[str, list[str]], facts: dict[str, Any] | None = None) -> None:
+    write_atomic(out / RECORD, json_bytes({"schema": 1, **(facts or {}), "files": written}))

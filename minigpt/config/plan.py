@@ -28,6 +28,9 @@ from minigpt.config.typed import resolved, root_problems
 from minigpt.errors import ConfigError
 from minigpt.files import durable
 
+# Narrower models gain little from a second thread. On a busy machine threads wait for each other:
+# up to 50x.
+SEVERAL_THREADS_FROM_D_MODEL = 256
 GROUPS = ("model", "optim", "schedule", "data", "logger")
 
 
@@ -63,6 +66,16 @@ class Plan:
     def budget(self, windows: int = 0) -> Budget:
         """The run's length. windows: training windows of the corpus, which only epochs need."""
         return budget_of(self.config["train"], self.seq_len, windows)
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads to train with: train.threads, else by the width of the model.
+
+        None: as many as PyTorch chooses.
+        """
+        wide = identity.argument(self.config["model"], "d_model") >= SEVERAL_THREADS_FROM_D_MODEL
+        threads: int | None = self.config["train"]["threads"]
+        return threads or (None if wide else 1)
 
     @property
     def study(self) -> str | None:

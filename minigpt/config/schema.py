@@ -91,11 +91,44 @@ class Sample:
 
 
 @dataclass
-class Verdict:
-    """What a study declares before its first run. Decides no run; minigpt.compare judges by it."""
+class Tune:
+    """How a study chooses each arm's setting, before other seeds judge it."""
 
-    baseline: str | None = None
+    over: dict[str, Any] = key(dict)  # key -> values
+    per_arm: dict[str, Any] = key(dict)  # arm -> key -> values that only this arm has
+    method: str = key("grid", choices=("grid", "random", "coordinate"))
+    trials: int = key(16, least=2)  # settings of an arm, for random
+    rounds: int = key(2, least=1)  # passes over the keys, for coordinate
+    seeds: list[int] = key(lambda: [0, 1], least=0)
+    extend: int = key(2, least=0)  # values beyond an edge, at most
+    budget: float | None = key(None, above=0)  # one of verdict.budgets; null: the primary one
+
+
+@dataclass
+class Confirm:
+    """The seeds that judge: `looks[-1]` of them, counted up from `first_seed`."""
+
+    first_seed: int = key(100, least=0)
+    looks: list[int] = key(lambda: [8], least=2)
+
+
+@dataclass
+class Verdict:
+    """What a study declares before its first run. It changes no run; the study is judged by it."""
+
+    question: str | None = None
+    by: str | None = None  # the key or group whose values are the arms; null: no study
+    arms: list[Any] = key(list)
+    baseline: Any = None
+    metric: str = key("val_loss", choices=("val_loss", "val_bits_per_byte"))
     margin: float | None = key(None, least=0)
+    budgets: dict[str, Any] = key(dict)  # train.steps, train.tokens or train.epochs -> values
+    primary: float | None = key(None, above=0)  # null: the last budget
+    tune: Tune = key(Tune)
+    confirm: Confirm = key(Confirm)
+    cells: dict[str, Any] = key(dict)  # key -> values: the same question in each
+    spread: float | None = key(None, above=0)  # sd of paired differences, to plan by
+    amend: str | None = None  # why a declaration that has begun is changed
     tuning_seeds: list[int] | None = None
     confirmation_seeds: list[int] | None = None
     looks: list[int] | None = None

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -44,32 +44,53 @@ def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterato
     """The plan of each job, in their order; None for a job that cannot work, which will say why.
 
     first: the configuration of the first one.
-    Hydra takes 0.1 s to compose a job. Jobs that differ only in single values are composed once
-    and get their values set, which takes a tenth of that.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser, groups = OverridesParser.create(), set(first.hydra.runtime.choices)
     everywhere = set.intersection(*map(set, jobs)) if jobs else set()
-    parsed = {text: parser.parse_override(text) for job in jobs for text in {*job} - everywhere}
-    bases: dict[tuple[str, ...], Composed] = {}
-    for job in jobs:
-        values = [
-            parsed[text] for text in job if text in parsed and _is_value(parsed[text], groups)
-        ]
-        apart = {value.input_line for value in values}
-        shared = tuple(text for text in job if text not in apart)
-        try:
-            if shared not in bases:
-                bases[shared] = take_apart(compose([*shared, *first.hydra.overrides.hydra]))
-            base = bases[shared]
-            own = copy.deepcopy(base.own)
-            for value in values:
-                OmegaConf.update(own, value.key_or_group, value.value(), merge=True)
-            yield plan_composed(dataclasses.replace(base, own=own, overrides=job))
-        except (MinigptError, HydraException, OmegaConfBaseException, TypeError, ValueError):
-            yield None
+    return Planner(first, compose, everywhere).plans(jobs)
+
+
+class Planner:
+    """Plans jobs that share some overrides.
+
+    Hydra takes 0.1 s to compose a job. Jobs that differ only in single values are composed once
+    and get their values set, which takes a tenth of that. What was composed is remembered.
+
+    first: the configuration of one of them.
+    """
+
+    def __init__(self, first: DictConfig, compose: Compose, shared: Collection[str]) -> None:
+        self.first, self.compose, self.shared = first, compose, shared
+        self.bases: dict[tuple[str, ...], Composed] = {}
+
+    def plans(self, jobs: list[list[str]]) -> Iterator[Plan | None]:
+        """The plan of each job, in their order; None for a job that cannot work."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        parser, groups = OverridesParser.create(), set(self.first.hydra.runtime.choices)
+        own = {text for job in jobs for text in job} - set(self.shared)
+        parsed = {text: parser.parse_override(text) for text in own}
+        for job in jobs:
+            values = [
+                parsed[text] for text in job if text in parsed and _is_value(parsed[text], groups)
+            ]
+            apart = {value.input_line for value in values}
+            shared = tuple(text for text in job if text not in apart)
+            try:
+                config = copy.deepcopy(self._base(shared).own)
+                for value in values:
+                    OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+                base = self._base(shared)
+                yield plan_composed(dataclasses.replace(base, own=config, overrides=job))
+            except (MinigptError, HydraException, OmegaConfBaseException, TypeError, ValueError):
+                yield None
+
+    def _base(self, shared: tuple[str, ...]) -> Composed:
+        """What these overrides come to."""
+        if shared not in self.bases:
+            hydras = self.first.hydra.overrides.hydra
+            self.bases[shared] = take_apart(self.compose([*shared, *hydras]))
+        return self.bases[shared]
 
 
 def refuse_changes(planned: list[Plan]) -> None:

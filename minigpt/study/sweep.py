@@ -67,6 +67,11 @@ class Sweep:
         self.left: list[list[str]] | None = None  # overrides of jobs for Hydra to launch; None: all
         self.in_worker = False
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether a job shares its terminal with others; train.log has its lines."""
+        return self.in_worker and multiprocessing.parent_process() is not None
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a worker. Hydra composes the job there, so resolvers must be known before a call."""
         self.__dict__.update(state)
@@ -127,7 +132,7 @@ class Sweep:
         has_folder = self.record is not None and folder.name != ".invalid"
         self._note(number, {"overrides": overrides, "folder": folder.name if has_folder else None})
         try:
-            with _quiet() if self.in_worker and multiprocessing.parent_process() else nullcontext():
+            with _quiet() if self.is_quiet else nullcontext():
                 result = self.run_job(cfg)
             if self.record is None:
                 self._note(number, {"done": True})
@@ -233,6 +238,6 @@ def _add(jobs: list[dict[str, Any]], number: int, facts: dict[str, Any]) -> None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No lines and no bar of a job that shares its terminal with others; train.log has them."""
+    """No lines and no bar of a job."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 
 from minigpt import interrupt
-from minigpt.config import identity
 from minigpt.config.plan import Plan
 from minigpt.errors import NumericsError
 from minigpt.run.folder import RunFolder
@@ -22,8 +21,6 @@ from minigpt.train.run import Run
 log = logging.getLogger(__name__)
 # A job of a sweep must not inherit those of the job before.
 DEFAULT_THREADS = torch.get_num_threads()
-# Narrower models gain little from a second thread, and lose up to 50x on a busy machine.
-SEVERAL_THREADS_FROM_D_MODEL = 256
 
 
 def run(plan: Plan) -> dict[str, Any] | None:
@@ -48,9 +45,8 @@ def run(plan: Plan) -> dict[str, Any] | None:
 
 
 def threads_of(plan: Plan) -> int:
-    """As many as train.threads says, else by the width of the model."""
-    wide = identity.argument(plan.config["model"], "d_model") >= SEVERAL_THREADS_FROM_D_MODEL
-    return plan.config["train"]["threads"] or (DEFAULT_THREADS if wide else 1)
+    """As many as the plan says, else PyTorch's choice."""
+    return plan.threads or DEFAULT_THREADS
 
 
 def train(live: Run) -> bool:

@@ -1,0 +1,217 @@
+"""`-m experiment=<a declared study>`: check it as a whole, then let Hydra launch its jobs."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from minigpt import interrupt
+from minigpt.config.build import check_built, choose_precision
+from minigpt.config.composed import choices_of, take_apart
+from minigpt.config.plan import Plan, plan_composed
+from minigpt.errors import ConfigError, Stopped
+from minigpt.study.conduct import Conclusion, Look, Ruling, conduct
+from minigpt.study.declaration import Declaration, declaration_of
+from minigpt.study.jobs import Planner
+from minigpt.study.journal import Journal
+from minigpt.study.launched import Launch, LaunchedRuns, refuse_same_runs
+from minigpt.study.planned import PlannedRun, judging_runs, label, tuning_runs
+from minigpt.study.search import search
+from minigpt.study.task import StudyTask
+
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+    from hydra.types import HydraContext
+
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+Compose = Callable[[list[str]], DictConfig]
+
+
+class Ends(Protocol):
+    """What stands above the command line: how a look is judged, what is told before and after."""
+
+    def judge(self, runs: LaunchedRuns, declaration: Declaration, look: Look) -> Ruling: ...
+
+    def report(self, runs: LaunchedRuns, conclusion: Conclusion, journal: Journal) -> None: ...
+
+    def describe(self, runs: LaunchedRuns, output: Path, side_by_side: int) -> None: ...
+
+
+def register() -> None:
+    """Make `hydra/sweeper=study` known. `verdict.by` alone makes a study, whatever the sweeper."""
+    from hydra.core.config_store import ConfigStore
+
+    node = {"_target_": BASIC_SWEEPER, "max_batch_size": None, "params": None}
+    ConfigStore.instance().store(group="hydra/sweeper", name="study", node=node, provider="minigpt")
+
+
+@contextmanager
+def conducting(task: StudyTask, parallel: bool) -> Iterator[None]:
+    """Hydra's sweeper lets the study say what its launcher launches, and when.
+
+    parallel: with joblib, in place of Hydra's launcher of one job after another.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    def sweep(self: BasicSweeper, arguments: list[str]) -> None:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        context, config = self.hydra_context, self.config
+        launcher = _joblib(context, task, config) if parallel else self.launcher
+        assert launcher is not None
+
+        def launch(jobs: list[list[str]], first: int) -> None:
+            launcher.launch(jobs, initial_job_idx=first)
+            if stop := interrupt.requested():
+                raise SystemExit(Stopped(stop).exit_code)
+
+        task.conduct(launch)
+
+    hydras = BasicSweeper.sweep
+    BasicSweeper.sweep = sweep  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        BasicSweeper.sweep = hydras  # type: ignore[method-assign]
+
+
+def _joblib(context: "HydraContext", task: StudyTask, config: DictConfig) -> "Launcher":
+    from hydra.core.plugins import Plugins
+    from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
+
+    own = config.copy()
+    with open_dict(own):
+        own.hydra.launcher = OmegaConf.structured(JobLibLauncherConf)
+    return Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=task, config=own
+    )
+
+
+def runs_side_by_side(cfg: DictConfig, runs: LaunchedRuns) -> bool:
+    """Whether jobs go side by side without being told: one-thread jobs on a CPU of more cores."""
+    plan = runs.any_plan
+    told = any(typed.startswith("hydra/launcher=") for typed in cfg.hydra.overrides.hydra)
+    basic = cfg.hydra.launcher._target_.endswith(".BasicLauncher")
+    return (
+        basic
+        and not told
+        and (os.cpu_count() or 1) > 1
+        and plan.threads == 1
+        and choose_precision(plan.config).device == "cpu"
+    )
+
+
+def is_declared(cfg: DictConfig) -> bool:
+    """Whether a configuration declares a study."""
+    return cfg.get("verdict") is not None and cfg.verdict.get("by") is not None
+
+
+def is_one_of_its_runs(cfg: DictConfig, typed: Sequence[str]) -> bool:
+    """Whether an arm was typed: then one run of a study is meant, not the study."""
+    return any(override.startswith(f"{cfg.verdict.by}=") for override in typed)
+
+
+def prepare(
+    cfg: DictConfig, typed: Sequence[str], task: StudyTask, compose: Compose
+) -> LaunchedRuns:
+    """The checked study of a composed configuration.
+
+    typed: the overrides of the command. Raises ConfigError with everything that is wrong with the
+    declaration, or with one of its arms, cells and budgets, before anything is written.
+    """
+    if cfg.hydra.sweeper._target_ != BASIC_SWEEPER or cfg.hydra.sweeper.get("params"):
+        raise ConfigError(
+            "a sweep and a study: hydra.sweeper beside verdict.by (the study lays out its own jobs)"
+        )
+    study = cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment")
+    node: Any = OmegaConf.to_container(cfg.verdict, resolve=True)
+    declaration = declaration_of(study, node)
+    refuse_own_keys(declaration, typed)
+    shared = [override for override in typed if not override.startswith(("verdict.", "hydra"))]
+    plans = partial(_plans, Planner(cfg, compose, shared))
+    return LaunchedRuns(declaration, shared, plans, task)
+
+
+def refuse_own_keys(declaration: Declaration, typed: Sequence[str]) -> None:
+    """Raise ConfigError for a sweep, or for a key that the declaration itself sets."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    tune, cells = declaration.tune, declaration.node["cells"]
+    own = {declaration.by, declaration.budget_key, "seed", *tune.over, *cells}
+    own |= {key for grid in tune.per_arm.values() for key in grid}
+    for override in OverridesParser.create().parse_overrides(list(typed)):
+        key = override.key_or_group
+        if override.is_sweep_override() or key in own:
+            raise ConfigError(
+                f"not of a declared study: {override.input_line} (it lays out {key} itself: see "
+                "verdict in the experiment file; another study is another file or study=)"
+            )
+
+
+def _plans(planner: Planner, jobs: list[list[str]]) -> list[Plan]:
+    """Raises ConfigError for the first that cannot work."""
+    found = []
+    for job, plan in zip(jobs, planner.plans(jobs), strict=True):
+        if plan is None:  # once more, for the reason
+            own = " ".join(override for override in job if override not in planner.shared)
+            try:
+                plan = plan_composed(take_apart(planner.compose(job)))
+            except ConfigError as error:
+                raise ConfigError(*(f"{line} [{own}]" for line in error.problems)) from None
+        found.append(plan)
+    return found
+
+
+def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
+    """Plan the first wave of tuning, and a run of each arm, cell and budget, and build them on
+    `meta`. Returns the identity of an arm's first run, by arm.
+
+    Raises ConfigError for what cannot work, and for arms that come to the same run.
+    """
+    declaration = runs.declaration
+    base: dict[str, Any] = {}
+    for cell in declaration.cells:
+        planned: list[PlannedRun] = []
+        for arm in declaration.arms:
+            wanted = search(
+                declaration.tune, arm, lambda setting: None, declaration.study, 1
+            ).wanted
+            settings = wanted or [()]
+            tuned = tuning_runs(declaration, cell, arm, settings)
+            judged = judging_runs(declaration, cell, {arm: settings[0]}, declaration.seeds(1))
+            planned += [*tuned, *judged]
+            for run in judged:
+                _check_built(runs, run)
+            base.setdefault(arm, runs.plan_all(judged)[-1].identity)
+        refuse_same_runs(declaration, dict(zip(planned, runs.plan_all(planned))))
+    return base
+
+
+def _check_built(runs: LaunchedRuns, run: PlannedRun) -> None:
+    try:
+        check_built(runs.plan_all([run])[0])
+    except ConfigError as error:
+        where = label((*run.cell, (runs.declaration.by, run.arm)))
+        raise ConfigError(*(f"{line} [{where}]" for line in error.problems)) from None
+
+
+def begin(
+    runs: LaunchedRuns, output: Path, arguments: list[str], base: dict[str, Any], ends: Ends
+) -> Journal:
+    """The journal of a study, not yet entered. Its task conducts the study once it is launched."""
+    declaration = runs.declaration
+    journal = Journal(output, declaration, base)
+    runs.task.begin_study(output, declaration.study, arguments)
+
+    def call(launch: Launch) -> None:
+        runs.launch = launch
+        conclusion = conduct(declaration, runs, partial(ends.judge, runs), journal.note)
+        ends.report(runs, conclusion, journal)
+
+    runs.task.conduct = call
+    return journal

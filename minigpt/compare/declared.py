@@ -1,0 +1,243 @@
+"""The judge of a declared study: what a look says of each arm, by the declaration alone.
+
+Pairs of seeds at the primary budget, a t interval of their differences, the margin that was
+declared, Holm's adjustment over the declared arms, and an equal share of the 5 % for each declared
+look (Bonferroni). Seeds that diverged are results: an exact test of pairs judges them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from scipy.stats import binomtest
+
+from minigpt.compare import statistics
+from minigpt.compare.statistics import Interval
+from minigpt.study.conduct import Look
+from minigpt.study.declaration import Declaration
+from minigpt.study.planned import PlannedRun
+from minigpt.study.run import Run
+
+ALPHA = 0.05
+MIN_PAIRS = 8  # fewer leave the spread itself too uncertain to claim anything
+# What two arms may not differ in throughout, unless it is what is compared.
+PATH = ("device", "precision", "compile")
+
+
+class Ended(Protocol):
+    """Where the ended runs of a study are read."""
+
+    def read(self, planned: PlannedRun) -> Run: ...
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An arm against the baseline. Differences are arm minus baseline: below 0 it is better.
+
+    word: better, worse, equivalent, no difference or undecided.
+    p: of the claim, adjusted for the number of arms.
+    diverged: seeds on which the arm, and the baseline, diverged and the other did not.
+    """
+
+    arm: str
+    word: str
+    why: str
+    pairs: int
+    interval: Interval | None  # of the differences; None without a pair of finite losses
+    correlation: float | None
+    p: float
+    diverged: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CellRuling:
+    """What a look says of a cell."""
+
+    look: Look
+    confidence: float
+    findings: dict[str, Finding]  # by arm, without the baseline
+
+    @property
+    def words(self) -> dict[str, str]:
+        return {arm: finding.word for arm, finding in self.findings.items()}
+
+    @property
+    def decided(self) -> bool:
+        return "undecided" not in self.words.values()
+
+    def entry(self) -> dict[str, Any]:
+        """For the journal."""
+        return {"verdicts": {arm: _entry(found) for arm, found in self.findings.items()}}
+
+
+def _entry(found: Finding) -> dict[str, Any]:
+    entry: dict[str, Any] = {"word": found.word, "why": found.why}
+    if found.interval is not None:
+        entry["difference"] = round(found.interval.mean, 6)
+        if found.interval.n > 1:
+            entry["interval"] = [round(found.interval.low, 6), round(found.interval.high, 6)]
+            entry["spread"] = round(found.interval.sd, 6)
+    return entry
+
+
+def judge(
+    declaration: Declaration, look: Look, blocked: Mapping[str, str] | None = None
+) -> CellRuling:
+    """Judge every declared arm against the baseline at the primary budget.
+
+    blocked: arm -> why no claim about it is allowed.
+    """
+    alpha = ALPHA / len(declaration.looks)
+    at = {arm: by_budget[declaration.primary] for arm, by_budget in look.losses.items()}
+    pairs = {
+        arm: _Pairs(losses, at[declaration.baseline], 1 - alpha)
+        for arm, losses in at.items()
+        if arm != declaration.baseline
+    }
+    adjusted = {
+        name: dict(
+            zip(
+                pairs,
+                statistics.holm(
+                    [getattr(pair, name)(declaration.margin) for pair in pairs.values()]
+                ),
+            )
+        )
+        for name in ("beyond", "within", "uneven")
+    }
+    findings = {}
+    for arm, pair in pairs.items():
+        p = {name: values[arm] for name, values in adjusted.items()}
+        word, why, of_claim = _word(pair, p, declaration.margin, alpha)
+        if word in ("better", "worse", "equivalent") and arm in (blocked or {}):
+            word, why = "undecided", f"no claim: {(blocked or {})[arm]}"
+        findings[arm] = Finding(
+            arm, word, why, pair.number, pair.interval, pair.correlation, of_claim, pair.diverged
+        )
+    return CellRuling(look, 1 - alpha, findings)
+
+
+def judge_runs(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
+    """The same for runs on disk, where an arm may differ in more than its name."""
+    seeds = declaration.seeds(look.pairs)
+    judged = {
+        arm: [
+            runs.read(PlannedRun(look.cell, arm, setting, declaration.primary, seed))
+            for seed in seeds
+        ]
+        for arm, setting in look.chosen.items()
+    }
+    return judge(declaration, look, blocked_arms(declaration, judged))
+
+
+class _Pairs:
+    """The losses of an arm and of the baseline by seed, paired."""
+
+    def __init__(
+        self, arm: Mapping[int, float], baseline: Mapping[int, float], confidence: float
+    ) -> None:
+        seeds = sorted(arm)
+        assert seeds == sorted(baseline), "every declared seed has ended in both arms"
+        self.number = len(seeds)
+        ended = [s for s in seeds if math.isfinite(arm[s]) and math.isfinite(baseline[s])]
+        self.diverged = (
+            sum(math.isinf(arm[s]) and math.isfinite(baseline[s]) for s in seeds),
+            sum(math.isfinite(arm[s]) and math.isinf(baseline[s]) for s in seeds),
+        )
+        self.any_diverged = len(ended) < len(seeds)
+        a, b = [arm[s] for s in ended], [baseline[s] for s in ended]
+        self.interval = differences(a, b, confidence) if ended else None
+        self.correlation = statistics.correlation(a, b) if ended else None
+
+    def beyond(self, margin: float) -> float:
+        """p of a difference within the margin."""
+        return statistics.p_value(self.interval, margin) if self.interval else 1.0
+
+    def within(self, margin: float) -> float:
+        """p of a difference beyond the margin."""
+        return statistics.equivalence_p_value(self.interval, margin) if self.interval else 1.0
+
+    def uneven(self, margin: float) -> float:
+        """p of arms that diverge equally often: McNemar's exact test.
+
+        McNemar (1947), Psychometrika 12: of the pairs in which one side diverged, half on each.
+        """
+        total = sum(self.diverged)
+        return float(binomtest(self.diverged[0], total).pvalue) if total else 1.0
+
+
+def differences(arm: Sequence[float], baseline: Sequence[float], confidence: float) -> Interval:
+    """The t interval of paired differences; those that differ by rounding only are equal."""
+    found = statistics.t_interval([x - y for x, y in zip(arm, baseline, strict=True)], confidence)
+    rounding = statistics.ROUNDING * max(map(abs, (*arm, *baseline)))
+    if found.n > 1 and found.sd <= rounding:
+        mean = 0.0 if abs(found.mean) <= rounding else found.mean
+        return Interval(mean, mean, mean, 0.0, found.n)
+    return found
+
+
+def _word(
+    pairs: _Pairs, p: dict[str, float], margin: float, alpha: float
+) -> tuple[str, str, float]:
+    """The verdict, why, and the p of its claim."""
+    interval, (arm, baseline) = pairs.interval, pairs.diverged
+    if p["uneven"] <= alpha:
+        word = "worse" if arm > baseline else "better"
+        why = f"it diverged on {arm} seeds where the baseline did not, the baseline on {baseline}"
+        return word, why, p["uneven"]
+    if pairs.any_diverged:
+        return "undecided", "seeds diverged, not unevenly enough for a claim", p["uneven"]
+    assert interval is not None
+    if interval.constant and interval.mean == 0:
+        return (
+            "no difference",
+            f"all {interval.n} pairs are equal: this key does not reach the run",
+            1.0,
+        )
+    if interval.constant:
+        return "undecided", f"all {interval.n} pairs differ by exactly as much", 1.0
+    if pairs.number < MIN_PAIRS:
+        return "undecided", f"{pairs.number} pairs, of {MIN_PAIRS} that a claim needs", p["beyond"]
+    if p["beyond"] <= alpha:
+        word = "better" if interval.mean < 0 else "worse"
+        return word, f"the interval lies beyond {_of_margin(margin)}", p["beyond"]
+    if p["within"] <= alpha:
+        return "equivalent", f"the interval lies within {_of_margin(margin)}", p["within"]
+    if interval.low > margin or interval.high < -margin:
+        why = "the interval alone would do, but not after Holm's adjustment for several arms"
+        return "undecided", why, p["beyond"]
+    return "undecided", f"the interval reaches over {_of_margin(margin)}", p["beyond"]
+
+
+def _of_margin(margin: float) -> str:
+    return f"the margin of {margin:g}" if margin else "0"
+
+
+def blocked_arms(declaration: Declaration, runs: Mapping[str, Sequence[Run]]) -> dict[str, str]:
+    """Arms that differ from the baseline throughout in what is not compared, and in what.
+
+    runs: the judged runs by arm. Then the arm and that difference cannot be told apart.
+    """
+    found: dict[str, str] = {}
+    baseline = [_facts(run) for run in runs[declaration.baseline]]
+    for arm, judged in runs.items():
+        if arm == declaration.baseline:
+            continue
+        facts = [_facts(run) for run in judged]
+        for name in sorted({name for one in (*facts, *baseline) for name in one}):
+            here = {one[name] for one in facts if name in one}
+            there = {one[name] for one in baseline if name in one}
+            if here and there and not here & there and declaration.by != name:
+                shown = f"{'/'.join(sorted(here))} for {arm}, {'/'.join(sorted(there))} for "
+                found[arm] = f"{name} differs with the arm ({shown}{declaration.baseline})"
+                break
+    return found
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """What computed a run: device, precision, compile, PyTorch, and each module of code."""
+    chosen = run.record["chosen"]
+    facts = {f"train.{key}": str(chosen.get(key)) for key in PATH}
+    facts["torch"] = str(run.record.get("versions", {}).get("torch"))
+    return facts | {f"code of {module}": digest for module, digest in run.record["source"].items()}

@@ -1,0 +1,54 @@
+"""Several arms at once: their order, and which of them may be the best."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.special import stdtr
+
+from minigpt.compare.statistics import Interval, holm, t_interval
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An arm in the order of mean losses. may_be_best: no other arm is shown to be better.
+
+    p: of the strongest evidence that another arm is better, adjusted for their number.
+    """
+
+    arm: str
+    loss: Interval
+    may_be_best: bool
+    p: float
+
+
+def rank(losses: Mapping[str, Sequence[float]], alpha: float) -> list[Ranked]:
+    """The arms, best first. losses: arm -> final loss by seed, the same seeds in the same order.
+
+    Multiple comparisons with the best, after Hsu (1984), Ann. Statist. 12, in its paired form: an
+    arm is out if one of the others is better by a one-sided paired t test, adjusted by Holm over
+    those others. The best arm is then out in at most `alpha` of all studies, however many arms
+    there are. An arm that diverged on a seed comes last and is out if another one never did.
+    """
+    finite = {arm: all(map(math.isfinite, values)) for arm, values in losses.items()}
+    ranked = []
+    for arm, values in losses.items():
+        ended = [value for value in values if math.isfinite(value)]
+        loss = t_interval(ended, 1 - alpha) if ended else Interval(math.inf, 0, math.inf, 0.0, 0)
+        if not finite[arm]:
+            ranked.append(Ranked(arm, loss, not any(finite.values()), 0.0))
+            continue
+        others = [
+            _p_better(losses[other], values) for other in losses if other != arm and finite[other]
+        ]
+        p = min(holm(others), default=1.0)
+        ranked.append(Ranked(arm, loss, p > alpha, p))
+    return sorted(ranked, key=lambda one: (not finite[one.arm], one.loss.mean))
+
+
+def _p_better(other: Sequence[float], arm: Sequence[float]) -> float:
+    """One-sided p of `other` being no better than `arm`."""
+    interval = t_interval([x - y for x, y in zip(other, arm, strict=True)])
+    if interval.n < 2 or interval.constant:
+        return 1.0
+    return float(stdtr(interval.n - 1, interval.mean / interval.standard_error))

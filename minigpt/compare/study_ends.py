@@ -1,0 +1,50 @@
+"""A declared study as the command line wants it: how a look is judged, what is told.
+
+See `cli.study.Ends`.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from minigpt.compare import study_plan
+from minigpt.compare.declared import CellRuling, judge_runs
+from minigpt.compare.study_findings import Ended, findings
+from minigpt.compare.study_report import write_report
+from minigpt.study.conduct import Conclusion, Look, conduct
+from minigpt.study.declaration import Declaration
+from minigpt.study.journal import Journal
+from minigpt.study.launched import LaunchedRuns
+from minigpt.study.recorded import RecordedRuns
+from minigpt.terminal import on_stdout
+
+
+def judge(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
+    """What a look says."""
+    return judge_runs(runs, declaration, look)
+
+
+def report(runs: LaunchedRuns, conclusion: Conclusion, journal: Journal) -> None:
+    """The verdict on stdout, and the whole report in the folder of the study."""
+    found = findings(runs.declaration, conclusion, runs, journal.amendments)
+    out = journal.folder / "report"
+    print(on_stdout(write_report(found, out)))
+    print(f"report            {out / 'report.html'}")
+
+
+def report_again(
+    output: Path, declaration: Declaration, amendments: list[dict[str, Any]], out: Path | None
+) -> str:
+    """What a terminal shows of a study that has ended; its report in `out`, if there is one.
+
+    Raises Unfinished, which names the runs that are missing.
+    """
+    runs = RecordedRuns(declaration, output)
+    conclusion = conduct(declaration, runs, partial(judge, runs), lambda entry: None)
+    found = findings(declaration, conclusion, runs, amendments)
+    return on_stdout(write_report(found, out))
+
+
+def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> None:
+    """What a study would run, cost and detect."""
+    print(on_stdout(study_plan.describe(runs, output, side_by_side)))

@@ -1,0 +1,312 @@
+"""Everything that a report of a declared study says, as figures with the runs behind them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+
+from minigpt.compare.budget_fit import Estimate, Measured, budget_ratio, difference_at_equal_cost
+from minigpt.compare.cell_trend import Trend, trend
+from minigpt.compare.cost import flops_per_token
+from minigpt.compare.declared import ALPHA, CellRuling, Ended, Finding
+from minigpt.compare.ranking import Ranked, rank
+from minigpt.compare.tuning_value import expected_best, good_range
+from minigpt.study.conduct import Conclusion
+from minigpt.study.declaration import Declaration, Setting
+from minigpt.study.planned import judging_runs, label, tuning_runs
+from minigpt.study.run import Run
+from minigpt.study.search import Search
+
+NOTABLE_COST = 1.1  # a factor of FLOPs a token from which equal tokens need a word
+
+
+@dataclass(frozen=True)
+class EqualCost:
+    """An arm at equal cost. ratio: of the baseline's cost at its primary budget that the arm needs
+    for the same loss.  difference: of losses where both spend the same.
+    """
+
+    what: str  # tokens, FLOPs or seconds
+    ratio: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class CellFindings:
+    """A cell: what was chosen, what was measured, what it says."""
+
+    declaration: Declaration
+    ruling: CellRuling
+    searches: dict[str, Search]  # by arm
+    judged: dict[str, dict[float, dict[int, Run]]]  # arm -> budget -> seed
+    tuned: dict[str, dict[Setting, dict[int, Run]]]  # arm -> setting -> tuning seed
+
+    @property
+    def name(self) -> str:
+        return label(self.ruling.look.cell) if self.ruling.look.cell else ""
+
+    @property
+    def baseline(self) -> str:
+        return self.declaration.baseline
+
+    @property
+    def at_primary(self) -> dict[str, dict[int, Run]]:
+        return {arm: found[self.declaration.primary] for arm, found in self.judged.items()}
+
+    @cached_property
+    def losses(self) -> dict[str, dict[float, dict[int, float]]]:
+        return self.ruling.look.losses
+
+    @cached_property
+    def ranking(self) -> list[Ranked]:
+        at = {arm: found[self.declaration.primary] for arm, found in self.losses.items()}
+        return rank({arm: list(by_seed.values()) for arm, by_seed in at.items()}, self.alpha)
+
+    @property
+    def alpha(self) -> float:
+        return ALPHA / len(self.declaration.looks)
+
+    def tokens(self, budget: float) -> int:
+        """Training tokens of a budget, as its runs counted them."""
+        runs = self.judged[self.baseline][budget].values()
+        return int(median((run.summary or {})["tokens"] for run in runs))
+
+    @cached_property
+    def measured(self) -> Measured | None:
+        """The losses that curves are fitted to; None for one budget, or with a diverged run."""
+        budgets = self.declaration.budgets
+        losses = {
+            arm: np.array([list(found[budget].values()) for budget in budgets])
+            for arm, found in self.losses.items()
+        }
+        if len(budgets) < 2 or not all(np.isfinite(loss).all() for loss in losses.values()):
+            return None
+        return Measured(tuple(float(self.tokens(budget)) for budget in budgets), losses)
+
+    def flops(self, arm: str) -> float | None:
+        """FLOPs a token, with those of the optimizer; None where one does not tell its own."""
+        found = [flops_per_token(run) for run in self.at_primary[arm].values()]
+        known = [value for value in found if value is not None]
+        return median(known) if len(known) == len(found) else None
+
+    def seconds(self, arm: str) -> float | None:
+        """Seconds a token of training; None where a run does not tell."""
+        found = [
+            run.step_time_s / run.tokens_per_step
+            for run in self.at_primary[arm].values()
+            if run.step_time_s is not None
+        ]
+        return median(found) if found else None
+
+    @cached_property
+    def why_no_seconds(self) -> str:
+        """Why seconds of arms do not compare; empty if they do."""
+        judged = [run for runs in self.at_primary.values() for run in runs.values()]
+        for what, value in (
+            ("hosts", lambda run: run.record["hardware"].get("host")),
+            ("devices", lambda run: run.record["chosen"].get("device")),
+            ("threads", lambda run: run.record["chosen"].get("threads")),
+        ):
+            if len({value(run) for run in judged}) > 1:
+                return f"runs of different {what}"
+        return ""
+
+    def equal_costs(self, arm: str) -> list[EqualCost]:
+        """The arm at equal tokens, FLOPs and seconds, as far as they are known."""
+        measured, primary = self.measured, float(self.tokens(self.declaration.primary))
+        if measured is None:
+            return []
+        confidence = 1 - self.alpha
+        tokens = budget_ratio(measured, arm, self.baseline, primary, confidence)
+        costs: list[tuple[str, float | None]] = [
+            ("tokens", 1.0),
+            ("FLOPs", _over(self.flops(arm), self.flops(self.baseline))),
+        ]
+        if not self.why_no_seconds:
+            costs.append(("seconds", _over(self.seconds(arm), self.seconds(self.baseline))))
+        return [
+            EqualCost(
+                what,
+                Estimate(tokens.value * cost, tokens.low * cost, tokens.high * cost, tokens.bound),
+                difference_at_equal_cost(measured, arm, self.baseline, primary, cost, confidence),
+            )
+            for what, cost in costs
+            if cost is not None
+        ]
+
+    def tuning_curve(self, arm: str) -> list[float]:
+        """The best loss to expect after 1 .. k trials of the search."""
+        return expected_best(list(self.searches[arm].scores.values()))
+
+    def good_ranges(self, arm: str) -> dict[str, tuple[float, float, float]]:
+        """Key -> lowest and highest value within the margin of the best, and doublings between."""
+        search = self.searches[arm]
+        found = {}
+        for key, _ in search.chosen or ():
+            assert search.chosen is not None
+            of_key = good_range(search.scores, search.chosen, key, self.declaration.margin)
+            if of_key is not None:
+                found[key] = of_key
+        return found
+
+    def notes(self) -> list[str]:
+        """Doubts that block no claim."""
+        return [
+            *self._edges(),
+            *self._close_runners_up(),
+            *self._unequal_trials(),
+            *self._unequal_costs(),
+            *self._mixed(),
+            *self._diverged(),
+            *([f"no seconds: {self.why_no_seconds}"] if self.why_no_seconds else []),
+        ]
+
+    def _edges(self) -> list[str]:
+        lines = []
+        for arm, search in self.searches.items():
+            for key, value in search.chosen or ():
+                tried = {
+                    other
+                    for setting in search.scores
+                    if isinstance(other := dict(setting)[key], int | float)
+                    and not isinstance(other, bool)
+                }
+                if len(tried) > 1 and value in (min(tried), max(tried)):
+                    lines.append(
+                        f"{arm}: the best {key}={value} still lies on an edge of what was tried "
+                        f"({min(tried):g} to {max(tried):g})"
+                    )
+        return lines
+
+    def _close_runners_up(self) -> list[str]:
+        lines = []
+        for arm, search in self.searches.items():
+            if len(search.ranking) > 1:
+                best, second = (self._tuning_losses(arm, s) for s in search.ranking[:2])
+                gaps = [second[seed] - best[seed] for seed in best]
+                if min(gaps) <= 0 < max(gaps) or max(gaps) == 0:
+                    lines.append(
+                        f"{arm}: the choice of {label(search.ranking[0])} over "
+                        f"{label(search.ranking[1])} lies within noise "
+                        f"({fmean(gaps):.4f} over {len(gaps)} seeds)"
+                    )
+        return lines
+
+    def _tuning_losses(self, arm: str, setting: Setting) -> dict[int, float]:
+        return {
+            seed: loss_of(run, self.declaration.metric)
+            for seed, run in self.tuned[arm][setting].items()
+        }
+
+    def _unequal_trials(self) -> list[str]:
+        trials = {arm: len(search.scores) for arm, search in self.searches.items()}
+        if len(set(trials.values())) == 1:
+            return []
+        shown = ", ".join(f"{arm} {number}" for arm, number in trials.items())
+        return [f"unequal trials: {shown}; the arm with more had more chances"]
+
+    def _unequal_costs(self) -> list[str]:
+        lines = []
+        for arm in self.ruling.findings:
+            cost = _over(self.flops(arm), self.flops(self.baseline))
+            if cost is None:
+                lines.append(f"{arm}: its FLOPs, or the baseline's, are unknown")
+            elif not 1 / NOTABLE_COST < cost < NOTABLE_COST:
+                lines.append(
+                    f"{arm}: a token costs {cost:.2f}x the FLOPs of {self.baseline}: "
+                    "equal tokens are not equal work"
+                )
+        return lines
+
+    def _mixed(self) -> list[str]:
+        runs = [
+            run for found in self.judged.values() for one in found.values() for run in one.values()
+        ]
+        mixed = sorted({change for run in runs for change in run.record.get("mixed") or ()})
+        return [f"runs went on after a change: {'; '.join(mixed)}"] if mixed else []
+
+    def _diverged(self) -> list[str]:
+        lines = []
+        for arm, by_budget in self.losses.items():
+            for budget, by_seed in by_budget.items():
+                seeds = [str(seed) for seed, loss in by_seed.items() if math.isinf(loss)]
+                if seeds:
+                    lines.append(f"{arm}: seeds {', '.join(seeds)} diverged at {budget:g}")
+        return lines
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study. trends: what the effect of each arm does over the cells."""
+
+    declaration: Declaration
+    cells: list[CellFindings]
+    amendments: Sequence[Mapping[str, Any]]
+
+    def trend(self, arm: str) -> Trend | None:
+        """Over the difference at the primary budget."""
+        effects = [cell.ruling.findings[arm].interval for cell in self.cells]
+        if any(effect is None for effect in effects):
+            return None
+        numeric = [
+            {
+                key: float(value)
+                for key, value in cell.ruling.look.cell
+                if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            }
+            for cell in self.cells
+        ]
+        known = [effect for effect in effects if effect is not None]
+        return trend(known, numeric, 0.95)
+
+
+def findings(
+    declaration: Declaration,
+    conclusion: Conclusion,
+    ended: Ended,
+    amendments: Sequence[Mapping[str, Any]],
+) -> Findings:
+    """Read the runs of a concluded study."""
+    cells = []
+    for cell, ruling in conclusion.rulings.items():
+        assert isinstance(ruling, CellRuling)
+        look = ruling.look
+        judged: dict[str, dict[float, dict[int, Run]]] = {}
+        for run in judging_runs(declaration, cell, look.chosen, declaration.seeds(look.pairs)):
+            judged.setdefault(run.arm, {}).setdefault(run.budget, {})[run.seed] = ended.read(run)
+        searches = {arm: conclusion.searches[cell, arm] for arm in declaration.arms}
+        tuned: dict[str, dict[Setting, dict[int, Run]]] = {arm: {} for arm in searches}
+        for arm, search in searches.items():
+            for run in tuning_runs(declaration, cell, arm, search.scores):
+                tuned[arm].setdefault(run.setting, {})[run.seed] = ended.read(run)
+        cells.append(CellFindings(declaration, ruling, searches, judged, tuned))
+    return Findings(declaration, cells, amendments)
+
+
+def loss_of(run: Run, metric: str) -> float:
+    """The final loss of an ended run: infinite if it diverged."""
+    loss = run.loss(metric)
+    assert loss is not None
+    return loss if math.isfinite(loss) else math.inf
+
+
+def cost_line(finding: Finding, costs: Sequence[EqualCost], unit: str) -> str:
+    """`-0.0420 nats at equal tokens; 0.90x tokens; 1.05x FLOPs; 1.31x seconds`."""
+    if finding.interval is None:
+        return "no pair of finite losses"
+    parts = [f"{finding.interval.mean:+.4f} {unit} at equal tokens"]
+    parts += [f"{ratio_text(cost.ratio)} {cost.what}" for cost in costs]
+    return "; ".join(parts)
+
+
+def ratio_text(ratio: Estimate) -> str:
+    """`0.90x`, or the bound: `above 1.50x`."""
+    return f"{ratio.bound} {ratio.value:.2f}x".strip()
+
+
+def _over(arm: float | None, baseline: float | None) -> float | None:
+    return arm / baseline if arm and baseline else None

@@ -1,0 +1,64 @@
+"""What tuning buys: the best loss to expect after k trials, and how wide the good range is."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from minigpt.study.declaration import Setting
+
+
+def expected_best(losses: Sequence[float]) -> list[float]:
+    """The expected lowest loss of k = 1 .. n random trials, of which these were tried.
+
+    Dodge et al. (2019), Show Your Work, arXiv 1909.03004: the minimum of k draws with replacement.
+    A trial that diverged counts as the worst loss that did not.
+    """
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if not finite:
+        return []
+    ordered = sorted(min(loss, max(finite)) for loss in losses)
+    n = len(ordered)
+    # the minimum is at least the i-th of n if all k draws are
+    at_least = [[((n - i) / n) ** k for i in range(n + 1)] for k in range(1, n + 1)]
+    return [sum(loss * (p[i] - p[i + 1]) for i, loss in enumerate(ordered)) for p in at_least]
+
+
+def trials(scores: Mapping[Setting, Mapping[int, float]]) -> list[float]:
+    """The loss of each setting that was tried, over its tuning seeds."""
+    return [fmean(by_seed.values()) for by_seed in scores.values()]
+
+
+def good_range(
+    scores: Mapping[Setting, float], best: Setting, key: str, margin: float
+) -> tuple[float, float, float] | None:
+    """The values of a key, others as in the best setting, that lose at most `margin`.
+
+    Returns (lowest, highest, width in doublings), interpolated over log2 between neighbours; an end
+    of the grid that is still good is the end of the range. None where a key is no size, or has one
+    value.
+    """
+    others = {name: value for name, value in best if name != key}
+    line: dict[float, float] = {}
+    for setting, score in scores.items():
+        values = dict(setting)
+        value = values.pop(key, None)
+        if values == others and isinstance(value, int | float) and not isinstance(value, bool):
+            line[float(value)] = score
+    if len(line) < 2 or min(line) <= 0:
+        return None
+    x = sorted(line)
+    start = x.index(float(dict(best)[key]))  # type: ignore[arg-type]
+    limit = line[x[start]] + margin
+
+    def end(step: int) -> float:
+        at = start
+        while 0 <= at + step < len(x) and line[x[at + step]] <= limit:
+            at += step
+        if not 0 <= at + step < len(x):
+            return x[at]
+        inner, outer = line[x[at]], line[x[at + step]]
+        share = (limit - inner) / (outer - inner) if math.isfinite(outer) else 0.0
+        return x[at] * (x[at + step] / x[at]) ** share
+
+    low, high = end(-1), end(1)
+    return low, high, math.log2(high / low)

@@ -1,0 +1,199 @@
+"""A declared study from its first run to its verdict: tune, extend, choose, confirm, look.
+
+What happens next follows from the results that are there, and nothing else is remembered. So a
+study that is stopped anywhere goes on as if it had not been.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from minigpt.errors import MinigptError
+from minigpt.study.declaration import Declaration, Setting
+from minigpt.study.planned import PlannedRun, judging_runs, label, tuning_runs
+from minigpt.study.search import Search, search
+
+BETWEEN = 4  # digits of a loss in the journal
+
+
+class Unfinished(MinigptError):
+    """Runs of a study failed: nothing is decided without them."""
+
+    exit_code = 1
+
+
+class Runs(Protocol):
+    """Where the runs of a study come from: this machine, a cluster, or a simulation."""
+
+    def run(self, phase: str, planned: Sequence[PlannedRun]) -> None:
+        """Train those that have not ended."""
+
+    def loss(self, planned: PlannedRun) -> float | None:
+        """The final loss: infinite if it diverged, None if it has not ended."""
+
+    def why(self, planned: PlannedRun) -> str:
+        """Why it has not ended, in a few words."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a cell at a look. losses: arm -> budget -> seed -> final loss."""
+
+    cell: Setting
+    pairs: int
+    chosen: dict[str, Setting]
+    losses: dict[str, dict[float, dict[int, float]]]
+
+
+class Ruling(Protocol):
+    """What a judge finds in a look."""
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Arm -> better, worse, equivalent, no difference or undecided."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether no further look is needed."""
+
+    def entry(self) -> dict[str, Any]:
+        """For the journal."""
+
+
+Judge = Callable[[Declaration, Look], Ruling]
+Note = Callable[[Mapping[str, Any]], object]
+
+
+@dataclass
+class Conclusion:
+    """What a study came to, cell by cell."""
+
+    searches: dict[tuple[Setting, str], Search]  # by cell and arm
+    looks: dict[Setting, Look]
+    rulings: dict[Setting, Ruling]
+
+
+def conduct(declaration: Declaration, runs: Runs, judge: Judge, note: Note) -> Conclusion:
+    """Run a study to its end. Raises Unfinished if runs that it needs have failed."""
+    searches = tune(declaration, runs, note)
+    looks: dict[Setting, Look] = {}
+    rulings: dict[Setting, Ruling] = {}
+    for pairs in declaration.looks:
+        still_open = [cell for cell in declaration.cells if not _decided(rulings.get(cell))]
+        if not still_open:
+            break
+        settings = {cell: _chosen(declaration, searches, cell) for cell in still_open}
+        seeds = declaration.seeds(pairs)
+        planned = [
+            run
+            for cell in still_open
+            for run in judging_runs(declaration, cell, settings[cell], seeds)
+        ]
+        _run_all(runs, f"confirm {pairs} pairs", planned)
+        for cell in still_open:
+            looks[cell] = Look(
+                cell, pairs, settings[cell], _losses(declaration, runs, cell, settings[cell], seeds)
+            )
+            rulings[cell] = judge(declaration, looks[cell])
+            note({"what": "look", "cell": _name(cell), "pairs": pairs, **rulings[cell].entry()})
+    return Conclusion(searches, looks, rulings)
+
+
+def tune(declaration: Declaration, runs: Runs, note: Note) -> dict[tuple[Setting, str], Search]:
+    """Choose a setting for each arm in each cell.
+
+    All searches go on in step, wave by wave: then their decisions come in one order, however often
+    the study is stopped.
+    """
+    searches: dict[tuple[Setting, str], Search] = {}
+    wave = 0
+    while not searches or any(found.chosen is None for found in searches.values()):
+        wave += 1
+        wanted: list[PlannedRun] = []
+        for cell in declaration.cells:
+            for arm in declaration.arms:
+                known = _search(declaration, runs, cell, arm, wave)
+                wanted += tuning_runs(declaration, cell, arm, known.wanted)
+        _run_all(runs, "tune" if wave == 1 else f"tune, extended {wave - 1}", wanted)
+        for cell in declaration.cells:
+            for arm in declaration.arms:
+                before = searches.get((cell, arm), Search())
+                found = searches[cell, arm] = _search(declaration, runs, cell, arm, wave)
+                _note_search(note, cell, arm, before, found)
+    return searches
+
+
+def _search(declaration: Declaration, runs: Runs, cell: Setting, arm: str, wave: int) -> Search:
+    def losses(setting: Setting) -> dict[int, float] | None:
+        found = {run.seed: runs.loss(run) for run in tuning_runs(declaration, cell, arm, [setting])}
+        known = {seed: loss for seed, loss in found.items() if loss is not None}
+        return known if len(known) == len(found) else None
+
+    return search(declaration.tune, arm, losses, f"{declaration.study}/{_name(cell)}", wave)
+
+
+def _note_search(note: Note, cell: Setting, arm: str, before: Search, found: Search) -> None:
+    where = {"arm": arm, "cell": _name(cell)}
+    for number, (key, value) in enumerate(found.extensions, 1):
+        if number > len(before.extensions):
+            note({"what": "extend", **where, "number": number, "key": key, "value": value})
+    if found.chosen is not None and before.chosen is None:
+        ranking = found.ranking
+        entry: dict[str, Any] = {"setting": dict(found.chosen), "trials": len(ranking)}
+        for name, setting in zip(("loss", "runner_up_loss"), ranking):
+            entry[name] = _rounded(found.scores[setting])
+        if len(ranking) > 1:
+            entry["runner_up"] = dict(ranking[1])
+        note({"what": "choose", **where, **entry})
+
+
+def _run_all(runs: Runs, phase: str, planned: Sequence[PlannedRun]) -> None:
+    """Train what is left of these. Raises Unfinished, which names what failed."""
+    left = [run for run in planned if runs.loss(run) is None]
+    if left:
+        runs.run(phase, left)
+    holes = [run for run in left if runs.loss(run) is None]
+    if holes:
+        shown = [
+            f"{run.arm}, {label(run.setting)}, seed {run.seed}: {runs.why(run)}" for run in holes
+        ]
+        more = f"; and {len(holes) - 5} more" if len(holes) > 5 else ""
+        raise Unfinished(
+            f"unfinished: {phase}: {len(holes)} of {len(planned)} runs did not end: "
+            f"{'; '.join(shown[:5])}{more} (the same command tries them again)"
+        )
+
+
+def _chosen(
+    declaration: Declaration, searches: dict[tuple[Setting, str], Search], cell: Setting
+) -> dict[str, Setting]:
+    found = {arm: searches[cell, arm].chosen for arm in declaration.arms}
+    return {arm: setting for arm, setting in found.items() if setting is not None}
+
+
+def _losses(
+    declaration: Declaration,
+    runs: Runs,
+    cell: Setting,
+    chosen: dict[str, Setting],
+    seeds: Sequence[int],
+) -> dict[str, dict[float, dict[int, float]]]:
+    losses: dict[str, dict[float, dict[int, float]]] = {}
+    for run in judging_runs(declaration, cell, chosen, seeds):
+        loss = runs.loss(run)
+        assert loss is not None, "every run has ended"
+        losses.setdefault(run.arm, {}).setdefault(run.budget, {})[run.seed] = loss
+    return losses
+
+
+def _decided(ruling: Ruling | None) -> bool:
+    return ruling is not None and ruling.decided
+
+
+def _name(cell: Setting) -> str:
+    return label(cell) if cell else ""
+
+
+def _rounded(loss: float) -> float | str:
+    return round(loss, 6) if math.isfinite(loss) else "diverged"

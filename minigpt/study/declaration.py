@@ -1,0 +1,284 @@
+"""What a study declares before its first run: arms, budgets, tuning, seeds, looks and cells.
+
+It is the `verdict` node of an experiment file, checked as a whole. Everything that a study runs
+and reads follows from it, so nothing is guessed from the folders that happen to lie around.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+from minigpt.config.budget import BUDGET_KEYS
+from minigpt.errors import ConfigError
+
+Value = str | int | float | bool | None
+Setting = tuple[tuple[str, Value], ...]  # pairs of a key and its value, in the order declared
+Grid = dict[str, tuple[Value, ...]]
+
+BUDGETS = tuple(f"train.{name}" for name in BUDGET_KEYS)
+PAIRING = ("seed", "attempt", "name", "study", *BUDGETS)  # no arm, cell or setting has these
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How each arm's setting is chosen. Fields as in config/schema.py."""
+
+    over: Grid
+    per_arm: dict[str, Grid]
+    method: str
+    trials: int
+    rounds: int
+    seeds: tuple[int, ...]
+    extend: int
+    budget: float
+
+    def grid(self, arm: str) -> Grid:
+        """The values of an arm's keys; its own come after the common ones."""
+        return self.over | self.per_arm.get(arm, {})
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A study. `node` is the `verdict` node as plain values; the rest reads it."""
+
+    study: str
+    node: dict[str, Any]
+
+    @property
+    def question(self) -> str:
+        return self.node["question"] or f"Which {self.by} ends lowest?"
+
+    @property
+    def by(self) -> str:
+        return str(self.node["by"])
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(typed(arm) for arm in self.node["arms"])
+
+    @property
+    def baseline(self) -> str:
+        return typed(self.node["baseline"])
+
+    @property
+    def metric(self) -> str:
+        return str(self.node["metric"])
+
+    @property
+    def margin(self) -> float:
+        return float(self.node["margin"])
+
+    @cached_property
+    def budget_key(self) -> str:
+        (key,) = self.node["budgets"]
+        return str(key)
+
+    @cached_property
+    def budgets(self) -> tuple[float, ...]:
+        """In ascending order."""
+        return tuple(sorted(self.node["budgets"][self.budget_key]))
+
+    @property
+    def primary(self) -> float:
+        """The budget whose verdict counts."""
+        last = self.node["budgets"][self.budget_key][-1]
+        return self._budget(self.node["primary"] or last)
+
+    def _budget(self, value: float) -> float:
+        """The budget of this size as it was declared: 300 where 300.0 was typed."""
+        return next(budget for budget in self.budgets if budget == value)
+
+    @cached_property
+    def tune(self) -> Tuning:
+        tune = self.node["tune"]
+        return Tuning(
+            over=_grid(tune["over"]),
+            per_arm={str(arm): _grid(grid) for arm, grid in tune["per_arm"].items()},
+            method=tune["method"],
+            trials=tune["trials"],
+            rounds=tune["rounds"],
+            seeds=tuple(tune["seeds"]),
+            extend=0 if tune["method"] == "random" else tune["extend"],
+            budget=self._budget(tune["budget"] or self.primary),
+        )
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of pairs at which the verdict is read."""
+        return tuple(self.node["confirm"]["looks"])
+
+    def seeds(self, pairs: int) -> tuple[int, ...]:
+        """The seeds that judge at a look."""
+        first = self.node["confirm"]["first_seed"]
+        return tuple(range(first, first + pairs))
+
+    @cached_property
+    def cells(self) -> tuple[Setting, ...]:
+        """The settings in which the question is asked; one empty setting without cells."""
+        grid = _grid(self.node["cells"])
+        return tuple(tuple(zip(grid, values)) for values in product(*grid.values()))
+
+    @property
+    def sha256(self) -> str:
+        """Of everything declared; why it was amended is no part of it."""
+        content = {"study": self.study, **self.node, "amend": None}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def declaration_of(study: str | None, verdict: dict[str, Any]) -> Declaration:
+    """The checked declaration. Raises ConfigError with every problem found."""
+    problems = _problems(study, verdict)
+    if problems:
+        raise ConfigError(*problems)
+    assert study is not None
+    return Declaration(study, verdict)
+
+
+def typed(value: Any) -> str:
+    """A value as one types it on the command line, to the last digit."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _grid(node: dict[str, Any]) -> Grid:
+    return {str(key): tuple(values) for key, values in node.items()}
+
+
+def _problems(study: str | None, verdict: dict[str, Any]) -> list[str]:
+    problems = []
+    if study is None:
+        problems.append("no name: a declared study needs one (study=..., or an experiment file)")
+    elif study.strip(".") == "" or "/" in study or "\\" in study:
+        problems.append(f"bad name: study={study!r} (it names a folder)")
+    problems += _arm_problems(verdict)
+    if verdict["margin"] is None:
+        problems.append(
+            "missing value: verdict.margin (the smallest difference of losses that matters)"
+        )
+    budgets = _budget_problems(verdict)
+    problems += budgets
+    problems += _tune_problems(verdict, check_budget=not budgets)
+    looks = verdict["confirm"]["looks"]
+    if not looks or looks != sorted(set(looks)):
+        problems.append(
+            f"out of range: verdict.confirm.looks={looks} (rising numbers of pairs, from 2 on)"
+        )
+    problems += _confirm_problems(verdict)
+    problems += _grid_problems("verdict.cells", verdict["cells"], least=1)
+    old = [key for key in ("tuning_seeds", "confirmation_seeds", "looks") if verdict[key]]
+    if old:
+        now = "verdict.tune.seeds and verdict.confirm"
+        problems.append(f"declared twice: verdict.{old[0]} (a study has {now} instead)")
+    return problems
+
+
+def _arm_problems(verdict: dict[str, Any]) -> list[str]:
+    by, arms = verdict["by"], [typed(arm) for arm in verdict["arms"]]
+    problems = []
+    if by in PAIRING or by == "verdict":
+        problems.append(f"not an arm: verdict.by={by} (runs are paired by seed and budget)")
+    if len(arms) < 2:
+        problems.append(f"too few: verdict.arms={arms} (a comparison has two arms or more)")
+    if twice := sorted({arm for arm in arms if arms.count(arm) > 1}):
+        problems.append(f"named twice: verdict.arms has {', '.join(twice)}")
+    if (baseline := typed(verdict["baseline"])) not in arms:
+        problems.append(
+            f"unknown arm: verdict.baseline={baseline} (one of {', '.join(arms) or 'no arms'})"
+        )
+    for arm in verdict["tune"]["per_arm"]:
+        if typed(arm) not in arms:
+            problems.append(f"unknown arm: verdict.tune.per_arm.{arm} (one of {', '.join(arms)})")
+    return problems
+
+
+def _budget_problems(verdict: dict[str, Any]) -> list[str]:
+    node = verdict["budgets"]
+    if len(node) != 1 or next(iter(node)) not in BUDGETS:
+        shown = ", ".join(map(str, node)) or "nothing"
+        return [f"budgets: verdict.budgets has {shown} (give one of {', '.join(BUDGETS)})"]
+    ((key, values),) = node.items()
+    if not isinstance(values, list) or not values or not all(map(_is_positive, values)):
+        return [f"out of range: verdict.budgets.{key}={values} (a list of numbers above 0)"]
+    problems = []
+    if len(set(values)) < len(values):
+        problems.append(f"named twice: verdict.budgets.{key}={values}")
+    for name, value in (
+        ("verdict.primary", verdict["primary"]),
+        ("verdict.tune.budget", verdict["tune"]["budget"]),
+    ):
+        if value is not None and value not in values:
+            problems.append(f"unknown budget: {name}={value} (one of {values} {key})")
+    return problems
+
+
+def _tune_problems(verdict: dict[str, Any], check_budget: bool) -> list[str]:
+    tune = verdict["tune"]
+    problems = _grid_problems("verdict.tune.over", tune["over"], least=2)
+    for arm, grid in tune["per_arm"].items():
+        if not isinstance(grid, dict):
+            problems.append(f"no grid: verdict.tune.per_arm.{arm}={grid} (give key: [values])")
+            continue
+        problems += _grid_problems(f"verdict.tune.per_arm.{arm}", grid, least=2)
+        if both := sorted(set(grid) & set(tune["over"])):
+            problems.append(f"declared twice: {both[0]} in verdict.tune.over and per_arm.{arm}")
+    if len(set(tune["seeds"])) < len(tune["seeds"]) or not tune["seeds"]:
+        problems.append(f"out of range: verdict.tune.seeds={tune['seeds']} (distinct seeds)")
+    if tune["method"] == "random":
+        problems += _unbounded(verdict)
+    return list(dict.fromkeys(problems))
+
+
+def _unbounded(verdict: dict[str, Any]) -> list[str]:
+    """Random draws lie between the ends of a list of sizes."""
+    tune = verdict["tune"]
+    return [
+        f"no ends: verdict.tune: {key}={values} (random draws between positive numbers)"
+        for grid in (tune["over"], *tune["per_arm"].values())
+        for key, values in grid.items()
+        if isinstance(values, list) and any(map(_is_number, values))
+        if not all(map(_is_positive, values))
+    ]
+
+
+def _confirm_problems(verdict: dict[str, Any]) -> list[str]:
+    confirm, tuning = verdict["confirm"], verdict["tune"]["seeds"]
+    last = confirm["looks"][-1] if confirm["looks"] else 0
+    judging = range(confirm["first_seed"], confirm["first_seed"] + last)
+    both = sorted(seed for seed in set(tuning) if seed in judging)
+    if both and (verdict["tune"]["over"] or verdict["tune"]["per_arm"]):
+        return [
+            f"seeds that tune must not confirm: {both} in verdict.tune.seeds are among "
+            f"{judging.start} to {judging.stop - 1} (move verdict.confirm.first_seed)"
+        ]
+    return []
+
+
+def _grid_problems(name: str, grid: dict[str, Any], least: int) -> list[str]:
+    problems = []
+    for key, values in grid.items():
+        if key in PAIRING:
+            problems.append(f"not to be varied: {name}.{key} (it pairs runs)")
+        elif not isinstance(values, list) or any(isinstance(v, list | dict) for v in values):
+            problems.append(f"no list: {name}.{key}={values} (give [value, value, ...])")
+        elif len(values) < least:
+            problems.append(f"a grid of {len(values)}: {name}.{key}={values} (at least {least})")
+        elif len(set(map(typed, values))) < len(values):
+            problems.append(f"named twice: {name}.{key}={values}")
+        elif any(isinstance(value, float) and not math.isfinite(value) for value in values):
+            problems.append(f"not finite: {name}.{key}={values}")
+    return problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value) and value > 0

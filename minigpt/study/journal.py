@@ -1,0 +1,220 @@
+"""The folder of a declared study: what was declared, and what was decided since.
+
+<output_dir>/studies/<study>/
+    declaration.yaml   the declaration, its SHA-256, when it was made, its amendments
+    journal.jsonl      a decision a line: edges extended, settings chosen, looks taken
+    report/            written at each look
+
+Decisions follow from the results of runs. A study that was killed takes them again, and they must
+come out as they are written here.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from minigpt.config.identity import flatten
+from minigpt.errors import CheckpointError, ConfigError, StorageError
+from minigpt.files import durable
+from minigpt.files.lock import FolderLock
+from minigpt.files.reading import UnreadableError, json_object, read_bytes, read_yaml
+from minigpt.study.declaration import Declaration
+
+SCHEMA = 1
+DECLARATION, JOURNAL = "declaration.yaml", "journal.jsonl"
+
+
+def study_folder(output: Path, study: str) -> Path:
+    """Where a study of this folder of runs lives."""
+    return output / "studies" / re.sub(r"[^A-Za-z0-9._-]+", "_", study)
+
+
+def read_declaration(folder: Path) -> tuple[Declaration, dict[str, Any]] | None:
+    """The declaration and the whole file; None if there is none.
+
+    Raises CheckpointError for a file that is damaged or of somebody else.
+    """
+    path = folder / DECLARATION
+    try:
+        content = read_yaml(path)
+        declaration = Declaration(content["study"], content["verdict"])
+        if content["schema"] != SCHEMA or declaration.sha256 != content["sha256"]:
+            raise ValueError("its hash is another one")
+        if not isinstance(content["base"], dict) or not isinstance(content["amendments"], list):
+            raise ValueError("incomplete")
+    except UnreadableError as error:
+        if error.missing and not os.path.lexists(path):
+            return None
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"damaged declaration: {path}: {error} (restore it, or move the folder away)"
+        ) from None
+    return declaration, content
+
+
+class Journal:
+    """Exclusive use of a study's folder, from `with Journal(...) as journal:` to its end.
+
+    base: what else decides the runs of the study, as the identity of one of them.
+    Raises ConfigError if another declaration was made under this name and why it is changed is not
+    said, BusyError if another process conducts the study, StorageError if it cannot be written.
+    """
+
+    def __init__(self, output: Path, declaration: Declaration, base: dict[str, Any]) -> None:
+        self.folder = study_folder(output, declaration.study)
+        self.declaration, self.base = declaration, base
+        self.amendments: list[dict[str, Any]] = []
+        self._known: dict[str, dict[str, Any]] = {}  # by what is decided
+        self._path = self.folder / JOURNAL
+
+    def __enter__(self) -> "Journal":
+        self.changes()  # refuse before anything is written
+        with durable.writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.folder, "study").acquire()
+            try:
+                durable.remove_leftovers(self.folder, rf"{re.escape(DECLARATION)}")
+                self._read()
+                self._declare()
+            except BaseException:
+                self._lock.release()
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def changes(self) -> list[str]:
+        """What differs from the declaration that was made before: `verdict.margin: 0.01 -> 0.02`.
+
+        Raises ConfigError for a change without verdict.amend.
+        """
+        known = read_declaration(self.folder)
+        if known is None:
+            return []
+        before, content = known
+        if before.study != self.declaration.study:
+            raise ConfigError(
+                f"another study: {self.folder}: of {before.study!r} (choose another study=)"
+            )
+        found = differences(_flat(before, content["base"]), _flat(self.declaration, self.base))
+        if found and not self.declaration.node["amend"]:
+            raise ConfigError(
+                f"declared otherwise: {self.folder / DECLARATION}: {'; '.join(found)} "
+                '(another study=, or verdict.amend="why", which the report shows)'
+            )
+        return found
+
+    def _declare(self) -> None:
+        known, changed = read_declaration(self.folder), self.changes()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        if known is not None:
+            self.amendments = known[1]["amendments"]
+            if not changed:
+                return
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "study": self.declaration.study,
+            "sha256": self.declaration.sha256,
+            "declared": known[1]["declared"] if known else now,
+            "verdict": self.declaration.node | {"amend": None},
+            "base": self.base,
+            "amendments": self.amendments,
+        }
+        if known is not None:
+            amendment = {
+                "why": self.declaration.node["amend"],
+                "changes": changed,
+                "before": known[0].sha256,
+                "after_decisions": len(self._known),
+            }
+            # noted first: a kill between both leaves an amendment that is made again
+            self.note({"what": "amendment", **amendment})
+            self.amendments.append(amendment | {"time": now})
+            self._known = {}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        durable.write_atomic(self.folder / DECLARATION, text.encode())
+
+    def _read(self) -> None:
+        """The decisions since the last amendment; a torn last line goes."""
+        try:
+            content = read_bytes(self._path)
+        except UnreadableError as error:
+            if error.missing and not os.path.lexists(self._path):
+                return
+            raise StorageError(f"not a journal: {self._path}: {error.why} (move it away)") from None
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(self._path, len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                entry = json_object(line)
+                self._known[_key(entry)] = entry
+            except (ValueError, KeyError) as error:
+                raise CheckpointError(
+                    f"damaged journal: {self._path}: line {number}: {error} "
+                    "(restore it, or move the study's folder away)"
+                ) from None
+            if entry["what"] == "amendment":
+                self._known = {}
+
+    def note(self, entry: Mapping[str, Any]) -> bool:
+        """Write a decision, unless it is known. Returns whether it is new.
+
+        Raises CheckpointError if it was decided otherwise before: then a result has changed.
+        """
+        entry = json.loads(json.dumps(dict(entry)))
+        known = self._known.get(_key(entry))
+        if known is not None:
+            before = {key: value for key, value in known.items() if key != "time"}
+            if before != entry:
+                found = differences(flatten(before), flatten(entry))
+                raise CheckpointError(
+                    f"decided otherwise before: {self._path}: {_key(entry)}: {'; '.join(found)} "
+                    "(the results of its runs have changed; another study=)"
+                )
+            return False
+        line = json.dumps({**entry, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+        with durable.writing(self._path):
+            with open(self._path, "ab", opener=durable.regular_file) as file:
+                file.write(line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            durable.fsync_folder(self.folder)
+        self._known[_key(entry)] = json.loads(line)
+        return True
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`key: a -> b` for each value that differs; a key that is missing reads `-`."""
+    return [
+        f"{key}: {before.get(key, '-')} -> {now.get(key, '-')}"
+        for key in (before | now)
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _flat(declaration: Declaration, base: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **flatten(declaration.node | {"amend": None}, "verdict"),
+        **flatten(base, "run"),
+    }
+
+
+def _key(entry: Mapping[str, Any]) -> str:
+    """What an entry decides: `choose muon train.batch_size=16`, `look 8`."""
+    parts = (entry["what"], *(entry.get(key) for key in ("arm", "cell", "number", "pairs")))
+    return " ".join(str(part) for part in parts if part not in (None, ""))

@@ -1,0 +1,122 @@
+"""The runs of a declared study as jobs of Hydra: planned, launched, read back from their folders."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from minigpt.config.plan import Plan
+from minigpt.errors import CheckpointError, ConfigError
+from minigpt.files.records import read_failure
+from minigpt.run.claim import own_record
+from minigpt.run.record import read_summary
+from minigpt.study.declaration import Declaration
+from minigpt.study.find import read_run
+from minigpt.study.jobs import refuse_changes
+from minigpt.study.live import LiveLine, WatchedJob
+from minigpt.study.planned import PlannedRun, label
+from minigpt.study.run import Run
+from minigpt.study.task import StudyTask
+
+Plans = Callable[[list[list[str]]], list[Plan]]
+Launch = Callable[[list[list[str]], int], None]
+
+
+class LaunchedRuns:
+    """See `conduct.Runs`.
+
+    typed: the overrides that all runs of the study share.
+    plans: the plans of jobs; raises ConfigError for one that cannot work.
+    """
+
+    def __init__(
+        self, declaration: Declaration, typed: list[str], plans: Plans, task: StudyTask
+    ) -> None:
+        self.declaration, self.typed = declaration, typed
+        self.plans, self.task = plans, task
+        self.launch: Launch | None = None  # by Hydra's launcher; set once Hydra has made it
+        self._plans: dict[PlannedRun, Plan] = {}
+        self._losses: dict[PlannedRun, float] = {}
+
+    def overrides(self, run: PlannedRun) -> list[str]:
+        """The job of a run: what one would type for it alone."""
+        return [*self.typed, *run.overrides(self.declaration)]
+
+    def plan_all(self, planned: Sequence[PlannedRun]) -> list[Plan]:
+        """Their plans. Raises ConfigError for a run that cannot work."""
+        new = [run for run in dict.fromkeys(planned) if run not in self._plans]
+        self._plans |= zip(new, self.plans([self.overrides(run) for run in new]))
+        return [self._plans[run] for run in planned]
+
+    @property
+    def any_plan(self) -> Plan:
+        """The plan of one of them."""
+        return next(iter(self._plans.values()))
+
+    def run(self, phase: str, planned: Sequence[PlannedRun]) -> None:
+        """Train those that have not ended. Nothing is trained if code or tokens changed."""
+        assert self.launch is not None
+        plans = self.plan_all(planned)
+        refuse_changes(plans)
+        jobs = [self.overrides(run) for run in planned]
+        first = self.task.add(jobs, plans)
+        watched = [
+            WatchedJob(plan.folder, run.arm, plan.config["train"]["steps"])
+            for run, plan in zip(planned, plans, strict=True)
+        ]
+        with LiveLine(f"{self.declaration.study}  {phase}", watched, self.declaration.metric):
+            self.launch(jobs, first)
+
+    def loss(self, run: PlannedRun) -> float | None:
+        """Infinite if it diverged, also into a loss that is no number; None if it has not ended."""
+        if run not in self._losses:
+            loss = self._read_loss(run)
+            if loss is None:
+                return None
+            self._losses[run] = loss
+        return self._losses[run]
+
+    def _read_loss(self, run: PlannedRun) -> float | None:
+        (plan,) = self.plan_all([run])
+        summary = read_summary(plan.folder)
+        if summary is None or own_record(plan) is None:
+            return None
+        if summary["status"] == "diverged":
+            return math.inf
+        loss = summary.get(self.declaration.metric)
+        if loss is None:
+            raise ConfigError(
+                f"no such loss: verdict.metric={self.declaration.metric}: {plan.folder} has none "
+                "(val_loss is there for every run)"
+            )
+        return float(loss) if math.isfinite(loss) else math.inf
+
+    def why(self, run: PlannedRun) -> str:
+        """Why a run has not ended."""
+        folder = self.folder(run)
+        try:
+            failed = read_failure(folder)
+        except CheckpointError as error:
+            return str(error)
+        if failed is None:
+            failed = self.task.failure_of(self.overrides(run))
+        return failed["error"].splitlines()[0] if failed else "interrupted"
+
+    def read(self, run: PlannedRun) -> Run:
+        """A run that has ended, whole."""
+        return read_run(self.folder(run))
+
+    def folder(self, run: PlannedRun) -> Path:
+        (plan,) = self.plan_all([run])
+        return plan.folder
+
+
+def refuse_same_runs(declaration: Declaration, plans: dict[PlannedRun, Plan]) -> None:
+    """Raise ConfigError where two arms come to the same run."""
+    first: dict[str, PlannedRun] = {}
+    for run, plan in plans.items():
+        other = first.setdefault(plan.id, run)
+        if other.arm != run.arm:
+            raise ConfigError(
+                f"the same run: {declaration.by}={other.arm} and {declaration.by}={run.arm} with "
+                f"{label(run.setting)} are {plan.id} (this key does not reach the run)"
+            )

@@ -1,0 +1,166 @@
+"""The search for an arm's setting: which settings to try next, which one wins.
+
+Every step follows from losses alone. So a search that was killed is the same search when it is
+done again over the runs that are there.
+"""
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice, product
+from statistics import fmean
+from typing import Any
+
+from minigpt.study.declaration import Grid, Setting, Tuning, Value
+
+# Neighbours closer than this are no scale of sizes (0.9, 0.95): nothing lies beyond their ends.
+LEAST_RATIO = 1.2
+# setting -> final loss of each tuning seed, infinite if it diverged; None until all have ended
+Losses = Callable[[Setting], dict[int, float] | None]
+
+
+@dataclass
+class Search:
+    """How far a search has come.
+
+    scores: mean loss of each setting that was tried, over the tuning seeds, in the order of trying.
+    waves: how often settings were compared; after each of them the search may want others.
+    """
+
+    wanted: list[Setting] = field(default_factory=list)  # to be run before it can go on
+    waves: int = 0
+    most_waves: int = 0
+    chosen: Setting | None = None
+    scores: dict[Setting, float] = field(default_factory=dict)
+    extensions: list[tuple[str, Value]] = field(default_factory=list)  # key, value beyond an edge
+
+    @property
+    def ranking(self) -> list[Setting]:
+        """Best first; of equal ones that which was tried first."""
+        return sorted(self.scores, key=lambda setting: self.scores[setting])
+
+
+class _Waiting(Exception):
+    """The next wave needs losses that are not there yet, or has to wait for other searches."""
+
+
+def search(tune: Tuning, arm: str, losses: Losses, label: str, waves: int) -> Search:
+    """Go as far as the known losses and this number of waves allow.
+
+    label: of the study and cell, from which random settings are drawn.
+    """
+    found = Search(most_waves=waves)
+    grid = tune.grid(arm)
+    try:
+        if not grid:
+            found.chosen = ()
+        elif tune.method == "random":
+            settings = drawn(grid, tune.trials, f"{label}/{arm}")
+            found.chosen = _best(settings, losses, found)
+        elif tune.method == "coordinate":
+            found.chosen = _by_coordinates(grid, tune, losses, found)
+        else:
+            found.chosen = _on_a_grid(grid, tune, losses, found)
+    except _Waiting:
+        pass
+    return found
+
+
+def _best(settings: Iterable[Setting], losses: Losses, found: Search) -> Setting:
+    """The setting with the lowest mean loss; one that diverged comes last."""
+    if found.waves == found.most_waves:
+        raise _Waiting
+    found.waves += 1
+    settings = list(settings)
+    for setting in settings:
+        if (known := losses(setting)) is None:
+            found.wanted.append(setting)
+        else:
+            found.scores[setting] = fmean(known.values())
+    if found.wanted:
+        raise _Waiting
+    return min(settings, key=lambda setting: found.scores[setting])
+
+
+def _on_a_grid(grid: Grid, tune: Tuning, losses: Losses, found: Search) -> Setting:
+    """The best point of the product of all values, which grows where the best is on an edge."""
+    while True:
+        best = _best(_points(grid), losses, found)
+        beyond = {key: _beyond(grid, best, key, tune, found) for key in grid}
+        grown = {key: value for key, value in beyond.items() if value is not None}
+        if not grown:
+            return best
+        for key, value in grown.items():
+            found.extensions.append((key, value))
+            grid = grid | {key: (*grid[key], value)}
+
+
+def _by_coordinates(grid: Grid, tune: Tuning, losses: Losses, found: Search) -> Setting:
+    """One key at a time from the middle of the grid, until a round changes nothing."""
+    at = {key: values[len(values) // 2] for key, values in grid.items()}
+    for _ in range(tune.rounds):
+        before = dict(at)
+        for key in grid:
+            while True:
+                line = [tuple((at | {key: value}).items()) for value in grid[key]]
+                best = _best(line, losses, found)
+                value = _beyond(grid, best, key, tune, found)
+                if value is None:
+                    break
+                found.extensions.append((key, value))
+                grid = grid | {key: (*grid[key], value)}
+            at = dict(best)
+        if at == before:
+            break
+    return tuple(at.items())
+
+
+def _points(grid: Grid) -> list[Setting]:
+    return [tuple(zip(grid, values)) for values in product(*grid.values())]
+
+
+def _beyond(grid: Grid, best: Setting, key: str, tune: Tuning, found: Search) -> Value:
+    """The value beyond the edge that the best setting lies on; None if there is none to try.
+
+    It keeps the ratio of the two values at that edge. Values are sizes: positive numbers.
+    """
+    done = sum(extended == key for extended, _ in found.extensions)
+    if done >= tune.extend or not math.isfinite(found.scores[best]):
+        return None
+    values: list[Any] = list(grid[key])
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or v <= 0 for v in values):
+        return None
+    values.sort()
+    if len(values) < 2 or dict(best)[key] not in (values[0], values[-1]):
+        return None
+    edge, inner = (values[0], values[1]) if dict(best)[key] == values[0] else values[:-3:-1]
+    ratio = edge / inner
+    if 1 / LEAST_RATIO < ratio < LEAST_RATIO:
+        return None
+    value = float(f"{edge * ratio:.6g}")
+    if all(isinstance(v, int) for v in values) and value == int(value) and value >= 1:
+        return int(value)
+    return value
+
+
+def drawn(grid: Grid, trials: int, label: str) -> list[Setting]:
+    """Random settings, the same for the same label.
+
+    Positive numbers are log-uniform between the smallest and the largest, to three digits; whole
+    numbers stay whole; of anything else one of the values is drawn.
+    """
+    source = random.Random(hashlib.sha256(label.encode()).digest())
+
+    def draw(values: tuple[Any, ...]) -> Value:
+        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+            return source.choice(values)
+        low, high = min(values), max(values)
+        value = math.exp(source.uniform(math.log(low), math.log(high)))
+        if all(isinstance(v, int) for v in values):
+            return min(high, max(low, round(value)))
+        return float(f"{value:.3g}")
+
+    tried = (tuple((key, draw(values)) for key, values in grid.items()) for _ in range(20 * trials))
+    return list(islice(dict.fromkeys(tried), trials))  # fewer where there are not so many

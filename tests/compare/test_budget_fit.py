@@ -1,0 +1,95 @@
+"""The fit of loss over budget: exact on its own curves, honest about what lies outside."""
+
+import numpy as np
+import pytest
+
+from minigpt.compare.budget_fit import (
+    Measured,
+    budget_ratio,
+    difference_at_equal_cost,
+    fit,
+)
+
+BUDGETS = (100.0, 200.0, 400.0)
+
+
+def curve(E: float, A: float, b: float, budgets: tuple[float, ...] = BUDGETS) -> np.ndarray:
+    return np.array([E + A * (budget / 400) ** -b for budget in budgets])
+
+
+def measured(shift: float, spread: float, n: int = 8, seed: int = 0) -> Measured:
+    """Two arms of one curve, the second at `shift` times the budget of the first."""
+    draw = np.random.default_rng(seed)
+    common = draw.normal(0, 5 * spread, (1, n))
+    base = curve(2.0, 1.0, 0.3)[:, None] + common + draw.normal(0, spread, (3, n))
+    arm = curve(2.0, shift**0.3, 0.3)[:, None] + common + draw.normal(0, spread, (3, n))
+    return Measured(BUDGETS, {"base": base, "arm": arm})
+
+
+def test_it_finds_the_curve_that_made_the_losses() -> None:
+    losses = np.stack([curve(2.0, 1.0, 0.3), curve(2.5, 0.7, 0.3)])
+    found = fit(("a", "b"), BUDGETS, losses)
+    assert found.E == pytest.approx([2.0, 2.5], abs=0.05)
+    assert found.A == pytest.approx([1.0, 0.7], abs=0.05)
+    assert found.b == pytest.approx([0.3, 0.3], rel=0.05)
+    for at, arm in enumerate(("a", "b")):
+        for budget, loss in zip(BUDGETS, losses[at]):
+            assert found.loss(arm, budget) == pytest.approx(loss, abs=1e-4)
+            assert np.exp(found.log_budget(arm, loss)) == pytest.approx(budget, rel=1e-3)
+
+
+def test_two_budgets_are_a_line_in_log_log() -> None:
+    losses = np.array([[4.0, 3.0]])
+    found = fit(("a",), (100.0, 200.0), losses)
+    assert found.loss("a", 100) == pytest.approx(4.0)
+    assert found.loss("a", 400) == pytest.approx(2.25), "again three quarters"
+    assert found.E == pytest.approx([0.0])
+    level = fit(("a",), (100.0, 200.0), np.array([[3.0, 4.0]]))
+    assert level.loss("a", 150) == pytest.approx(3.5)
+
+
+def test_E_and_A_are_not_negative() -> None:
+    steep = fit(("a",), BUDGETS, np.array([[9.0, 3.0, 0.01]]))
+    rising = fit(("a",), BUDGETS, np.array([[3.0, 3.5, 4.0]]))
+    for found in (steep, rising):
+        assert (found.E >= 0).all()
+        assert (found.A >= 0).all()
+
+
+def test_one_budget_has_no_curve() -> None:
+    with pytest.raises(ValueError, match="two budgets"):
+        fit(("a",), (100.0,), np.array([[4.0]]))
+
+
+def test_the_ratio_is_that_of_the_curves() -> None:
+    found = budget_ratio(measured(0.8, 1e-5), "arm", "base", 400, 0.95)
+    assert found.value == pytest.approx(0.8, rel=0.01)
+    assert found.low < found.value < found.high
+    assert found.high - found.low < 0.02
+    assert found.bound == ""
+
+
+def test_far_outside_only_a_bound() -> None:
+    better = budget_ratio(measured(0.1, 1e-5), "arm", "base", 400, 0.95)
+    assert (better.bound, better.high) == ("below", pytest.approx(100 / 1.5 / 400))
+    worse = budget_ratio(measured(3.0, 1e-5), "arm", "base", 400, 0.95)
+    assert (worse.bound, worse.low) == ("above", 1.5)
+
+
+def test_equal_cost() -> None:
+    """An arm that needs 0.8 of the tokens at 1.25 times the cost of each is as good."""
+    found = difference_at_equal_cost(measured(0.8, 1e-5), "arm", "base", 400, 1.25, 0.95)
+    assert found.value == pytest.approx(0.0, abs=0.003)
+    dear = difference_at_equal_cost(measured(0.8, 1e-5), "arm", "base", 400, 8, 0.95)
+    assert dear.bound == "above", "it would be at 50 tokens, below 67"
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.02])
+def test_intervals_cover(spread: float) -> None:
+    """In 95 % of studies, within three standard errors of as many simulations."""
+    studies = 300
+    covered = 0
+    for seed in range(studies):
+        found = budget_ratio(measured(0.85, spread, seed=seed), "arm", "base", 400, 0.95)
+        covered += found.low <= 0.85 <= found.high
+    assert covered / studies > 0.95 - 3 * (0.95 * 0.05 / studies) ** 0.5

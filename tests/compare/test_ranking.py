@@ -1,0 +1,114 @@
+"""Several arms: the set that may hold the best, trends over cells, what tuning buys."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from minigpt.compare.cell_trend import trend
+from minigpt.compare.ranking import rank
+from minigpt.compare.statistics import t_interval
+from minigpt.compare.tuning_value import expected_best, good_range
+
+
+def arms(effects: dict[str, float], n: int = 8, seed: int = 0) -> dict[str, list[float]]:
+    draw = random.Random(seed)
+    common = [draw.gauss(4, 0.05) for _ in range(n)]
+    return {
+        arm: [level + effect + draw.gauss(0, 0.01) for level in common]
+        for arm, effect in effects.items()
+    }
+
+
+def test_the_order_and_who_may_be_best() -> None:
+    ranked = rank(arms({"a": 0.0, "b": 0.1, "c": 0.001}), 0.05)
+    assert {one.arm for one in ranked[:2]} == {"a", "c"}
+    assert [one.arm for one in ranked if one.may_be_best] == [one.arm for one in ranked[:2]]
+    assert ranked[2].p < 0.001
+
+
+def test_the_best_is_seldom_out() -> None:
+    """Ten equal arms: any given one is out in at most 5 % of studies."""
+    studies = 400
+    out = sum(
+        not next(one for one in rank(arms(dict.fromkeys("abcdefghij", 0.0), seed=seed), 0.05)
+                 if one.arm == "a").may_be_best
+        for seed in range(studies)
+    )  # fmt: skip
+    assert out / studies < 0.05 + 3 * (0.05 * 0.95 / studies) ** 0.5
+
+
+def test_one_arm_is_the_best() -> None:
+    (only,) = rank({"a": [1.0, 2.0]}, 0.05)
+    assert only.may_be_best
+
+
+def test_who_diverged_comes_last() -> None:
+    losses = arms({"a": 0.0, "b": -0.5})
+    losses["b"][3] = math.inf
+    ranked = rank(losses, 0.05)
+    assert [one.arm for one in ranked] == ["a", "b"]
+    assert not ranked[1].may_be_best
+
+
+def test_one_effect_everywhere_and_a_slope() -> None:
+    draw = np.random.default_rng(1)
+    cells = [{"batch": 2.0**k} for k in range(2, 7)]
+    equal = trend([t_interval(draw.normal(-0.04, 0.01, 8)) for _ in cells], cells, 0.95)
+    assert equal is not None
+    assert equal.homogeneity > 0.01
+    growing = trend([t_interval(draw.normal(-0.02 * k, 0.01, 8)) for k in range(2, 7)], cells, 0.95)
+    assert growing is not None
+    assert growing.homogeneity < 1e-6
+    (slope,) = growing.slopes
+    assert slope.key == "batch"
+    assert slope.low < -0.02 < slope.high
+    assert slope.p < 1e-6
+
+
+def test_the_trend_is_weighted_least_squares() -> None:
+    effects = [t_interval(values) for values in ([1.0, 1.2, 0.8], [2.0, 2.6, 1.4], [2.5, 2.7, 2.3])]
+    cells = [{"n": 1.0}, {"n": 2.0}, {"n": 8.0}]
+    found = trend(effects, cells, 0.95)
+    assert found is not None
+    weights = np.array([1 / effect.standard_error for effect in effects])
+    slope, _ = np.polyfit([0, 1, 3], [effect.mean for effect in effects], 1, w=weights)
+    assert found.slopes[0].value == pytest.approx(slope)
+    mean = np.average([e.mean for e in effects], weights=weights**2)
+    q = sum((w * (e.mean - mean)) ** 2 for w, e in zip(weights, effects))
+    assert found.homogeneity == pytest.approx(stats.chi2.sf(q, 2))
+
+
+def test_one_cell_has_no_trend() -> None:
+    assert trend([t_interval([1.0, 2.0])], [{"n": 1.0}], 0.95) is None
+
+
+def test_expected_best_is_that_of_drawing() -> None:
+    losses = [3.0, 1.0, 2.0, 5.0]
+    draw = np.random.default_rng(0)
+    found = expected_best(losses)
+    assert found[0] == pytest.approx(np.mean(losses))
+    for k in (2, 4):
+        drawn = draw.choice(losses, (200_000, k)).min(axis=1).mean()
+        assert found[k - 1] == pytest.approx(drawn, abs=0.01)
+
+
+def test_trials_that_diverged_count_as_the_worst() -> None:
+    assert expected_best([1.0, math.inf, 2.0]) == expected_best([1.0, 2.0, 2.0])
+    assert expected_best([math.inf]) == []
+
+
+def test_the_good_range_of_a_rate() -> None:
+    def setting(lr: float, beta: float = 0.9) -> tuple[tuple[str, float], ...]:
+        return (("lr", lr), ("beta", beta))
+
+    scores = {setting(lr): 4 + math.log2(lr) ** 2 for lr in (0.25, 0.5, 1, 2, 4)}
+    scores |= {setting(0.5, 0.8): 0.0}
+    low, high, width = good_range(scores, setting(1), "lr", 1.0) or (0, 0, 0)
+    assert (low, high, width) == (0.5, 2, 2)
+    low, high, width = good_range(scores, setting(1), "lr", 2.5) or (0, 0, 0)
+    assert width == pytest.approx(3.0), "half way to the next point on either side"
+    assert (good_range(scores, setting(1), "lr", 99) or (0, 0, 0))[:2] == (0.25, 4)
+    assert good_range(scores, setting(1), "beta", 1.0) is None

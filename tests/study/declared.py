@@ -1,0 +1,106 @@
+"""Declarations and simulated runs for the tests of declared studies."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from minigpt.compare.declared import judge
+from minigpt.config.schema import Verdict
+from minigpt.study.conduct import Conclusion, conduct
+from minigpt.study.declaration import Declaration, declaration_of
+from minigpt.study.planned import PlannedRun
+
+# What is declared unless a test says otherwise.
+PLAIN: dict[str, Any] = {
+    "by": "optim",
+    "arms": ["muon", "adamw"],
+    "baseline": "adamw",
+    "margin": 0.01,
+    "budgets": {"train.steps": [100, 200]},
+    "tune": {"over": {"optim.lr_scale": [0.5, 1, 2]}},
+    "confirm": {"looks": [8, 16]},
+}
+Loss = Callable[[PlannedRun], float]
+
+
+def verdict(**changes: Any) -> dict[str, Any]:
+    """A `verdict` node; `tune__seeds` is `tune.seeds`."""
+    node = OmegaConf.merge(OmegaConf.structured(Verdict), PLAIN)
+    plain: Any = OmegaConf.to_container(node)
+    for name, value in changes.items():
+        *above, last = name.split("__")
+        place = plain
+        for part in above:
+            place = place[part]
+        place[last] = value
+    return plain
+
+
+def declared(**changes: Any) -> Declaration:
+    return declaration_of("a_study", verdict(**changes))
+
+
+class SimulatedRuns:
+    """Runs whose losses a function says. fails: runs that never end; stop_after: then a kill."""
+
+    def __init__(
+        self,
+        loss: Loss,
+        fails: Callable[[PlannedRun], bool] = lambda run: False,
+        stop_after: float = math.inf,
+    ) -> None:
+        self.of, self.fails, self.stop_after = loss, fails, stop_after
+        self.ended: dict[PlannedRun, float] = {}
+        self.phases: list[tuple[str, list[PlannedRun]]] = []
+
+    def run(self, phase: str, planned: Sequence[PlannedRun]) -> None:
+        self.phases.append((phase, list(planned)))
+        for run in planned:
+            if self.stop_after <= 0:
+                raise KeyboardInterrupt
+            if not self.fails(run):
+                self.ended[run] = self.of(run)
+            self.stop_after -= 1
+
+    def loss(self, planned: PlannedRun) -> float | None:
+        return self.ended.get(planned)
+
+    def why(self, planned: PlannedRun) -> str:
+        return "it fell over"
+
+
+class Notes(list[dict[str, Any]]):
+    """A journal in memory: decisions as they were taken first."""
+
+    def __call__(self, entry: Mapping[str, Any]) -> None:
+        if dict(entry) not in self:
+            self.append(dict(entry))
+
+
+def conclude(
+    declaration: Declaration, runs: SimulatedRuns, notes: Notes | None = None
+) -> Conclusion:
+    return conduct(declaration, runs, judge, Notes() if notes is None else notes)
+
+
+def noisy(effect: float, spread: float = 0.01, best: Mapping[str, float] | None = None) -> Loss:
+    """Losses of seeds: muon lower by `effect`, a bowl in log lr around each arm's best."""
+
+    def loss(run: PlannedRun) -> float:
+        draw = random.Random(f"{run.arm} {run.seed} {run.budget}")
+        scale = dict(run.setting).get("optim.lr_scale", 1)
+        assert isinstance(scale, int | float)
+        off = math.log2(scale / (best or {}).get(run.arm, 1))
+        return (
+            4
+            - (effect if run.arm == "muon" else 0)
+            + 0.05 * off**2
+            - 0.1 * math.log2(run.budget / 100)
+            + random.Random(run.seed).gauss(0, 0.05)
+            + draw.gauss(0, spread)
+        )
+
+    return loss

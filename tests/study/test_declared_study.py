@@ -1,0 +1,265 @@
+"""A declared study by its one command: all of it, again, killed, changed, refused."""
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, Shell
+
+from minigpt.compare.__main__ import main as compare
+
+# A study of well under a minute: 12 tuning runs of 4 steps, 8 pairs at two budgets.
+STUDY = """# @package _global_
+study: small_study
+train: {batch_size: 4, threads: 1}
+model: {d_model: 32, n_layers: 1, max_seq_len: 16}
+eval: {every: null}
+log: {every: 1}
+sample: {max_new_tokens: 1}
+verdict:
+  question: Does Muon end lower?
+  by: optim
+  arms: [muon, adamw_by_role]
+  baseline: adamw_by_role
+  margin: 0.01
+  budgets: {train.steps: [2, 4]}
+  tune:
+    over: {optim.lr_scale: [0.5, 1, 2]}
+    seeds: [0, 1]
+    extend: 1
+  confirm: {first_seed: 100, looks: [2, 3]}
+"""
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The arguments of the study, on a corpus of its own."""
+    folder = tmp_path_factory.mktemp("declared")
+    corpus, conf = folder / "corpus.txt", folder / "conf" / "experiment"
+    corpus.write_text("".join(f"{n} green bottles hanging on the wall.\n" for n in range(60)))
+    conf.mkdir(parents=True)
+    (conf / "small_study.yaml").write_text(STUDY)
+    return [
+        "-m", "experiment=small_study", f"--config-dir={folder / 'conf'}", "data=files",
+        f"data.path={corpus}", "data/tokenizer=byte", f"data_dir={folder / 'tokens'}",
+    ]  # fmt: skip
+
+
+def command(typed: list[str], output: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *typed, f"output_dir={output}", *more]
+
+
+@dataclass
+class Study:
+    """A study that nothing disturbed. out, err: what its command printed."""
+
+    output: Path
+    out: str
+    err: str
+
+    @property
+    def verdict(self) -> str:
+        """Without the last line, which names the folder."""
+        return self.out.rpartition("\nreport ")[0]
+
+
+@pytest.fixture(scope="module")
+def whole(typed: list[str], tmp_path_factory: pytest.TempPathFactory) -> Study:
+    output = tmp_path_factory.mktemp("whole") / "outputs"
+    done = subprocess.run(
+        command(typed, output, "hydra/launcher=basic"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return Study(output, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def again(whole: Study, tmp_path: Path) -> Path:
+    """A copy of the study, where the shell looks for runs."""
+    shutil.copytree(whole.output, tmp_path / "outputs")
+    return tmp_path / "outputs"
+
+
+def decisions(output: Path) -> list[dict[str, Any]]:
+    """The journal without its clock."""
+    text = (output / "studies" / "small_study" / "journal.jsonl").read_text()
+    entries = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in entry.items() if k != "time"} for entry in entries]
+
+
+def losses(output: Path) -> dict[str, float]:
+    return {
+        path.parent.name: json.loads(path.read_text())["val_loss"]
+        for path in output.glob("*/summary.json")
+    }
+
+
+def test_one_command_does_everything(whole: Study) -> None:
+    assert re.search(r"^\[\?\] muon against adamw_by_role: .* 3 pairs", whole.out, re.MULTILINE)
+    assert "small_study  tune  12 of 12 done" in whole.err
+    assert "[HYDRA]" not in whole.err
+    taken = [entry["what"] for entry in decisions(whole.output)]
+    assert taken.count("choose") == 2
+    assert taken[-2:] == ["look", "look"]
+    assert len(losses(whole.output)) >= 12 + 2 * 2 * 3
+    report = whole.output / "studies" / "small_study" / "report"
+    names = {path.name for path in report.iterdir()}
+    assert {"report.html", "report.md", "report.json", "results.csv", "forest.png"} <= names
+
+
+def test_results_are_tidy_and_complete(whole: Study) -> None:
+    """One row a run, and the figures of the report follow from them."""
+    report = whole.output / "studies" / "small_study" / "report"
+    with (report / "results.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == len({row["run"] for row in found}) == len(losses(whole.output))
+    judged = {
+        arm: {
+            int(row["seed"]): float(row["val_loss"])
+            for row in found
+            if (row["phase"], row["optim"], row["train.steps"]) == ("confirm", arm, "4")
+        }
+        for arm in ("muon", "adamw_by_role")
+    }
+    pairs = [judged["muon"][seed] - judged["adamw_by_role"][seed] for seed in (100, 101, 102)]
+    facts = json.loads((report / "report.json").read_text())
+    finding = facts["cells"][0]["findings"]["muon"]
+    assert finding["interval"]["mean"] == pytest.approx(sum(pairs) / 3)
+
+
+def test_a_run_of_it_can_be_typed_alone(again: Path, shell: Shell, typed: list[str]) -> None:
+    for record in (json.loads(path.read_text()) for path in again.glob("*/run.json")):
+        assert record["study"] == "small_study"
+    assert not any(part.startswith("output_dir") for part in record["overrides"][-4:])
+    alone = [part for part in record["overrides"] if not part.startswith("output_dir=")]
+    assert shell("train", typed[2], *alone, f"data_dir={typed[-1].partition('=')[2]}") == 0
+    assert "already finished" in shell.err
+
+
+def test_typed_again_it_answers(again: Path, whole: Study, shell: Shell, typed: list[str]) -> None:
+    before = losses(again)
+    assert shell("train", *typed, f"output_dir={again}") == 0, shell.err
+    assert shell.out.startswith(whole.verdict)
+    assert losses(again) == before
+    assert decisions(again) == decisions(whole.output)
+
+
+def test_compare_reads_it(
+    again: Path, whole: Study, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The verdict needs no --by, and what lies in the folder beside it moves nothing."""
+    stray = next(again.glob("*adamw*/run.json")).parent
+    shutil.copytree(stray, again / f"{stray.name}-stray")
+    assert compare([str(again), "--study", "small_study", "--out", str(tmp_path / "rep")]) == 0
+    assert capsys.readouterr().out.startswith(whole.verdict)
+    assert (tmp_path / "rep" / "report.html").is_file()
+
+
+def test_compare_names_what_is_missing(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = next(
+        path.parent
+        for path in again.glob("*muon*/run.json")
+        if "seed=102" in json.loads(path.read_text())["overrides"]
+    )
+    shutil.rmtree(gone)
+    assert compare([str(again), "--study", "small_study"]) == 1
+    said = capsys.readouterr().err
+    assert "unfinished: confirm 3 pairs: 1 of" in said
+    assert "seed 102: not begun" in said
+
+
+@pytest.mark.parametrize(
+    ("launcher", "kills"),
+    [
+        ("joblib", 3),
+        pytest.param("basic", 10, marks=pytest.mark.slow),
+        pytest.param("joblib", 10, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_typed_again(
+    typed: list[str], whole: Study, tmp_path: Path, launcher: str, kills: int
+) -> None:
+    """Same decisions, same runs, same verdict as a study that nothing disturbed."""
+    output = tmp_path / "outputs"
+    typed_again = command(typed, output, f"hydra/launcher={launcher}")
+    draw = random.Random(f"{launcher} {kills}")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(kills):
+        with subprocess.Popen(
+            typed_again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+            start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                process.wait(timeout=draw.uniform(4, 12))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+    done = subprocess.run(typed_again, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert decisions(output) == decisions(whole.output)
+    assert losses(output) == losses(whole.output)
+    shown = done.stdout.rpartition("\nreport ")[0]
+    assert without_clock(shown) == without_clock(whole.verdict)
+
+
+def without_clock(report: str) -> str:
+    """A report without its seconds."""
+    lines = [line for line in report.splitlines() if not re.search(r"^ +\w+ +seconds ", line)]
+    return re.sub(r"; [^;]*x seconds", "", "\n".join(lines))
+
+
+def test_the_plan_runs_nothing(shell: Shell, typed: list[str]) -> None:
+    assert shell("train", *typed, "dry_run=true") == 0, shell.err
+    assert re.search(r"^tune, a grid, 2 seeds +12 ", shell.out, re.MULTILINE)
+    assert re.search(r"^confirm, 2 pairs +8 ", shell.out, re.MULTILINE)
+    assert "power       unknown" in shell.out
+    assert not (shell.folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["verdict.arms=[muon,adam]", "verdict.baseline=muon"], "adam"),
+        (["schedule.warmup=3"], "warmup"),
+        (["verdict.margin=null"], "missing value: verdict.margin"),
+        (["verdict.tune.over={optim.lr_scale:[1]}"], "a grid of 1"),
+        (["verdict.cells={model.n_heads:[4,5]}"], "n_heads"),
+        (["seed=0,1"], "not of a declared study: seed=0,1"),
+        (["optim.lr_scale=3"], "not of a declared study: optim.lr_scale=3"),
+        (["verdict.by=model.d_ffx"], "d_ffx"),
+        (["verdict.by=train.threads", "verdict.arms=[1,2]", "verdict.baseline=1"], "the same run"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    shell: Shell, typed: list[str], changes: list[str], words: str
+) -> None:
+    assert shell("train", *typed, *changes) == 2, shell.err
+    assert words in shell.err
+    assert "Traceback" not in shell.err
+    assert not (shell.folder / "outputs").exists()
+
+
+def test_a_study_without_m_says_so(shell: Shell, typed: list[str]) -> None:
+    assert shell("train", *typed[1:]) == 2
+    assert "add -m" in shell.err
+
+
+def test_a_changed_declaration_is_refused(again: Path, shell: Shell, typed: list[str]) -> None:
+    here = [*typed, f"output_dir={again}"]
+    assert shell("train", *here, "verdict.margin=0.5") == 2
+    assert "verdict.margin: 0.01 -> 0.5" in shell.err
+    assert shell("train", *here, "schedule.warmup=1") == 2
+    assert "run.muon.schedule.warmup" in shell.err
+    assert shell("train", *here, "verdict.margin=0.5", "verdict.amend=a larger margin") == 0
+    assert "a larger margin" in shell.out
+    assert shell("train", *here, "verdict.margin=0.5") == 0, "from now on that is the study"
+    assert "a larger margin" in shell.out

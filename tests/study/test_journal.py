@@ -1,0 +1,135 @@
+"""The folder of a study: one declaration, decisions that stay, changes only with a reason."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from declared import declared
+from runs import ROOT
+
+from minigpt.errors import BusyError, CheckpointError, ConfigError
+from minigpt.study.journal import Journal, read_declaration, study_folder
+
+BASE = {"muon": {"model": {"d_model": 32}}}
+CHOICE = {"what": "choose", "arm": "muon", "cell": "", "loss": 4.0}
+
+
+def lines(output: Path) -> list[dict[str, object]]:
+    text = (study_folder(output, "a_study") / "journal.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_declaration_is_written_once(tmp_path: Path) -> None:
+    with Journal(tmp_path, declared(), BASE):
+        pass
+    path = study_folder(tmp_path, "a_study") / "declaration.yaml"
+    before = path.read_bytes()
+    with Journal(tmp_path, declared(), BASE):
+        pass
+    assert path.read_bytes() == before
+    found = read_declaration(path.parent)
+    assert found is not None
+    assert found[0].node == declared().node
+    assert found[0].sha256 == declared().sha256
+
+
+def test_a_changed_declaration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    with Journal(tmp_path, declared(), BASE) as journal:
+        journal.note(CHOICE)
+    with pytest.raises(ConfigError) as error, Journal(tmp_path, declared(margin=0.02), BASE):
+        pass
+    assert "verdict.margin: 0.01 -> 0.02" in str(error.value)
+    assert 'verdict.amend="why"' in str(error.value)
+    other = {"muon": {"model": {"d_model": 64}}}
+    with pytest.raises(ConfigError, match=r"run\.muon\.model\.d_model: 32 -> 64"):
+        Journal(tmp_path, declared(), other).__enter__()
+    assert len(lines(tmp_path)) == 1
+
+
+def test_an_amendment_is_kept_for_ever(tmp_path: Path) -> None:
+    with Journal(tmp_path, declared(), BASE) as journal:
+        journal.note(CHOICE)
+    amended = declared(confirm__looks=[8, 16, 32], amend="the spread was larger than planned")
+    for _ in range(2):
+        with Journal(tmp_path, amended, BASE) as journal:
+            (kept,) = journal.amendments
+            journal.note(CHOICE | {"loss": 5.0})
+    assert kept["why"] == "the spread was larger than planned"
+    assert kept["before"] == declared().sha256
+    assert kept["changes"] == ["verdict.confirm.looks: [8, 16] -> [8, 16, 32]"]
+    assert [line["what"] for line in lines(tmp_path)] == ["choose", "amendment", "choose"]
+    with Journal(tmp_path, declared(confirm__looks=[8, 16, 32]), BASE) as journal:
+        assert len(journal.amendments) == 1, "typed again without the reason it is the same study"
+
+
+def test_decisions_are_noted_once_and_must_not_change(tmp_path: Path) -> None:
+    with Journal(tmp_path, declared(), BASE) as journal:
+        assert journal.note(CHOICE)
+    with Journal(tmp_path, declared(), BASE) as journal:
+        assert not journal.note(CHOICE)
+        with pytest.raises(CheckpointError, match=r"decided otherwise before.*loss: 4.0 -> 3.0"):
+            journal.note(CHOICE | {"loss": 3.0})
+    assert len(lines(tmp_path)) == 1
+
+
+def test_a_torn_line_goes_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path, declared(), BASE) as journal:
+        journal.note(CHOICE)
+    path = study_folder(tmp_path, "a_study") / "journal.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"what": "loo')
+    with Journal(tmp_path, declared(), BASE) as journal:
+        assert not journal.note(CHOICE)
+    assert path.read_bytes() == whole
+    path.write_bytes(b"{x\n" + whole)
+    with pytest.raises(CheckpointError, match="line 1"):
+        Journal(tmp_path, declared(), BASE).__enter__()
+
+
+def test_two_processes_do_not_conduct_one_study(tmp_path: Path) -> None:
+    code = "; ".join(
+        (
+            "import sys",
+            "from pathlib import Path",
+            "from minigpt.files.lock import FolderLock",
+            "lock = FolderLock(Path(sys.argv[1]), 'study').acquire()",
+            "print('held', flush=True)",
+            "sys.stdin.read()",
+        )
+    )
+    folder = study_folder(tmp_path, "a_study")
+    folder.mkdir(parents=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(BusyError):
+            Journal(tmp_path, declared(), BASE).__enter__()
+        other.communicate(b"")
+    with Journal(tmp_path, declared(), BASE):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "x: 1", "schema: 1\nstudy: a_study\n", "- 1"])
+def test_a_foreign_declaration_is_refused(tmp_path: Path, content: str) -> None:
+    folder = study_folder(tmp_path, "a_study")
+    folder.mkdir(parents=True)
+    (folder / "declaration.yaml").write_text(content)
+    with pytest.raises(CheckpointError):
+        Journal(tmp_path, declared(), BASE).__enter__()
+    assert (folder / "declaration.yaml").read_text() == content
+
+
+def test_an_edited_declaration_is_noticed(tmp_path: Path) -> None:
+    with Journal(tmp_path, declared(), BASE):
+        pass
+    path = study_folder(tmp_path, "a_study") / "declaration.yaml"
+    path.write_text(path.read_text().replace("margin: 0.01", "margin: 0.001"))
+    with pytest.raises(CheckpointError, match="its hash is another one"):
+        Journal(tmp_path, declared(margin=0.001), BASE).__enter__()
