@@ -29,8 +29,8 @@ def measured(shift: float, spread: float, n: int = 8, seed: int = 0) -> Measured
 def test_it_finds_the_curve_that_made_the_losses() -> None:
     losses = np.stack([curve(2.0, 1.0, 0.3), curve(2.5, 0.7, 0.3)])
     found = fit(("a", "b"), BUDGETS, losses)
-    assert found.E == pytest.approx([2.0, 2.5], abs=0.05)
-    assert found.A == pytest.approx([1.0, 0.7], abs=0.05)
+    assert pytest.approx([2.0, 2.5], abs=0.05) == found.E
+    assert pytest.approx([1.0, 0.7], abs=0.05) == found.A
     assert found.b == pytest.approx([0.3, 0.3], rel=0.05)
     for at, arm in enumerate(("a", "b")):
         for budget, loss in zip(BUDGETS, losses[at]):
@@ -43,7 +43,7 @@ def test_two_budgets_are_a_line_in_log_log() -> None:
     found = fit(("a",), (100.0, 200.0), losses)
     assert found.loss("a", 100) == pytest.approx(4.0)
     assert found.loss("a", 400) == pytest.approx(2.25), "again three quarters"
-    assert found.E == pytest.approx([0.0])
+    assert pytest.approx([0.0]) == found.E
     level = fit(("a",), (100.0, 200.0), np.array([[3.0, 4.0]]))
     assert level.loss("a", 150) == pytest.approx(3.5)
 
