@@ -2,11 +2,13 @@
 
 import importlib.util
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
+from minigpt.cli.overrides import options_of
 from minigpt.terminal import did_you_mean
 
 LAUNCHERS = {  # launcher -> the plugin it comes with
@@ -93,30 +95,25 @@ def _explain_choice(choice: str, error: Exception, folders: list[Path]) -> str:
     group, _, option = choice.lstrip("+~").partition("=")
     if group == "hydra/launcher":
         return _explain_launcher(option)
-    files = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
-    options = [name for name in files if not name.startswith("_")]
-    if option in files:
-        return f"configuration: {choice}: {words(error)} (mend {files[option]})"
+    options = options_of(group, folders)
+    if option in options:
+        return f"configuration: {choice}: {words(error)} (mend {options[option]})"
     if option.startswith(("[", "{")):
         return f"one choice: {choice} (choose one of {', '.join(sorted(options))})"
     return f"unknown choice: {choice} {did_you_mean(option, options)}"
 
 
 def _explain_launcher(option: str) -> str:
-    if option in LAUNCHERS and not _is_installed(f"hydra_plugins.{LAUNCHERS[option]}"):
+    installed = None
+    with suppress(ModuleNotFoundError):  # not even the package that plugins are in
+        installed = importlib.util.find_spec(f"hydra_plugins.{LAUNCHERS.get(option)}")
+    if option in LAUNCHERS and installed is None:
         package = LAUNCHERS[option].replace("_", "-")
         return (
             f"missing package: hydra/launcher={option} needs {package} "
             "(pip install 'minigpt[launchers]')"
         )
     return f"unknown choice: hydra/launcher={option} {did_you_mean(option, ['basic', *LAUNCHERS])}"
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it would be in
-        return False
 
 
 def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exception) -> str:
@@ -128,12 +125,11 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
             f"unreadable argument: {override} "
             "(write key=value; quote a value with special characters: 'key=\"a,b\"')"
         )
-    parent, _, last = key.rpartition(".")
-    node = OmegaConf.select(base, parent) if parent else base
-    while parent and not isinstance(node, DictConfig):
+    parent, node = key, None
+    while not isinstance(node, DictConfig):  # the nearest mapping that there is
         parent, _, last = parent.rpartition(".")
         node = OmegaConf.select(base, parent) if parent else base
-    if isinstance(node, DictConfig) and last not in node:
+    if last not in node:
         known = [str(k) for k in node if k != "hydra"] + ([] if parent else sorted(groups))
         return f"unknown key: {key} {did_you_mean(last, known, f'{parent}.' if parent else '')}"
     if deleting:

@@ -19,16 +19,11 @@ def needs_hydra(cfg: DictConfig) -> bool:
 
     If not, the job is called at once, which saves two compositions (0.3 s).
     """
-    hydra = cfg.hydra
-    wishes = (
-        hydra.mode,
-        hydra.callbacks,
-        hydra.output_subdir,
-        hydra.verbose,
-        hydra.job.env_set,
-        hydra.job.chdir,
-    )
-    return any(wishes) or OmegaConf.to_container(hydra.run) != {"dir": "${run_folder:}"}
+    hydra, job = cfg.hydra, cfg.hydra.job
+    wishes = (hydra.mode, hydra.callbacks, hydra.output_subdir, hydra.verbose)
+    return any((*wishes, job.env_set, job.chdir)) or OmegaConf.to_container(hydra.run) != {
+        "dir": "${run_folder:}"
+    }
 
 
 def launch(task: Task, config_name: str, only_shows: bool) -> Exception | None:

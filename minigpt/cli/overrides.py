@@ -3,10 +3,13 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minigpt.config.schema import PATH_KEYS
 from minigpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 TEXT_KEYS = ("prompt", "sample.prompt")
@@ -55,16 +58,11 @@ def without_glob(override: str, folders: list[Path]) -> str:
 
     folders: where groups are. Raises ConfigError if no option matches.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob
-    from hydra.errors import HydraException
 
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-    except HydraException:
-        return override
-    glob: Any = parsed.value()
-    if not isinstance(glob, Glob):
+    parsed = _parsed(override)
+    glob: Any = parsed and parsed.value()
+    if parsed is None or not isinstance(glob, Glob):
         return override
     options = options_of(parsed.key_or_group, folders)
     found = glob.filter(sorted(options))
@@ -82,22 +80,29 @@ def options_of(group: str, folders: list[Path]) -> dict[str, Path]:
 
 def first_value(override: str) -> str:
     """A sweep override with its first value, to check a sweep's keys before its first job."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-    except HydraException:
-        return override
-    if not parsed.is_sweep_override():
+    parsed = _parsed(override)
+    if parsed is None or not parsed.is_sweep_override():
         return override
     try:
         value = next(iter(parsed.sweep_string_iterator()), None)
-    except HydraException:
+    except HydraException:  # an interval has no first value
         return override
     if value is None:
         raise ConfigError(f"an empty sweep: {override} (give at least one value)")
     return f"{parsed.get_key_element()}={value}"
+
+
+def _parsed(override: str) -> "Override | None":
+    """As Hydra reads it; None if it cannot, which composing will tell."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
 
 
 def refuse_torchrun() -> None:

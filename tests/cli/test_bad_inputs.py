@@ -332,8 +332,8 @@ KEYS = [
     "init_from", "branch", "checkpoint.at", "eval", "verdict.looks", "model.d_model",
     "model.attention", "model._target_", "optim.hidden", "optim.lr", "optim.hidden.betas",
     "data.tokenizer", "data.workers", "data.out", "schedule.warmup", "hydra", "hydra.run.dir",
-    "hydra.sweeper", "stand_in", "model/embedding", "data/tokenizer", "experiment", "hydra/launcher",
-    "x", "", ".", "a..b", "model@x",
+    "hydra.sweeper", "stand_in", "model/embedding", "data/tokenizer", "experiment",
+    "hydra/launcher", "x", "", ".", "a..b", "model@x",
 ]  # fmt: skip
 VALUES = [
     "", "null", "none", "???", "x", "0", "-1", "1e400", "nan", "true", "[]", "{}", "[1,a]",
