@@ -76,7 +76,8 @@ class _Inspection:
     def _checkpoints(self, run: str) -> Checkpoint | None:
         """The newest whole checkpoint, or None."""
         newest, checkpoints = None, self.folder / "checkpoints"
-        steps = self._read(steps_on_disk, checkpoints) or []
+        if (steps := self._read(steps_on_disk, checkpoints)) is None:
+            return None
         for path in steps:
             found = self._read(load_checkpoint, path)
             if found is None:
@@ -90,8 +91,8 @@ class _Inspection:
                 self.problems.append(f"{path.name} holds step {found.state.get('step')}")
             newest = found
         self.notes.append(count(len(steps), "checkpoint"))
-        foreign = self._read(foreign_folders, checkpoints) or []
-        self.notes += [f"{path.name} is foreign, no checkpoint" for path in foreign]
+        for path in foreign_folders(checkpoints):
+            self.notes.append(f"{path.name} is foreign, no checkpoint")
         return newest
 
     def _tokens(self, tokens: Path, expected: str) -> None:

@@ -17,6 +17,7 @@ from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.checkpoint.save import manifest_bytes, prune, save_checkpoint
 from minigpt.errors import CheckpointError
 from minigpt.files import durable
+from minigpt.optim.state_tree import PERMUTED
 
 MODEL = {
     "embed.weight": torch.arange(12.0).reshape(3, 4),
@@ -176,6 +177,15 @@ def test_a_manifest_without_weights_or_state_is_refused(tmp_path: Path, left_out
     for read in (load_checkpoint, weights_hash):
         with pytest.raises(CheckpointError, match="no list of files"):
             read(folder)
+
+
+@pytest.mark.parametrize("order", [[0, 0], [0, 7], [5, 6], None, "ab"])
+def test_an_order_of_dimensions_that_is_none_is_damage(tmp_path: Path, order: Any) -> None:
+    """Every hash is right; what the file says is not."""
+    tree = {PERMUTED: order, "tensor": torch.zeros(2, 3)}
+    folder = save_checkpoint(tmp_path, MODEL, {"parameters": tree}, {"run": "id", "step": 1})
+    with pytest.raises(CheckpointError, match="not as minigpt writes it"):
+        load_checkpoint(folder)
 
 
 @pytest.mark.faults(21)
