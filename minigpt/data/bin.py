@@ -1,6 +1,4 @@
-"""Tokens that others made: llm.c and modded-nanogpt shards, and nanoGPT's bare .bin files, used
-where they lie.
-"""
+"""Tokens that others made, used where they lie: shards of llm.c, nanoGPT's bare .bin files."""
 
 import glob
 import hashlib
@@ -21,9 +19,9 @@ CHUNK_BYTES = 1 << 24
 class Bin:
     """Training and validation files, each a path or a glob (read in the order of their names).
 
-    A file with the header of llm.c (256 int32, the first of them 20240520, then 1 and the number of
-    tokens) or none at all (nanoGPT); uint16 ids. `prepare` links to the files, checks every id and
-    hashes them; nothing is copied.
+    A file has the header of llm.c and modded-nanogpt (256 int32, the first of them 20240520, then 1
+    and the number of tokens) or none at all (nanoGPT), then uint16 ids. `prepare` links to the
+    files, checks every id and hashes them; nothing is copied.
     """
 
     def __init__(self, train: str, val: str) -> None:

@@ -1,30 +1,30 @@
 """Any text data set of the Hugging Face hub, streamed: nothing but the tokens is kept."""
 
+import functools
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from minigpt.data.rows import as_text, place_of
 from minigpt.data.shape import Shape
 from minigpt.data.source import Document, Source
 from minigpt.errors import DataError
 from minigpt.interrupt import stop_if_requested
+from minigpt.terminal import say
 
 ROWS_A_STATE = 512  # rows between two places where reading can begin again
-# between attempts after a failure of the network; progress starts the list anew
-WAITS_S = (1, 2, 4, 8, 16)
+WAITS_S = (1, 2, 4, 8, 16)  # between attempts after a failure; a row that is read starts anew
 
 
 class Hub(Source):
     """One split of a data set, in its order; `column` holds the text.
 
-    name and config: as `datasets.load_dataset` takes them. revision: branch, tag or commit; null
-        takes the newest and
-    notes which that was. source: a local folder laid out like the hub's repository, read instead of
-        it.
+    name, config: as `datasets.load_dataset` takes them.
+    revision: branch, tag or commit; null takes the newest and notes which that was.
+    source: a local folder laid out like the hub's repository, read instead of it.
     """
 
     position: ClassVar[Shape] = {"state": (dict, type(None)), "skip": int}
@@ -59,12 +59,10 @@ class Hub(Source):
         return told
 
     def pin(self, pinned: dict[str, Any] | None) -> dict[str, Any]:
-        if pinned is None:
-            pinned = {
-                "revision": self.revision if self.source is not None else self._newest_revision()
-            }
-        if self.source is None:
-            self.revision = pinned["revision"]
+        if self.source is not None:
+            return pinned or {"revision": self.revision}
+        pinned = pinned or {"revision": self._newest_revision()}
+        self.revision = pinned["revision"]
         return pinned
 
     def documents(self, start: Any = None) -> Iterator[Document]:
@@ -83,9 +81,7 @@ class Hub(Source):
                 failures += 1
 
     def _stream(self, start: dict[str, Any]) -> Iterator[Document]:
-        """One attempt: rows from `start` on, until the end or any exception of the many libraries
-        below.
-        """
+        """One attempt: rows from `start` on. Any exception of the many libraries below may end it."""
         rows = self._load()
         state, skip = start["state"], start["skip"]
         if state is not None:
@@ -93,12 +89,8 @@ class Hub(Source):
         since = 0
         for row in rows:
             if since >= skip:
-                value = row[self.column]
-                if value is not None and not isinstance(value, str):
-                    raise DataError(
-                        f"{self.column!r} is no text but {type(value).__name__}: {self.name} (set data.column)"
-                    )
-                yield Document(value, {"state": state, "skip": since})
+                text = as_text(row[self.column], self.column, self.name)
+                yield Document(text, {"state": state, "skip": since})
             since += 1
             if since >= ROWS_A_STATE and since > skip:
                 state, since, skip = rows.state_dict(), 0, 0
@@ -107,28 +99,22 @@ class Hub(Source):
         import datasets
 
         datasets.disable_progress_bars()
-        where, revision = (
-            (self.name, self.revision) if self.source is None else (str(self.local_folder()), None)
-        )
-        try:
-            rows = datasets.load_dataset(
-                where, name=self.config, split=self.split, streaming=True, revision=revision
-            )
-        except datasets.exceptions.DataFilesNotFoundError:
-            # A part of a repository: `datasets` wants the files of its first configuration, too.
-            files = (
-                None if self.source is None else listed_files(Path(where), self.config, self.split)
-            )
-            if files is None:
-                raise
-            rows = datasets.load_dataset(
-                where, data_files={self.split: files}, split=self.split, streaming=True
-            )
-        if rows.column_names is not None and self.column not in rows.column_names:
-            found = ", ".join(rows.column_names)
-            raise DataError(
-                f"no column {self.column!r}: {where} (it has: {found}; set data.column)"
-            )
+        load = functools.partial(datasets.load_dataset, split=self.split, streaming=True)
+        if self.source is None:
+            where = self.name
+            rows = load(where, name=self.config, revision=self.revision)
+        else:
+            where = str(self.local_folder())
+            try:
+                rows = load(where, name=self.config)
+            except datasets.exceptions.DataFilesNotFoundError:
+                # A part of a repository: `datasets` wants its first configuration's files, too.
+                files = listed_files(Path(where), self.config, self.split)
+                if files is None:
+                    raise
+                rows = load(where, data_files={self.split: files})
+        if rows.column_names is not None:
+            place_of(self.column, rows.column_names, where)
         return rows.select_columns([self.column])
 
     def _newest_revision(self) -> str:
@@ -137,9 +123,8 @@ class Hub(Source):
         failures = 0
         while True:
             try:
-                return str(
-                    huggingface_hub.HfApi().dataset_info(self.name, revision=self.revision).sha
-                )
+                hub = huggingface_hub.HfApi()
+                return str(hub.dataset_info(self.name, revision=self.revision).sha)
             except Exception as error:
                 self._wait_or_give_up(error, failures)
                 failures += 1
@@ -150,26 +135,23 @@ class Hub(Source):
 
         if isinstance(error, DataError):
             raise error
-        cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"
+        details = str(error).strip() or "no details"
+        cause = f"{type(error).__name__}: {details.splitlines()[0]}"
+        problem = None
         if self.source is not None:
-            raise DataError(f"cannot read: data.source={self.source} ({cause})") from error
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            raise DataError(
-                f"no network (HF_HUB_OFFLINE is set): {self.name} (unset it, or use data.source)"
-            ) from error
-        if isinstance(error, FileNotFoundError | ValueError | KeyError | TypeError):
-            raise DataError(
-                f"cannot read: {self.name} ({cause}; check data.name, data.config, data.split)"
-            ) from error
-        if failures >= len(WAITS_S):
-            raise DataError(
-                f"gave up after {failures + 1} attempts: {self.name} ({cause}; try again later)"
-            ) from error
-        print(
-            f"trying again in {WAITS_S[failures]} s: {self.name} ({cause})",
-            file=sys.stderr,
-            flush=True,
-        )
+            problem = f"cannot read: data.source={self.source} ({cause})"
+        elif huggingface_hub.constants.HF_HUB_OFFLINE:
+            ways_out = "unset it, or use data.source"
+            problem = f"no network (HF_HUB_OFFLINE is set): {self.name} ({ways_out})"
+        elif isinstance(error, FileNotFoundError | ValueError | KeyError | TypeError):
+            ways_out = "check data.name, data.config, data.split"
+            problem = f"cannot read: {self.name} ({cause}; {ways_out})"
+        elif failures >= len(WAITS_S):
+            tried = f"gave up after {failures + 1} attempts"
+            problem = f"{tried}: {self.name} ({cause}; try again later)"
+        if problem is not None:
+            raise DataError(problem) from error
+        say(f"trying again in {WAITS_S[failures]} s: {self.name} ({cause})")
         until = time.monotonic() + WAITS_S[failures]
         while time.monotonic() < until:
             stop_if_requested("waited for the network")
@@ -180,15 +162,14 @@ class Hub(Source):
         folder = Path(self.source).expanduser().resolve()
         if not folder.is_dir():
             raise DataError(
-                f"no such folder: data.source={self.source} (a folder laid out like the hub's repository)"
+                f"no such folder: data.source={self.source} "
+                "(a folder laid out like the hub's repository)"
             )
         return folder
 
 
 def listed_files(folder: Path, config: str | None, split: str) -> Any:
-    """The data files that the README.md of a repository lists for one split of a configuration, or
-    None.
-    """
+    """The data files of one split that the README.md of a repository lists, or None."""
     import huggingface_hub
 
     readme = folder / "README.md"
@@ -203,8 +184,9 @@ def listed_files(folder: Path, config: str | None, split: str) -> Any:
 
 def names_and_sizes(folder: Path) -> str:
     """A hash of what lies in a folder, to notice when it changed."""
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts
-    )
-    listing = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in files]
+    listing = [
+        [path.relative_to(folder).as_posix(), path.stat().st_size]
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".cache" not in path.parts
+    ]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()

@@ -1,12 +1,13 @@
-"""Files with a text a row: JSON lines, CSV and TSV, Parquet. Each reader gives (row number, text)
-from a row on.
+"""Files with a text a row: JSON lines, CSV and TSV, Parquet.
+
+Each reader gives (row number from 0, text) from a row on.
 """
 
 import csv
 import functools
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ Rows = Iterator[tuple[int, str | None]]
 
 
 def json_lines(path: Path, column: str, skip: int) -> Rows:
-    """(line number from 0, text) of each line that is not blank, from line `skip` on."""
+    """Each line that is not blank, from line `skip` on."""
     with open_text(path) as file:
         lines = iter(functools.partial(file.readline, LONGEST_ROW + 1), b"")
         for number, line in enumerate(lines):
@@ -42,14 +43,11 @@ def json_lines(path: Path, column: str, skip: int) -> Rows:
             if not isinstance(row, dict) or column not in row:
                 keys = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
                 raise DataError(f"no key {column!r}: {where} (it has: {keys}; set data.column)")
-            value = row[column]
-            yield number, value if isinstance(value, str) else as_text(value, column, where)
+            yield number, as_text(row[column], column, where)
 
 
 def parse(line: bytes) -> Any:
-    """A line of JSON. What the fast parser refuses (invalid UTF-8, lone surrogates, NaN) is left to
-    the lenient one.
-    """
+    """A line of JSON. The lenient parser takes invalid UTF-8, lone surrogates and NaN."""
     try:
         return orjson.loads(line)
     except ValueError:
@@ -60,9 +58,7 @@ def parse(line: bytes) -> Any:
 
 
 def csv_rows(path: Path, column: str, skip: int, delimiter: str = ",") -> Rows:
-    """(row number from 0, text) of each row below the header. Fields may be quoted and hold line
-    breaks.
-    """
+    """Each row below the header. Fields may be quoted and hold line breaks."""
     csv.field_size_limit(LONGEST_ROW)
     with open_text(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
@@ -73,8 +69,9 @@ def csv_rows(path: Path, column: str, skip: int, delimiter: str = ",") -> Rows:
             for number, row in enumerate(filter(None, rows)):  # a blank line is an empty row
                 if len(row) != len(header):
                     raise DataError(
-                        f"row has {len(row)} fields, the header {len(header)}: {path}, line {rows.line_num} "
-                        f'(put fields with {delimiter!r} or line breaks between ", and double each " inside)'
+                        f"row has {len(row)} fields, the header {len(header)}: "
+                        f"{path}, line {rows.line_num} (put fields with {delimiter!r} "
+                        'or line breaks between ", and double each " inside)'
                     )
                 if number >= skip:
                     yield number, row[place]
@@ -86,7 +83,7 @@ tsv_rows = functools.partial(csv_rows, delimiter="\t")
 
 
 def parquet_rows(path: Path, column: str, skip: int) -> Rows:
-    """(row number, text) of each row from row `skip` on; row groups before it are not read."""
+    """Each row from row `skip` on; row groups before it are not read."""
     import pyarrow
     import pyarrow.parquet
 
@@ -114,32 +111,25 @@ def parquet_rows(path: Path, column: str, skip: int) -> Rows:
         raise DataError(f"damaged parquet file: {path} ({error})") from None
 
 
-def place_of(column: str, names: list[str], path: Path) -> int:
+def place_of(column: str, names: list[str], where: Path | str) -> int:
     """Where the column stands. DataError unless it is there exactly once."""
-    if names.count(column) != 1:
-        what = (
-            f"no column {column!r}"
-            if column not in names
-            else f"{names.count(column)} columns {column!r}"
-        )
-        raise DataError(f"{what}: {path} (it has: {short(names)}; set data.column)")
+    if (n_found := names.count(column)) != 1:
+        what = f"{n_found} columns {column!r}" if n_found else f"no column {column!r}"
+        known = ", ".join(names)
+        known = known if len(known) <= 200 else known[:197] + "..."
+        raise DataError(f"{what}: {where} (it has: {known}; set data.column)")
     return names.index(column)
 
 
-def short(names: Iterable[str]) -> str:
-    text = ", ".join(names)
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 def values_of(values: Any) -> list[Any]:
+    """A column as Python's values; text that is no UTF-8 holds U+FFFD."""
     import pyarrow
 
     try:
         return values.to_pylist()  # type: ignore[no-any-return]
     except UnicodeDecodeError:
-        binary = values.cast(
-            pyarrow.binary() if values.type == pyarrow.string() else pyarrow.large_binary()
-        )
+        narrow = values.type == pyarrow.string()
+        binary = values.cast(pyarrow.binary() if narrow else pyarrow.large_binary())
         return [
             None if value is None else value.decode("utf-8", errors="replace")
             for value in binary.to_pylist()

@@ -1,20 +1,19 @@
-"""Which documents are validation: decided before tokenizing, so that the tokenizer sees training
-text only.
+"""Which documents are validation. Decided before tokenizing: a tokenizer sees training text only.
 
 Three rules, tried in this order; the chosen one is JSON and part of the manifest:
 - named: the source itself says train or val for every document.
-- documents: a corpus of few documents; those with the smallest hashes are held out, as long as they
+- documents: a corpus of few documents. Those with the smallest hashes are held out, as long as they
   are small enough. Where none is (one text file), `tail`: the end of the longest document.
-- hash: any larger corpus; a document is held out if the hash of its first piece falls below the
+- hash: any larger corpus. A document is held out if the hash of its first piece falls below the
   fraction, so that neither order nor neighbours matter and a duplicate lands in the same split. One
   early document is always held out, so that validation is never empty.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from minigpt import text as bounded
 from minigpt.data.source import Document, Source, SplitName
 from minigpt.errors import DataError
 from minigpt.interrupt import stop_if_requested
@@ -34,25 +33,19 @@ def text_pieces(document: Document) -> Iterator[str]:
     text = document.text
     if text is None:
         return
-    if isinstance(text, str) and len(text) <= bounded.LONGEST_PIECE:  # most documents
-        if text and not text.isspace():
-            yield text
-        return
     in_pieces = pieces([text] if isinstance(text, str) else text)
-    first, second = next(in_pieces, ""), next(in_pieces, None)
-    if second is None and (not first or first.isspace()):
-        return
-    yield first
-    if second is not None:
-        yield second
-    yield from in_pieces
+    first = list(itertools.islice(in_pieces, 2))
+    if len(first) == 2 or (first and not first[0].isspace()):
+        yield from first
+        yield from in_pieces
 
 
 def plan_split(source: Source, val_fraction: float) -> dict[str, Any]:
-    """The rule for this source, after a look at its first documents. DataError if there is too
-    little text.
+    """The rule for this source, after a look at its first documents.
+
+    Raises DataError if there is too little text.
     """
-    lengths: dict[int, int] = {}
+    lengths: dict[int, int] = {}  # characters of each document that is not blank
     hashes: dict[int, float] = {}
     number = -1
     for number, document in enumerate(source.documents()):
@@ -85,12 +78,14 @@ def plan_few(
         raise DataError(f"the corpus holds {total} characters of text (choose a source with more)")
     wanted = val_fraction * total
     held_out: list[int] = []
+    room = 1.5 * wanted
     for number in sorted(lengths, key=hashes.__getitem__):
-        if sum(lengths[other] for other in held_out) + lengths[number] <= 1.5 * wanted:
+        if lengths[number] <= room:
             held_out.append(number)
+            room -= lengths[number]
     if held_out:
         return {"rule": "documents", "documents": sorted(held_out)}
-    longest = max(lengths, key=lambda number: lengths[number])
+    longest = max(lengths, key=lengths.__getitem__)
     cut = max(int(lengths[longest] - wanted), lengths[longest] // 2)
     return {"rule": "tail", "document": longest, "characters": cut}
 
@@ -103,33 +98,37 @@ def split_document(
     if rule["rule"] == "tail" and rule["document"] == number:
         yield from split_tail(in_pieces, rule["characters"])
         return
-    split: SplitName = "train"
-    for index, piece in enumerate(in_pieces):
-        if index == 0:
-            if rule["rule"] == "named":
-                if document.split is None:
-                    raise DataError(
-                        f"document {number} has no split although others have (a bug in the source)"
-                    )
-                split = document.split
-            elif rule["rule"] == "documents":
-                split = "val" if number in rule["documents"] else "train"
-            elif rule["rule"] == "hash":
-                split = (
-                    "val"
-                    if number == rule["always"] or stable_hash(piece) < rule["fraction"]
-                    else "train"
-                )
-        yield split, index == 0, piece
+    split: SplitName | None = None
+    for piece in in_pieces:
+        starts_document = split is None
+        split = split or split_of(rule, number, document, piece)
+        yield split, starts_document, piece
+
+
+def split_of(rule: dict[str, Any], number: int, document: Document, first_piece: str) -> SplitName:
+    """Where the rule puts a whole document."""
+    if rule["rule"] == "named":
+        if document.split is None:
+            raise DataError(
+                f"document {number} has no split although others have (a bug in the source)"
+            )
+        return document.split
+    if rule["rule"] == "documents":
+        held_out = number in rule["documents"]
+    elif rule["rule"] == "hash":
+        held_out = number == rule["always"] or stable_hash(first_piece) < rule["fraction"]
+    else:  # tail, of another document
+        held_out = False
+    return "val" if held_out else "train"
 
 
 def split_tail(in_pieces: Iterator[str], characters: int) -> Iterator[tuple[SplitName, bool, str]]:
     """The first `characters` are training text, the rest is a document of the validation split."""
     offset = 0
     for piece in in_pieces:
-        head, tail = piece[: max(0, characters - offset)], piece[max(0, characters - offset) :]
-        if head:
-            yield "train", offset == 0, head
-        if tail:
+        room = max(0, characters - offset)
+        if room:
+            yield "train", offset == 0, piece[:room]
+        if tail := piece[room:]:
             yield "val", offset <= characters, tail
         offset += len(piece)

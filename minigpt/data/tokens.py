@@ -1,6 +1,4 @@
-"""Prepared tokens: a folder of shards with a manifest, verified when it is opened and guarded while
-it is read.
-"""
+"""Prepared tokens: a folder of shards with a manifest, verified when opened, watched when read."""
 
 import os
 from collections.abc import Callable
@@ -33,9 +31,9 @@ class Shard:
 class Split:
     """The tokens of one split as one long stream, read from disk a stretch at a time.
 
-    n_tokens: ids in the stream, end_of_text before every document included. n_documents. n_bytes:
-    UTF-8 bytes of the text behind them; None where nobody knows (foreign shards without a
-    tokenizer).
+    n_tokens: ids in the stream, end_of_text before every document included.
+    n_bytes: UTF-8 bytes of the text behind them; None where nobody knows (foreign shards without a
+        tokenizer).
     """
 
     def __init__(
@@ -53,8 +51,8 @@ class Split:
     def read(self, start: int, count: int) -> np.ndarray:
         """Tokens [start, start + count), (count,) uint16 or uint32.
 
-        IndexError outside the stream; DataError if a shard was truncated, changed or removed since
-        it was opened.
+        Raises IndexError outside the stream; DataError if a shard was cut, changed or removed
+        since it was opened.
         """
         if start < 0 or count < 0 or start + count > self.n_tokens:
             raise IndexError(
@@ -80,18 +78,12 @@ class Split:
 
 
 class ShardFile:
-    """An open shard. pread, not a memory map: a truncated map kills the process with SIGBUS and no
-    message.
-    """
+    """An open shard, read by pread: a memory map that is cut kills the process without a word."""
 
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
         self.descriptor = -1
-        self.open()
-
-    def open(self) -> None:
-        self.close()
-        self.descriptor = open_shard(self.shard.path)
+        self.descriptor = open_shard(shard.path)
 
     def read(self, start: int, count: int) -> np.ndarray:
         layout = self.shard.layout
@@ -102,9 +94,9 @@ class ShardFile:
         if len(content) != count * itemsize:
             raise DataError(f"shard was truncated while in use: {self.shard.path} ({AGAIN})")
         if file_identity(self.shard.path) != self.shard.identity:
-            # Touched, replaced or written to: go on only if the bytes are still the ones of the
-            # manifest.
-            self.open()
+            # Touched, replaced or written to: go on if the bytes are still the manifest's.
+            self.close()
+            self.descriptor = open_shard(self.shard.path)
             if sha256_file(self.shard.path) != self.shard.sha256:
                 raise DataError(f"shard changed while in use: {self.shard.path} ({AGAIN})")
             self.shard.identity = file_identity(self.shard.path)
@@ -129,12 +121,11 @@ def file_identity(path: Path) -> tuple[int, ...]:
 
 
 class Tokens:
-    """A folder of prepared tokens: `train` and `val` splits, tokenizer, manifest and its
-    fingerprint.
+    """A folder of prepared tokens: `train` and `val` splits, tokenizer, manifest.
 
     fingerprint: SHA-256 over the manifest, which holds the SHA-256 of every shard and tokenizer
-    file; it says whether two runs saw the same data. It depends neither on where the folder lies
-    nor on when or how it was made.
+        file: whether two runs saw the same data. It depends neither on where the folder lies nor
+        on when or how it was made.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], tokenizer: Any) -> None:
@@ -152,21 +143,22 @@ class Tokens:
     ) -> "Tokens":
         """Open a folder that `prepare` made.
 
-        load_tokenizer: reads the tokenizer's folder (minigpt.tokenizer.load). verify: hash every
-        shard (about a second for 2 GB); without it only sizes and headers are checked. DataError
-        names the file that is missing or damaged.
+        load_tokenizer: reads the tokenizer's folder (minigpt.tokenizer.load).
+        verify: hash every shard (about a second for 2 GB), not only check sizes and headers.
+        Raises DataError, which names the file that is missing or damaged.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
         check_tokenizer_files(folder, manifest)
         tokenizer = load_tokenizer(folder / "tokenizer")
-        expected = manifest["tokenizer"]
+        known = manifest["tokenizer"]
         if (tokenizer.fingerprint, tokenizer.vocab_size) != (
-            expected["fingerprint"],
-            expected["vocab_size"],
+            known["fingerprint"],
+            known["vocab_size"],
         ):
             raise DataError(
-                f"the tokenizer is not the one that made the shards: {folder / 'tokenizer'} (prepare again)"
+                f"the tokenizer is not the one that made the shards: {folder / 'tokenizer'} "
+                "(prepare again)"
             )
         tokens = cls(folder, manifest, tokenizer)
         if verify:
@@ -177,9 +169,8 @@ class Tokens:
         """Hash every shard; DataError names the first whose bytes are not the manifest's."""
         shards = [*self.train.shards, *self.val.shards]
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-            for shard, sha256 in zip(
-                shards, threads.map(sha256_unless_stopped, [shard.path for shard in shards])
-            ):
+            hashes = threads.map(sha256_unless_stopped, [shard.path for shard in shards])
+            for shard, sha256 in zip(shards, hashes):
                 stop_if_requested("nothing was changed (the same command goes on)")
                 if sha256 != shard.sha256:
                     raise DataError(
@@ -212,7 +203,8 @@ def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
     vocab_size = manifest["tokenizer"]["vocab_size"]
     if entry["largest_id"] >= vocab_size:
         raise DataError(
-            f"id {entry['largest_id']} is outside the vocabulary of {vocab_size}: {folder} (wrong tokenizer)"
+            f"id {entry['largest_id']} is outside the vocabulary of {vocab_size}: {folder} "
+            "(wrong tokenizer)"
         )
     shards: list[Shard] = []
     first = 0
@@ -223,11 +215,9 @@ def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
             refuse_way_out(folder, path)
         identity = file_identity(path)
         layout = read_layout(path, shard_format)
-        if (layout.n_tokens, layout.dtype.name) != (listed["n_tokens"], manifest["dtype"]):
-            found, expected = (
-                f"{layout.n_tokens} {layout.dtype.name}",
-                f"{listed['n_tokens']} {manifest['dtype']}",
-            )
+        found = f"{layout.n_tokens} {layout.dtype.name}"
+        expected = f"{listed['n_tokens']} {manifest['dtype']}"
+        if found != expected:
             raise DataError(
                 f"shard holds {found} ids, the manifest says {expected}: {path} ({AGAIN})"
             )
