@@ -22,12 +22,10 @@ def preprocess(planned: tuple[dict[str, Any], Path], _inside: "Inside") -> None:
     data, folder = planned
     tokens = prepare_tokens(data, folder, wait=False)
     for split in (tokens.train, tokens.val):
-        known = (
-            ""
-            if split.n_bytes is None
-            else f", {split.n_bytes / split.n_tokens:.3f} bytes per token"
-        )
-        print(f"{split.name:<12}{split.n_documents:,} documents, {split.n_tokens:,} tokens{known}")
+        line = f"{split.name:<12}{split.n_documents:,} documents, {split.n_tokens:,} tokens"
+        if split.n_bytes is not None:
+            line += f", {split.n_bytes / split.n_tokens:.3f} bytes per token"
+        print(line)
     print(f"vocabulary  {tokens.vocab_size:,}")
     print(f"tokens in   {tokens.folder}")
 

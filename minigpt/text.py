@@ -3,23 +3,19 @@
 import re
 from collections.abc import Iterable, Iterator
 
-# characters; also keeps regex engines clear of their stack limit (about a million spaces)
-LONGEST_PIECE = 1 << 18
+LONGEST_PIECE = 1 << 18  # characters; regex engines run out of stack at about a million spaces
 REPLACEMENT = "\ufffd"
-
-# After a newline that a non-space follows, and between an ASCII letter or digit and a space,
-# GPT-style patterns end a
-# word whatever stands around it: cut there, and the ids of the pieces joined are the ids of the
-# whole text.
+# GPT-style patterns end a word after a newline that a non-space follows, and between an ASCII
+# letter or digit and a space, whatever stands around. The ids of pieces that are cut there, joined,
+# are the ids of the whole text.
 EXACT_CUT = re.compile(r"\n(?=\S)|[A-Za-z0-9](?=\s)")
 
 
 def pieces(chunks: Iterable[str]) -> Iterator[str]:
-    """A text, given in chunks of any size, in pieces of at most LONGEST_PIECE characters; joined
-    they are the text.
+    """A text, given in chunks of any size, in pieces of at most LONGEST_PIECE characters.
 
-    The pieces depend on the text only, not on the chunks. A stretch of LONGEST_PIECE characters
-    without any exact place to cut is cut at its end.
+    The pieces, joined, are the text. They depend on the text only, not on the chunks. A stretch of
+    LONGEST_PIECE characters without any exact place to cut is cut at its end.
     """
     buffer = ""
     for chunk in chunks:
@@ -35,14 +31,11 @@ def pieces(chunks: Iterable[str]) -> Iterator[str]:
 
 
 def last_exact_cut(text: str, start: int, end: int) -> int:
-    """The last exact place to cut in text[start:end], or end. The character at `end` exists and is
-    looked at.
-    """
+    """The last exact place to cut in text[start:end], or end. text[end] exists."""
     reach = 1 << 10
     while True:
         cuts = [found.end() for found in EXACT_CUT.finditer(text, max(start, end - reach), end + 1)]
-        cuts = [cut for cut in cuts if cut <= end]
-        if cuts:
+        if cuts := [cut for cut in cuts if cut <= end]:
             return cuts[-1]
         if end - reach <= start:
             return end

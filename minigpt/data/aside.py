@@ -16,8 +16,7 @@ GRACE_S = 1.0  # for work that is under way when a signal comes; then it is left
 class Workers:
     """Threads that work off what is submitted, in that order.
 
-    They end with the process, whatever they are doing: a library may need minutes for a long
-    stretch without a space.
+    They end with the process, whatever they do: a library may need minutes for a long word.
     """
 
     def __init__(self, n_threads: int, name: str) -> None:

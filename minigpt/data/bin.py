@@ -37,30 +37,22 @@ class Bin:
 
     def paths(self, split: str) -> list[Path]:
         pattern = self.train if split == "train" else self.val
-        found = [
-            Path(path).resolve() for path in sorted(glob.glob(str(Path(pattern).expanduser())))
-        ]
+        listed = sorted(glob.glob(str(Path(pattern).expanduser())))
+        found = [Path(path).resolve() for path in listed]
         if not found:
             raise DataError(f"no such file: data.{split}={pattern} (give a path or a glob)")
-        for path in found:
-            if not path.is_file():
-                raise DataError(
-                    f"not a regular file: data.{split}: {path} (give a path or a glob of files)"
-                )
+        if odd := [path for path in found if not path.is_file()]:
+            raise DataError(
+                f"not a regular file: data.{split}: {odd[0]} (give a path or a glob of files)"
+            )
         return found
 
     def adopt(self, folder: Path, tokenizer: Any) -> dict[str, Any]:
         """Link the files into `folder`; returns what the manifest says about them."""
-        lengths = tokenizer.bytes_per_id()
-        splits = {
-            split: self._adopt_split(split, folder, tokenizer, lengths)
-            for split in ("train", "val")
-        }
+        splits = {split: self._adopt_split(split, folder, tokenizer) for split in ("train", "val")}
         return {"dtype": "uint16", "splits": splits, "odd": {}}
 
-    def _adopt_split(
-        self, split: str, folder: Path, tokenizer: Any, lengths: np.ndarray | None
-    ) -> dict[str, Any]:
+    def _adopt_split(self, split: str, folder: Path, tokenizer: Any) -> dict[str, Any]:
         occurrences = np.zeros(1 << 16, np.int64)
         shards = []
         for number, path in enumerate(self.paths(split)):
@@ -69,23 +61,24 @@ class Bin:
             if link.is_symlink():
                 link.unlink()
             link.symlink_to(path)
-            entry = {
-                "name": link.name,
-                "n_tokens": layout.n_tokens,
-                "sha256": count_ids(path, layout, occurrences),
-            }
-            shards.append({**entry, "format": layout.format})
+            shards.append(
+                {
+                    "name": link.name,
+                    "n_tokens": layout.n_tokens,
+                    "sha256": count_ids(path, layout, occurrences),
+                    "format": layout.format,
+                }
+            )
         largest_id = int(np.flatnonzero(occurrences)[-1])
         if largest_id >= tokenizer.vocab_size:
             raise DataError(
-                f"id {largest_id} is outside the vocabulary of {tokenizer.vocab_size}: data.{split} "
-                f"(set data.tokenizer to the one that made these files)"
+                f"id {largest_id} is outside the vocabulary of {tokenizer.vocab_size}: "
+                f"data.{split} (set data.tokenizer to the one that made these files)"
             )
+        end_of_text, lengths = tokenizer.end_of_text, tokenizer.bytes_per_id()
         return {
             "n_tokens": int(occurrences.sum()),
-            "n_documents": 1
-            if tokenizer.end_of_text is None
-            else int(occurrences[tokenizer.end_of_text]),
+            "n_documents": 1 if end_of_text is None else int(occurrences[end_of_text]),
             "n_bytes": None if lengths is None else int(occurrences[: len(lengths)] @ lengths),
             "largest_id": largest_id,
             "shards": shards,

@@ -1,13 +1,10 @@
-"""The policy for odd documents, and its counts: nothing is dropped or changed without being
-counted.
-"""
+"""The policy for odd documents: nothing is dropped or changed without being counted."""
 
 from collections.abc import Mapping
 
 from minigpt.text import REPLACEMENT, without_surrogates
 
-# Kinds of oddness. Documents are skipped as a whole; texts are pieces of documents, at most
-# LONGEST_PIECE long.
+# Kinds of oddness. Documents are skipped as a whole; a text is a piece of a document.
 MEANING = {
     "null": "null documents skipped",
     "blank": "empty or whitespace-only documents skipped",
@@ -18,9 +15,7 @@ MEANING = {
 
 
 def clean(text: str) -> tuple[str, int, list[str]]:
-    """The text as it is tokenized, its length in UTF-8 bytes, and what was odd about it (kinds of
-    MEANING).
-    """
+    """The text as it is tokenized, its length in UTF-8 bytes, and the kinds of what was odd."""
     odd = []
     try:
         n_bytes = len(text) if text.isascii() else len(text.encode())

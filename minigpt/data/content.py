@@ -8,7 +8,7 @@ import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,20 +54,17 @@ CONTROL = bytes({*range(32)} - {*b"\b\t\n\v\f\r\x1b"}) + b"\x7f"
 
 def inner_suffix(path: Path) -> str:
     """The suffix that says what a file holds, in small letters: of x.CSV and x.csv.gz ".csv"."""
-    name = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
-    return name.suffix.lower()
+    return Path(path.stem if path.suffix.lower() in COMPRESSED else path).suffix.lower()
 
 
 @contextmanager
 def open_text(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a text file, unpacked. DataError if it cannot be read or does not look like
-    text.
-    """
+    """The bytes of a text file, unpacked. DataError if they cannot be read or are no text."""
     with readable(path):
-        with ExitStack() as stack:
-            refuse_binary(path, unpacked(path, stack).read(LOOKED_AT))
-        with ExitStack() as stack:
-            yield unpacked(path, stack)
+        with unpacked(path) as file:
+            refuse_binary(path, file.read(LOOKED_AT))
+        with unpacked(path) as file:
+            yield file
 
 
 @contextmanager
@@ -82,9 +79,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """A file, opened without waiting for anybody to write into it. OSError for a pipe or a
-    device.
-    """
+    """A regular file, open. OSError for a pipe, which is not waited for, or a device."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -92,11 +87,15 @@ def open_regular(path: Path) -> IO[bytes]:
     return open(descriptor, "rb")
 
 
-def unpacked(path: Path, stack: ExitStack) -> IO[bytes]:
-    """The content of a file without its compression; `stack` closes what was opened."""
-    file: Any = stack.enter_context(open_regular(path))
-    unpack = UNPACKERS.get(path.suffix.lower())
-    return file if unpack is None else stack.enter_context(io.BufferedReader(unpack(file), 1 << 20))
+@contextmanager
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """The content of a file without its compression."""
+    with open_regular(path) as file:
+        if (unpack := UNPACKERS.get(path.suffix.lower())) is None:
+            yield file
+        else:
+            with io.BufferedReader(unpack(file), 1 << 20) as content:
+                yield content
 
 
 class Zstd(io.RawIOBase):
@@ -137,6 +136,7 @@ def refuse_binary(path: Path, start: bytes) -> None:
     odd += start.decode("utf-8", errors="replace").count("\ufffd")
     if odd >= 8 and odd > len(start) / 10:
         raise DataError(
-            f"not text in UTF-8: {path}: {odd:,} of its first {len(start):,} bytes are control characters or no UTF-8 "
-            f"(leave it out, or convert it: iconv -f ITS-ENCODING -t UTF-8)"
+            f"not text in UTF-8: {path}: {odd:,} of its first {len(start):,} bytes "
+            "are control characters or no UTF-8 "
+            "(leave it out, or convert it: iconv -f ITS-ENCODING -t UTF-8)"
         )

@@ -12,10 +12,8 @@ from minigpt.seeding import derive_seed
 class CopyTask(Source):
     """Documents such as "qxnv=qxnv": `length` random letters, "=", the same letters again.
 
-    Known answer, with data/tokenizer=byte or char and attention within documents: the first half
-    costs ln(n_letters) nats a letter, everything after it nothing, so the best possible loss is
-    length * ln(n_letters) / (2 * length + 2) nats a token, the document's end included
-    (`best_loss`).
+    With data/tokenizer=byte or char and attention within documents, `best_loss` is the best
+    possible: the first half costs ln(n_letters) nats a letter, all that follows nothing.
     """
 
     def __init__(
@@ -44,9 +42,8 @@ class CopyTask(Source):
     def documents(self, start: Any = None) -> Iterator[Document]:
         for number in range(start or 0, self.n_documents):
             # PCG64's raw stream is fixed by numpy; the convenience methods above it may change.
-            bits = np.random.PCG64(derive_seed(self.seed, "copy task", number)).random_raw(
-                self.length
-            )
+            generator = np.random.PCG64(derive_seed(self.seed, "copy task", number))
+            bits = generator.random_raw(self.length)
             word = "".join([chr(ord("a") + int(draw) % self.n_letters) for draw in bits])
             yield Document(f"{word}={word}", number)
 
@@ -54,7 +51,5 @@ class CopyTask(Source):
         return self.n_documents * (2 * self.length + 1)
 
     def best_loss(self) -> float:
-        """Nats per token of the best possible model, on documents of end_of_text + 2 * length + 1
-        characters.
-        """
+        """Nats per token of the best possible model, the end_of_text of a document included."""
         return self.length * float(np.log(self.n_letters)) / (2 * self.length + 2)

@@ -37,8 +37,7 @@ def batches(pieces: Iterable[Piece]) -> Iterator[Batch]:
 def encoded(
     unencoded: Iterator[Batch], encode_batch: Callable[[list[str]], list[np.ndarray]], workers: int
 ) -> Iterator[Batch]:
-    """The batches in their order, with ids; `workers` threads encode, at most two batches ahead for
-    each.
+    """The batches in their order, with ids. `workers` threads encode, each two batches ahead.
 
     Ends early if a stop signal comes and the next batch is not ready within a second. Threads, not
     processes: the encoders leave Python's lock while they work, and a thread cannot die alone.

@@ -1,12 +1,9 @@
-"""Files of text: a .txt is a document, a row of .jsonl, .csv, .tsv or .parquet is one; also packed,
-as in .jsonl.gz.
-"""
+"""Files of text: a .txt is a document; so is each row of a .jsonl, .csv, .tsv or .parquet."""
 
 import codecs
 import glob
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,17 +24,16 @@ READERS: dict[str, Callable[[Path, str, int], Rows]] = {
 }
 SUFFIXES = (".txt", *READERS)
 CHUNK_BYTES = 1 << 20
-# corpora up to this size are recognised by content, larger ones by names and sizes
-HASHED_BYTES = 256 * 1024 * 1024
+HASHED_BYTES = 256 * 2**20  # up to here a corpus is known by content, above by names and sizes
 
 
 class Files(Source):
-    """A file, a folder (searched to any depth) or a glob of .txt, .jsonl, .csv, .tsv and .parquet,
-    by name.
+    """A file, a folder (searched to any depth) or a glob of files, in the order of their names.
 
-    column: the key of the text where a row is a document. All but .parquet may be packed: .gz,
-    .bz2, .xz, .zst. A single file with another suffix is read as plain text. What is no text by its
-    content is refused.
+    All but .parquet may be packed: .gz, .bz2, .xz, .zst. A single file with another suffix is plain
+    text. What is no text by its content is refused.
+
+    column: the key of the text where a row is a document.
     """
 
     position: ClassVar[Shape] = [int]
@@ -49,10 +45,9 @@ class Files(Source):
         self.column = column
 
     def paths(self) -> list[tuple[str, Path]]:
-        """(name, path) of every file, by name. Names are relative to the folder, so that it can be
-        moved.
+        """(name, path) of every file, by name: relative to the folder, so that it can be moved.
 
-        DataError if there is none, or `column` names something although every file is plain text.
+        Raises DataError if there is none, or if `column` is given and every file is plain text.
         """
         root = Path(self.path).expanduser()
         if root.is_file():
@@ -61,10 +56,9 @@ class Files(Source):
             if root.is_dir():
                 found = list(root.rglob("*"))
             else:
-                root = Path(glob_root(str(root)))
-                found = [
-                    Path(path) for path in glob.glob(os.path.expanduser(self.path), recursive=True)
-                ]
+                pattern = str(root)
+                root = glob_root(pattern)
+                found = [Path(path) for path in glob.glob(pattern, recursive=True)]
             found = [path for path in found if inner_suffix(path) in SUFFIXES and path.is_file()]
             listed = sorted((path.relative_to(root).as_posix(), path) for path in found)
         if not listed:
@@ -76,8 +70,8 @@ class Files(Source):
             refuse_unread(path)
         if self.column != "text" and not any(inner_suffix(path) in READERS for _, path in listed):
             raise DataError(
-                f"column is not used: data.column={self.column}: {listed[0][1]} is plain text, a document as a whole "
-                f"(leave data.column out, or give {', '.join(READERS)})"
+                f"column is not used: data.column={self.column}: {listed[0][1]} is plain text, "
+                f"a document as a whole (leave data.column out, or give {', '.join(READERS)})"
             )
         return listed
 
@@ -98,9 +92,7 @@ class Files(Source):
 
     def n_bytes(self) -> int | None:
         paths = [path for _, path in self.paths()]
-        if any(
-            inner_suffix(path) == ".parquet" or path.suffix.lower() in COMPRESSED for path in paths
-        ):
+        if any(path.suffix.lower() in (".parquet", *COMPRESSED) for path in paths):
             return None
         return sum(path.stat().st_size for path in paths)
 
@@ -127,17 +119,15 @@ def refuse_unread(path: Path) -> None:
         raise DataError(f"packed Parquet: {path} (unpack it; Parquet packs its columns itself)")
 
 
-def glob_root(pattern: str) -> str:
+def glob_root(pattern: str) -> Path:
     """The folder above the first wildcard of a glob."""
     parts = Path(pattern).parts
     fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return str(Path(*parts[:fixed])) if fixed else "."
+    return Path(*parts[:fixed])
 
 
 def text_chunks(path: Path) -> Iterator[str]:
-    """A text file in chunks; bytes that are not UTF-8 become U+FFFD, a byte order mark is
-    dropped.
-    """
+    """A text file in chunks. What is no UTF-8 becomes U+FFFD; a byte order mark is dropped."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
     with open_text(path) as file:
         while content := file.read(CHUNK_BYTES):

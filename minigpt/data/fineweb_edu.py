@@ -1,16 +1,17 @@
-"""FineWeb-Edu: educational web pages (Lozhkov et al. 2024,
-https://huggingface.co/datasets/HuggingFaceFW/fineweb-edu).
+"""FineWeb-Edu: educational web pages (Lozhkov et al. 2024).
+
+https://huggingface.co/datasets/HuggingFaceFW/fineweb-edu
 """
 
 from minigpt.data.hub import Hub
 
 
 class FineWebEdu(Hub):
-    """A sample of FineWeb-Edu, streamed from the hub, or from a local folder `source` with the same
-    layout.
+    """A sample of FineWeb-Edu, streamed from the hub.
 
     config: sample-10BT (about 28 GB to download in full, 10 billion GPT-2 tokens), sample-100BT,
-    sample-350BT, or a crawl such as CC-MAIN-2024-10.
+        sample-350BT, or a crawl such as CC-MAIN-2024-10.
+    source: a local folder laid out like the hub's repository, read instead of it.
     """
 
     def __init__(

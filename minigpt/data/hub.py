@@ -81,7 +81,7 @@ class Hub(Source):
                 failures += 1
 
     def _stream(self, start: dict[str, Any]) -> Iterator[Document]:
-        """One attempt: rows from `start` on. Any exception of the many libraries below may end it."""
+        """One attempt: rows from `start` on. The libraries below may raise any exception."""
         rows = self._load()
         state, skip = start["state"], start["skip"]
         if state is not None:

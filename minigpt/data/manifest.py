@@ -35,8 +35,9 @@ SHAPE = {
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked manifest of a folder; touches no shard. DataError if missing, damaged or of
-    another format.
+    """The checked manifest of a folder, without a look at its shards.
+
+    Raises DataError if it is missing, damaged or of another format.
     """
     path = folder / MANIFEST
     try:
@@ -46,8 +47,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise DataError(f"no tokens here: {folder} (run preprocess.py)") from None
         raise DataError(f"damaged manifest: {path} ({error.why}; {way_out(error.why)})") from None
     if manifest.get("format") != FORMAT:
+        found = str(manifest.get("format"))[:40]
         raise DataError(
-            f"unknown format of tokens: {path} (found {str(manifest.get('format'))[:40]}, expected {FORMAT}; {AGAIN})"
+            f"unknown format of tokens: {path} (found {found}, expected {FORMAT}; {AGAIN})"
         )
     if manifest.get("fingerprint") != manifest_fingerprint(manifest):
         raise DataError(f"damaged manifest: {path} (its fingerprint does not match; {AGAIN})")
@@ -63,9 +65,8 @@ def way_out(why: str) -> str:
 
 
 def manifest_fingerprint(manifest: dict[str, Any]) -> str:
-    return sha256_bytes(
-        json_bytes({key: value for key, value in manifest.items() if key != "fingerprint"})
-    )
+    rest = {key: value for key, value in manifest.items() if key != "fingerprint"}
+    return sha256_bytes(json_bytes(rest))
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -1,6 +1,4 @@
-"""The token shards of both splits while they are written, with what the manifest says about
-them.
-"""
+"""The tokens of both splits while they are written, with what the manifest says about them."""
 
 from collections import Counter
 from pathlib import Path
@@ -37,7 +35,8 @@ class Output:
     ) -> None:
         if tokenizer.end_of_text is None:
             raise DataError(
-                "no end of text to put between documents: data.tokenizer (text needs another tokenizer)"
+                "no end of text to put between documents: data.tokenizer "
+                "(text needs another tokenizer)"
             )
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -62,11 +61,10 @@ class Output:
         return self.max_tokens is not None and self.taken["train"] >= self.max_tokens
 
     def append(self, piece: Piece, ids: np.ndarray) -> int:
-        """Take the ids of a piece, behind end_of_text if a document begins with it; `flush` writes
-        them.
+        """Take the ids of a piece, behind end_of_text if a document begins with it.
 
-        Returns the number of tokens that this made. A piece of training text is cut where it would
-        pass max_tokens.
+        `flush` writes them. A piece of training text is cut where it would pass max_tokens.
+        Returns the number of tokens that this made.
         """
         n_bytes = piece.n_bytes
         if piece.split == "train" and self.max_tokens is not None:
@@ -85,9 +83,7 @@ class Output:
         return n_tokens
 
     def flush(self) -> None:
-        """Write what was appended; many small writes would cost more than the encoding of short
-        documents allows.
-        """
+        """Write what was appended: a write for each short document would take too long."""
         for name, parts in self.waiting.items():
             ids = np.concatenate(parts) if parts else np.empty(0, np.uint32)
             if len(ids):
@@ -126,8 +122,8 @@ class Output:
         for name, what in (("train", "training"), ("val", "validation")):
             if self.taken[name] < 2:
                 raise DataError(
-                    f"no {what} text: {self.n_documents()} documents, {self.n_bytes()} bytes in all "
-                    f"(choose more text or another data.val_fraction)"
+                    f"no {what} text: {self.n_documents()} documents, {self.n_bytes()} bytes "
+                    "in all (choose more text or another data.val_fraction)"
                 )
         for writer in self.writers.values():
             writer.publish()

@@ -16,9 +16,7 @@ SMALL = 1 << 14  # up to here a table of the whole order is kept: 128 KiB
 
 
 class Permutation:
-    """A permutation of 0..n-1 chosen by a seed, in memory that n cannot grow beyond 128 KiB. 1 <= n
-    < 2**62.
-    """
+    """A permutation of 0..n-1 chosen by a seed, in at most 128 KiB. 1 <= n < 2**62."""
 
     def __init__(self, n: int, seed: int) -> None:
         assert 1 <= n < 1 << 62, n
@@ -45,8 +43,7 @@ class Permutation:
         low_bits, high_bits = self.low_bits, self.high_bits
         low, high = numbers & mask(low_bits), numbers >> np.uint64(low_bits)
         for key in self.keys:
-            # (high, low) -> (low, high ^ F(low)): the halves swap places, and with them their
-            # widths.
+            # (high, low) -> (low, high ^ F(low)): the halves swap places and widths.
             low, high = high ^ (mix(low + key) & mask(high_bits)), low
             low_bits, high_bits = high_bits, low_bits
         return (high << np.uint64(low_bits)) | low
@@ -57,9 +54,7 @@ def mask(bits: int) -> np.uint64:
 
 
 def mix(numbers: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea & Flood 2014): every bit of the result depends on
-    every bit given.
-    """
+    """The finaliser of splitmix64 (Steele, Lea & Flood 2014): each bit depends on all bits."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))

