@@ -545,7 +545,6 @@ OTHER_WAYS_IN = {
     "data/content.py": "the user's texts, regular files only",
     "data/rows.py": "a line of the user's texts",
     "data/shakespeare.py": "plays out of an installed package",
-    "data/preparation.py": "the tokenizer's own reader, which goes through reading.py",
     "data/prepare.py": "JSON that this module itself made",
     "data/preparation.py": "the tokenizer that this preparation published",
     "data/shard_writer.py": "half-made shards of its own, regular files only",
