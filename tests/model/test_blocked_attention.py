@@ -113,8 +113,8 @@ def test_dropout_of_blocked_attention_is_right_on_average() -> None:
     dropped, plain = blocked_attention(q, k, v, None, 0.3, seeds), blocked_attention(q, k, v)
     assert shape[0] == len(dropped)
     assert not torch.equal(dropped[0], dropped[1])
-    # 4 standard deviations
-    torch.testing.assert_close(dropped.mean(0), plain.mean(0), rtol=0, atol=0.15)
+    four_sigma = 0.15
+    torch.testing.assert_close(dropped.mean(0), plain.mean(0), rtol=0, atol=four_sigma)
 
 
 def test_gradients_of_blocked_attention_in_double_precision() -> None:

@@ -79,9 +79,7 @@ def test_matrices_are_consumed_one_by_one_and_not_changed():
 
 
 def fuzz(seed, draws, shortest):
-    """Random shapes and batch sizes in bf16: how many matrices differ from the plain loop's, of
-    how many.
-    """
+    """(matrices that differ from the plain loop's, all matrices), in bf16 at random shapes."""
     draw = torch.Generator().manual_seed(seed)
     pick = lambda values: values[int(torch.randint(len(values), (1,), generator=draw))]
     different = matrices_seen = 0

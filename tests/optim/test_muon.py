@@ -42,8 +42,7 @@ COMBINATIONS = [
     for nesterov, weight_decay, scale, dtype in itertools.product(
         (True, False), (0.0, 0.1), ("original", "match_rms_adamw"), (torch.float32, torch.bfloat16)
     )
-    # with bf16 parameters and no Nesterov torch.optim.Muon corrupts its own momentum: compared with
-    # float64 below
+    # with bf16 parameters and no Nesterov torch.optim.Muon corrupts its own momentum (see below)
     if nesterov or dtype == torch.float32
 ]
 
