@@ -31,13 +31,7 @@ class CopyTask(Source):
         self.seed = seed
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "kind": "copy_task",
-            "n_documents": self.n_documents,
-            "length": self.length,
-            "n_letters": self.n_letters,
-            "seed": self.seed,
-        }
+        return {"kind": "copy_task", **vars(self)}
 
     def documents(self, start: Any = None) -> Iterator[Document]:
         for number in range(start or 0, self.n_documents):

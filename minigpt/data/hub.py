@@ -46,15 +46,8 @@ class Hub(Source):
         self.source = source
 
     def describe(self) -> dict[str, Any]:
-        told = {
-            "kind": "hub",
-            "name": self.name,
-            "config": self.config,
-            "split": self.split,
-            "column": self.column,
-            "revision": self.revision,
-        }
-        if self.source is not None:
+        told = {"kind": "hub", **vars(self)}
+        if told.pop("source") is not None:
             told["local_files"] = names_and_sizes(self.local_folder())
         return told
 
@@ -99,20 +92,20 @@ class Hub(Source):
         import datasets
 
         datasets.disable_progress_bars()
-        load = functools.partial(datasets.load_dataset, split=self.split, streaming=True)
+        stream = functools.partial(datasets.load_dataset, split=self.split, streaming=True)
         if self.source is None:
             where = self.name
-            rows = load(where, name=self.config, revision=self.revision)
+            rows = stream(where, name=self.config, revision=self.revision)
         else:
             where = str(self.local_folder())
             try:
-                rows = load(where, name=self.config)
+                rows = stream(where, name=self.config)
             except datasets.exceptions.DataFilesNotFoundError:
                 # A part of a repository: `datasets` wants its first configuration's files, too.
                 files = listed_files(Path(where), self.config, self.split)
                 if files is None:
                     raise
-                rows = load(where, data_files={self.split: files})
+                rows = stream(where, data_files={self.split: files})
         if rows.column_names is not None:
             place_of(self.column, rows.column_names, where)
         return rows.select_columns([self.column])
