@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fault_table import Tries, table
 from runs import Shell
+from studies import Compare, Study
 
 os.environ.update(
     WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_SILENT="true"
@@ -40,6 +41,18 @@ def other(
     """Another shell, with other folders."""
     (tmp_path / "other").mkdir()
     return Shell(tmp_path / "other", monkeypatch, capfd)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Run folders without training."""
+    return Study(tmp_path / "outputs")
+
+
+@pytest.fixture
+def compare(study: Study, capsys: pytest.CaptureFixture[str]) -> Compare:
+    """`python -m minigpt.compare` on them, as a shell would run it."""
+    return Compare(study.folder, capsys)
 
 
 @pytest.fixture(autouse=True)

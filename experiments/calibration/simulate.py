@@ -21,12 +21,12 @@ import argparse
 import csv
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from power_figure import draw
 
 from minigpt.compare.caveats import coarse_grids
 from minigpt.compare.groups import group_runs
@@ -44,6 +44,7 @@ JUDGED = 200
 TUNING = (0, 1)
 CONFIRMATION = tuple(range(100, 108))
 TOKENS_PER_STEP = 512
+Doublings = dict[str, float]  # of the learning rate, by arm
 SIZES = (0.5, 1.0, 1.5, 2.0, 3.0)  # true effects, in standard deviations of a pair
 
 
@@ -81,20 +82,14 @@ class Simulator:
     effect: of the second arm, nats per token; below 0 it is better.
     """
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        effect: float,
-        seed: int,
-        confirmation: Sequence[int] = CONFIRMATION,
-    ):
-        self.p, self.effect, self.confirmation = parameters, effect, confirmation
+    def __init__(self, parameters: Parameters, effect: float, seed: int) -> None:
+        self.p, self.effect = parameters, effect
         self.random = np.random.default_rng(seed)
 
-    def study(self) -> tuple[list[Run], dict[str, float]]:
+    def study(self) -> tuple[list[Run], Doublings]:
         """The runs of one study, and the best lr of each arm in doublings from the centre."""
         best = {arm: float(self.random.uniform(-0.5, 0.5)) for arm in ("base", "new")}
-        shared = {seed: float(self.random.normal()) for seed in (*TUNING, *self.confirmation)}
+        shared = {seed: float(self.random.normal()) for seed in (*TUNING, *CONFIRMATION)}
         runs = []
         for arm in best:
             scores = {}
@@ -102,42 +97,30 @@ class Simulator:
                 tuned = [self.run(arm, k, best[arm], seed, JUDGED, shared[seed]) for seed in TUNING]
                 scores[k] = sum(run.summary["val_loss"] for run in tuned if run.summary)
                 runs += tuned
-            # What the user confirms is what the product would choose; judge() chooses again from
-            # the same runs.
+            # The user confirms what the product would choose; judge() chooses again.
             k = min(scores, key=scores.__getitem__)
-            runs += [
-                self.run(arm, k, best[arm], s, steps, shared[s])
-                for s in self.confirmation
-                for steps in BUDGETS
-            ]
+            each = [(s, steps) for s in CONFIRMATION for steps in BUDGETS]
+            runs += [self.run(arm, k, best[arm], s, steps, shared[s]) for s, steps in each]
         return runs, best
 
     def true_loss(self, arm: str, k: float, best: float, steps: float) -> float:
         effect = self.effect if arm == "new" else 0.0
-        return (
-            self.p.mean_loss(math.log2(steps / JUDGED))
-            + effect
-            + self.p.curvature * (k - best) ** 2
-        )
+        mean = self.p.mean_loss(math.log2(steps / JUDGED))
+        return mean + effect + self.p.curvature * (k - best) ** 2
 
     def run(self, arm: str, k: int, best: float, seed: int, steps: int, shared: float) -> Run:
         own = float(self.random.normal())
         rho, sd = self.p.seed_correlation, self.p.seed_sd_new if arm == "new" else self.p.seed_sd
-        loss = self.true_loss(arm, k, best, steps) + sd * (
-            math.sqrt(rho) * shared + math.sqrt(1 - rho) * own
-        )
+        noise = sd * (math.sqrt(rho) * shared + math.sqrt(1 - rho) * own)
+        loss = self.true_loss(arm, k, best, steps) + noise
         lr = 0.01 * 2.0**k
         identity = {"optim": {"hidden": {"lr": lr}}, "budget": {"steps": steps}, "seed": seed}
+        data = {"fingerprint": "0"}
+        record = {"identity": identity, "choices": {"optim": arm}, "data": data, "chosen": {}}
         config = {
             "train": {"tokens": None, "steps": steps, "batch_size": 8},
             "model": {"max_seq_len": TOKENS_PER_STEP // 8},
             "optim": {"lr": lr},
-        }
-        record = {
-            "identity": identity,
-            "choices": {"optim": arm},
-            "data": {"fingerprint": "0"},
-            "chosen": {},
         }
         summary = {"status": "finished", "val_loss": loss, "tokens": steps * TOKENS_PER_STEP}
         return Run(Path(f"{arm}-{k}-{seed}-{steps}"), record, config, summary)
@@ -174,6 +157,7 @@ class Tally:
         def share(count: int, of: int = self.studies) -> str:
             return f"{count / of:.4f}" if of else ""
 
+        error = f"{self.log_ratio_error / self.ratios:+.4f}" if self.ratios else ""
         return {
             "scenario": self.scenario,
             "true effect": f"{self.effect:.4f}",
@@ -189,9 +173,7 @@ class Tally:
             "covers arms at their best": share(self.covered_tuned),
             "ratio given": share(self.ratios),
             "ratio's interval covers": share(self.ratio_covered, self.ratios),
-            "ratio's mean log error": f"{self.log_ratio_error / self.ratios:+.4f}"
-            if self.ratios
-            else "",
+            "ratio's mean log error": error,
         }
 
 
@@ -209,25 +191,20 @@ def simulate(
             name: math.log2(choice.setting.value("optim.hidden.lr") / 0.01)
             for name, choice in result.choices.items()
         }
-        truth = simulator.true_loss(
-            "new", chosen["new"], best["new"], JUDGED
-        ) - simulator.true_loss("base", chosen["base"], best["base"], JUDGED)
-        assert comparison.interval is not None
+        new, base = (simulator.true_loss(a, chosen[a], best[a], JUDGED) for a in ("new", "base"))
+        interval = comparison.interval
+        assert interval is not None
         tally.studies += 1
         setattr(tally, comparison.verdict, getattr(tally, comparison.verdict) + 1)
         tally.doubted += bool(list(coarse_grids(result)))
-        tally.covered += comparison.interval.low <= truth <= comparison.interval.high
-        tally.covered_tuned += comparison.interval.low <= effect <= comparison.interval.high
+        tally.covered += interval.low <= new - base <= interval.high
+        tally.covered_tuned += interval.low <= effect <= interval.high
         _tally_ratio(tally, result, simulator, chosen, best)
     return tally
 
 
 def _tally_ratio(
-    tally: Tally,
-    result: Result,
-    simulator: Simulator,
-    chosen: dict[str, float],
-    best: dict[str, float],
+    tally: Tally, result: Result, simulator: Simulator, chosen: Doublings, best: Doublings
 ) -> None:
     """Against the budget at which the true losses of the chosen settings are equal."""
     (found,) = (one for one in result.equal_loss if one.budget == JUDGED * TOKENS_PER_STEP)
@@ -270,12 +247,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--studies",
-        type=int,
-        default=4000,
-        help="of equal arms; half as many for each other effect",
-    )
+    studies = "of equal arms; half as many for each other effect"
+    parser.add_argument("--studies", type=int, default=4000, help=studies)
     parser.add_argument("--parameters", type=Path, default=HERE / "parameters.json")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--seed", type=int, default=0)
@@ -283,21 +256,19 @@ def main() -> None:
     p = Parameters(**json.loads(options.parameters.read_text()))
     n = options.studies
     print(f"parameters: {p}\n")
-    pair_sd = p.pair_sd
     hidden = p.curvature * 0.5**2  # what a point between two of the grid may gain
     plan = [
         ("equal arms, settings do not matter", replace(p, curvature=0.0), 0.0, n, 0.0),
         ("equal arms, each between its grid points", p, 0.0, n, 0.0),
         ("the same, margin of what the grid hides", p, 0.0, n, hidden),
-        *((f"better by {size:g} sd of a pair", p, -size * pair_sd, n // 2, 0.0) for size in SIZES),
-        ("better by 3 sd, margin of what the grid hides", p, -3 * pair_sd, n // 2, hidden),
+        *((f"better by {x:g} sd of a pair", p, -x * p.pair_sd, n // 2, 0.0) for x in SIZES),
+        ("better by 3 sd, margin of what the grid hides", p, -3 * p.pair_sd, n // 2, hidden),
     ]
     tallies = []
-    for index, (scenario, parameters, effect, studies, margin) in enumerate(plan):
-        tallies.append(
-            simulate(parameters, scenario, effect, studies, options.seed + index, margin)
-        )
-        print("  ".join(f"{key} {value}" for key, value in tallies[-1].row().items()), flush=True)
+    for seed, (scenario, parameters, effect, studies, margin) in enumerate(plan, options.seed):
+        tally = simulate(parameters, scenario, effect, studies, seed, margin)
+        print("  ".join(f"{key} {value}" for key, value in tally.row().items()), flush=True)
+        tallies.append(tally)
     share = without_confirmation(p, n, options.seed + 100)
     print(
         "\nequal arms, one tuned and judged on the seeds that chose (not what compare does): "
@@ -307,68 +278,18 @@ def main() -> None:
         writer = csv.DictWriter(file, list(tallies[0].row()), lineterminator="\n")
         writer.writeheader()
         writer.writerows(tally.row() for tally in tallies)
+    drawn = [tallies[1], *(t for t in tallies if t.scenario.endswith("sd of a pair"))]
     draw(
-        [tallies[1], *(t for t in tallies if t.scenario.endswith("sd of a pair"))],
-        pair_sd,
+        [-t.effect / p.pair_sd for t in drawn],
+        [t.better / t.studies for t in drawn],
+        {
+            "difference, chosen settings": [t.covered / t.studies for t in drawn],
+            "difference, arms at their best": [t.covered_tuned / t.studies for t in drawn],
+            "budget ratio": [t.ratio_covered / max(1, t.ratios) for t in drawn],
+        },
+        len(CONFIRMATION),
         options.out / "calibration.png",
     )
-
-
-def draw(tallies: list[Tally], pair_sd: float, target: Path) -> None:
-    """Power beside coverage, by the true effect in standard deviations of a pair."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from scipy.stats import nct, t
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
-    x = [-tally.effect / pair_sd for tally in tallies]
-    left.plot(
-        x,
-        [tally.better / tally.studies for tally in tallies],
-        "o-",
-        color="#0072b2",
-        label="whole procedure",
-    )
-    n, many = len(CONFIRMATION), np.linspace(0.01, 3, 100)
-    left.plot(
-        many,
-        1 - nct.cdf(t.ppf(0.975, n - 1), n - 1, many * math.sqrt(n)),
-        "--",
-        color="#59636e",
-        label="t test, known settings",
-    )
-    left.set_ylabel("share of studies that find it better")
-    right.axhline(0.95, color="#59636e", linestyle="--", linewidth=1)
-    right.plot(
-        x,
-        [tally.covered / tally.studies for tally in tallies],
-        "o-",
-        color="#0072b2",
-        label="difference, chosen settings",
-    )
-    right.plot(
-        x,
-        [tally.covered_tuned / tally.studies for tally in tallies],
-        "s-",
-        color="#d55e00",
-        label="difference, arms at their best",
-    )
-    right.plot(
-        x,
-        [tally.ratio_covered / max(1, tally.ratios) for tally in tallies],
-        "^-",
-        color="#009e73",
-        label="budget ratio",
-    )
-    right.set_ylim(0, 1.02)
-    right.set_ylabel("share of 95 % intervals that cover")
-    for axes in (left, right):
-        axes.set_xlabel("true effect, standard deviations of a pair")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
-    figure.savefig(target, dpi=120)
 
 
 if __name__ == "__main__":

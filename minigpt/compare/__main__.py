@@ -49,7 +49,8 @@ judged on confirmation seeds (100 and above), paired by seed. Fewer than 8 pairs
 DIR gets report.html (opens offline), report.md, figures as PNG and results.csv (a row for each
 run).
 
-Exit codes: 0 done; 1 a study that has not ended; 2 bad arguments or nothing to compare; 6 DIR cannot be written.
+Exit codes: 0 done; 1 a study that has not ended; 2 bad arguments or nothing to compare;
+6 DIR cannot be written.
 """
 
 

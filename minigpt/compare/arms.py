@@ -1,6 +1,7 @@
 """An arm of a comparison: its runs by setting, budget and seed, and what its settings differ in."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,8 +10,8 @@ from minigpt.compare.question import Key
 from minigpt.study.run import LEARNING_RATE, Run
 from minigpt.study.values import show
 
-# The lr as people type it. An axis is called by one of these where it moves the same settings.
-TYPED_AXES = ("optim.lr_scale", "optim.lr", "optim.adamw_lr")
+# A learning rate that roles share, as people type it: an axis that moves as it does gets its name.
+SHARED_LR = re.compile(r"optim\.(\w+_)?lr|optim\.lr_scale")
 
 
 def ended_loss(run: Run, metric: str) -> float:
@@ -85,16 +86,19 @@ class Arm:
 
     def _axis(self, pattern: tuple[int, ...], keys: list[str]) -> Axis:
         settings = self.settings.values()
-        for typed in TYPED_AXES if any(map(LEARNING_RATE.fullmatch, keys)) else ():
-            found = [
-                {json.dumps(run.flat_config.get(typed)) for run in s.all_runs} for s in settings
-            ]
+        for shared in self._shared_lrs() if any(map(LEARNING_RATE.fullmatch, keys)) else ():
+            found = [{json.dumps(r.flat_config.get(shared)) for r in s.all_runs} for s in settings]
             column = [next(iter(values)) for values in found]
             if all(len(values) == 1 for values in found) and _pattern(column) == pattern:
                 values = {s.key: json.loads(value) for s, value in zip(settings, column)}
-                return Axis(typed, tuple(keys), values)
+                return Axis(shared, tuple(keys), values)
         name = next((key for key in keys if ".hidden." in key), keys[0])
         return Axis(name, tuple(keys), {s.key: _hashable(s.value(name)) for s in settings})
+
+    def _shared_lrs(self) -> list[str]:
+        """The widest first: lr_scale moves all roles, `lr` some, others fewer."""
+        found = {key for run in self.runs for key in run.flat_config if SHARED_LR.fullmatch(key)}
+        return sorted(found, key=lambda key: (key != "optim.lr_scale", key != "optim.lr", key))
 
     def describe(self, setting: Setting) -> str:
         """A setting by what sets it apart within its arm."""

@@ -1,4 +1,4 @@
-"""The runs of a declared study as jobs of Hydra: planned, launched, read back from their folders."""
+"""The runs of a declared study as jobs of Hydra: planned, launched, read back from disk."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -15,6 +15,11 @@ from studies import Study
 FOLDER = ROOT / "experiments" / "calibration"
 
 
+@pytest.fixture(autouse=True)
+def _scripts_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
 def script(name: str) -> ModuleType:
     return load_script(FOLDER / f"{name}.py")
 

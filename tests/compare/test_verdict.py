@@ -171,6 +171,16 @@ def test_an_arm_that_always_diverges_is_worse(study: Study, compare: Compare) ->
     assert "every seed of muon diverged" in verdict_line(compare)
 
 
+def test_any_shared_learning_rate_names_its_axis(study: Study, compare: Compare) -> None:
+    for arm in ("adamw", "muon"):
+        for lr in LRS:
+            both = {"optim.third_lr": lr, "optim.embed.lr": lr, "optim.scalar.lr": lr}
+            for seed in (0, 1):
+                study.run(arm, seed, losses(4.0)(lr, seed, 100), config=both)
+    assert compare("--by", "optim") == 0
+    assert "muon              optim.third_lr=0.02" in compare.out
+
+
 def test_a_setting_that_diverged_while_tuning_is_not_chosen(study: Study, compare: Compare) -> None:
     study.tuned_and_confirmed("adamw", losses(4.0), LRS, 0.02)
     study.tuned_and_confirmed("muon", losses(3.9, own=1), LRS, 0.02)

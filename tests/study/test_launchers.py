@@ -206,14 +206,18 @@ def test_without_slurm_or_without_the_plugins_one_line_says_what_to_do(tmp_path:
     ):
         code = (
             "import runpy, sys\nsys.modules['hydra_plugins'] = None\n"
-            f"sys.argv = ['train.py', '-m', 'hydra/launcher={launcher}', 'hydra.launcher.n_jobs=2', 'seed=0,1']\n"
+            f"sys.argv = ['train.py', '-m', 'hydra/launcher={launcher}',\n"
+            "    'hydra.launcher.n_jobs=2', 'seed=0,1']\n"
             "runpy.run_path('train.py', run_name='__main__')\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 2
-        expected = f"error: missing package: hydra/launcher={launcher} needs {plugin} (pip install 'minigpt[launchers]')"
+        expected = (
+            f"error: missing package: hydra/launcher={launcher} needs {plugin} "
+            "(pip install 'minigpt[launchers]')"
+        )
         assert done.stderr.strip() == expected
 
 

@@ -230,12 +230,13 @@ def test_the_same_sweep_twice_at_once_shares_the_jobs_and_both_say_done(tmp_path
 NO_LOCKS = textwrap.dedent(
     """\
     import ctypes, struct
-    # The kernel refuses fcntl(_, F_SETLK or F_SETLKW, _) with ENOLCK, as a network file system without its lock
-    # service does: a filter for system calls (seccomp), which this process and its children cannot take off again.
+    # The kernel refuses fcntl(_, F_SETLK or F_SETLKW, _) with ENOLCK, as a network file system
+    # without its lock service does. It is a filter for system calls (seccomp), which this process
+    # and its children cannot take off again.
     def step(code, yes, no, value): return struct.pack("HBBI", code, yes, no, value)
     program = b"".join([
-        step(0x20, 0, 0, 0), step(0x15, 0, 4, 72),                          # the system call is fcntl
-        step(0x20, 0, 0, 24), step(0x15, 1, 0, 6), step(0x15, 0, 1, 7),     # its command takes a lock
+        step(0x20, 0, 0, 0), step(0x15, 0, 4, 72),  # the system call is fcntl
+        step(0x20, 0, 0, 24), step(0x15, 1, 0, 6), step(0x15, 0, 1, 7),  # its command takes a lock
         step(0x06, 0, 0, 0x00050000 | 37), step(0x06, 0, 0, 0x7FFF0000),
     ])
     libc, buffer = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(program)
