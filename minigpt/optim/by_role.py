@@ -179,8 +179,7 @@ class ByRole:
                 for setting, value in _settings(group).items()
                 if not _same(value, self._configured[key].get(setting))
             }
-        fits = {"like": self._like(), "optimizers": self._classes()}
-        return {"parameters": parameters, "groups": changed, **fits}
+        return {"parameters": parameters, "groups": changed, **self._form()}
 
     def load_state_tree(self, tree: dict[str, Any]) -> None:
         """Take over a state tree by name; hyperparameters, lr above all, stay those of the config.
@@ -216,15 +215,15 @@ class ByRole:
             group.update(settings)
 
     def _check_fit(self, tree: dict[str, Any]) -> None:
-        present = lambda groups: dict.fromkeys(groups, "present")
-        for what, saved, ours in (
-            ("optimizers", tree["optimizers"], self._classes()),
-            ("parameters", tree["like"], self._like()),
+        ours, present = self._form(), lambda groups: dict.fromkeys(groups, "present")
+        for what, saved, own in (
+            ("optimizers", tree["optimizers"], ours["optimizers"]),
+            ("parameters", tree["like"], ours["like"]),
             ("groups", present(tree["groups"]), present(self._configured)),
         ):
-            if saved != ours:
+            if saved != own:
                 raise CheckpointError(
-                    f"optimizer state does not fit: {what}: {_difference(saved, ours)} "
+                    f"optimizer state does not fit: {what}: {_difference(saved, own)} "
                     "(saved -> this run; start a new run, or take only the weights with init_from=)"
                 )
 
@@ -235,14 +234,12 @@ class ByRole:
             for group in optimizer.param_groups
         }
 
-    def _like(self) -> dict[str, str]:
-        return {
-            name: f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}"
-            for p, name in self.names.items()
-        }
-
-    def _classes(self) -> dict[str, str]:
-        return {role: _class_name(optimizer) for role, optimizer in self.optimizers.items()}
+    def _form(self) -> dict[str, dict[str, str]]:
+        """What a state tree and this must have in common."""
+        classes = {role: _class_name(optimizer) for role, optimizer in self.optimizers.items()}
+        dtype = lambda p: str(p.dtype).removeprefix("torch.")
+        like = {name: f"{dtype(p)} {tuple(p.shape)}" for p, name in self.names.items()}
+        return {"optimizers": classes, "like": like}
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
