@@ -111,6 +111,15 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file of ours, durably."""
+    with open(path, "ab", opener=regular_file) as file:
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fsync_folder(path.parent)
+
+
 def publish_folder(temporary: Path, final: Path) -> None:
     """Rename a finished folder to its final name. Its files are synced, the name is free."""
     fsync_folder(temporary)

@@ -176,7 +176,7 @@ class Journal:
 
         Raises CheckpointError if it was decided otherwise before: then a result has changed.
         """
-        entry = json.loads(json.dumps(dict(entry)))
+        entry = json_object(json.dumps(dict(entry)).encode())
         known = self._known.get(_key(entry))
         if known is not None:
             before = {key: value for key, value in known.items() if key != "time"}
@@ -189,12 +189,8 @@ class Journal:
             return False
         line = json.dumps({**entry, "time": datetime.now(UTC).isoformat(timespec="seconds")})
         with durable.writing(self._path):
-            with open(self._path, "ab", opener=durable.regular_file) as file:
-                file.write(line.encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            durable.fsync_folder(self.folder)
-        self._known[_key(entry)] = json.loads(line)
+            durable.append_line(self._path, line)
+        self._known[_key(entry)] = json_object(line.encode())
         return True
 
 
