@@ -282,6 +282,7 @@ def test_momentum_keeps_its_dtype_and_bf16_parameters_resume_exactly():
             "hidden torch.SGD -> minigpt.Muon",
         ),
         (lambda tree: tree["groups"].pop("hidden/q/2"), "groups: hidden/q/2 absent"),
+        (lambda tree: tree["groups"].update({"hidden/q/2": None}), "does not fit: TypeError"),
     ],
 )
 @pytest.mark.faults(26)
