@@ -19,28 +19,20 @@ def caveats(result: Result, times: Costs) -> list[str]:
         *_diverged(result),
         *_grid_edges(result),
         *coarse_grids(result),
-        *_unequal_tuning(result),
-        *_tuned_elsewhere(result),
-        *_untuned_axes(result),
-        *_one_budget(result),
-        *_unended(result),
-        *_mixed(result),
+        *_tuning(result),
+        *_runs(result),
         *_changed_code(result),
         *_paths(result),
-        *_unknown_flops(result),
-        *_no_seconds(times),
+        *_costs(result, times),
         *result.group.duplicates,
     ]
 
 
-def _few(names: Sequence[str]) -> str:
+def _few(things: Sequence[str | Run]) -> str:
     """A few names in order, and how many more."""
+    names = sorted(thing.name if isinstance(thing, Run) else thing for thing in things)
     more = len(names) - SHOWN
-    return ", ".join(sorted(names)[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _names(runs: Iterable[Run]) -> str:
-    return _few([run.name for run in runs])
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _diverged(result: Result) -> Iterable[str]:
@@ -81,7 +73,7 @@ def coarse_grids(result: Result) -> Iterable[str]:
             )
 
 
-def _unequal_tuning(result: Result) -> Iterable[str]:
+def _tuning(result: Result) -> Iterable[str]:
     tried = {
         name: (len(choice.scores), sum(len(score.seeds) for score in choice.scores))
         for name, choice in result.choices.items()
@@ -100,17 +92,11 @@ def _unequal_tuning(result: Result) -> Iterable[str]:
             "untuned: one setting for each arm, "
             "so this compares these settings and not the arms at their best"
         )
-
-
-def _tuned_elsewhere(result: Result) -> Iterable[str]:
     for name, choice in result.choices.items():
         if len({score.seeds for score in choice.scores}) > 1:
             yield f"{name}: its settings were tried on different numbers of seeds"
         if choice.budget is not None and choice.budget != result.headline:
             yield f"{name}: tuned at {choice.budget:,} tokens, judged at {result.headline:,}"
-
-
-def _untuned_axes(result: Result) -> Iterable[str]:
     swept = {
         name: {key for axis in arm.axes for key in axis.keys}
         for name, arm in result.group.arms.items()
@@ -122,26 +108,20 @@ def _untuned_axes(result: Result) -> Iterable[str]:
             yield f"{name}: not tuned over {lacking}, which another arm was"
 
 
-def _one_budget(result: Result) -> Iterable[str]:
+def _runs(result: Result) -> Iterable[str]:
     if sum(bool(at.comparisons) for at in result.budgets.values()) < 2:
         yield (
             "one budget: a difference at a single budget says little about longer runs "
             "(add another train.steps=)"
         )
-
-
-def _unended(result: Result) -> Iterable[str]:
     for name, arm in result.group.arms.items():
         for status in ("failed", "unfinished", "running"):
             if runs := [run for run in arm.unended if run.status == status]:
-                yield f"{name}: {len(runs)} {status}: {_names(runs)}"
-
-
-def _mixed(result: Result) -> Iterable[str]:
+                yield f"{name}: {len(runs)} {status}: {_few(runs)}"
     if runs := [run for run in result.group.runs if run.record.get("mixed")]:
         kinds = sorted({change for run in runs for change in run.record["mixed"]})
         shown = "; ".join(kinds[:SHOWN])
-        yield f"mixed runs, went on after a change ({shown}): {_names(runs)}"
+        yield f"mixed runs, went on after a change ({shown}): {_few(runs)}"
 
 
 def _changed_code(result: Result) -> Iterable[str]:
@@ -153,7 +133,7 @@ def _changed_code(result: Result) -> Iterable[str]:
         fewest = min((runs for found in changed.values() for runs in found.values()), key=len)
         yield (
             "changed code: runs were computed by different versions of "
-            f"{_few(list(changed))} (one side: {_names(fewest)})"
+            f"{_few(list(changed))} (one side: {_few(fewest)})"
         )
     versions = {run.record.get("versions", {}).get("torch") for run in result.group.runs}
     if len(versions) > 1:
@@ -174,7 +154,7 @@ def _paths(result: Result) -> Iterable[str]:
         yield f"different hosts ({', '.join(sorted(hosts))}): times do not compare across them"
 
 
-def _unknown_flops(result: Result) -> Iterable[str]:
+def _costs(result: Result, times: Costs) -> Iterable[str]:
     for name, found in result.at_headline.evidence.items():
         ended = [run for run in found.all_runs if run.status == "finished"]
         if ended and all(flops_per_token(run) is None for run in ended):
@@ -182,9 +162,6 @@ def _unknown_flops(result: Result) -> Iterable[str]:
                 f"{name}: its FLOPs are unknown, "
                 "since an optimizer does not tell its own (flops_per_step)"
             )
-
-
-def _no_seconds(times: Costs) -> Iterable[str]:
     if times.why_no_times:
         yield f"no seconds: {times.why_no_times}"
     for name, time in times.step_times.items():

@@ -33,7 +33,7 @@ class Group:
 
         Told by the oldest of the sweeps that hold most arms, else by the oldest run.
         """
-        by_age = sorted(self.runs, key=lambda run: (str(run.record.get("started")), run.name))
+        by_age = sorted(self.runs, key=lambda run: run.age)
         typed: dict[Path, dict[str, int]] = {}  # by sweep, the oldest first
         for run in by_age:
             name = self.question.arm(run)
@@ -91,7 +91,7 @@ def _group(question: Question, shared: dict[str, str], runs: list[Run]) -> Group
 
     def age(run: Run) -> tuple[bool, str, str]:
         """Ended runs first: a later attempt never replaces a run that diverged."""
-        return run.loss("val_loss") is None, str(run.record.get("started")), run.name
+        return run.loss("val_loss") is None, *run.age
 
     for run in sorted(runs, key=age):
         name = question.arm(run)

@@ -2,20 +2,10 @@
 
 from collections.abc import Sequence
 
+from minigpt.compare import document as doc
 from minigpt.compare import tables
 from minigpt.compare.caveats import caveats
 from minigpt.compare.cost import Costs
-from minigpt.compare.document import (
-    Block,
-    Bullets,
-    Cell,
-    Document,
-    Figures,
-    Heading,
-    Paragraph,
-    Table,
-    VerdictLine,
-)
 from minigpt.compare.figures import Figure
 from minigpt.compare.groups import Groups
 from minigpt.compare.judge import Result
@@ -29,66 +19,62 @@ def compose(
     judged: Sequence[tuple[Result, Costs, list[Figure]]],
     groups: Groups,
     others: list[str],
-) -> Document:
+) -> doc.Document:
     """The whole report. others: remarks on what was found and not compared."""
-    blocks: list[Block] = []
+    blocks: list[doc.Block] = []
     for result, times, figures in judged:
         if len(judged) > 1 or result.group.split:
-            blocks.append(Heading(result.group.title))
+            blocks.append(doc.Heading(result.group.title))
         blocks += group_blocks(result, times, figures)
     rest = [f"{len(group.runs)} runs of one arm only: {group.title}" for group in groups.single]
     if len(groups.several) + len(groups.single) > 1:
         keys = ", ".join(groups.split_keys) or "none"
         rest.insert(0, f"runs that differ in these keys are not mixed: {keys}")
     if rest or others:
-        blocks.append(Bullets("Not compared", [*rest, *others]))
+        blocks.append(doc.Bullets("Not compared", [*rest, *others]))
     ending = (
         "Intervals are over seeds (Student's t), not over texts: "
         "another validation split is another question. "
         f"A claim needs {MIN_PAIRS} pairs of seeds that took no part in choosing the settings."
     )
-    return Document(title, [*blocks, Paragraph(ending)])
+    return doc.Document(title, [*blocks, doc.Paragraph(ending)])
 
 
-def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[Block]:
+def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[doc.Block]:
     """One group."""
     comparisons = result.at_headline.comparisons
-    blocks: list[Block] = [
-        VerdictLine(
+    blocks: list[doc.Block] = [
+        doc.VerdictLine(
             c.verdict,
             f"At {result.headline:,} tokens {sentence(c, result)}.",
             (*c.arm.all_runs, *c.baseline.all_runs),
         )
         for c in comparisons
     ]
-    blocks.append(Paragraph(rules_text(result)))
+    blocks.append(doc.Paragraph(rules_text(result)))
     missing = [
         f"{c.arm.arm} against {c.baseline.arm}: {text}" if len(comparisons) > 1 else text
         for c in comparisons
         for text in c.missing
     ]
     if missing:
-        blocks.append(Bullets("Missing for a claim", missing))
+        blocks.append(doc.Bullets("Missing for a claim", missing))
     if doubts := caveats(result, times):
-        blocks.append(Bullets("Before believing it", doubts))
-    blocks += _with_rows(
+        blocks.append(doc.Bullets("Before believing it", doubts))
+    blocks += [
         tables.arms_table(result),
         tables.differences_table(result),
         tables.equal_loss_table(result, times),
-    )
+    ]
     if figures:
         drawn = tuple(run for arm in result.group.arms.values() for run in arm.runs)
-        blocks.append(Figures(figures, Cell(f"{len(drawn)} runs", drawn)))
-    blocks += _with_rows(
+        blocks.append(doc.Figures(figures, doc.Cell(f"{len(drawn)} runs", drawn)))
+    blocks += [
         tables.cost_table(result, times),
         tables.tuning_table(result),
         tables.configuration_table(result),
-    )
-    return blocks
-
-
-def _with_rows(*found: Table) -> list[Table]:
-    return [table for table in found if table.rows]
+    ]
+    return [block for block in blocks if not isinstance(block, doc.Table) or block.rows]
 
 
 def rules_text(result: Result) -> str:

@@ -3,16 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from minigpt.compare.document import (
-    Bullets,
-    Cell,
-    Document,
-    Figures,
-    Heading,
-    Paragraph,
-    Table,
-    VerdictLine,
-)
+from minigpt.compare import document as doc
 from minigpt.compare.report_text import address
 from minigpt.study.run import Run
 from minigpt.terminal import count, escape_controls
@@ -66,26 +57,26 @@ figure svg { display: block; width: 100%; height: auto; }
 CLASSES = {"better": "better", "worse": "worse", "equivalent": "same", "no difference": "same"}
 
 
-def html(document: Document, out: Path) -> str:
+def html(document: doc.Document, out: Path) -> str:
     """The text of report.html. out: its folder, for relative links to run folders."""
     numbers = document.numbered_runs()
     body = [f"<h1>{escape(document.title)}</h1>"]
     for block in document.blocks:
         match block:
-            case Heading(title):
+            case doc.Heading(title):
                 body.append(f"<h2>{escape(title)}</h2>")
-            case VerdictLine(kind, sentence, runs):
-                word = f"<b>{_link(Cell(kind, runs), numbers)}</b>"
+            case doc.VerdictLine(kind, sentence, runs):
+                word = f"<b>{_link(doc.Cell(kind, runs), numbers)}</b>"
                 style = CLASSES.get(kind, "")
                 body.append(f'<p class="verdict {style}">{word}{escape(sentence)}</p>')
-            case Bullets(title, items):
+            case doc.Bullets(title, items):
                 listed = "".join(f"<li>{escape(item)}</li>" for item in items)
                 body.append(f'<h3>{escape(title)}</h3><ul class="doubts">{listed}</ul>')
-            case Paragraph(words):
+            case doc.Paragraph(words):
                 body.append(f'<p class="note">{escape(words)}</p>')
-            case Table():
+            case doc.Table():
                 body.append(_table(block, numbers))
-            case Figures(figures, drawn):
+            case doc.Figures(figures, drawn):
                 shown = (
                     f"<figure>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>"
                     for f in figures
@@ -106,7 +97,7 @@ def html(document: Document, out: Path) -> str:
     )
 
 
-def _table(table: Table, numbers: dict[tuple[Run, ...], int]) -> str:
+def _table(table: doc.Table, numbers: dict[tuple[Run, ...], int]) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.rows[0])
     cells = ("".join(f"<td>{_link(cell, numbers)}</td>" for cell in r.values()) for r in table.rows)
     rows = "".join(f"<tr>{row}</tr>" for row in cells)
@@ -117,7 +108,7 @@ def _table(table: Table, numbers: dict[tuple[Run, ...], int]) -> str:
     )
 
 
-def _link(cell: Cell, numbers: dict[tuple[Run, ...], int]) -> str:
+def _link(cell: doc.Cell, numbers: dict[tuple[Run, ...], int]) -> str:
     """The text of a cell, linked to the runs it rests on."""
     text = escape(cell.text)
     if not (cell.runs and text):

@@ -5,66 +5,57 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
-from minigpt.compare.document import (
-    Bullets,
-    Cell,
-    Document,
-    Figures,
-    Heading,
-    Paragraph,
-    Table,
-    VerdictLine,
-)
+from minigpt.compare import document as doc
 from minigpt.study.run import Run
 from minigpt.terminal import escape_line, table
 
 SIGNS = {"better": "+", "worse": "-", "equivalent": "=", "no difference": "=", "undecided": "?"}
 
 
-def terminal_text(document: Document) -> str:
+def terminal_text(document: doc.Document) -> str:
     """Plain text without details, links and figures. Tables are as wide as they need to be."""
     lines = [document.title, "=" * len(document.title)]
     for block in document.blocks:
         match block:
-            case Heading(title):
+            case doc.Heading(title):
                 lines += ["", title, "-" * len(title)]
-            case VerdictLine(kind, sentence):
+            case doc.VerdictLine(kind, sentence):
                 lines.append(f"[{SIGNS[kind]}] {sentence}")
-            case Bullets(title, items):
+            case doc.Bullets(title, items):
                 lines += ["", f"{title}:", *(f"  - {item}" for item in items)]
-            case Paragraph(words):
+            case doc.Paragraph(words):
                 lines += ["", words]
-            case Table(title, rows, detail=False):
+            case doc.Table(title, rows, detail=False):
                 texts = [list(rows[0]), *([cell.text for cell in row.values()] for row in rows)]
                 lines += ["", f"{title}:", *table(texts, indent="  ")]
     return "\n".join(map(escape_line, lines)).strip() + "\n"
 
 
-def markdown(document: Document, out: Path) -> str:
+def markdown(document: doc.Document, out: Path) -> str:
     """The text of report.md. out: its folder, for relative links."""
     numbers = document.numbered_runs()
 
-    def link(cell: Cell) -> str:
+    def link(cell: doc.Cell) -> str:
         text = escape_signs(cell.text)
         return f"[{text}](#runs-{numbers[cell.runs]})" if cell.runs and text else text
 
     lines = [f"# {escape_signs(document.title)}"]
     for block in document.blocks:
         match block:
-            case Heading(title):
+            case doc.Heading(title):
                 lines += ["", f"## {escape_signs(title)}"]
-            case VerdictLine(kind, sentence, runs):
-                lines += ["", f"**{link(Cell(kind, runs))}** {escape_signs(sentence)}"]
-            case Bullets(title, items):
+            case doc.VerdictLine(kind, sentence, runs):
+                lines += ["", f"**{link(doc.Cell(kind, runs))}** {escape_signs(sentence)}"]
+            case doc.Bullets(title, items):
                 lines += ["", f"**{title}**", "", *(f"- {escape_signs(item)}" for item in items)]
-            case Paragraph(words):
+            case doc.Paragraph(words):
                 lines += ["", escape_signs(words)]
-            case Table(title, rows, note):
+            case doc.Table(title, rows, note):
                 lines += ["", f"### {escape_signs(title)}", ""]
                 lines += [_row(map(escape_signs, rows[0])), _row(["---"] * len(rows[0]))]
                 lines += [_row(map(link, row.values())) for row in rows]
                 lines += ["", escape_signs(note)] if note else []
-            case Figures(figures, drawn):
+            case doc.Figures(figures, drawn):
                 for figure in figures:
                     caption = escape_signs(figure.caption)
                     lines += ["", f"![{caption}]({figure.name}.png)", "", f"*{caption}*"]

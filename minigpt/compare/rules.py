@@ -60,8 +60,7 @@ def declared_rules(
     A declaration that changes on the way is none.
     baseline, margin: of the command line, instead of the declared ones.
     """
-    by_age = sorted(runs, key=lambda run: (str(run.record.get("started")), run.name))
-    found = [run.config.get("verdict") or {} for run in by_age]
+    found = [run.config.get("verdict") or {} for run in sorted(runs, key=lambda run: run.age)]
     found = [node for node in found if any(value is not None for value in node.values())]
     first: dict[str, Any] = found[0] if found else {}
     notes = []

@@ -1,7 +1,7 @@
 """Finds run folders below paths and reads them. Writes nothing."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -29,34 +29,29 @@ def find(paths: Sequence[Path]) -> Found:
     Raises ConfigError for a path that does not exist, or if there is no run at all.
     """
     found = Found()
+    folders: dict[Path, Path] = {}  # a link, or an overlapping path, may lead to one once more
     for path in paths:
         if not path.is_dir():
             raise ConfigError(
                 f"no such folder: {path} (give run folders, or folders of runs such as outputs)"
             )
+        for folder in run_folders(path):
+            folders.setdefault(folder.resolve(), folder)
     places: dict[Path, dict[str, list[Place]]] = {}
-    for folder in _each_once(folder for path in paths for folder in run_folders(path)):
+    for folder in folders.values():
         try:
             if folder.parent not in places:
                 places[folder.parent] = places_in(folder.parent)
             found.runs.append(read_run(folder, places[folder.parent]))
         except CheckpointError as error:
             found.unreadable.append(why_unreadable(error))
-    found.runs.sort(key=lambda run: (str(run.record.get("started")), run.name))
+    found.runs.sort(key=lambda run: run.age)
     if not found.runs and not found.unreadable:
         raise ConfigError(
             f"no runs: {', '.join(map(str, paths))} "
             "(a run folder holds run.json; train some first, e.g. python train.py)"
         )
     return found
-
-
-def _each_once(folders: Iterable[Path]) -> list[Path]:
-    """The folders without those that a link, or an overlapping path, leads to once more."""
-    first: dict[Path, Path] = {}
-    for folder in folders:
-        first.setdefault(folder.resolve(), folder)
-    return list(first.values())
 
 
 def run_folders(path: Path) -> list[Path]:

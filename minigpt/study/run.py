@@ -34,6 +34,11 @@ class Run:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def age(self) -> tuple[str, str]:
+        """Sorts runs, the oldest first."""
+        return str(self.record.get("started")), self.name
+
     @cached_property
     def status(self) -> str:
         """finished, diverged, running, failed or unfinished."""

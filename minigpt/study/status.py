@@ -5,7 +5,7 @@ there is nothing to wait for, and the runs that exist are shown.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -137,7 +137,11 @@ def _sweep_lines(sweep: SweepStatus, by: str) -> list[str]:
     shown = ", ".join(f"{len(jobs)} {state}" for state, jobs in counts.items() if jobs)
     lines = [f"  {count(len(sweep.jobs), 'job')}: {shown or 'none'}"]
     if counts["waiting"] or counts["running"]:
-        lines.append(f"  time left: {_time_left(sweep.jobs, max(1, len(counts['running'])))}")
+        left, parallel = seconds_left(sweep.jobs), max(1, len(counts["running"]))
+        about = "unknown until a job has finished"
+        if left is not None:
+            about = f"about {duration(round(left / parallel))} with {parallel} at a time"
+        lines.append(f"  time left: {about}")
     for job in counts["running"]:
         lines.append(f"  running      {job.label}  {progress(job.run)}")
     for state in ("failed", "unreadable", "diverged", "interrupted"):
@@ -150,12 +154,6 @@ def _sweep_lines(sweep: SweepStatus, by: str) -> list[str]:
     for arm, job, loss in best([*counts["done"], *counts[CHANGED]], by):
         lines.append(f"  best so far  {arm}: {loss:.4f}  {job.label}  ({job.name})")
     return lines
-
-
-def _time_left(jobs: Sequence[JobStatus], parallel: int) -> str:
-    if (left := seconds_left(jobs)) is None:
-        return "unknown until a job has finished"
-    return f"about {duration(round(left / parallel))} with {parallel} at a time"
 
 
 def progress(run: Run | None) -> str:
@@ -200,8 +198,7 @@ def best(done: Sequence[JobStatus], by: str) -> list[tuple[str, JobStatus, float
 def seconds_left(jobs: Sequence[JobStatus]) -> float | None:
     """Work that is left, in seconds of one job at a time; None before any job has finished.
 
-    A job takes as long as finished ones that differ only in the seed took, else as long as the
-    median of all.
+    A job takes the median of finished ones that differ only in the seed, else the median of all.
     """
     took: dict[tuple[str, ...], list[float]] = {}
     for job in jobs:
@@ -212,17 +209,13 @@ def seconds_left(jobs: Sequence[JobStatus]) -> float | None:
     if not took:
         return None
     everything = [seconds for values in took.values() for seconds in values]
-    expected: Callable[[JobStatus], float] = lambda job: median(took.get(job.kind, everything))
     left = 0.0
     for job in jobs:
+        expected = median(took.get(job.kind, everything))
         if job.state in ("waiting", "interrupted"):
-            left += expected(job)
+            left += expected
         elif job.state == "running":
-            left += expected(job) * (1 - _share_done(job.run))
+            rows, tokens = (job.run.rows, job.run.budget_tokens) if job.run else ([], None)
+            done = min(1.0, rows[-1]["tokens"] / tokens) if rows and tokens else 0.0
+            left += expected * (1 - done)
     return left
-
-
-def _share_done(run: Run | None) -> float:
-    if run is None or not run.rows or not run.budget_tokens:
-        return 0.0
-    return min(1.0, run.rows[-1]["tokens"] / run.budget_tokens)
