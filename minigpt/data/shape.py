@@ -1,4 +1,4 @@
-"""Plain values from files, held against the shape that they must have before anything trusts them.
+"""Plain values from files, held against the shape that they must have.
 
 A shape is a type; a tuple of shapes, any of which will do; a set of allowed values; [shape], a list
 of such items; {str: shape}, names with such values; or a dict of keys that must be there, each with
@@ -19,20 +19,16 @@ def mismatch(value: Any, shape: Shape, where: str = "") -> str | None:
             for one in sorted(shape, key=lambda one: type(one) is type(value))
         ]
         return None if None in found else found[-1]  # of the one that is most alike
+    if isinstance(shape, list) and isinstance(value, list):
+        return first(mismatch(item, shape[0], f"{where}[{n}]") for n, item in enumerate(value))
+    if isinstance(shape, dict) and isinstance(value, dict):
+        return first(mismatch_of_key(value, key, inner, where) for key, inner in shape.items())
     if isinstance(shape, frozenset | set):
         fits = isinstance(value, str | int) and value in shape
-    elif isinstance(shape, list):
-        if isinstance(value, list):
-            return first(mismatch(item, shape[0], f"{where}[{n}]") for n, item in enumerate(value))
-        fits = False
-    elif isinstance(shape, dict):
-        if isinstance(value, dict):
-            return first(mismatch_of_key(value, key, inner, where) for key, inner in shape.items())
-        fits = False
     elif shape is int:
         fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
     else:
-        fits = isinstance(value, shape)
+        fits = isinstance(shape, type) and isinstance(value, shape)
     return None if fits else f"{where or 'all of it'} is {repr(value)[:40]}"
 
 

@@ -1,6 +1,4 @@
-"""Folders of the data tests lie in memory where the system allows: they fsync thousands of
-times.
-"""
+"""Folders of the data tests lie in memory where they can: the tests fsync thousands of times."""
 
 import shutil
 import tempfile

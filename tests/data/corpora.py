@@ -82,9 +82,7 @@ def texts_of(documents: Iterable[Document]) -> list[str | None]:
 
 
 def check_positions(source: Source) -> None:
-    """Reading from a document's position gives it and all after it, also when the position went
-    through JSON.
-    """
+    """Reading from a document's position, even out of JSON, gives it and all after it."""
     everything = [(text_of(document), document.position) for document in source.documents()]
     for number, (_, position) in enumerate(everything):
         again = texts_of(source.documents(json.loads(json.dumps(position))))

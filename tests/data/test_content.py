@@ -1,6 +1,4 @@
-"""Files are read as what they hold, packed or in columns; what is no text is refused instead of
-trained on.
-"""
+"""Files are read as what they hold, packed or in columns; what is no text is refused."""
 
 import bz2
 import gzip

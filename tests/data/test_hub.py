@@ -1,6 +1,4 @@
-"""The hub's path, offline: the same call of `datasets` on a local folder laid out like
-FineWeb-Edu's repository.
-"""
+"""The hub, offline: `datasets` gets a local folder laid out like FineWeb-Edu's repository."""
 
 import json
 import shutil
@@ -131,9 +129,7 @@ def test_a_damaged_file_is_an_error_at_once(folder: Path) -> None:
 
 
 class Flaky:
-    """A stream that fails before chosen rows, each time it was loaded anew, as long as there are
-    failures left.
-    """
+    """A stream that fails before chosen rows, anew after each load, while failures are left."""
 
     def __init__(self, rows: Any, failures: list[tuple[int, Exception]]) -> None:
         self.rows = rows
@@ -155,9 +151,7 @@ class Flaky:
 
 @pytest.fixture
 def network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Exception]]:
-    """Pretend that the local folder is the hub; the returned list says which failures are to
-    come.
-    """
+    """Pretend that the local folder is the hub; the returned list holds the failures to come."""
     import huggingface_hub
 
     failures: list[tuple[int, Exception]] = []
@@ -222,9 +216,7 @@ def test_offline_says_so_at_once() -> None:
 def test_a_preparation_that_gave_up_goes_on(
     network: list[tuple[int, Exception]], tmp_path: Path
 ) -> None:
-    """The pinned revision and the finished shards stay; the end is the same as without any
-    trouble.
-    """
+    """The pinned revision and the finished shards stay; the end is the same as without trouble."""
     options: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500, "progress": False}
     prepare(FineWebEdu(), Byte(), tmp_path / "straight", **options)
     plan = preparation.plan_split

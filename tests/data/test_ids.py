@@ -1,6 +1,4 @@
-"""Token files without an end of text, as nanoGPT writes its characters: from training to an
-exported folder.
-"""
+"""Token files without an end of text, as nanoGPT writes them: from training to an export."""
 
 import json
 import os

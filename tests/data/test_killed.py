@@ -1,9 +1,8 @@
-"""Fault 38: the preparation is killed at every file operation and started again; the folder ends
-with the same bytes.
+"""Fault 38: a preparation killed at any file operation and started again ends with the same bytes.
 
 A forked child of this (warm) process wraps the operations and kills itself with SIGKILL at the
 n-th: before it, or, for a write, halfway through its bytes. A few true processes are killed at
-    random moments beside.
+random moments, too.
 """
 
 import builtins
@@ -44,8 +43,7 @@ TEXTS = stories(12)
 
 
 def work(folder: Path) -> None:
-    # One thread: it would not survive the fork. The counts of odd documents are part of what must
-    # be kept.
+    # One thread: it would not survive the fork. What must be kept includes odd documents' counts.
     source = Memory([*TEXTS[:6], None, "", *TEXTS[6:], "a\0b", None, " "])
     prepare(source, Char(), folder, val_fraction=0.2, shard_tokens=300, progress=False)
 
@@ -82,9 +80,7 @@ class Killer:
 
 
 def in_child(folder: Path, at: int | None) -> int:
-    """Run the work in a forked child that dies at operation `at`; the number of operations, or -1
-    if it was killed.
-    """
+    """Run the work in a child that dies at operation `at`; returns their number, -1 if killed."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

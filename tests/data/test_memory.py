@@ -1,6 +1,4 @@
-"""Fault 36: a single document of 200 MB passes through bounded memory, and so does reading what
-came of it.
-"""
+"""Fault 36: a document of 200 MB is prepared, and read again, in bounded memory."""
 
 import subprocess
 import sys

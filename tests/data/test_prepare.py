@@ -1,6 +1,4 @@
-"""Preparing tokens: the same bytes whatever the workers and interruptions, every odd document
-counted.
-"""
+"""Preparing tokens: the same bytes whatever the workers, every odd document counted."""
 
 import errno
 import json
@@ -249,9 +247,7 @@ def test_odd_documents_behind_the_end_are_not_counted(tmp_path: Path) -> None:
 def test_max_tokens_of_a_single_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int
 ) -> None:
-    """Its end is the validation text, however early the training text stops; longer than a piece or
-    shorter.
-    """
+    """Its end is validation, however early training text stops; longer than a piece or shorter."""
     monkeypatch.setattr("minigpt.text.LONGEST_PIECE", longest)
     text = "".join(stories(50))
     tokens = prepare(Memory([text]), Byte(), tmp_path, max_tokens=100, **OPTIONS)
@@ -333,9 +329,7 @@ def _signals() -> Iterator[None]:
 @pytest.mark.parametrize(("workers", "batches"), [(1, 0), (1, 3), (3, 3)])
 @pytest.mark.faults(6)
 def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int, batches: int) -> None:
-    """Fault 6: the flag is seen within a batch, what was encoded is kept, the same command ends
-    with the same bytes.
-    """
+    """Fault 6: heard within a batch; what was encoded is kept; the same command ends the same."""
     source = Memory([None, *TEXTS, None, ""])
     prepare(source, Byte(), tmp_path / "straight", **OPTIONS)
     stops: list[Stopped] = []
@@ -356,9 +350,7 @@ def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int, batches: int) 
 @pytest.mark.parametrize("at", [0, 30, 80])
 @pytest.mark.faults(6)
 def test_sigterm_before_anything_is_encoded(tmp_path: Path, at: int) -> None:
-    """While the split is planned (documents 0 to 59 of the first walk) and while the tokenizer
-    reads the text.
-    """
+    """While the split is planned (documents 0 to 59), and while the tokenizer reads the text."""
 
     class Signalling(Memory):
         read = 0
@@ -463,9 +455,7 @@ def test_sigterm_does_not_wait_until_a_tokenizer_has_learnt(tmp_path: Path) -> N
 @pytest.mark.parametrize("at", [1, 5, 12])
 @pytest.mark.faults(12, 38)
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Half a write goes through, then the disk is full: exit 6, and later the same command goes
-    on.
-    """
+    """Half a write goes through, then the disk is full: exit 6; later the same command goes on."""
     prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
     real_write, writes = os.write, 0
 
@@ -599,9 +589,7 @@ def hold(folder: Path, seconds: float) -> subprocess.Popen:
 
 @pytest.mark.faults(39)
 def test_a_busy_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fault 39: an explicit preparation refuses, naming the owner; an implicit one waits until the
-    owner is gone.
-    """
+    """Fault 39: an explicit preparation refuses, naming the owner; an implicit one waits."""
     with hold(tmp_path, 60) as owner:
         with pytest.raises(BusyError, match=rf"in use: .* by pid {owner.pid} on ") as caught:
             prepare(Memory(TEXTS), Byte(), tmp_path, **OPTIONS)

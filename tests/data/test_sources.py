@@ -212,8 +212,7 @@ def test_the_copy_task_and_its_answer(tmp_path: Path) -> None:
     assert all(text[:6] == text[7:] and text[6] == "=" for text in texts)
     assert texts[:3] == texts_of(CopyTask(n_documents=3, length=6, n_letters=4).documents())
     check_positions(CopyTask(n_documents=5))
-    # The best model: ln 4 for each of the first six letters, whose frequencies bear it out; nothing
-    # for the rest.
+    # The best model: ln 4 for each of the first six letters, as they are as frequent; then 0.
     letters = "".join(text[:6] for text in texts)
     shares = np.array([letters.count(letter) for letter in "abcd"]) / len(letters)
     assert shares.min() > 0.22

@@ -73,9 +73,7 @@ def test_one_document_gives_its_end() -> None:
 
 
 def test_a_large_and_a_small_document() -> None:
-    """The small one is not taken for the share of the large one, and the large one is not held
-    out.
-    """
+    """The small one is not taken for the share of the large one, which is not held out."""
     rule = plan_split(Memory(["a" * 100_000, "b" * 400]), 0.1)
     assert rule == {"rule": "documents", "documents": [1]}
     rule = plan_split(Memory(["a" * 1000, "b" * 900]), 0.1)

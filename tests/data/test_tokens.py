@@ -1,6 +1,4 @@
-"""Opening and reading tokens: every damage is named before training starts, and none kills the
-process later.
-"""
+"""Opening and reading tokens: damage is named before training, and never kills it later."""
 
 import json
 import os
@@ -115,9 +113,7 @@ def test_any_flipped_bit_is_found(folder: Path) -> None:
 
 @pytest.mark.faults(35)
 def test_swapped_shards(folder: Path) -> None:
-    """Fault 35: the order is part of the fingerprint, and each file is checked against its own
-    hash.
-    """
+    """Fault 35: the fingerprint knows the order; each file is checked against its own hash."""
     (folder / "train_00000.bin").rename(folder / "aside")
     (folder / SHARD).rename(folder / "train_00000.bin")
     (folder / "aside").rename(folder / SHARD)
@@ -128,9 +124,7 @@ def test_swapped_shards(folder: Path) -> None:
 @pytest.mark.parametrize("change", ["drop", "swap", "rename"])
 @pytest.mark.faults(35)
 def test_another_list_of_shards_is_another_fingerprint(folder: Path, change: str) -> None:
-    """Fault 35: what a run recorded no longer matches, even if the manifest was rewritten to
-    fit.
-    """
+    """Fault 35: what a run recorded no longer matches, even if the manifest was made to fit."""
     before = read_manifest(folder)["fingerprint"]
 
     def rewrite(manifest: dict) -> None:
@@ -359,9 +353,7 @@ def test_reads_are_whole_and_checked(folder: Path) -> None:
 
 
 def test_few_files_stay_open(tmp_path: Path) -> None:
-    """A process that may open 32 files reads hundreds of shards, and where it may not, it hears of
-    the limit.
-    """
+    """A process that may open 32 files reads hundreds of shards; with fewer it is told so."""
     tokens = prepare(
         Memory(stories(200)), Byte(), tmp_path, val_fraction=0.4, shard_tokens=64, progress=False
     )

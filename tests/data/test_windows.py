@@ -56,9 +56,7 @@ def test_an_epoch_is_every_window_once(
 
 
 def test_steps_follow_each_other_across_epochs(tokens: Tokens) -> None:
-    """Sequence i of step s is number s * batch_size + i, also where a batch crosses into the next
-    epoch.
-    """
+    """Sequence i of step s is number s * batch_size + i, also where a batch crosses epochs."""
     windows = TrainWindows(tokens.train, T, seed=5)
     batch_size = 7
     steps = windows.n_windows // batch_size + 2
