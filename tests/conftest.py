@@ -64,9 +64,7 @@ def _no_signal_left() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_wandb_service_left() -> Iterator[None]:
-    """A process that a test starts must not join the service of a run that this process has
-    mirrored.
-    """
+    """A process that a test starts must not join wandb's service of a run in this process."""
     yield
     os.environ.pop("WANDB_SERVICE", None)
 
@@ -84,13 +82,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two workers for whole folders; none for single files, which are done before a worker has
-    started, or one core.
+    """Two workers for whole folders; none on one core, and none for files that are named.
+
+    Those are done before a worker has started.
     """
     named = any(".py" in argument for argument in config.args)
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return 0 if named or cores < 2 else 2
 
 
@@ -112,12 +110,11 @@ def pytest_terminal_summary(
 ) -> None:
     if not config.option.markexpr.startswith("faults"):
         return
-    reports = [
-        report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])
-    ]
-    terminalreporter.section("faults")
-    properties = [
+    stats = terminalreporter.stats
+    reports = [*stats.get("passed", []), *stats.get("failed", [])]
+    results = [
         value for report in reports for name, value in report.user_properties if name == "faults"
     ]
-    for line in table(properties):
+    terminalreporter.section("faults")
+    for line in table(results):
         terminalreporter.write_line(line)

@@ -1,6 +1,4 @@
-"""The list of faults that minigpt survives, and the table that `pytest -m faults` prints of
-them.
-"""
+"""The faults that minigpt survives, and the table of them that `pytest -m faults` prints."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -103,11 +101,8 @@ def table(results: Iterable[dict[int, list[int]]]) -> list[str]:
             note = "" if tried == survived else "  FAILED"
             lines.append(f"{fault:>4}  {title:<{width}}  {tried:>6}  {survived:>8}{note}")
         else:
-            lines.append(
-                f"{fault:>4}  {title:<{width}}  not tried: {NOT_COVERED.get(fault, 'not in this selection')}"
-            )
+            why = NOT_COVERED.get(fault, "not in this selection")
+            lines.append(f"{fault:>4}  {title:<{width}}  not tried: {why}")
     tried, survived = (sum(total[column] for total in totals.values()) for column in (0, 1))
-    return [
-        *lines,
-        f"{'':>4}  {f'{len(totals)} of {len(TITLES)} faults':<{width}}  {tried:>6}  {survived:>8}",
-    ]
+    all_of_them = f"{len(totals)} of {len(TITLES)} faults"
+    return [*lines, f"{'':>4}  {all_of_them:<{width}}  {tried:>6}  {survived:>8}"]

@@ -1,5 +1,4 @@
-"""Stand-ins for sbatch, srun, sacct and scontrol: the jobs of an array are processes on this
-machine.
+"""Stand-ins for sbatch, srun, sacct and scontrol: an array's jobs are processes on this machine.
 
 `python slurm.py COMMAND STATE ARGUMENTS...`; `install(folder)` makes shell commands of it. The
 folder STATE holds pid_<job> while a job runs, end_<job> with its final state, requeue_<job> when it
@@ -33,16 +32,11 @@ def sbatch(state: Path, script: str) -> None:
     (state / "script.sh").write_text(text)
     array = re.search(r"--array=0-(\d+)", text)
     for task in range(int(array[1]) + 1 if array else 1):
-        nowhere = {
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.DEVNULL,
-            "stderr": subprocess.DEVNULL,
-        }
         subprocess.Popen(
             [sys.executable, __file__, "task", str(state), str(task)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
-            **nowhere,
-        )  # type: ignore[call-overload]
+        )  # fmt: skip
     print(f"Submitted batch job {ARRAY}")
 
 

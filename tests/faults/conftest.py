@@ -1,6 +1,4 @@
-"""One pool of warm processes for all fault tests; their folders lie in memory where the system
-allows.
-"""
+"""One pool of warm processes for all fault tests; their folders lie in memory if possible."""
 
 import os
 import shutil
@@ -33,13 +31,9 @@ def fault_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def tokens(pool: Pool, fault_folder: Path) -> list[str]:
-    """Arguments for a small corpus, prepared once for all runs; killing the preparation has its own
-    test.
-    """
+    """Arguments for a small corpus, prepared once for all runs."""
     corpus = fault_folder / "corpus.txt"
-    corpus.write_text(
-        "".join(f"{number} green bottles hanging on the wall.\n" for number in range(120))
-    )
+    corpus.write_text("".join(f"{n} green bottles hanging on the wall.\n" for n in range(120)))
     arguments = [f"stand_in.path={corpus}", f"data_dir={fault_folder / 'tokens'}"]
     outcome = pool.run(fault_folder / "first", [*SIX, *arguments])
     assert outcome.code == 0, outcome.said

@@ -1,5 +1,6 @@
-"""Damage to a folder, drawn by hypothesis: values of another kind, deep nests, torn and swapped
-files, pipes, links.
+"""Damage to a folder, drawn by hypothesis.
+
+Values of another kind, deep nests, torn and swapped files, pipes, links.
 """
 
 import contextlib
@@ -29,11 +30,13 @@ CPU_SECONDS = 5  # of one example; they take milliseconds
 MEMORY_KIB = 300_000  # that all examples together may add
 DEEP = json.loads("[" * 200 + "]" * 200)
 VALUES: list[Any] = [
-    None, True, False, -1, 0, 1, 2, 3, 2**31, 2**63, 2**64, 10**30, -(10**30), 0.5, -0.0, 1e-320, 1e308, float("nan"),
-    float("inf"), "", "x", "3", "null", "\x1b]0;owned\x07\x1b[2J\n", "\ud800", "../../x", "/dev/zero", "a/b", "\0",
-    "${oc.env:HOME}", "${model}", "os.system", "minigpt.model.transformer.torch.hub.load", "minigpt.verify.main",
-    "2001-01-01", "9999-12-31T23:59:59", [], {}, [None], [[]], [1, "a"], {"a": 1}, {"_target_": "os.system"},
-    {"_target_": 1}, DEEP, ["x"] * 1000, "x" * 100_000,
+    None, True, False, -1, 0, 1, 2, 3, 2**31, 2**63, 2**64, 10**30, -(10**30),
+    0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"),
+    "", "x", "3", "null", "\x1b]0;owned\x07\x1b[2J\n", "\ud800", "../../x", "/dev/zero", "a/b", "\0",
+    "${oc.env:HOME}", "${model}", "os.system", "minigpt.model.transformer.torch.hub.load",
+    "minigpt.verify.main", "2001-01-01", "9999-12-31T23:59:59",
+    [], {}, [None], [[]], [1, "a"], {"a": 1}, {"_target_": "os.system"}, {"_target_": 1},
+    DEEP, ["x"] * 1000, "x" * 100_000,
 ]  # fmt: skip
 Paths = list[tuple[Any, ...]]
 
@@ -41,13 +44,10 @@ Paths = list[tuple[Any, ...]]
 def places(tree: Any, at: tuple[Any, ...] = ()) -> Paths:
     """The way to every value of a tree, the whole of it first."""
     found: Paths = [at]
-    inside = (
-        tree.items()
-        if isinstance(tree, dict)
-        else enumerate(tree)
-        if isinstance(tree, list)
-        else ()
-    )
+    if isinstance(tree, dict):
+        inside = list(tree.items())
+    else:
+        inside = list(enumerate(tree)) if isinstance(tree, list) else []
     for key, value in inside:
         found += places(value, (*at, key))
     return found
@@ -69,9 +69,8 @@ def mutated(draw: Any, tree: Any) -> Any:
             case 0:
                 del parent[key]
             case 1 if isinstance(parent, dict):
-                parent[
-                    draw(st.sampled_from(["x", "", "_target_", "\x1b[2J", "step", f"{key} "]))
-                ] = parent.pop(key)
+                names = ["x", "", "_target_", "\x1b[2J", "step", f"{key} "]
+                parent[draw(st.sampled_from(names))] = parent.pop(key)
             case 1 | 2 if isinstance(parent, list):
                 parent += [value] * draw(st.integers(1, 3))
             case 3:
@@ -89,11 +88,8 @@ def torn(draw: Any, content: bytes) -> bytes:
         case 0:
             return content[:at]
         case 1 if content:
-            return (
-                content[:at]
-                + bytes([content[at] ^ (1 << draw(st.integers(0, 7)))])
-                + content[at + 1 :]
-            )
+            flipped = bytes([content[at] ^ (1 << draw(st.integers(0, 7)))])
+            return content[:at] + flipped + content[at + 1 :]
         case 2:
             return content[:at] + content[at // 2 :]
         case 3:
@@ -101,8 +97,9 @@ def torn(draw: Any, content: bytes) -> bytes:
         case 4:
             return content + content
     return draw(st.sampled_from([
-        b"", b"\n", b"\0" * 4096, b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"{}", b"[]", b"null", b"1",
-        b"a: &a [1]\nb: &b [*a, *a]\nc: [*b, *b]\n", b"a: !!python/object/apply:os.system ['true']", b"a:\n\t- 1",
+        b"", b"\n", b"\0" * 4096, b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000,
+        b"{}", b"[]", b"null", b"1", b"a: &a [1]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+        b"a: !!python/object/apply:os.system ['true']", b"a:\n\t- 1",
         b"[" + b"[]," * 30_000 + b"[]]", b"\x80\x04.", b"9" * 5000,
     ]))  # fmt: skip
 
@@ -111,14 +108,11 @@ def text_of(path: Path, draw: Any) -> bytes:
     """A JSON, JSON lines, YAML or safetensors file whose structure is mutated."""
     content = path.read_bytes()
     if path.suffix == ".json":
-        return (
-            json.dumps(mutated(draw, json.loads(content)), indent=2, sort_keys=True).encode()
-            + b"\n"
-        )
+        tree = mutated(draw, json.loads(content))
+        return json.dumps(tree, indent=2, sort_keys=True).encode() + b"\n"
     if path.suffix == ".yaml":
-        return yaml.dump(mutated(draw, yaml.safe_load(content)), sort_keys=False).encode(
-            "utf-8", "surrogatepass"
-        )
+        text = yaml.dump(mutated(draw, yaml.safe_load(content)), sort_keys=False)
+        return text.encode("utf-8", "surrogatepass")
     if path.suffix == ".jsonl":
         lines = content.splitlines(keepends=True)
         number = draw(st.integers(0, len(lines) - 1))
@@ -138,11 +132,8 @@ def other_kind(draw: Any, path: Path, others: list[Path]) -> None:
         case 0:
             os.mkfifo(path)
         case 1:
-            path.symlink_to(
-                draw(
-                    st.sampled_from(["/dev/zero", "/etc/passwd", path.name, "/no/such/file", ".."])
-                )
-            )
+            elsewhere = ["/dev/zero", "/etc/passwd", path.name, "/no/such/file", ".."]
+            path.symlink_to(draw(st.sampled_from(elsewhere)))
         case 2:
             path.mkdir()
         case 3:
@@ -156,9 +147,7 @@ def other_kind(draw: Any, path: Path, others: list[Path]) -> None:
 
 @dataclass
 class Good:
-    """A folder that is whole, and of which any file may be damaged for the length of one
-    example.
-    """
+    """A folder that is whole; any of its files may be damaged for the length of one example."""
 
     folder: Path
 
@@ -168,9 +157,7 @@ class Good:
 
     @contextmanager
     def damaged(self, draw: Any, *patterns: str) -> Iterator[None]:
-        """One file of those that match the patterns is damaged; a checkpoint's manifest vouches for
-        it.
-        """
+        """One file of those that match is damaged; a checkpoint's manifest vouches for it."""
         files = self.files(*patterns)
         path = draw(st.sampled_from(files))
         content = path.read_bytes()
@@ -203,8 +190,9 @@ class HangsError(BaseException):
 
 
 def survives(call: Callable[[], Any]) -> MinigptError | None:
-    """A call works or raises one of our errors, each a line with an exit code; in bounded time and
-    memory.
+    """A call works, or raises an error of ours, which is returned; in bounded time and memory.
+
+    Such an error has an exit code and at least one line.
     """
     begin, before = time.process_time(), memory()
     refusal = None

@@ -19,28 +19,24 @@ from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import newest_checkpoint, verify_checkpoint
 
 HERE = Path(__file__).parent
-# an uninterrupted run: what it ends with, and its file operations
+# An uninterrupted run: what it ends with, and its file operations.
 Straight = tuple[dict[str, Any], list[str]]
-# Every part of a run in six steps: accumulation, evaluation, samples, three checkpoints and two
-# prunings.
+# A run in six steps: accumulation, evaluation, samples, three checkpoints and two prunings.
 SIX = [
-    *SMALL, "train.steps=6", "eval.every=3", "eval.tokens=64", "checkpoint.every=2", "checkpoint.keep=1",
-    "checkpoint.keep_optimizer=true", "sample.every=4", "sample.max_new_tokens=4", "train.micro_batch_size=4",
-    "model.dropout=0.1", "output_dir=outputs", "data@stand_in=files", "data/tokenizer@stand_in.tokenizer=byte",
+    *SMALL, "train.steps=6", "train.micro_batch_size=4", "model.n_layers=1", "model.dropout=0.1",
+    "eval.every=3", "eval.tokens=64", "sample.every=4", "sample.max_new_tokens=4",
+    "checkpoint.every=2", "checkpoint.keep=1", "checkpoint.keep_optimizer=true",
+    "output_dir=outputs", "data@stand_in=files", "data/tokenizer@stand_in.tokenizer=byte",
 ]  # fmt: skip
-# of a checkpoint's state; lengths of lines follow the clock's digits
+# Keys of a checkpoint's state that a clock decides: the length of a line follows its digits.
 CLOCKS = {"seconds", "metrics_bytes", "metrics_sha256", "minigpt"}
 
 
 @dataclass
 class Outcome:
-    """code: exit code, or minus the number of the signal.  operations: file operations, None if it
-    was killed.
-    """
-
-    code: int
-    operations: list[str] | None
-    said: str
+    code: int  # exit code, or minus the number of the signal
+    operations: list[str] | None  # file operations; None if it was killed
+    said: str  # on stdout and stderr
 
 
 class WarmProcess:
@@ -98,18 +94,17 @@ class Pool:
         """One run with `folder` as its working folder (made if it is missing).
 
         at, action, lasting: the fault (injector.py), among the operations below folder/root.
-        signals: (seconds after the start, name), sent from outside.  watchers: where stdout (1) and
-            stderr (2) lead instead of to the log;
-        None: nowhere, they are closed.  direct: without Hydra's composition, which is done once for
-            all.
+        signals: (seconds after the start, name), sent from outside.
+        watchers: where stdout (1) and stderr (2) lead instead of to the log; None: it is closed.
+        direct: without Hydra's composition, which is done once for all.
         """
         folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
         fault = {"root": str(folder / root), "at": at, "action": action, "lasting": lasting}
         request = {
-            "script": script, "arguments": arguments, "folder": str(folder), "log": str(log), "direct": direct,
-            "fault": fault, "signals": list(signals), "environment": environment or {},
-            "watchers": watchers or {},
+            "script": script, "arguments": arguments, "folder": str(folder), "log": str(log),
+            "direct": direct, "fault": fault, "signals": list(signals),
+            "environment": environment or {}, "watchers": watchers or {},
         }  # fmt: skip
         process = self.idle.get()
         try:
@@ -130,9 +125,7 @@ class Pool:
 
 
 def all_or_every(number: int) -> pytest.MarkDecorator:
-    """Parametrizes `every`: each operation for the whole list of faults, each so-many-th for the
-    default selection.
-    """
+    """Parametrizes `every`: 1 for the whole list of faults, `number` for the default selection."""
     few = pytest.param(number, marks=pytest.mark.shorter)
     return pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), few])
 
@@ -144,8 +137,9 @@ def run_folder(folder: Path) -> Path:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """All of a finished run that must be equal to the bit: hashes of tensors, the other state, the
-    logged rows.
+    """All of a finished run that must be equal to the bit.
+
+    Hashes of tensors, the other state, the logged rows.
     """
     found = newest_checkpoint(folder / "checkpoints")
     assert found is not None
@@ -154,19 +148,15 @@ def result(folder: Path) -> dict[str, Any]:
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(found.folder.glob("*.safetensors"))
     }  # fmt: skip
-    tree = json.loads((found.folder / "state.json").read_text())["optimizer"]
     summary = json.loads((folder / "summary.json").read_text())
-    figures = {
-        key: summary[key] for key in ("status", "step", "tokens", "val_loss", "skipped_steps")
-    }
-    kept = [path.name for path in steps_on_disk(folder / "checkpoints")]
+    figures = ("status", "step", "tokens", "val_loss", "skipped_steps")
     return {
-        "checkpoints": kept,
+        "checkpoints": [path.name for path in steps_on_disk(folder / "checkpoints")],
         "tensors": hashes,
-        "optimizer": tree,
+        "optimizer": json.loads((found.folder / "state.json").read_text())["optimizer"],
         "state": state,
         "rows": rows(folder),
-        "summary": figures,
+        "summary": {key: summary[key] for key in figures},
     }
 
 

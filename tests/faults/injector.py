@@ -1,9 +1,8 @@
-"""Faults at the n-th file operation, without a hook in the product: a wrapper around what Python
-calls to change files.
+"""Faults at the n-th file operation, without a hook in the product.
 
-Counted are the operations that change something below one folder: opening for writing, each write,
-fsync, truncate, rename, replace, unlink, mkdir, rmdir, link. What only reads is left alone: a kill
-there is a kill between two others.
+What Python calls to change files is wrapped. Counted are the operations that change something below
+one folder: opening for writing, each write, fsync, truncate, rename, replace, unlink, mkdir, rmdir,
+link. What only reads is left alone: a kill there is a kill between two others.
 """
 
 import builtins
@@ -25,9 +24,11 @@ CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 class Injector:
     """Counts the operations below `root`, and does `action` at number `at` (None: only counts).
 
-    action: KILL (SIGKILL; half of the bytes of a write are written), ENOSPC or EIO (an OSError,
-    after half of the bytes; EPIPE too), HANG (never returns), TERM (SIGTERM, and the operation goes
-    on), TERM2 (two of them).
+    action:
+        KILL: SIGKILL; half of the bytes of a write are written.
+        ENOSPC, EIO, EPIPE: an OSError, after half of the bytes.
+        HANG: never returns.
+        TERM: SIGTERM, and the operation goes on.  TERM2: two of them.
     lasting: errors from there on, not once.
     """
 
@@ -99,8 +100,9 @@ class Injector:
 
     def _open(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(
-            file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None,
-            newline: str | None = None, closefd: bool = True, opener: Any = None,
+            file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None,
+            errors: str | None = None, newline: str | None = None, closefd: bool = True,
+            opener: Any = None,
         ) -> Any:  # fmt: skip
             if isinstance(file, int) or not set(mode) & set("wax+"):
                 return real(file, mode, buffering, encoding, errors, newline, closefd, opener)
@@ -112,9 +114,8 @@ class Injector:
             buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             if "b" in mode:
                 return buffered
-            return io.TextIOWrapper(
-                buffered, encoding, errors, newline, line_buffering=buffering == 1
-            )
+            by_line = buffering == 1
+            return io.TextIOWrapper(buffered, encoding, errors, newline, line_buffering=by_line)
 
         return wrapped
 
@@ -127,11 +128,9 @@ class CountedFile(io.FileIO):
         super().__init__(path, mode, opener=opener)
 
     def write(self, content: Any) -> int:
-        whole = bytes(content)
-        self.injector.operation(
-            "write", self.path, lambda: super(CountedFile, self).write(whole[: len(whole) // 2])
-        )
-        return super().write(content)
+        whole, real = bytes(content), super().write
+        self.injector.operation("write", self.path, lambda: real(whole[: len(whole) // 2]))
+        return real(content)
 
     def truncate(self, size: int | None = None) -> int:
         self.injector.operation("truncate", self.path)

@@ -1,8 +1,6 @@
-"""Models for tests, as `model._target_=poisoned.Poisoned`, which goes wrong at a chosen call, or
-Weighed.
+"""Models for `model._target_`: poisoned.Poisoned goes wrong at a chosen call, Weighed is weighed.
 
-What and when stand in the environment, so that the run with the trouble and the run without are the
-same run.
+What and when stand in the environment: the run with the trouble and the run without are one run.
 """
 
 import ctypes
@@ -19,8 +17,8 @@ from minigpt.model.transformer import Transformer
 class Poisoned(Transformer):
     """POISON=kind:first:last, for training calls first..last of the process.
 
-    Kinds: nan, inf (the loss times that), raise (out of memory), zero (no gradient), spike (1,000
-    times the loss), ignored (no target counts).
+    Kinds: nan, inf (the loss times that), raise (out of memory), zero (no gradient),
+    spike (1,000 times the loss), ignored (no target counts).
     """
 
     calls = 0
@@ -45,7 +43,7 @@ class Weighed(Transformer):
     """Every 100 training calls, a line with the resident bytes of this process in the file RSS.
 
     Free heap is given back before: a leak would hide in it.
-    LEAK: bytes that are lost at each call, to see that they would be noticed.
+    LEAK: bytes that are lost at each call, to see that a leak would be noticed.
     """
 
     calls = 0

@@ -1,6 +1,4 @@
-"""Checkpoints that cross from compiled to eager code, or from a GPU to the CPU: told, and loaded to
-the bit.
-"""
+"""Checkpoints cross between compiled and eager code, GPU and CPU: told, and loaded to the bit."""
 
 import json
 from pathlib import Path
@@ -18,14 +16,7 @@ from minigpt.config import precision
 from minigpt.generate.load import load_run
 
 # With dropout, whose masks compiled code shares; small, for the time that compiling takes.
-PLAIN = [
-    *SIX,
-    "model.n_layers=1",
-    "model.dropout=0.1",
-    "sample.every=null",
-    "eval.every=null",
-    "train.micro_batch_size=8",
-]
+PLAIN = [*SIX, "sample.every=null", "eval.every=null", "train.micro_batch_size=8"]
 
 
 def crossing(
@@ -36,9 +27,7 @@ def crossing(
     after: str,
     environment: dict[str, str],
 ) -> str:
-    """Three steps one way, the rest the other; returns what the refusal without accept_changes
-    said.
-    """
+    """Three steps one way, the rest the other. Returns the refusal without accept_changes."""
 
     def go(*arguments: str) -> Outcome:
         return pool.run(folder, [*PLAIN, *tokens, *arguments], environment=environment)
@@ -74,8 +63,10 @@ def losses(folder: Path) -> list[float]:
 def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
     pool: Pool, tmp_path: Path, tokens: list[str], tries: Tries
 ) -> None:
-    """With TorchInductor, as train.compile=true does it. Names, shapes and state are the same, and
-    so is the training as far as another order of additions lets it."""
+    """With TorchInductor, as train.compile=true does it.
+
+    Names, shapes and state are the same, and so are losses up to another order of additions.
+    """
     environment = {
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",

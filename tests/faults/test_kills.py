@@ -1,6 +1,4 @@
-"""Runs killed at every file operation and at random moments: the same command ends with the same
-bits.
-"""
+"""Runs killed at file operations and at random moments: the same command ends in the same bits."""
 
 import json
 import os
@@ -53,9 +51,9 @@ def faults_of(operations: list[str], at: int) -> list[int]:
     before_the_first = [4] if at <= first else []
     if ".tmp-removed" in operation or (operation.startswith("rename") and "/step_" in operation):
         return [3]
-    return before_the_first + (
-        [1] if "/checkpoints/" in operation else [] if before_the_first else [2]
-    )
+    if "/checkpoints/" in operation:
+        return [*before_the_first, 1]
+    return before_the_first or [2]
 
 
 def kill_and_repeat(
@@ -81,9 +79,11 @@ def test_killed_at_file_operations(
 ) -> None:
     expected, operations = straight
     assert len(operations) > 100
-    for part in ("lock", "config.yaml", "run.json", "tokenizer/", "metrics.jsonl", "train.log", "state.json",
-                 "manifest.json", "model.safetensors", "optimizer.safetensors", "removed-", "sample.txt",
-                 "summary.json"):  # fmt: skip
+    for part in (
+        "lock", "config.yaml", "run.json", "tokenizer/", "metrics.jsonl", "train.log", "state.json",
+        "manifest.json", "model.safetensors", "optimizer.safetensors", "removed-", "sample.txt",
+        "summary.json",
+    ):  # fmt: skip
         assert any(part in operation for operation in operations), f"no operation on {part}"
 
     def one(at: int) -> None:
@@ -98,11 +98,9 @@ def test_killed_at_file_operations(
 def test_killed_while_the_final_checkpoint_takes_the_place_of_another(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, every: int, tries: Tries
 ) -> None:
-    """A run stopped in its final evaluation has a checkpoint of the last step, which is not yet the
-    final one.
-    """
+    """A run stopped in its final evaluation has saved its last step, but not as the final one."""
     expected, operations = straight
-    # its last row
+    # at its last row
     stop = next(number for number, name in enumerate(operations, 1) if "step_00000006" in name) - 4
     stopped = tmp_path / "stopped"
     assert pool.run(stopped, [*SIX, *tokens], at=stop, action="TERM").code == 143
@@ -126,19 +124,17 @@ def test_killed_while_the_final_checkpoint_takes_the_place_of_another(
 def test_killed_at_random_operations_again_and_again(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, seeds: range, tries: Tries
 ) -> None:
-    """Several kills per run, each somewhere in what is left of it: a resume of a resume of a
-    resume.
-    """
+    """Several kills per run, each somewhere in what is left: a resume of a resume of a resume."""
 
     def one(seed: int) -> None:
         draw, folder, kills = random.Random(seed), tmp_path / str(seed), 0
         with tries.one():
-            while (
-                outcome := pool.run(folder, [*SIX, *tokens], at=draw.randrange(1, 90))
-            ).code == -9:
+            outcome = None
+            while outcome is None or outcome.code == -9:
+                assert kills < 100, "no progress"
+                outcome = pool.run(folder, [*SIX, *tokens], at=draw.randrange(1, 90))
                 no_half_checkpoint(folder)
                 kills += 1
-                assert kills < 100, "no progress"
             assert outcome.code == 0, outcome.said
             assert result(run_folder(folder)) == straight[0]
             assert leftovers(folder) == []
@@ -158,9 +154,7 @@ def test_killed_at_random_operations_again_and_again(
 def test_killed_at_random_moments(
     pool: Pool, tmp_path: Path, tokens: list[str], seeds: range, direct: bool, tries: Tries
 ) -> None:
-    """Preparation of tokens included, and Hydra unless direct; the moments are drawn, what they hit
-    is not.
-    """
+    """Preparation of tokens included, and Hydra unless direct; the moments are drawn."""
     arguments = [*SIX, tokens[0], "data_dir=tokens"]
     begin = os.times().elapsed
     outcome = pool.run(tmp_path / "straight", arguments, direct=direct)
@@ -203,9 +197,7 @@ def true_process(folder: Path, arguments: list[str], at: int | None, threads: in
 def test_true_processes(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, part: int, tries: Tries
 ) -> None:
-    """Ten new interpreters, in two parts for two workers, spread over the run; fork and true start
-    end alike.
-    """
+    """Ten new interpreters, in two parts for two workers: a true start ends as a fork does."""
     expected, operations = straight
 
     def one(at: int) -> None:
@@ -225,8 +217,8 @@ def test_true_processes(
 def test_two_threads_and_a_wider_model(tmp_path: Path, tokens: list[str], tries: Tries) -> None:
     """d_model 128, 64 tokens, two threads: wide enough for threads to take part."""
     arguments = [
-        *SIX, "model.d_model=128", "model.max_seq_len=64", "train.threads=2", "sample.every=null",
-        *tokens,
+        *SIX, *tokens, "model.d_model=128", "model.n_layers=2", "model.max_seq_len=64",
+        "train.threads=2", "sample.every=null",
     ]  # fmt: skip
     assert true_process(tmp_path / "straight", arguments, None, threads=2).code == 0
     with tries.one():
@@ -242,9 +234,7 @@ def test_two_threads_and_a_wider_model(tmp_path: Path, tokens: list[str], tries:
 def test_stopped_at_every_kind_of_edge(
     pool: Pool, tmp_path: Path, tokens: list[str], straight: Straight, stop: int
 ) -> None:
-    """At a plain step, at a checkpoint, at an evaluation, at a sample, at the end; and stopped
-    there twice.
-    """
+    """At a plain step, a checkpoint, an evaluation, a sample and the end; each of them twice."""
     arguments = [*SIX, *tokens]
     for _ in range(2):
         assert pool.run(tmp_path, [*arguments, f"train.stop_after={stop}"]).code == 0
@@ -265,8 +255,7 @@ def test_the_comparison_would_see_one_bit(
     path = folder / "metrics.jsonl"
     first, rest = path.read_text().split("\n", 1)
     row = json.loads(first)
-    path.write_text(
-        json.dumps({**row, "train/loss": row["train/loss"] * (1 + 1e-15)}) + "\n" + rest
-    )
+    row["train/loss"] *= 1 + 1e-15
+    path.write_text(json.dumps(row) + "\n" + rest)
     assert rows(folder) != straight[0]["rows"]
     assert result(folder) != straight[0]

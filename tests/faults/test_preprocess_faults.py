@@ -1,6 +1,4 @@
-"""preprocess.py, the whole command, under errors of the disk and stop signals; kills have
-tests/data/test_killed.py.
-"""
+"""preprocess.py under errors of the disk and stop signals; kills: tests/data/test_killed.py."""
 
 import json
 from pathlib import Path
@@ -11,12 +9,9 @@ from fault_table import Tries
 from runs import contents
 
 COMMAND = [
-    "data=files",
-    "data/tokenizer=byte",
-    "data_dir=tokens",
-    "data.shard_tokens=2000",
+    "data=files", "data/tokenizer=byte", "data_dir=tokens", "data.shard_tokens=2000",
     "data.val_fraction=0.1",
-]
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +19,8 @@ def texts(fault_folder: Path) -> str:
     folder = fault_folder / "texts"
     folder.mkdir()
     for number in range(20):
-        lines = (
-            json.dumps({"text": f"{number}.{line} green bottles on the wall. " * 6})
-            for line in range(3)
-        )
+        texts = [f"{number}.{line} green bottles on the wall. " * 6 for line in range(3)]
+        lines = [json.dumps({"text": text}) for text in texts]
         (folder / f"{number:02}.jsonl").write_text("\n".join(lines))
     return f"data.path={folder}"
 
@@ -38,7 +31,8 @@ def texts(fault_folder: Path) -> str:
 def test_at_file_operations(
     pool: Pool, tmp_path: Path, texts: str, action: str, every: int, tries: Tries
 ) -> None:
-    outcome = pool.run(tmp_path / "straight", [*COMMAND, texts], script="preprocess", direct=False)
+    command = [*COMMAND, texts]
+    outcome = pool.run(tmp_path / "straight", command, script="preprocess", direct=False)
     assert outcome.code == 0, outcome.said
     assert outcome.operations is not None
     assert len(outcome.operations) > 60
@@ -48,19 +42,16 @@ def test_at_file_operations(
     def one(at: int) -> None:
         folder = tmp_path / str(at)
         with tries.one(6 if action == "TERM" else 12, 38):
-            disturbed = pool.run(
-                folder, [*COMMAND, texts], script="preprocess", at=at, action=action
-            )
-            assert disturbed.code in ((143, 0) if action == "TERM" else (6,)), (
-                f"{at}: {disturbed.said}"
-            )
+            disturbed = pool.run(folder, command, script="preprocess", at=at, action=action)
+            codes = (143, 0) if action == "TERM" else (6,)
+            assert disturbed.code in codes, f"{at}: {disturbed.said}"
             assert "Traceback" not in disturbed.said
             assert disturbed.said.count("error: ") == (disturbed.code != 0)
-            again = pool.run(folder, [*COMMAND, texts], script="preprocess")
+            again = pool.run(folder, command, script="preprocess")
             assert again.code == 0, f"{at}: {disturbed.said}\n{again.said}"
             assert contents(folder / "tokens") == expected, f"{action} at operation {at}"
             assert leftovers(folder) == []
 
-    pool.each(
-        one, range(1, len(outcome.operations) + 1, 3 if action == "TERM" and every == 1 else every)
-    )
+    # a handler only sets a flag, whatever it interrupts: a third of the operations says enough
+    step = 3 if action == "TERM" and every == 1 else every
+    pool.each(one, range(1, len(outcome.operations) + 1, step))

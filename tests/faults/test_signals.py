@@ -1,6 +1,4 @@
-"""Stop signals at every file operation and in every kind of work: a good save, exit 143 or 130, and
-the same bits.
-"""
+"""Stop signals in every kind of work: a good save, exit code 143 or 130, and the same bits."""
 
 import os
 import random
@@ -37,11 +35,9 @@ def test_a_signal_at_file_operations(
     action: str,
     tries: Tries,
 ) -> None:
-    """Inside a save, an evaluation, a prune, while the folder is made; TERM2 sends a second one at
-    once.
+    """Inside a save, an evaluation, a prune, while the folder is made; TERM2 sends two.
 
-    A handler only sets a flag, whatever it interrupts, so that a quarter of the operations says
-    enough.
+    A handler only sets a flag, whatever it interrupts: a quarter of the operations says enough.
     """
     expected, operations = straight
     last_save = next(number for number, name in enumerate(operations, 1) if "step_00000006" in name)
@@ -66,9 +62,8 @@ def test_a_signal_at_file_operations(
             assert again.code == 0, again.said
             assert result(run_folder(folder)) == expected
 
-    pool.each(
-        one, range(1 if action == "TERM" else 2, len(operations) + 1, 4 if every == 1 else every)
-    )
+    first, step = 1 if action == "TERM" else 2, 4 if every == 1 else every
+    pool.each(one, range(first, len(operations) + 1, step))
 
 
 @pytest.mark.faults(5, 6, 7, 8)
@@ -84,17 +79,11 @@ def test_a_signal_at_file_operations(
 def test_each_signal_at_random_moments(
     pool: Pool, tmp_path: Path, tokens: list[str], name: str, code: int, tries: Tries
 ) -> None:
-    """The whole command, stopped again and again; two signals a hundredth of a second apart are as
-    good as one.
-    """
+    """The whole command, stopped again and again; two signals in 10 ms are as good as one."""
     arguments = [
-        *SIX,
-        *tokens,
-        "train.steps=20",
-        "eval.every=1",
-        "train.micro_batch_size=1",
+        *SIX, *tokens, "train.steps=20", "train.micro_batch_size=1", "eval.every=1",
         "checkpoint.every=5",
-    ]
+    ]  # fmt: skip
     begin = os.times().elapsed
     assert pool.run(tmp_path / "straight", arguments).code == 0
     lasted, expected = os.times().elapsed - begin, result(run_folder(tmp_path / "straight"))
@@ -103,9 +92,8 @@ def test_each_signal_at_random_moments(
     for _ in range(100):
         # the first one surely before the end
         moment = draw.uniform(0.2, 1.2 if stops else 0.6) * lasted
-        outcome = pool.run(
-            folder, arguments, direct=False, signals=[(moment, name), (moment + 0.01, name)]
-        )
+        twice = [(moment, name), (moment + 0.01, name)]
+        outcome = pool.run(folder, arguments, direct=False, signals=twice)
         if outcome.code == 0:
             break
         with tries.one():
@@ -123,16 +111,9 @@ def test_each_signal_at_random_moments(
 @pytest.mark.faults(6)
 def test_generation_stops_within_a_token(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
     assert pool.run(tmp_path, [*SIX, *tokens]).code == 0
-    arguments = [
-        f"run={run_folder(tmp_path)}",
-        "max_new_tokens=100000",
-        "prompt=green",
-        "temperature=0",
-    ]
-    before = sorted(tmp_path.rglob("*"))
-    outcome = pool.run(
-        tmp_path, arguments, script="generate", direct=False, signals=[(1.5, "SIGTERM")]
-    )
+    arguments = [f"run={run_folder(tmp_path)}", "max_new_tokens=100000", "temperature=0"]
+    before, later = sorted(tmp_path.rglob("*")), [(1.5, "SIGTERM")]
+    outcome = pool.run(tmp_path, arguments, script="generate", direct=False, signals=later)
     assert outcome.code == 143, outcome.said
     assert "\nerror: stopped by SIGTERM: generation" in outcome.said, "on a line of its own"
     assert "Traceback" not in outcome.said

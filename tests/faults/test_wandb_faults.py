@@ -1,6 +1,4 @@
-"""wandb missing, without a key, out of reach, killed, hanging: the run is the one without it, and
-not much later.
-"""
+"""wandb missing, without a key, out of reach, killed, hanging: the run is the one without it."""
 
 import os
 import signal
@@ -41,25 +39,24 @@ FAKE_KEY = "0123456789" * 4
 NOBODY = "http://127.0.0.1:9"  # the port of "discard": nothing listens
 
 
+def variables(home: Path, changes: dict[str, str]) -> dict[str, str]:
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(home)}
+    return {key: value for key, value in {**os.environ, **own, **changes}.items() if value}
+
+
 def command(
     folder: Path, tokens: list[str], before: str = "", *arguments: str, **environment: str
 ) -> tuple[str, float]:
-    """What a whole run said on stderr, and the seconds that it took; `before` is code that comes
-    first.
+    """What a whole run said on stderr, and the seconds that it took.
+
+    before: code that runs first.  environment: variables; an empty one is not set.
     """
     code = f"import sys\n{before}\nsys.argv[0] = 'train.py'\nimport train\nsys.exit(train.main())"
-    variables = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "HOME": str(folder),
-        **environment,
-    }
     begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, *SIX, *tokens, *arguments],
-        cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120,
-        env={key: value for key, value in variables.items() if value},
+        cwd=folder, env=variables(folder, environment), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -73,9 +70,8 @@ def drips() -> Iterator[dict[str, str]]:
     def serve(connection: socket.socket) -> None:
         with suppress(OSError), connection:
             connection.recv(1 << 16)
-            connection.sendall(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
-            )
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+            connection.sendall(b"Content-Length: 100000\r\n\r\n")
             while not ended.wait(0.5):
                 connection.sendall(b" ")
 
@@ -103,9 +99,7 @@ def drips() -> Iterator[dict[str, str]]:
 def test_a_server_that_drips_costs_what_is_promised(
     tmp_path: Path, tokens: list[str], straight: Straight, drips: dict[str, str]
 ) -> None:
-    """Two seconds and then offline; what wandb's own hooks would wait for at the end costs
-    nothing.
-    """
+    """Two seconds, then offline; what wandb's own hooks would wait for at the end costs nothing."""
     mirrored = ["logger=wandb", f"logger.folder={tmp_path}/wandb", "logger.timeout_s=2"]
     err, lasted = command(tmp_path, tokens, "", *mirrored, **drips)
     assert result(run_folder(tmp_path)) == straight[0]
@@ -117,24 +111,13 @@ def test_a_server_that_drips_costs_what_is_promised(
 @pytest.mark.faults(6, 49)
 def test_a_stop_signal_does_not_wait_for_a_server(tmp_path: Path, drips: dict[str, str]) -> None:
     arguments = [
-        *SMALL,
-        "train.steps=100_000",
-        "eval.every=null",
-        "data=one_play",
-        "output_dir=outputs",
-    ]
-    arguments += ["logger=wandb", "logger.timeout_s=600", "logger.finish_timeout_s=600"]
-    environment = {
-        **os.environ,
-        **drips,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "HOME": str(tmp_path),
-    }
+        *SMALL, "train.steps=100_000", "eval.every=null", "data=one_play", "output_dir=outputs",
+        "logger=wandb", "logger.timeout_s=600", "logger.finish_timeout_s=600",
+    ]  # fmt: skip
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *arguments],
-            cwd=tmp_path, stdout=said, stderr=said, env={key: value for key, value in environment.items() if value},
+            cwd=tmp_path, env=variables(tmp_path, drips), stdout=said, stderr=said,
         )  # fmt: skip
         while "step " not in (tmp_path / "said").read_text():
             assert process.poll() is None, (tmp_path / "said").read_text()
@@ -152,36 +135,34 @@ def usual_s(fault_folder: Path, tokens: list[str]) -> float:
     return command(folder, tokens)[1]
 
 
+OFFLINE = {"WANDB_MODE": ""}
+OUT_OF_REACH = {**OFFLINE, "WANDB_API_KEY": FAKE_KEY, "WANDB_BASE_URL": NOBODY}
+KILLED, STOPPED = SIGNALLED.format(name="SIGKILL"), SIGNALLED.format(name="SIGSTOP")
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.faults(49)
 @pytest.mark.parametrize(
     ("before", "environment", "said", "delay_s"),
     [
-        pytest.param(MISSING, {}, "did not start", 0, id="no package", marks=pytest.mark.slow),
-        pytest.param("", {"WANDB_MODE": ""}, None, 0, id="no key"),
-        pytest.param(
-            "", {"WANDB_MODE": "", "WANDB_API_KEY": FAKE_KEY, "WANDB_BASE_URL": NOBODY}, "(online) did not start", 20,
-            id="out of reach", marks=pytest.mark.slow,
-        ),
-        pytest.param(SIGNALLED.format(name="SIGKILL"), {}, "wandb stopped", 0, id="killed", marks=pytest.mark.slow),
-        pytest.param(SIGNALLED.format(name="SIGSTOP"), {}, "no answer for 2 s", 2, id="hangs", marks=pytest.mark.slow),
+        pytest.param(MISSING, {}, "did not start", 0, id="no package", marks=SLOW),
+        pytest.param("", OFFLINE, None, 0, id="no key"),
+        pytest.param("", OUT_OF_REACH, "(online) did not start", 20, id="out of reach", marks=SLOW),
+        pytest.param(KILLED, {}, "wandb stopped", 0, id="killed", marks=SLOW),
+        pytest.param(STOPPED, {}, "no answer for 2 s", 2, id="hangs", marks=SLOW),
     ],
-)  # fmt: skip
+)
 def test_wandb_can_neither_stop_nor_change_a_run(
-    tmp_path: Path, tokens: list[str], straight: Straight, before: str, environment: dict[str, str], said: str | None,
-    delay_s: float, usual_s: float,
+    tmp_path: Path, tokens: list[str], straight: Straight, usual_s: float,
+    before: str, environment: dict[str, str], said: str | None, delay_s: float,
 ) -> None:  # fmt: skip
-    mirrored = [
-        "logger=wandb",
-        f"logger.folder={tmp_path}/wandb",
-        "logger.timeout_s=2",
-        "logger.finish_timeout_s=2",
-    ]
+    mirrored = ["logger=wandb", f"logger.folder={tmp_path}/wandb"]
+    mirrored += ["logger.timeout_s=2", "logger.finish_timeout_s=2"]
     err, lasted = command(tmp_path, tokens, before, *mirrored, **environment)
     assert lasted < 5 * usual_s + 10 + delay_s, "the stated delays, and the start of wandb"
     assert result(run_folder(tmp_path)) == straight[0]
     warnings = [line for line in err.splitlines() if "wandb" in line]
     assert warnings == [] if said is None else any(said in line for line in warnings), err
     if "package" not in (said or "") and before != MISSING:
-        assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb")), (
-            "what was logged lies on the disk"
-        )
+        logged = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+        assert logged, "what was logged lies on the disk"

@@ -1,6 +1,4 @@
-"""Whoever watches a run may vanish, fill up or hang at any write: the same bits, and exit code 0 if
-it finished.
-"""
+"""Whoever watches a run may vanish, fill up or hang at any write: the same bits, exit code 0."""
 
 import os
 import select
@@ -77,9 +75,7 @@ def pipe_that_nobody_reads(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def terminal(manner: str) -> Iterator[tuple[str, bytearray]]:
-    """A terminal and what it showed: its other side reads, reads a little and closes, or does not
-    read.
-    """
+    """A terminal and what it showed; its other side reads, closes after a little, or hangs."""
     master, slave = os.openpty()
     termios.tcsetwinsize(slave, (24, 100))  # without a size there is no bar
     shown = bytearray()
@@ -140,14 +136,9 @@ def started(
 ) -> subprocess.CompletedProcess[str]:
     """train.py as a shell of a user starts it, with its output redirected."""
     command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        *SMALL,
-        "train.steps=4",
-        "data=one_play",
-        "output_dir=outputs",
-        *arguments,
-    ]
+        sys.executable, str(ROOT / "train.py"), *SMALL, "train.steps=4", "data=one_play",
+        "output_dir=outputs", *arguments,
+    ]  # fmt: skip
     line = " ".join(f"'{part}'" for part in command)
     return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {before}{line} {redirection}"],
@@ -182,10 +173,12 @@ def test_the_exit_code_of_a_whole_process_says_that_the_run_finished(
     [
         pytest.param([], id="basic"),
         pytest.param(
-            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], id="joblib", marks=pytest.mark.slow
+            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+            id="joblib",
+            marks=pytest.mark.slow,
         ),
     ],
-)  # fmt: skip
+)
 def test_a_sweep_whose_reader_goes_does_every_job(tmp_path: Path, launcher: list[str]) -> None:
     done = started(tmp_path, "2>&1 | head -n 1", "-m", "seed=0,1", *launcher)
     assert done.returncode == 0, done.stderr
@@ -197,19 +190,12 @@ def test_text_that_the_encoding_lacks_is_escaped(
     tmp_path: Path, pool: Pool, tokens: list[str]
 ) -> None:
     assert pool.run(tmp_path, [*SIX, *tokens]).code == 0
-    latin = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONIOENCODING": "latin-1",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [
-        sys.executable,
-        str(ROOT / "generate.py"),
-        f"run={run_folder(tmp_path)}",
-        "max_new_tokens=1",
-    ]
-    done = subprocess.run([*command, "prompt=é🎭"], check=False, capture_output=True, env=latin)
+    latin = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1", "OMP_NUM_THREADS": "1"}
+    arguments = [f"run={run_folder(tmp_path)}", "max_new_tokens=1", "prompt=é🎭"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "generate.py"), *arguments],
+        env={**os.environ, **latin}, capture_output=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"\xe9\\U0001f3ad")
 
@@ -218,21 +204,13 @@ def test_text_that_the_encoding_lacks_is_escaped(
 @pytest.mark.parametrize(
     ("stdout", "code", "said"),
     [
-        ("gone", 141, ""),
-        (
-            "/dev/full",
-            6,
-            "error: cannot write: stdout: No space left on device (what was printed is cut short)\n",
-        ),
-        (
-            None,
-            6,
-            "error: cannot write: stdout: Bad file descriptor (what was printed is cut short)\n",
-        ),
+        ("gone", 141, None),
+        ("/dev/full", 6, "No space left on device"),
+        (None, 6, "Bad file descriptor"),
     ],
 )
 def test_a_command_that_answers_on_stdout_says_when_it_is_lost(
-    pool: Pool, tmp_path: Path, tokens: list[str], stdout: str | None, code: int, said: str
+    pool: Pool, tmp_path: Path, tokens: list[str], stdout: str | None, code: int, said: str | None
 ) -> None:
     assert pool.run(tmp_path / "run", [*SIX, *tokens]).code == 0
     arguments = [f"run={run_folder(tmp_path / 'run')}", "max_new_tokens=100000"]
@@ -245,7 +223,8 @@ def test_a_command_that_answers_on_stdout_says_when_it_is_lost(
         tmp_path / "generate", arguments, script="generate", direct=False, watchers={1: stdout}
     )
     assert outcome.code == code, outcome.said
-    assert outcome.said.partition("\n")[2] == said
+    error = f"error: cannot write: stdout: {said} (what was printed is cut short)\n"
+    assert outcome.said.partition("\n")[2] == (error if said else "")
 
 
 def close_once_readable(descriptor: int) -> None:
@@ -256,16 +235,13 @@ def close_once_readable(descriptor: int) -> None:
 @pytest.mark.faults(8, 51)
 def test_nohup_holds(tmp_path: Path) -> None:
     """A hangup that arrives ignored stays ignored; other signals are heard."""
-    places = [
-        "train.steps=100_000",
-        "eval.every=null",
-        f"output_dir={tmp_path}",
+    arguments = [
+        *SMALL, "train.steps=100_000", "eval.every=null", f"output_dir={tmp_path}",
         f"data_dir={tmp_path / 'tokens'}",
-    ]
+    ]  # fmt: skip
     with open(tmp_path / "said", "w") as said:
-        process = subprocess.Popen(
-            ["nohup", sys.executable, "train.py", *SMALL, *places], cwd=ROOT, stdout=said, stderr=said,
-        )  # fmt: skip
+        command = ["nohup", sys.executable, "train.py", *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
         while "step " not in (tmp_path / "said").read_text():
             assert process.poll() is None
             time.sleep(0.02)

@@ -22,14 +22,9 @@ POISONED = [*SIX, "model._target_=poisoned.Poisoned", "train.micro_batch_size=8"
 
 def finite(folder: Path) -> bool:
     """Whether all weights and all optimizer state of all checkpoints are finite."""
-    files = [
-        *folder.glob("checkpoints/*/model.safetensors"),
-        *folder.glob("checkpoints/*/optimizer.safetensors"),
-    ]
-    assert files
-    return all(
-        torch.isfinite(tensor).all() for path in files for tensor in load_file(path).values()
-    )
+    files = list(folder.glob("checkpoints/*/*.safetensors"))
+    assert {path.name for path in files} == {"model.safetensors", "optimizer.safetensors"}
+    return all(torch.isfinite(t).all() for path in files for t in load_file(path).values())
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -58,10 +53,8 @@ def test_bad_steps_in_a_row_end_the_run_and_no_bad_weight_is_written(
     command = [*POISONED, *tokens, "train.max_bad_steps=2"]
     outcome = pool.run(tmp_path, command, environment={"POISON": "nan:4:9"})
     assert outcome.code == 5, outcome.said
-    assert (
-        "error: diverged: step 5: 2 non-finite steps in a row (train.max_bad_steps=2)"
-        in outcome.said
-    )
+    error = "error: diverged: step 5: 2 non-finite steps in a row (train.max_bad_steps=2)"
+    assert error in outcome.said
     assert "Traceback" not in outcome.said
     folder = run_folder(tmp_path)
     assert summary_of(folder)["status"] == "diverged"
@@ -72,21 +65,16 @@ def test_bad_steps_in_a_row_end_the_run_and_no_bad_weight_is_written(
 def test_a_run_stopped_among_bad_steps_takes_them_again_from_the_last_good_checkpoint(
     pool: Pool, tmp_path: Path, tokens: list[str]
 ) -> None:
-    """Steps 3 and 4 are bad: nothing is saved there, and going on from step 2 ends as if never
-    stopped.
-    """
+    """Steps 3 and 4 are bad: nothing is saved there; from step 2 on all goes as if never stopped."""
     command = [*POISONED, *tokens, "train.max_bad_steps=3"]
     assert pool.run(tmp_path / "straight", command, environment={"POISON": "nan:3:4"}).code == 0
     expected = result(run_folder(tmp_path / "straight"))
     for again, code in (("nan:1:2", 0), ("nan:1:3", 5)):
-        folder = tmp_path / again
-        stopped = pool.run(
-            folder, [*command, "train.stop_after=4"], environment={"POISON": "nan:3:4"}
-        )
+        folder, stop = tmp_path / again, [*command, "train.stop_after=4"]
+        stopped = pool.run(folder, stop, environment={"POISON": "nan:3:4"})
         assert stopped.code == 0, stopped.said
-        assert [path.name for path in (run_folder(folder) / "checkpoints").iterdir()] == [
-            "step_00000002"
-        ]
+        (saved,) = (run_folder(folder) / "checkpoints").iterdir()
+        assert saved.name == "step_00000002"
         assert pool.run(folder, command, environment={"POISON": again}).code == code
         assert code or result(run_folder(folder)) == expected
 
@@ -107,13 +95,8 @@ def test_fp16_overflow_lowers_the_scale_and_no_optimizer_steps(
 
 @pytest.mark.faults(47)
 def test_a_scale_below_one_ends_the_run(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
-    command = [
-        *POISONED,
-        *tokens,
-        "train.precision=fp16",
-        "train.steps=40",
-        "train.max_bad_steps=100",
-    ]
+    command = [*POISONED, *tokens, "train.precision=fp16", "train.steps=40"]
+    command += ["train.max_bad_steps=100"]
     outcome = pool.run(tmp_path, command, environment={"POISON": "inf:3:99"})
     assert outcome.code == 5, outcome.said
     assert finite(run_folder(tmp_path))
@@ -127,33 +110,28 @@ def test_zero_gradients_and_a_spike_are_logged_and_gone_through(
     """Ignored: no target of a batch counts."""
     outcome = pool.run(tmp_path, [*POISONED, *tokens], environment={"POISON": f"{kind}:3:3"})
     assert outcome.code == 0, outcome.said
-    norms = {
-        row["step"]: row["grad_norm"] for row in rows(run_folder(tmp_path)) if "grad_norm" in row
-    }
-    assert norms[3] > 100 if kind == "spike" else norms[3] == 0
+    (norm,) = (
+        row["grad_norm"]
+        for row in rows(run_folder(tmp_path))
+        if row["step"] == 3 and "grad_norm" in row
+    )
+    assert norm > 100 if kind == "spike" else norm == 0
     assert finite(run_folder(tmp_path))
 
 
 SPIKES = [
-    *POISONED,
-    "train.skip_spikes=5",
-    "train.steps=24",
-    "checkpoint.every=10",
-    "eval.every=10",
+    *POISONED, "train.skip_spikes=5", "train.steps=24", "checkpoint.every=10", "eval.every=10",
     "sample.every=null",
-]
+]  # fmt: skip
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.faults(48)
-@pytest.mark.parametrize(
-    "stop", [pytest.param(8, marks=pytest.mark.slow), 18, pytest.param(21, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("stop", [pytest.param(8, marks=SLOW), 18, pytest.param(21, marks=SLOW)])
 def test_a_skipped_spike_is_counted_and_a_resumed_run_skips_the_same(
     pool: Pool, tmp_path: Path, tokens: list[str], stop: int
 ) -> None:
-    """Step 21 is one; stopped before there are norms enough to judge by, in the middle of them, and
-    right behind it.
-    """
+    """Step 21 is one. Stopped before there are norms enough to judge by, among them, and behind it."""
     command = [*SPIKES, *tokens]
     outcome = pool.run(tmp_path / "straight", command, environment={"POISON": "spike:21:21"})
     assert outcome.code == 0, outcome.said
@@ -176,20 +154,17 @@ def test_spikes_without_end_end_the_run(pool: Pool, tmp_path: Path, tokens: list
     command = [*SPIKES, *tokens, "train.max_bad_steps=2"]
     outcome = pool.run(tmp_path, command, environment={"POISON": "spike:20:99"})
     assert outcome.code == 5, outcome.said
-    assert (
-        "error: diverged: step 21: 2 skipped steps in a row (train.max_bad_steps=2)" in outcome.said
-    )
+    error = "error: diverged: step 21: 2 skipped steps in a row (train.max_bad_steps=2)"
+    assert error in outcome.said
 
 
 def growth(pool: Pool, folder: Path, tokens: list[str], leak: int, steps: int) -> float:
-    """Bytes of resident memory that a run gains with each step from step 500 on: the slope of a
-    straight line.
-    """
+    """Bytes of memory that a run gains with each step from step 500 on: a straight line's slope."""
     folder.mkdir()
     command = [
-        *SIX, *tokens, "model._target_=poisoned.Weighed", "model.n_layers=1", "model.d_model=16",
-        f"train.steps={steps}", "train.micro_batch_size=8", "eval.every=100", "checkpoint.every=100",
-        "sample.every=null",
+        *SIX, *tokens, "model._target_=poisoned.Weighed", "model.d_model=16",
+        f"train.steps={steps}", "train.micro_batch_size=8",
+        "eval.every=100", "checkpoint.every=100", "sample.every=null",
     ]  # fmt: skip
     environment = {"RSS": str(folder / "rss"), "LEAK": str(leak)}
     # root: the injector would keep every operation, which is a leak of 250 bytes a step.
@@ -208,8 +183,7 @@ def growth(pool: Pool, folder: Path, tokens: list[str], leak: int, steps: int) -
 def test_memory_does_not_grow_with_the_steps(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
     """2,000 steps, each with a row, every hundredth with an evaluation and a checkpoint.
 
-    Allowed are 1,000 bytes a step, what a kept row takes; Python's arenas, which it fills 1 MiB at
-    a time, are noise.
+    Allowed are 1,000 bytes a step, what a kept row takes. Python fills arenas of 1 MiB: noise.
     """
     assert growth(pool, tmp_path / "run", tokens, 0, 2000) < 1000
     assert growth(pool, tmp_path / "leaking", tokens, 4096, 1000) > 3000, "a leak would be seen"
@@ -220,16 +194,12 @@ def test_memory_does_not_grow_with_the_steps(pool: Pool, tmp_path: Path, tokens:
 def test_an_exception_in_mid_step_keeps_the_last_good_checkpoint(
     pool: Pool, tmp_path: Path, tokens: list[str], at: int, tries: Tries
 ) -> None:
-    """A foreign exception keeps its traceback; the same command goes on from the checkpoint
-    before.
-    """
+    """A foreign exception keeps its traceback; the same command goes on from the checkpoint."""
     # two calls a step: in the middle of accumulation
-    command = [*POISONED, *tokens, "train.micro_batch_size=4"]
+    command, poison = [*POISONED, *tokens, "train.micro_batch_size=4"], f"raise:{2 * at}:{2 * at}"
     assert pool.run(tmp_path / "straight", command).code == 0
     with tries.one():
-        broken = pool.run(
-            tmp_path / "broken", command, environment={"POISON": f"raise:{2 * at}:{2 * at}"}
-        )
+        broken = pool.run(tmp_path / "broken", command, environment={"POISON": poison})
         assert broken.code == 1
         assert "OutOfMemoryError: out of memory, says the test" in broken.said
         assert broken.said.count("Traceback") == 1
@@ -259,9 +229,8 @@ def test_folders_of_any_name(pool: Pool, tmp_path: Path, tokens: list[str], name
 @pytest.mark.faults(14)
 def test_a_name_too_long_for_the_disk(pool: Pool, tmp_path: Path, tokens: list[str]) -> None:
     command = [argument for argument in SIX if not argument.startswith("output_dir=")]
-    outcome = pool.run(
-        tmp_path, [*command, *tokens, f"output_dir={tmp_path / ('n' * 300)}"], direct=False
-    )
+    too_long = f"output_dir={tmp_path / ('n' * 300)}"
+    outcome = pool.run(tmp_path, [*command, *tokens, too_long], direct=False)
     assert outcome.code == 6, outcome.said
     assert "Traceback" not in outcome.said
     assert outcome.said.count("error: cannot write") == 1
@@ -271,9 +240,7 @@ def test_a_name_too_long_for_the_disk(pool: Pool, tmp_path: Path, tokens: list[s
 def test_times_of_files_and_leftovers_mean_nothing(
     pool: Pool, tmp_path: Path, tokens: list[str]
 ) -> None:
-    """Everything newer than tomorrow or older than 1980, in the wrong order, with strangers beside
-    it.
-    """
+    """Newer than tomorrow or older than 1980, in the wrong order, with strangers beside them."""
     command = [*SIX, *tokens, "checkpoint.keep=5"]
     assert pool.run(tmp_path / "straight", command).code == 0
     folder = tmp_path / "odd"
@@ -289,5 +256,4 @@ def test_times_of_files_and_leftovers_mean_nothing(
     assert again.code == 0, again.said
     assert "resuming at step 5" in again.said
     assert leftovers(folder) == []
-    found, expected = result(run), result(run_folder(tmp_path / "straight"))
-    assert found == expected
+    assert result(run) == result(run_folder(tmp_path / "straight"))

@@ -1,11 +1,11 @@
-"""A process that has imported torch and runs the scripts in forked children, each with an injector
-or a deadline.
+"""A process that has imported torch and runs the scripts in forked children.
 
-A start of Python and torch costs seconds, a fork milliseconds; a clean parent, since forking a test
-runner with threads of its own could hang. One request a line (JSON) on stdin, one answer a line on
-stdout.
+A start of Python and torch costs seconds, a fork milliseconds. The parent is a process of its own,
+since a forked test runner, which has threads, could hang. One request a line (JSON) on stdin, one
+answer a line on stdout.
 """
 
+import gc
 import json
 import os
 import signal
@@ -27,13 +27,8 @@ def import_everything() -> None:
     from runs import ROOT, SMALL, load_script
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        sys.argv = [
-            "train.py",
-            *SMALL,
-            "train.steps=1",
-            f"output_dir={folder}/outputs",
-            f"data_dir={folder}/tokens",
-        ]
+        places = [f"output_dir={folder}/outputs", f"data_dir={folder}/tokens"]
+        sys.argv = ["train.py", *SMALL, "train.steps=1", *places]
         with redirect_stdout(nowhere), redirect_stderr(nowhere):
             code = load_script(ROOT / "train.py").main()
         assert code == 0, "the first run failed"
@@ -41,9 +36,7 @@ def import_everything() -> None:
 
 @cache
 def composed(script: str, arguments: tuple[str, ...]) -> Any:
-    """What Hydra makes of a command, checked; composing alone would take longer than the small runs
-    here.
-    """
+    """What Hydra makes of a command, checked; composing takes longer than a small run."""
     from minigpt.cli import composition
     from minigpt.config.build import check_built
     from minigpt.config.plan import data_of, plan_of
@@ -130,6 +123,7 @@ def main() -> None:
             composed(request["script"], tuple(request["arguments"]))
         report = Path(request["log"] + ".operations")
         report.unlink(missing_ok=True)
+        gc.freeze()  # else a collection in the child would copy every page of the parent's objects
         number = os.fork()
         if number == 0:
             code = 1

@@ -1,10 +1,8 @@
-"""Python imports this by itself where this folder is on PYTHONPATH: a true process with an injector
-in it.
-"""
+"""Python imports this by itself where this folder is on PYTHONPATH: a process with an injector."""
 
 import json
 import os
-import shutil  # noqa: F401 (it looks at the functions of os while it is imported, so before they are wrapped)
+import shutil  # noqa: F401 (looks at the functions of os: before they are wrapped)
 import sys
 from pathlib import Path
 
