@@ -32,8 +32,8 @@ DEEP = json.loads("[" * 200 + "]" * 200)
 VALUES: list[Any] = [
     None, True, False, -1, 0, 1, 2, 3, 2**31, 2**63, 2**64, 10**30, -(10**30),
     0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"),
-    "", "x", "3", "null", "\x1b]0;owned\x07\x1b[2J\n", "\ud800", "../../x", "/dev/zero", "a/b", "\0",
-    "${oc.env:HOME}", "${model}", "os.system", "minigpt.model.transformer.torch.hub.load",
+    "", "x", "3", "null", "\x1b]0;owned\x07\x1b[2J\n", "\ud800", "../../x", "/dev/zero", "a/b",
+    "\0", "${oc.env:HOME}", "${model}", "os.system", "minigpt.model.transformer.torch.hub.load",
     "minigpt.verify.main", "2001-01-01", "9999-12-31T23:59:59",
     [], {}, [None], [[]], [1, "a"], {"a": 1}, {"_target_": "os.system"}, {"_target_": 1},
     DEEP, ["x"] * 1000, "x" * 100_000,

@@ -1,6 +1,4 @@
-"""What comes from elsewhere is data: nothing in it is executed or leads out of its folder, and no
-size is believed.
-"""
+"""What comes from elsewhere is data: nothing in it runs or leads out, and no size is believed."""
 
 import ast
 import functools
@@ -52,9 +50,7 @@ class Bomb:
 
 
 def forge(folder: Path, files: dict[str, bytes]) -> Path:
-    """A checkpoint with these files and a manifest that is in order: what somebody can make who
-    knows the format.
-    """
+    """A checkpoint with these files and a right manifest, as whoever knows the format can make."""
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -205,9 +201,8 @@ def forged_run(
     """A copy of a run whose newest checkpoint says something else, with hashes that are right."""
     run = Path(shutil.copytree(run_folder(trained), tmp_path / "run-00000000"))
     (folder,) = steps_on_disk(run / "checkpoints")
-    content = {
-        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"
-    }
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    del content["manifest.json"]
     found = json.loads(content["state.json"])
     change(found)
     shutil.rmtree(folder)
@@ -218,11 +213,8 @@ def forged_run(
 def one_line(code: int, shell: Shell) -> bool:
     """A refusal of a run or folder: exit code 4, lines of ours and no traceback."""
     lines = shell.err.splitlines()
-    return (
-        code == 4
-        and bool(lines)
-        and all(line.startswith(("error: ", "warning: ")) for line in lines)
-    )
+    ours = [line for line in lines if line.startswith(("error: ", "warning: "))]
+    return code == 4 and bool(lines) and ours == lines
 
 
 BOMBS: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -284,7 +276,9 @@ def code_nodes(folder: Path, canary: Path) -> dict[str, dict[str, Any]]:
     return {
         "a function elsewhere": {"_target_": "os.mkdir", "path": str(canary)},
         "an attribute of a module": {"_target_": "minigpt.model.transformer.torch.hub.load", **hub},
-        "an attribute of a class": {"_target_": "minigpt.model.transformer.Transformer.mkdir", "path": str(canary)},
+        "an attribute of a class": {
+            "_target_": "minigpt.model.transformer.Transformer.mkdir", "path": str(canary),
+        },
         "what a module imports": {"_target_": "minigpt.model.transformer.partial", "func": "print"},
         "a path": {"_target_": "minigpt.model./../evil.Evil"},
         "a node inside a node": {
@@ -298,22 +292,21 @@ def code_nodes(folder: Path, canary: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", code_nodes(Path("/tmp"), Path("/nowhere")))
 @pytest.mark.parametrize("place", ["model", "mlp"])
 def test_no_code_runs_from_a_checkpoint(
-    trained: Path,
-    tmp_path: Path,
-    shell: Shell,
-    name: str,
-    place: str,
+    trained: Path, tmp_path: Path, shell: Shell, name: str, place: str,
     capfd: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     """Not where a text is generated, not where it is exported, not where its weights are taken."""
     canary = tmp_path / "exploded"
     (tmp_path / "hubconf.py").write_text(HUB.format(canary=str(canary)))
     node = code_nodes(tmp_path, canary)[name]
-    run = forged_run(
-        trained,
-        tmp_path,
-        lambda s: s.update(model=node) if place == "model" else s["model"].update(mlp=node),
-    )
+
+    def change(state: dict[str, Any]) -> None:
+        if place == "model":
+            state["model"] = node
+        else:
+            state["model"]["mlp"] = node
+
+    run = forged_run(trained, tmp_path, change)
     assert one_line(shell("generate", f"run={run}"), shell), shell.err
     assert export.main([str(run), str(tmp_path / "exported")]) == 4
     assert capfd.readouterr().err.startswith("error: ")
@@ -328,9 +321,8 @@ def test_text_of_a_checkpoint_is_text(
     trained: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CANARY", CANARY)
-    run = forged_run(
-        trained, tmp_path, lambda s: s["model"].update(parametrization="${oc.env:CANARY}")
-    )
+    text = {"parametrization": "${oc.env:CANARY}"}
+    run = forged_run(trained, tmp_path, lambda state: state["model"].update(text))
     assert one_line(shell("generate", f"run={run}"), shell), shell.err
     assert CANARY not in shell.err
 
@@ -342,26 +334,21 @@ def test_weights_are_floating_point(
 ) -> None:
     (folder,) = steps_on_disk(run_folder(trained) / "checkpoints")
     weights = {name: tensor.to(dtype) for name, tensor in load_checkpoint(folder).model.items()}
-    run = forged_run(
-        trained, tmp_path, lambda state: None, **{"model.safetensors": to_bytes(weights)}
-    )
+    forged = {"model.safetensors": to_bytes(weights)}
+    run = forged_run(trained, tmp_path, lambda state: None, **forged)
     assert one_line(shell("generate", f"run={run}"), shell), shell.err
     assert "not a weight" in shell.err
+    model = load_run(run_folder(trained)).model
     with pytest.raises(CheckpointError, match="not a weight"):
-        init_weights_from(
-            load_run(run_folder(trained)).model, run, durable.sha256_bytes(to_bytes(weights))
-        )
+        init_weights_from(model, run, durable.sha256_bytes(to_bytes(weights)))
 
 
 @pytest.mark.faults(23)
 @pytest.mark.parametrize("part", ["model", "schedule", "optim.hidden"])
 def test_what_reads_a_run_imports_nothing_that_the_run_names(
-    trained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    part: str,
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     """A class whose arguments only an import could tell, in a module that is there."""
     name = f"strange_{part.partition('.')[0]}"
     (tmp_path / f"{name}.py").write_text(
@@ -389,20 +376,16 @@ def test_what_reads_a_run_imports_nothing_that_the_run_names(
 
 @pytest.mark.faults(49)
 def test_no_secret_reaches_a_file(tmp_path: Path, tokens: list[str]) -> None:
-    """Keys live in the environment of a run that mirrors to wandb and fails to reach it; no file
-    knows them.
-    """
+    """Keys live in the environment of a run that logs to wandb; no file knows them."""
     names = (
-        "WANDB_API_KEY",
-        "HF_TOKEN",
-        "HUGGING_FACE_HUB_TOKEN",
-        "AWS_SECRET_ACCESS_KEY",
+        "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY",
         "MY_PASSWORD",
-    )
+    )  # fmt: skip
     command = [*SIX, *tokens, "logger=wandb", f"logger.folder={tmp_path / 'outputs' / 'wandb'}"]
+    variables = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **dict.fromkeys(names, CANARY)}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *command], cwd=tmp_path, check=False, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **dict.fromkeys(names, CANARY)},
+        [sys.executable, str(ROOT / "train.py"), *command],
+        cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -415,10 +398,15 @@ def test_no_secret_reaches_a_file(tmp_path: Path, tokens: list[str]) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        f"logger.api_key={CANARY}", f"+logger.wandb_key={CANARY}", f"+hf_token={CANARY}", f"+password={CANARY}",
-        f"+logger={{api_key: {CANARY}}}", "+study2=${oc.env:WANDB_API_KEY}", "study=${oc.env:HF_TOKEN}",
+        f"logger.api_key={CANARY}",
+        f"+logger.wandb_key={CANARY}",
+        f"+hf_token={CANARY}",
+        f"+password={CANARY}",
+        f"+logger={{api_key: {CANARY}}}",
+        "+study2=${oc.env:WANDB_API_KEY}",
+        "study=${oc.env:HF_TOKEN}",
     ],
-)  # fmt: skip
+)
 def test_a_secret_on_the_command_line_is_refused_unwritten(
     override: str,
     tmp_path: Path,
@@ -435,23 +423,16 @@ def test_a_secret_on_the_command_line_is_refused_unwritten(
 
 
 def test_ordinary_overrides_are_no_secrets() -> None:
-    overrides.refuse_secrets(
-        [
-            "train.tokens=5",
-            "data/tokenizer=byte",
-            "eval.tokens=1",
-            "prompt=the key: a token}",
-            "study=key",
-        ]
-    )
+    ordinary = ["train.tokens=5", "data/tokenizer=byte", "eval.tokens=1", "study=key"]
+    overrides.refuse_secrets([*ordinary, "prompt=the key: a token}"])
     with pytest.raises(ConfigError):
         overrides.refuse_secrets(["x.token=1"])
 
 
 UNSAFE_CALLS = {
-    ("pickle", None), ("cPickle", None), ("dill", None), ("cloudpickle", None), ("joblib", None), ("shelve", None),
-    ("marshal", None), ("torch", "load"), ("torch", "save"), ("yaml", "load"), ("yaml", "unsafe_load"),
-    ("yaml", "full_load"), ("os", "system"), ("os", "popen"),
+    ("pickle", None), ("cPickle", None), ("dill", None), ("cloudpickle", None), ("joblib", None),
+    ("shelve", None), ("marshal", None), ("torch", "load"), ("torch", "save"), ("yaml", "load"),
+    ("yaml", "unsafe_load"), ("yaml", "full_load"), ("os", "system"), ("os", "popen"),
 }  # fmt: skip
 UNSAFE_ARGUMENTS = {
     "weights_only": False,
@@ -480,16 +461,10 @@ def unsafe_uses(path: Path) -> list[str]:
                 if keyword.arg in UNSAFE_ARGUMENTS and value == UNSAFE_ARGUMENTS[keyword.arg]:
                     found.append(f"{path.name}:{node.lineno} {keyword.arg}={value}")
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            names = (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-            )
-            found += [
-                f"{path.name}:{node.lineno} import {n}"
-                for n in names
-                if (n.split(".")[0], None) in UNSAFE_CALLS
-            ]
+            is_from = isinstance(node, ast.ImportFrom)
+            names = [node.module or ""] if is_from else [alias.name for alias in node.names]
+            unsafe = [name for name in names if (name.split(".")[0], None) in UNSAFE_CALLS]
+            found += [f"{path.name}:{node.lineno} import {name}" for name in unsafe]
     return found
 
 
@@ -500,9 +475,10 @@ def test_no_unsafe_loader_in_the_tree(tmp_path: Path) -> None:
     assert len(files) > 60
     assert [use for path in files for use in unsafe_uses(path)] == []
     lines = [
-        "import pickle", "torch.load('x')", "torch.load('x', weights_only=False)", "yaml.load(x)", "eval('1')",
-        "exec('1')", "np.load('x', allow_pickle=True)", "load_dataset('x', trust_remote_code=True)", "os.system('x')",
-        "from joblib import load", "subprocess.run('x', shell=True)",
+        "import pickle", "torch.load('x')", "torch.load('x', weights_only=False)", "yaml.load(x)",
+        "eval('1')", "exec('1')", "np.load('x', allow_pickle=True)",
+        "load_dataset('x', trust_remote_code=True)", "os.system('x')", "from joblib import load",
+        "subprocess.run('x', shell=True)",
     ]  # fmt: skip
     for number, line in enumerate(lines):
         (tmp_path / f"{number}.py").write_text(line)
@@ -512,17 +488,9 @@ def test_no_unsafe_loader_in_the_tree(tmp_path: Path) -> None:
 
 
 READERS = {
-    "load",
-    "loads",
-    "load_all",
-    "safe_load",
-    "fromfile",
-    "memmap",
-    "read_text",
-    "read_bytes",
-    "load_file",
-}
-READERS |= {"safe_open", "unsafe_load", "full_load", "read_table", "open"}
+    "load", "loads", "load_all", "load_file", "safe_load", "unsafe_load", "full_load", "fromfile",
+    "memmap", "open", "safe_open", "read_text", "read_bytes", "read_table",
+}  # fmt: skip
 # What else opens a file or parses its text, and why that is no way in for the data of a run.
 OTHER_WAYS_IN = {
     "files/lock.py": "the lock file: nothing is parsed, and only regular files are opened",
@@ -556,23 +524,20 @@ OTHER_WAYS_IN = {
 
 
 def ways_in(path: Path) -> list[str]:
-    """Calls that open a file or parse what stands in one, but for those of minigpt.files.reading;
-    `Class.open` is none.
-    """
+    """Calls that open a file or parse one, but for those of our own modules."""
     tree = ast.parse(path.read_text())
-    ours = {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minigpt.")
-        for alias in node.names
-    }
-    from_safetensors = {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("safetensors")
-        for alias in node.names
-        if alias.name.startswith(("load", "safe_open"))
-    }
+
+    def imported_from(package: str, names: tuple[str, ...] = ("",)) -> set[str]:
+        return {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package)
+            for alias in node.names
+            if alias.name.startswith(names)
+        }
+
+    ours = imported_from("minigpt.")
+    from_safetensors = imported_from("safetensors", ("load", "safe_open"))
     found = []
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = ast.unparse(call.func)
@@ -601,10 +566,11 @@ def test_there_is_one_way_in_for_data_from_files(tmp_path: Path) -> None:
     assert sorted(OTHER_WAYS_IN.keys() - found.keys()) == [], "exceptions that are needed no more"
     assert [use for path in ROOT.glob("*.py") for use in ways_in(path)] == []
     lines = [
-        "json.loads(x)", "json.load(x)", "yaml.safe_load(x)", "OmegaConf.load(x)", "open(x)", "open(x, 'rb')",
-        "path.open()",
-        "path.read_bytes()", "Path(x).read_text()", "np.fromfile(x)", "np.load(x)", "orjson.loads(x)", "io.open(x)",
-        "from safetensors.torch import load as from_bytes\nfrom_bytes(x)", "safetensors.safe_open(x)", "open(x, 'a+')",
+        "json.loads(x)", "json.load(x)", "yaml.safe_load(x)", "OmegaConf.load(x)",
+        "open(x)", "open(x, 'rb')", "open(x, 'a+')", "io.open(x)", "path.open()",
+        "path.read_bytes()", "Path(x).read_text()", "np.fromfile(x)", "np.load(x)",
+        "orjson.loads(x)", "safetensors.safe_open(x)",
+        "from safetensors.torch import load as from_bytes\nfrom_bytes(x)",
     ]  # fmt: skip
     for number, line in enumerate(lines):
         (tmp_path / f"{number}.py").write_text(line)
@@ -613,21 +579,20 @@ def test_there_is_one_way_in_for_data_from_files(tmp_path: Path) -> None:
 
 @pytest.mark.faults(50)
 def test_control_sequences_reach_a_terminal_only_escaped(trained: Path, tries: Tries) -> None:
-    """generate.py and train.py on a terminal of their own."""
+    """generate.py on a terminal of its own, with an odd prompt and with an odd name of a run."""
     import pty
 
-    for script, arguments in (
-        (
-            "generate",
-            [f"run={run_folder(trained)}", "prompt=\x1b]0;owned\x07\x1b[2J", "max_new_tokens=2"],
-        ),
-        ("generate", ["run=/no/such/\x1b[2Jrun"]),
+    prompt = "prompt=\x1b]0;owned\x07\x1b[2J"
+    for arguments in (
+        [f"run={run_folder(trained)}", prompt, "max_new_tokens=2"],
+        ["run=/no/such/\x1b[2Jrun"],
     ):
         with tries.one():
             main, other = pty.openpty()
             process = subprocess.Popen(
-                [sys.executable, str(ROOT / f"{script}.py"), *arguments], stdout=other, stderr=other, stdin=other,
+                [sys.executable, str(ROOT / "generate.py"), *arguments],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=other, stderr=other, stdin=other,
             )  # fmt: skip
             os.close(other)
             said = b""

@@ -65,7 +65,7 @@ def test_bad_steps_in_a_row_end_the_run_and_no_bad_weight_is_written(
 def test_a_run_stopped_among_bad_steps_takes_them_again_from_the_last_good_checkpoint(
     pool: Pool, tmp_path: Path, tokens: list[str]
 ) -> None:
-    """Steps 3 and 4 are bad: nothing is saved there; from step 2 on all goes as if never stopped."""
+    """Steps 3 and 4 are bad: nothing is saved there, and step 2 is where the run goes on."""
     command = [*POISONED, *tokens, "train.max_bad_steps=3"]
     assert pool.run(tmp_path / "straight", command, environment={"POISON": "nan:3:4"}).code == 0
     expected = result(run_folder(tmp_path / "straight"))
@@ -131,7 +131,7 @@ SLOW = pytest.mark.slow
 def test_a_skipped_spike_is_counted_and_a_resumed_run_skips_the_same(
     pool: Pool, tmp_path: Path, tokens: list[str], stop: int
 ) -> None:
-    """Step 21 is one. Stopped before there are norms enough to judge by, among them, and behind it."""
+    """Step 21 is one. Stopped before there are norms enough to judge by, later, and behind it."""
     command = [*SPIKES, *tokens]
     outcome = pool.run(tmp_path / "straight", command, environment={"POISON": "spike:21:21"})
     assert outcome.code == 0, outcome.said
