@@ -14,10 +14,10 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from minigpt import text as bounded
 from minigpt.data.source import Document, Source, SplitName
 from minigpt.errors import DataError
 from minigpt.interrupt import stop_if_requested
-from minigpt.text import pieces
 
 FEW_DOCUMENTS = 256  # a corpus with no more documents than this is looked at as a whole
 
@@ -33,7 +33,11 @@ def text_pieces(document: Document) -> Iterator[str]:
     text = document.text
     if text is None:
         return
-    in_pieces = pieces([text] if isinstance(text, str) else text)
+    if isinstance(text, str) and len(text) <= bounded.LONGEST_PIECE:  # most documents: be quick
+        if text and not text.isspace():
+            yield text
+        return
+    in_pieces = bounded.pieces([text] if isinstance(text, str) else text)
     first = list(itertools.islice(in_pieces, 2))
     if len(first) == 2 or (first and not first[0].isspace()):
         yield from first
