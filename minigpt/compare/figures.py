@@ -41,7 +41,7 @@ class Figure:
 
 def figures(result: Result, prefix: str) -> list[Figure]:
     """Every figure for which there is something to draw. prefix: of the files' names."""
-    drawn: dict[str, Callable[[Axes, Result], str | None]] = {
+    drawn: dict[str, Callable[..., str | None]] = {
         "differences": panels.differences,
         "budgets": panels.budgets,
         "loss_tokens": partial(panels.curves, x="tokens"),
@@ -49,17 +49,8 @@ def figures(result: Result, prefix: str) -> list[Figure]:
         "sensitivity": panels.sensitivity,
         "cost": panels.cost,
     }
-    found = (
-        draw_figure(f"{prefix}{name}", partial(_of_result, draw, result))
-        for name, draw in drawn.items()
-    )
+    found = [draw_figure(prefix + name, partial(draw, result)) for name, draw in drawn.items()]
     return [figure for figure in found if figure is not None]
-
-
-def _of_result(
-    draw: "Callable[[Axes, Result], str | None]", result: Result, axes: "Axes"
-) -> str | None:
-    return draw(axes, result)
 
 
 def draw_figure(name: str, draw: "Callable[[Axes], str | None]") -> Figure | None:

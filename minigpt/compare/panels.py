@@ -27,7 +27,7 @@ def _colour(result: Result, arm: str) -> str:
     return COLOURS[list(result.group.arms).index(arm) % len(COLOURS)]
 
 
-def differences(axes: "Axes", result: Result) -> str | None:
+def differences(result: Result, axes: "Axes") -> str | None:
     """The differences of the pairs, with their mean and its interval."""
     comparisons = [c for c in result.at_headline.comparisons if c.interval is not None]
     if not comparisons:
@@ -58,7 +58,7 @@ def differences(axes: "Axes", result: Result) -> str | None:
     )
 
 
-def budgets(axes: "Axes", result: Result) -> str | None:
+def budgets(result: Result, axes: "Axes") -> str | None:
     """Final loss by budget, each arm at its chosen setting."""
     if len(result.budgets) < 2:
         return None
@@ -99,7 +99,7 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def curves(axes: "Axes", result: Result, x: str) -> str | None:
+def curves(result: Result, axes: "Axes", x: str) -> str | None:
     """Loss on the way, where it was measured together: mean line, band from least to greatest."""
     rows_of = {
         name: [run.rows for run in found.all_runs if run.status == "finished"]
@@ -160,7 +160,7 @@ def band(
     return result
 
 
-def sensitivity(axes: "Axes", result: Result) -> str | None:
+def sensitivity(result: Result, axes: "Axes") -> str | None:
     """Tuning loss by the first numeric axis of each arm, the other axes as they were chosen."""
     axis_names: set[str] = set()
     tried: set[float] = set()
@@ -205,7 +205,7 @@ def sensitivity(axes: "Axes", result: Result) -> str | None:
     )
 
 
-def cost(axes: "Axes", result: Result) -> str | None:
+def cost(result: Result, axes: "Axes") -> str | None:
     """Where the seconds of a run went."""
     found = {name: breakdown(one.all_runs) for name, one in result.at_headline.evidence.items()}
     found = {name: parts for name, parts in found.items() if sum(parts.values()) > 0}

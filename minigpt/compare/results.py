@@ -17,10 +17,10 @@ COSTS = ("parameters", "flops_per_token", "optimizer_flops_share", "optimizer_st
 PATH = ("device", "precision", "compile", "threads")
 
 
-def csv_bytes(judged: Sequence[Result], rest: Sequence[Group], everything: Sequence[Run]) -> bytes:
-    """The file. rest: groups without a verdict. everything: all runs that were found."""
-    text, rows = io.StringIO(), csv_rows(judged, rest, everything)
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+def csv_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
+    """The file. A row may lack columns of others."""
+    text, columns = io.StringIO(), dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()})
@@ -30,7 +30,10 @@ def csv_bytes(judged: Sequence[Result], rest: Sequence[Group], everything: Seque
 def csv_rows(
     judged: Iterable[Result], rest: Iterable[Group], everything: Sequence[Run]
 ) -> list[dict[str, Any]]:
-    """One row for each run that was looked at."""
+    """One row for each run that was looked at.
+
+    rest: groups without a verdict. everything: all runs that were found.
+    """
     alone = ran_alone(everything)
     rows = []
     for number, result in enumerate(judged, 1):

@@ -1,20 +1,18 @@
 """The report of a declared study: on the terminal, and as files that others can go on with."""
 
-import csv
 import dataclasses
-import io
 import math
 from pathlib import Path
 from typing import Any
 
 from minigpt.compare.report_html import html
 from minigpt.compare.report_text import markdown, terminal_text
+from minigpt.compare.results import csv_bytes
 from minigpt.compare.study_document import document
 from minigpt.compare.study_figures import study_figures
 from minigpt.compare.study_findings import CellFindings, Findings
 from minigpt.compare.write_files import write_files
 from minigpt.study.run import Run
-from minigpt.terminal import escape_line
 
 RESULTS = ("status", "step", "tokens", "val_loss", "val_bits_per_byte", "train_time_s")
 COSTS = ("parameters", "flops_per_token", "optimizer_flops_share")
@@ -29,7 +27,7 @@ def write_report(found: Findings, out: Path | None) -> str:
     files = {
         "report.html": html(whole, out).encode(),
         "report.md": markdown(whole, out).encode(),
-        "results.csv": _csv(found),
+        "results.csv": csv_bytes([row for cell in found.cells for row in _rows(cell)]),
     }
     files |= {f"{figure.name}.png": figure.png for drawn in figures.values() for figure in drawn}
     write_files(out, files, facts(found))
@@ -99,19 +97,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _csv(found: Findings) -> bytes:
-    """One row a run."""
-    rows = [row for cell in found.cells for row in _rows(cell)]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()})
-    return text.getvalue().encode()
-
-
 def _rows(cell: CellFindings) -> list[dict[str, Any]]:
+    """One row a run."""
     declaration = cell.declaration
     rows = []
     for arm, settings in cell.tuned.items():
