@@ -44,7 +44,9 @@ def positive(value: Any) -> bool:
 
 def file_name(value: Any) -> bool:
     """the name of a file"""
-    return isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value)
+    if not isinstance(value, str) or value in ("", ".", "..") or {"/", "\0"} & set(value):
+        return False
+    return len(value.encode("utf-8", "surrogatepass")) <= 255  # no file system allows more
 
 
 def instant(value: Any) -> bool:

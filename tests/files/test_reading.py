@@ -1,11 +1,13 @@
 """The one way in for data from files believes nothing about a file."""
 
+import json
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 
+from minigpt.files import records
 from minigpt.files.reading import UnreadableError, read_bytes, read_json, read_lines, read_yaml
 
 JSON = {
@@ -106,3 +108,16 @@ def test_a_file_larger_than_memory_is_refused_unread(tmp_path: Path) -> None:
         read_bytes(tmp_path / "endless")
     with pytest.raises(UnreadableError, match=r"a line of more than 1,048,576 bytes"):
         list(read_lines(tmp_path / "endless"))
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "ß" * 128, "..", "a/b", "", "a\0"], ids=ascii)
+def test_a_sweep_names_only_folders_that_can_be_there(tmp_path: Path, name: str) -> None:
+    def sweep(folder: str) -> Path:
+        job = {"overrides": [], "folder": folder}
+        path = tmp_path / "sweep.json"
+        path.write_text(json.dumps({"schema": 1, "command": ["-m"], "jobs": [job]}))
+        return path
+
+    assert records.read_sweep(sweep("x" * 255))["jobs"][0]["folder"] == "x" * 255
+    with pytest.raises(UnreadableError, match="the name of a file"):
+        records.read_sweep(sweep(name))
