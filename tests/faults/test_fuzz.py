@@ -206,8 +206,11 @@ def test_a_comparison_leaves_a_bad_run_out(
             by_optim = [str(study.folder), "--by", "optim"]
             assert survives(lambda: codes.append(compare(by_optim))) is None
             said = capsys.readouterr()
-            assert codes == [0], said.err
-            assert "muon against adamw" in said.out
+            if codes == [2]:  # a baseline that is declared counts, even if there is no such arm
+                assert said.err.startswith("error: no such arm: --baseline ")
+            else:
+                assert codes == [0], said.err
+                assert "muon against adamw" in said.out
             assert not UNSAFE.search(said.out + said.err)
 
     fuzz(example, examples)
