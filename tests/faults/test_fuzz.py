@@ -19,7 +19,7 @@ from damage import Good, HangsError, survives
 from driver import SIX, Pool, run_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import ROOT, load_script
+from studies import Study
 
 from minigpt import verify
 from minigpt.compare.__main__ import main as compare
@@ -192,8 +192,7 @@ def test_a_neighbour_is_passed_by(run: Good, place: Path, examples: int) -> None
 def test_a_comparison_leaves_a_bad_run_out(
     fault_folder: Path, examples: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    studies = load_script(ROOT / "tests" / "compare" / "studies.py")
-    study = studies.Study(fault_folder / "fuzzed-study")
+    study = Study(fault_folder / "fuzzed-study")
     if not study.folder.exists():
         for seed in (0, 1, 2):
             study.run("adamw", seed, 4.0 + seed / 100)
