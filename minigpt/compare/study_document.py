@@ -4,9 +4,10 @@ The blocks are those of document.py, so the writers for the terminal, Markdown a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from minigpt.compare.budget_fit import Estimate
+from minigpt.compare.declared import Finding
 from minigpt.compare.document import (
     Block,
     Bullets,
@@ -20,7 +21,7 @@ from minigpt.compare.document import (
 )
 from minigpt.compare.figures import Figure
 from minigpt.compare.statistics import Interval
-from minigpt.compare.study_findings import CellFindings, Findings, cost_line, ratio_text
+from minigpt.compare.study_findings import CellFindings, EqualCost, Findings
 from minigpt.study.planned import label
 from minigpt.study.run import Run
 from minigpt.terminal import count
@@ -60,7 +61,7 @@ def _verdicts(cell: CellFindings, several: bool) -> Iterable[Block]:
     for arm, finding in cell.ruling.findings.items():
         where = f"{cell.name}: " if several else ""
         line = f"{where}{arm} against {cell.baseline}: "
-        line += cost_line(finding, cell.equal_costs(arm), unit)
+        line += _cost_line(finding, cell.equal_costs(arm), unit)
         line += f"; {interval_text(finding.interval)}, {count(finding.pairs, 'pair')}"
         yield VerdictLine(finding.word, f"{line}; {finding.why}.", _runs(cell, arm, cell.baseline))
 
@@ -154,7 +155,7 @@ def _costs(cell: CellFindings) -> Table:
                     "arm": Cell(arm),
                     "cost": Cell(cost.what),
                     "needed for the baseline's loss": Cell(
-                        f"{ratio_text(cost.ratio)} ({_range(cost.ratio, '.2f')})",
+                        f"{_ratio_text(cost.ratio)} ({_range(cost.ratio, '.2f')})",
                         _runs(cell, arm, cell.baseline),
                     ),
                     f"loss at equal cost, {unit}": Cell(
@@ -256,3 +257,17 @@ def _range(estimate: Estimate, form: str) -> str:
 
 def _runs(cell: CellFindings, *arms: str) -> tuple[Run, ...]:
     return tuple(run for arm in arms for run in cell.at_primary[arm].values())
+
+
+def _cost_line(finding: Finding, costs: Sequence[EqualCost], unit: str) -> str:
+    """`-0.0420 nats at equal tokens; 0.90x tokens; 1.05x FLOPs; 1.31x seconds`."""
+    if finding.interval is None:
+        return "no pair of finite losses"
+    parts = [f"{finding.interval.mean:+.4f} {unit} at equal tokens"]
+    parts += [f"{_ratio_text(cost.ratio)} {cost.what}" for cost in costs]
+    return "; ".join(parts)
+
+
+def _ratio_text(ratio: Estimate) -> str:
+    """`0.90x`, or the bound: `above 1.50x`."""
+    return f"{ratio.bound} {ratio.value:.2f}x".strip()

@@ -12,7 +12,7 @@ import numpy as np
 from minigpt.compare.budget_fit import Estimate, Measured, budget_ratio, difference_at_equal_cost
 from minigpt.compare.cell_trend import Trend, trend
 from minigpt.compare.cost import flops_per_token
-from minigpt.compare.declared import ALPHA, CellRuling, Ended, Finding
+from minigpt.compare.declared import ALPHA, CellRuling, Ended
 from minigpt.compare.ranking import Ranked, rank
 from minigpt.compare.tuning_value import expected_best, good_range
 from minigpt.study.conduct import Conclusion
@@ -26,13 +26,11 @@ NOTABLE_COST = 1.1  # a factor of FLOPs a token from which equal tokens need a w
 
 @dataclass(frozen=True)
 class EqualCost:
-    """An arm at equal cost. ratio: of the baseline's cost at its primary budget that the arm needs
-    for the same loss.  difference: of losses where both spend the same.
-    """
+    """An arm at equal cost."""
 
     what: str  # tokens, FLOPs or seconds
-    ratio: Estimate
-    difference: Estimate
+    ratio: Estimate  # of the baseline's cost at its primary budget, for the same loss
+    difference: Estimate  # of losses where both spend the same
 
 
 @dataclass(frozen=True)
@@ -292,20 +290,6 @@ def loss_of(run: Run, metric: str) -> float:
     loss = run.loss(metric)
     assert loss is not None
     return loss if math.isfinite(loss) else math.inf
-
-
-def cost_line(finding: Finding, costs: Sequence[EqualCost], unit: str) -> str:
-    """`-0.0420 nats at equal tokens; 0.90x tokens; 1.05x FLOPs; 1.31x seconds`."""
-    if finding.interval is None:
-        return "no pair of finite losses"
-    parts = [f"{finding.interval.mean:+.4f} {unit} at equal tokens"]
-    parts += [f"{ratio_text(cost.ratio)} {cost.what}" for cost in costs]
-    return "; ".join(parts)
-
-
-def ratio_text(ratio: Estimate) -> str:
-    """`0.90x`, or the bound: `above 1.50x`."""
-    return f"{ratio.bound} {ratio.value:.2f}x".strip()
 
 
 def _over(arm: float | None, baseline: float | None) -> float | None:
