@@ -79,9 +79,7 @@ def answer(options: argparse.Namespace) -> None:
     Raises ConfigError for options that ask for neither.
     """
     if options.status:
-        from minigpt.study.status import status_text, sweeps
-
-        print(status_text(sweeps(options.paths, options.study), options.by or "optim"), end="")
+        print(status(options), end="")
         return
     if options.study is not None and options.by is None:
         from minigpt.study.recorded import declared_in
@@ -98,6 +96,18 @@ def answer(options: argparse.Namespace) -> None:
     from minigpt.compare.exploratory import compare
 
     compare(options)
+
+
+def status(options: argparse.Namespace) -> str:
+    """What a declared study has decided, then the jobs of sweeps."""
+    from minigpt.study.decisions import declared_studies
+    from minigpt.study.status import status_text, sweeps
+    from minigpt.terminal import escape_line
+
+    declared = declared_studies(options.paths, options.study)
+    by = options.by or (declared[0][0].by if len(declared) == 1 else "optim")
+    decided = "".join(f"{escape_line(x)}\n" for _, lines in declared for x in (*lines, ""))
+    return decided + status_text(sweeps(options.paths, options.study), by)
 
 
 if __name__ == "__main__":

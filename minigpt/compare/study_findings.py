@@ -14,6 +14,7 @@ from minigpt.compare.cell_trend import Trend, trend
 from minigpt.compare.cost import flops_per_token
 from minigpt.compare.declared import ALPHA, CellRuling, Ended
 from minigpt.compare.ranking import Ranked, rank
+from minigpt.compare.study_power import advice
 from minigpt.compare.tuning_value import expected_best, good_range
 from minigpt.study.conduct import Conclusion
 from minigpt.study.declaration import Declaration, Setting
@@ -154,6 +155,7 @@ class CellFindings:
     def notes(self) -> list[str]:
         """Doubts that block no claim."""
         return [
+            *self.needed(),
             *self._edges(),
             *self._close_runners_up(),
             *self._unequal_trials(),
@@ -162,6 +164,16 @@ class CellFindings:
             *self._diverged(),
             *([f"no seconds: {self.why_no_seconds}"] if self.why_no_seconds else []),
         ]
+
+    def needed(self) -> list[str]:
+        """What undecided arms still need; nothing where a seed diverged, or too few were judged."""
+        lines = []
+        for arm, finding in self.ruling.findings.items():
+            ended = finding.interval is not None and finding.interval.n == finding.pairs
+            if finding.word == "undecided" and ended and finding.interval is not None:
+                spread = finding.interval.sd
+                lines.append(advice(self.declaration, arm, spread, finding.pairs))
+        return [line for line in lines if line is not None]
 
     def _edges(self) -> list[str]:
         lines = []

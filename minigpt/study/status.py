@@ -4,11 +4,13 @@ Only reads: the records of sweeps, run folders, and whether their locks are held
 there is nothing to wait for, and the runs that exist are shown.
 """
 
+import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from minigpt.errors import CheckpointError, ConfigError
@@ -56,6 +58,12 @@ class JobStatus:
     def kind(self) -> tuple[str, ...]:
         """Jobs that differ in nothing but the seed take as long as each other."""
         return tuple(override for override in self.overrides if not override.startswith("seed="))
+
+    @property
+    def label_without_seed(self) -> str:
+        """What sets its setting apart."""
+        words = [word for word in self.label.split(" ") if not word.startswith("seed=")]
+        return " ".join(words) or self.name
 
 
 @dataclass
@@ -151,9 +159,8 @@ def _sweep_lines(sweep: SweepStatus, by: str) -> list[str]:
         assert job.run is not None
         modules = ", ".join(name.replace(".", "/") + ".py" for name in job.run.changed_code)
         lines.append(f"  {CHANGED}  {job.label}  loss {job.run.loss('val_loss'):.4f}  ({modules})")
-    for arm, job, loss in best([*counts["done"], *counts[CHANGED]], by):
-        lines.append(f"  best so far  {arm}: {loss:.4f}  {job.label}  ({job.name})")
-    return lines
+    ended = [*counts["done"], *counts[CHANGED], *counts["diverged"]]
+    return lines + best_lines(ended, by)
 
 
 def progress(run: Run | None) -> str:
@@ -180,19 +187,57 @@ def reason(job: JobStatus) -> str:
     return progress(job.run) if job.state == "interrupted" else ""
 
 
-def best(done: Sequence[JobStatus], by: str) -> list[tuple[str, JobStatus, float]]:
-    """The lowest final loss of each arm."""
-    arms: dict[str, tuple[JobStatus, float]] = {}
-    for job in done:
+def best_lines(ended: Sequence[JobStatus], by: str) -> list[str]:
+    """The best setting of each arm: the lowest mean loss at one budget over the same seeds.
+
+    The budget is the longest at which every arm has ended runs, else the longest of all; the seeds
+    are those that every setting has there. A setting that diverged on one of them is never best.
+    """
+    arms: dict[str, dict[str, dict[int, JobStatus]]] = {}  # arm -> setting -> seed, at one budget
+    budgets: dict[str, set[int]] = {}
+    for job in ended:
         assert job.run is not None
-        loss = job.run.loss("val_loss")
-        try:
-            arm = show(job.run.value(by))
-        except KeyError:
-            arm = "null"
-        if loss is not None and (arm not in arms or loss < arms[arm][1]):
-            arms[arm] = (job, loss)
-    return [(arm, job, loss) for arm, (job, loss) in sorted(arms.items())]
+        budgets.setdefault(_arm(job.run, by), set()).add(job.run.budget_tokens or 0)
+    if not budgets:
+        return []
+    budget = max(set.intersection(*budgets.values()) or set.union(*budgets.values()))
+    for job in ended:
+        assert job.run is not None
+        if (job.run.budget_tokens or 0) == budget:
+            settings = arms.setdefault(_arm(job.run, by), {})
+            settings.setdefault(_setting(job.run), {})[job.run.seed] = job
+    seeds = set.intersection(*(set(found) for one in arms.values() for found in one.values()))
+    if not seeds:
+        return [f"  best so far  unknown: no seed that all settings have at {budget:,} tokens"]
+    where = f"mean of {count(len(seeds), 'seed')} at {budget:,} tokens"
+    lines = []
+    for arm, one in sorted(arms.items()):
+        means = {name: fmean(_loss(found[seed]) for seed in seeds) for name, found in one.items()}
+        name = min(means, key=lambda setting: means[setting])
+        if math.isfinite(means[name]):
+            label = one[name][min(seeds)].label_without_seed
+            lines.append(f"  best so far  {arm}: {means[name]:.4f}  {label}  ({where})")
+    return lines
+
+
+def _arm(run: Run, by: str) -> str:
+    try:
+        return show(run.value(by))
+    except KeyError:
+        return "null"
+
+
+def _setting(run: Run) -> str:
+    """Equal for runs that differ in seed and budget only."""
+    identity = {k: v for k, v in run.record["identity"].items() if k not in ("seed", "budget")}
+    return json.dumps(identity, sort_keys=True)
+
+
+def _loss(job: JobStatus) -> float:
+    """Infinite for a run that diverged."""
+    assert job.run is not None
+    loss = job.run.loss("val_loss")
+    return math.inf if loss is None or not math.isfinite(loss) else loss
 
 
 def seconds_left(jobs: Sequence[JobStatus]) -> float | None:

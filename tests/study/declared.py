@@ -1,17 +1,23 @@
 """Declarations and simulated runs for the tests of declared studies."""
 
+import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from studies import Study
 
-from minigpt.compare.declared import judge
+from minigpt.compare.declared import judge, judge_runs
 from minigpt.config.schema import Verdict
 from minigpt.study.conduct import Conclusion, conduct
 from minigpt.study.declaration import Declaration, declaration_of
+from minigpt.study.journal import Journal
 from minigpt.study.planned import PlannedRun
+from minigpt.study.recorded import RecordedRuns
 
 # What is declared unless a test says otherwise.
 PLAIN: dict[str, Any] = {
@@ -104,3 +110,52 @@ def noisy(effect: float, spread: float = 0.01, best: Mapping[str, float] | None 
         )
 
     return loss
+
+
+class FolderRuns(RecordedRuns):
+    """Simulated runs as run folders with their record, as a study of train.py leaves them.
+
+    loss: None for a run that is interrupted. facts: further arguments of `studies.Study.run`.
+    """
+
+    def __init__(
+        self,
+        declaration: Declaration,
+        study: Study,
+        loss: Callable[[PlannedRun], float | None],
+        facts: Callable[[PlannedRun], dict[str, Any]] = lambda run: {},
+    ) -> None:
+        super().__init__(declaration, study.folder)
+        self.study, self.of, self.facts = study, loss, facts
+        self.jobs: list[dict[str, Any]] = []
+
+    def run(self, phase: str, planned: Sequence[PlannedRun]) -> None:
+        for run in planned:
+            folder = self.write(run)
+            overrides = run.overrides(self.declaration)
+            job = {"overrides": overrides, "folder": folder.name, "study": self.declaration.study}
+            self.jobs.append(job)
+            self._folders[tuple(overrides)] = folder
+        sweeps = self.study.folder / "sweeps"
+        sweeps.mkdir(exist_ok=True)
+        record = {"schema": 1, "study": self.declaration.study, "command": ["train.py", "-m"]}
+        (sweeps / "a_study-0.json").write_text(json.dumps(record | {"jobs": self.jobs}))
+
+    def write(self, run: PlannedRun) -> Path:
+        loss = self.of(run)
+        status = "diverged" if loss is not None and math.isinf(loss) else "finished"
+        scale = dict(run.setting).get("optim.lr_scale", 1)
+        assert isinstance(scale, int | float)
+        cell = dict(run.cell)
+        # arms that are no Muon are AdamW, told apart by what does not matter here
+        own = {"optim.head.weight_decay": 0.001 * self.declaration.arms.index(run.arm)}
+        how = {"lr": 0.02 * scale, "steps": int(run.budget), "status": status}
+        how |= {"study": self.declaration.study, "config": cell | own}
+        how |= {"record": {"overrides": run.overrides(self.declaration)}}
+        return self.study.run(run.arm, run.seed, loss, **(how | self.facts(run)))
+
+
+def conclude_in_folder(runs: FolderRuns) -> Conclusion:
+    """The whole study, with its declaration and journal beside its runs."""
+    with Journal(runs.study.folder, runs.declaration, {}) as journal:
+        return conduct(runs.declaration, runs, partial(judge_runs, runs), journal.note)

@@ -1,0 +1,89 @@
+"""A declared study seen from outside: its phase, and what it has decided so far."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minigpt.errors import CheckpointError
+from minigpt.files.reading import UnreadableError, json_object, read_lines
+from minigpt.study.declaration import Declaration, typed
+from minigpt.study.journal import DECLARATION, JOURNAL, read_declaration
+from minigpt.study.planned import label
+
+
+def declared_studies(
+    paths: Sequence[Path], study: str | None
+) -> list[tuple[Declaration, list[str]]]:
+    """Every declared study in these folders of runs, or the one of this name, with its lines."""
+    found = []
+    for output in dict.fromkeys(path.resolve() for path in paths):
+        for file in sorted(output.glob(f"studies/*/{DECLARATION}")):
+            try:
+                known = read_declaration(file.parent)
+            except CheckpointError:
+                continue  # who goes on with it is told
+            if known is not None and study in (None, known[0].study):
+                found.append((known[0], lines(known[0], decisions(file.parent))))
+    return found
+
+
+def decisions(folder: Path) -> list[dict[str, Any]]:
+    """The journal since the last amendment, whole lines only."""
+    try:
+        entries = [json_object(x) for x in read_lines(folder / JOURNAL) if x.endswith(b"\n")]
+    except (UnreadableError, ValueError):
+        return []
+    amended = [n for n, entry in enumerate(entries) if entry.get("what") == "amendment"]
+    return entries[amended[-1] if amended else 0 :]
+
+
+def phase(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> str:
+    """`tune`, `confirm 16 pairs` or `ended`, as far as the journal tells."""
+    chosen = {(e["cell"], e["arm"]) for e in entries if e["what"] == "choose"}
+    searches = len(declaration.cells) * len(declaration.arms)
+    if len(chosen) < searches:
+        return f"tune, {len(chosen)} of {searches} settings chosen"
+    looks = {e["cell"]: e for e in entries if e["what"] == "look"}  # the last of each cell
+    cells = [label(cell) if cell else "" for cell in declaration.cells]
+    following = []
+    for cell in cells:
+        if cell not in looks:
+            following.append(declaration.looks[0])
+        elif any(found["word"] == "undecided" for found in looks[cell]["verdicts"].values()):
+            following += [n for n in declaration.looks if n > looks[cell]["pairs"]][:1]
+    return f"confirm {min(following)} pairs" if following else "ended"
+
+
+def lines(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For a terminal."""
+    shown = [f"{declaration.study}: {declaration.question}"]
+    shown.append(f"  phase        {phase(declaration, entries)}")
+    for entry in entries:
+        where = f"{entry['cell']}: " if entry.get("cell") else ""
+        if entry["what"] == "amendment":
+            shown.append(f"  amended      {entry['why']}")
+        elif entry["what"] == "extend":
+            value = f"{entry['key']}={typed(entry['value'])}"
+            shown.append(f"  extended     {where}{entry['arm']}: {value}")
+        elif entry["what"] == "choose":
+            shown.append(f"  chosen       {where}{entry['arm']}: {_choice(entry)}")
+        elif entry["what"] == "look":
+            for arm, found in entry["verdicts"].items():
+                verdict = f"{arm} {_verdict(found)}"
+                shown.append(f"  {entry['pairs']:>2} pairs     {where}{verdict}")
+    return shown
+
+
+def _choice(entry: Mapping[str, Any]) -> str:
+    setting = label(tuple(entry["setting"].items()))
+    loss = entry.get("loss")
+    return f"{setting}  (loss {loss})" if loss is not None else setting
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    parts = [str(found["word"])]
+    if "difference" in found:
+        parts.append(f"{found['difference']:+.4f}")
+    if "interval" in found:
+        parts.append("({:+.4f} to {:+.4f})".format(*found["interval"]))
+    return " ".join(parts)
