@@ -19,7 +19,7 @@ import numpy as np
 from minigpt.compare.groups import group_runs
 from minigpt.compare.judge import Result, judge
 from minigpt.compare.question import Question
-from minigpt.compare.rules import declared_rules
+from minigpt.compare.rules import Rules
 from minigpt.compare.statistics import Interval
 from minigpt.compare.tuning import curvatures
 from minigpt.errors import ConfigError, MinigptError
@@ -96,7 +96,7 @@ def main() -> int:
     try:
         runs = select(find([options.path]).runs, options.study, [])
         groups = group_runs(Question(options.by), runs).several
-        result = judge(groups[0], declared_rules(groups[0].runs, None, None)[0]) if groups else None
+        result = judge(groups[0], Rules()) if groups else None
         if result is None:
             why = "no two arms have ended runs at a common budget"
             raise ConfigError(f"nothing to measure: {options.path}: {why}")

@@ -22,7 +22,7 @@ from scipy import stats
 from minigpt.compare.groups import group_runs
 from minigpt.compare.judge import judge
 from minigpt.compare.question import Question
-from minigpt.compare.rules import declared_rules
+from minigpt.compare.rules import Rules
 from minigpt.compare.statistics import p_value, t_interval
 from minigpt.compare.verdict import MIN_PAIRS, Comparison
 from minigpt.errors import ConfigError, MinigptError
@@ -35,7 +35,7 @@ STUDIES = 4000
 def comparison_of(path: Path, by: str, study: str | None) -> Comparison:
     """The product's own comparison of the two arms."""
     (group, *_) = group_runs(Question(by), select(find([path]).runs, study, [])).several or [None]
-    result = judge(group, declared_rules(group.runs, None, None)[0]) if group is not None else None
+    result = judge(group, Rules()) if group is not None else None
     if result is None:
         raise ConfigError(
             f"nothing to compare: {path}: --by {by} (train the pairs first; see --help)"

@@ -142,10 +142,10 @@ class Tally:
     margin: float = 0.0
     scenario: str = ""
     studies: int = 0
-    better: int = 0
-    worse: int = 0
+    lower: int = 0
+    higher: int = 0
     undecided: int = 0
-    equivalent: int = 0
+    alike: int = 0
     doubted: int = 0  # claims that the report doubts, for the coarseness of the grid
     covered: int = 0  # the interval holds the true difference of the two chosen settings
     covered_tuned: int = 0  # the interval holds the true difference of the arms at their best
@@ -163,12 +163,12 @@ class Tally:
             "true effect": f"{self.effect:.4f}",
             "margin": f"{self.margin:.4f}",
             "studies": self.studies,
-            "better": share(self.better),
-            "worse": share(self.worse),
-            "equivalent": share(self.equivalent),
+            "better": share(self.lower),
+            "worse": share(self.higher),
+            "equivalent": share(self.alike),
             "undecided": share(self.undecided),
-            "wrong claims": share(self.better + self.worse if self.effect == 0 else self.worse),
-            "claims doubted": share(self.doubted, self.better + self.worse),
+            "wrong claims": share(self.lower + self.higher if self.effect == 0 else self.higher),
+            "claims doubted": share(self.doubted, self.lower + self.higher),
             "interval covers": share(self.covered),
             "covers arms at their best": share(self.covered_tuned),
             "ratio given": share(self.ratios),
@@ -281,7 +281,7 @@ def main() -> None:
     drawn = [tallies[1], *(t for t in tallies if t.scenario.endswith("sd of a pair"))]
     draw(
         [-t.effect / p.pair_sd for t in drawn],
-        [t.better / t.studies for t in drawn],
+        [t.lower / t.studies for t in drawn],
         {
             "difference, chosen settings": [t.covered / t.studies for t in drawn],
             "difference, arms at their best": [t.covered_tuned / t.studies for t in drawn],

@@ -60,9 +60,9 @@ def coarse_grids(result: Result) -> Iterable[str]:
     The simulations of experiments/calibration count these.
     """
     for c in result.at_headline.comparisons:
-        if c.verdict not in ("better", "worse") or c.interval is None:
+        if c.verdict not in ("lower", "higher") or c.interval is None:
             continue
-        loser = c.baseline.arm if c.verdict == "better" else c.arm.arm
+        loser = c.baseline.arm if c.verdict == "lower" else c.arm.arm
         bends = curvatures(result.group.arms[loser], result.choices[loser])
         hidden, difference = sum(bend.hidden_loss for bend in bends), abs(c.interval.mean)
         if hidden >= difference:

@@ -11,7 +11,7 @@ from minigpt.compare.question import Question
 from minigpt.compare.report_html import html
 from minigpt.compare.report_text import markdown, terminal_text
 from minigpt.compare.results import csv_bytes, csv_rows
-from minigpt.compare.rules import declared_rules
+from minigpt.compare.rules import Rules
 from minigpt.compare.write_files import write_files
 from minigpt.errors import ConfigError
 from minigpt.study.find import find
@@ -31,7 +31,7 @@ def compare(options: argparse.Namespace) -> None:
     judged: list[tuple[Result, Costs, list[Figure]]] = []
     rest = list(groups.single)
     for group in groups.several:
-        result = judge(group, *declared_rules(group.runs, options.baseline, options.margin))
+        result = judge(group, Rules(options.baseline, options.margin or 0.0))
         if result is None:
             rest.append(group)
             others.append(no_common_budget(group))

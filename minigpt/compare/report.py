@@ -46,7 +46,7 @@ def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[do
     blocks: list[doc.Block] = [
         doc.VerdictLine(
             c.verdict,
-            f"At {result.headline:,} tokens {sentence(c, result)}.",
+            f"Exploratory, at {result.headline:,} tokens: {sentence(c, result)}.",
             (*c.arm.all_runs, *c.baseline.all_runs),
         )
         for c in comparisons
@@ -78,14 +78,11 @@ def group_blocks(result: Result, times: Costs, figures: list[Figure]) -> list[do
 
 
 def rules_text(result: Result) -> str:
-    """By what the verdict was reached."""
+    """By what the arms were compared."""
     rules = result.rules
-    seeds = f"seeds from {FIRST_CONFIRMATION_SEED} on"
-    if rules.confirmation_seeds is not None:
-        seeds = f"seeds {', '.join(map(str, rules.confirmation_seeds))}"
-    looks = ", ".join(map(str, rules.read_at))
-    read = f"; the verdict is read at {looks} pairs" if looks else ""
     return (
+        f"Exploratory: nothing was declared before these runs, so nothing is claimed. "
         f"Baseline {result.baseline}; margin of {rules.margin:g} {result.group.question.unit}; "
-        f"judged by {seeds}, tuned on the others; {100 * rules.confidence:g} % intervals{read}."
+        f"judged by seeds from {FIRST_CONFIRMATION_SEED} on, tuned on the others; "
+        f"{100 * rules.confidence:g} % intervals."
     )

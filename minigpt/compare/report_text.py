@@ -9,7 +9,16 @@ from minigpt.compare import document as doc
 from minigpt.study.run import Run
 from minigpt.terminal import escape_line, table
 
-SIGNS = {"better": "+", "worse": "-", "equivalent": "=", "no difference": "=", "undecided": "?"}
+SIGNS = {
+    "better": "+",
+    "worse": "-",
+    "equivalent": "=",
+    "no difference": "=",
+    "undecided": "?",
+    "lower": "<",
+    "higher": ">",
+    "alike": "=",  # without a declaration: no claims
+}
 
 
 def terminal_text(document: doc.Document) -> str:

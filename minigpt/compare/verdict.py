@@ -1,4 +1,7 @@
-"""Two arms at one budget: paired by seed, with a verdict on the difference."""
+"""Two arms at one budget: paired by seed, with a word on the difference.
+
+Without a declaration there are no claims: losses are lower, higher or alike.
+"""
 
 import math
 from dataclasses import dataclass
@@ -38,7 +41,7 @@ class Comparison(Pairs):
     """Pairs with their verdict. Below 0 the arm is better."""
 
     p_holm: float  # of the verdict's claim, adjusted for the number of arms
-    verdict: str  # better, worse, equivalent, no difference or undecided
+    verdict: str  # lower, higher, alike, no difference or undecided
     why: str  # a clause
     missing: tuple[str, ...]  # what a claim still needs
 
@@ -82,7 +85,7 @@ def _judged(pairs: Pairs, beyond: float, within: float, rules: Rules) -> Compari
     verdict, why = _verdict(pairs, beyond, within, rules, claimable=not missing)
     return Comparison(
         **vars(pairs),
-        p_holm=min(beyond, within) if verdict == "equivalent" else beyond,
+        p_holm=min(beyond, within) if verdict == "alike" else beyond,
         verdict=verdict,
         why=why,
         missing=missing,
@@ -92,9 +95,9 @@ def _judged(pairs: Pairs, beyond: float, within: float, rules: Rules) -> Compari
 def _verdict(
     pairs: Pairs, beyond: float, within: float, rules: Rules, claimable: bool
 ) -> tuple[str, str]:
-    """better, worse, equivalent, no difference or undecided, and why.
+    """lower, higher, alike, no difference or undecided, and why.
 
-    A diverged seed counts against its arm: it can be found worse, never better or equivalent.
+    A diverged seed counts against its arm: it can be found higher, never lower or alike.
     beyond, within: adjusted p of a difference beyond and within the margin.
     """
     interval, margin = pairs.interval, rules.margin
@@ -111,13 +114,13 @@ def _verdict(
     if beyond <= rules.alpha:
         beyond_what = f"the interval lies beyond {f'the margin of {margin:g}' if margin else '0'}"
         if interval.mean < 0 and not pairs.arm.diverged:
-            return "better", beyond_what
+            return "lower", beyond_what
         if interval.mean > 0 and not pairs.baseline.diverged:
-            return "worse", beyond_what
+            return "higher", beyond_what
     if pairs.diverged:
         return "undecided", "diverged seeds count against their arm"
     if within <= rules.alpha:
-        return "equivalent", f"the interval lies within the margin of {margin:g}"
+        return "alike", f"the interval lies within the margin of {margin:g}"
     if interval.high < -margin or interval.low > margin:
         alone = "the interval alone would do"
         return "undecided", f"{alone}, but not after Holm's adjustment for several arms"
@@ -127,7 +130,7 @@ def _verdict(
 def _of_diverged(pairs: Pairs, claimable: bool) -> tuple[str, str]:
     """The verdict without a pair of finite losses."""
     arm, baseline = pairs.arm, pairs.baseline
-    for side, other, word in ((arm, baseline, "worse"), (baseline, arm, "better")):
+    for side, other, word in ((arm, baseline, "higher"), (baseline, arm, "lower")):
         if claimable and len(side.diverged) == len(side.losses) and not other.diverged:
             return word, f"every seed of {side.arm} diverged"
     common = arm.losses.keys() & baseline.losses.keys()
@@ -152,10 +155,4 @@ def missing_for_a_claim(pairs: Pairs, rules: Rules) -> tuple[str, ...]:
                 missing.append(
                     f"{other.arm} has no ended run of seed {seeds}, which {side.arm} has"
                 )
-    elif rules.read_at and number not in rules.read_at:
-        declared = ", ".join(map(str, rules.read_at))
-        missing.append(
-            f"a declared look: there are {number} pairs, "
-            f"and the verdict was to be read at {declared}"
-        )
     return tuple(missing)

@@ -13,9 +13,9 @@ def sentence(c: Comparison, result: Result) -> str:
     """The verdict on one arm in words."""
     arm, baseline = c.arm.arm, c.baseline.arm
     text = {
-        "better": f"{arm} is better than {baseline}",
-        "worse": f"{arm} is worse than {baseline}",
-        "equivalent": f"{arm} is equivalent to {baseline}",
+        "lower": f"{arm} ended lower than {baseline}",
+        "higher": f"{arm} ended higher than {baseline}",
+        "alike": f"{arm} and {baseline} ended alike",
         "no difference": f"there is no difference between {arm} and {baseline}",
         "undecided": f"{arm} against {baseline} is undecided",
     }[c.verdict]

@@ -33,7 +33,7 @@ def range_problems(config: dict[str, Any]) -> list[str]:
     study = config["study"]
     if study is not None and not (study.isprintable() and 0 < len(study) <= 120):
         problems.append(f"bad name: study={study!r:.140} (1 to 120 printable characters)")
-    return problems + _verdict_problems(config["verdict"])
+    return problems
 
 
 def _key_problems(key: str, value: Any, known: Key) -> list[str]:
@@ -57,21 +57,6 @@ def _key_problems(key: str, value: Any, known: Key) -> list[str]:
     if isinstance(value, int) and value.bit_length() > 63:
         return [f"out of range: {key} has {value.bit_length()} bits (at most 63)"]
     return []
-
-
-def _verdict_problems(verdict: dict[str, Any]) -> list[str]:
-    """A declaration that could never be judged by."""
-    problems = []
-    both = sorted(set(verdict["tuning_seeds"] or []) & set(verdict["confirmation_seeds"] or []))
-    if both:
-        problems.append(
-            f"seeds that tune must not confirm: {both} in both lists of verdict.* "
-            "(declare disjoint seeds)"
-        )
-    looks = verdict["looks"] or []
-    if looks != sorted(set(looks)) or any(look < 2 for look in looks):
-        problems.append(f"out of range: verdict.looks={looks} (rising numbers of pairs, from 2 on)")
-    return problems
 
 
 def combination_problems(config: dict[str, Any]) -> list[str]:

@@ -129,9 +129,6 @@ class Verdict:
     cells: dict[str, Any] = key(dict)  # key -> values: the same question in each
     spread: float | None = key(None, above=0)  # sd of paired differences, to plan by
     amend: str | None = None  # why a declaration that has begun is changed
-    tuning_seeds: list[int] | None = None
-    confirmation_seeds: list[int] | None = None
-    looks: list[int] | None = None
 
 
 @dataclass

@@ -50,13 +50,6 @@ RUN = {
     "branched_from?": (None, {"run": str, "step": natural}),
     "mixed": [str],
 }
-VERDICT = {
-    "baseline?": (str, None),
-    "margin?": (amount, None),
-    "tuning_seeds?": ([int], None),
-    "confirmation_seeds?": ([int], None),
-    "looks?": ([positive], None),
-}
 CONFIG = {
     "model": {"_target_": str, "max_seq_len?": positive},
     "optim": {"_target_": str, "lr_scale?": float},
@@ -65,7 +58,6 @@ CONFIG = {
     "train": {"batch_size": positive, "steps?": (natural, None), "tokens?": (natural, None)},
     "log?": {"every?": (natural, None)},
     "eval?": {"every?": (natural, None)},
-    "verdict?": (None, VERDICT),
 }
 SUMMARY = {
     "status": ending,

@@ -172,10 +172,6 @@ def _problems(study: str | None, verdict: dict[str, Any]) -> list[str]:
         )
     problems += _confirm_problems(verdict)
     problems += _grid_problems("verdict.cells", verdict["cells"], least=1)
-    old = [key for key in ("tuning_seeds", "confirmation_seeds", "looks") if verdict[key]]
-    if old:
-        now = "verdict.tune.seeds and verdict.confirm"
-        problems.append(f"declared twice: verdict.{old[0]} (a study has {now} instead)")
     return problems
 
 

@@ -29,10 +29,10 @@ def test_equal_arms_are_claimed_different_in_five_percent_of_studies() -> None:
     p = simulate.Parameters(**json.loads((FOLDER / "parameters.json").read_text()))
     tally = simulate.simulate(simulate.replace(p, curvature=0.0), "equal", 0.0, 400, seed=1)
     assert tally.studies == 400
-    assert 0.02 < (tally.better + tally.worse) / 400 < 0.09
+    assert 0.02 < (tally.lower + tally.higher) / 400 < 0.09
     assert 0.91 < tally.covered / 400 < 0.98
     strong = simulate.simulate(p, "strong", -5 * p.seed_sd, 60, seed=2)
-    assert strong.better / 60 > 0.95
+    assert strong.lower / 60 > 0.95
     assert strong.ratio_covered / strong.ratios > 0.85
 
 

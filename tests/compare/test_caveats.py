@@ -102,24 +102,6 @@ def test_mixed_unfinished_and_failed_runs_are_named(study: Study, compare: Compa
     assert f"adamw: 1 failed: {failed.name}" in compare.out
 
 
-def test_declarations_that_changed_on_the_way_are_named(study: Study, compare: Compare) -> None:
-    pairs(study, config={"verdict.margin": 0.1})
-    study.run("muon", 108, 3.0, config={"verdict.margin": 0.01})
-    assert compare("--by", "optim") == 0
-    assert "the runs declare different verdict.* values; those of the oldest" in compare.out
-    assert "margin of 0.1" in compare.out
-
-
-def test_the_oldest_run_declares_whatever_its_arm_is_called(study: Study, compare: Compare) -> None:
-    for arm, margin in (("muon", 0.01), ("adamw", 0.5)):
-        for seed in range(100, 108):
-            loss = 3.9 if arm == "muon" else 4.0
-            study.run(arm, seed, loss + wobble(seed, len(arm)), config={"verdict.margin": margin})
-    assert compare("--by", "optim") == 0
-    assert "margin of 0.01" in compare.out
-    assert "the interval lies beyond the margin" in compare.out
-
-
 def test_an_axis_that_one_arm_alone_tuned_is_named(study: Study, compare: Compare) -> None:
     for seed in (0, 1):
         for lr in (0.01, 0.02, 0.04):

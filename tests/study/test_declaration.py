@@ -56,7 +56,6 @@ def test_what_a_declaration_says() -> None:
             {"tune__method": "random", "tune__over": {"optim.lr": [0, 1]}},
             "no ends: verdict.tune: optim.lr=[0, 1]",
         ),
-        ({"looks": [8]}, "declared twice: verdict.looks"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(changes: dict[str, Any], words: str) -> None:
