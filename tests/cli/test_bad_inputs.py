@@ -329,7 +329,7 @@ def test_a_fault_of_our_own_code_keeps_its_traceback(
 KEYS = [
     "model", "optim", "data", "schedule", "logger", "probe", "train", "train.steps",
     "train.compile", "train.device", "sample.prompt", "seed", "study", "name", "output_dir",
-    "init_from", "branch", "checkpoint.at", "eval", "verdict.looks", "model.d_model",
+    "init_from", "branch", "checkpoint.at", "eval", "verdict.confirm", "model.d_model",
     "model.attention", "model._target_", "optim.hidden", "optim.lr", "optim.hidden.betas",
     "data.tokenizer", "data.workers", "data.out", "schedule.warmup", "hydra", "hydra.run.dir",
     "hydra.sweeper", "stand_in", "model/embedding", "data/tokenizer", "experiment",

@@ -8,6 +8,7 @@ damaged under hashes that are right again.
 import json
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -70,7 +71,7 @@ def examples(number: int) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def place(pool: Pool, fault_folder: Path) -> Path:
     """Two runs (one is damaged, one is not), an export and a sweep of both."""
-    folder = fault_folder / "fuzz"
+    folder = Path(tempfile.mkdtemp(dir=fault_folder))  # the fixture may be asked for twice
     corpus = fault_folder / "fuzz.txt"
     corpus.write_text("".join(f"{number} men went to mow a meadow.\n" for number in range(60)))
     small = ["model.d_model=16", "model.n_heads=2", "data_dir=tokens", f"stand_in.path={corpus}"]
