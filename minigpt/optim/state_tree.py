@@ -81,7 +81,7 @@ def encode(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
 
 
 def decode(node: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `encode`, of untrusted JSON: any error says that it is not as it was written."""
+    """The inverse of `encode`, of untrusted JSON: an error says that it was written otherwise."""
     if isinstance(node, list):
         return [decode(item, tensors) for item in node]
     if not isinstance(node, dict):
