@@ -209,8 +209,13 @@ def begin(
     runs.task.begin_study(output, declaration.study, arguments)
 
     def call(launch: Launch) -> None:
-        runs.launch = launch
+        def launch_noted(jobs: list[list[str]], first: int) -> None:
+            journal.note_folders(runs.folders)
+            launch(jobs, first)
+
+        runs.launch = launch_noted
         conclusion = conduct(declaration, runs, partial(ends.judge, runs), journal.note)
+        journal.note_folders(runs.folders)
         ends.report(runs, conclusion, journal)
 
     runs.task.conduct = call

@@ -70,8 +70,11 @@ def _rules(found: Findings) -> str:
     declaration = found.declaration
     looks = ", ".join(map(str, declaration.looks))
     confidence = 100 * (1 - found.cells[0].alpha)
+    when = "before the first run"
+    if found.begun_before:
+        when = f"AFTER {found.begun_before} of its {len(found.runs)} runs had begun"
     return (
-        f"Declared before the first run (SHA-256 {declaration.sha256[:12]}): "
+        f"Declared {when} (SHA-256 {declaration.sha256[:12]}): "
         f"{declaration.by} in {', '.join(declaration.arms)}, baseline {declaration.baseline}, "
         f"margin {declaration.margin:g} {UNITS[declaration.metric]}, judged at "
         f"{declaration.budget_key}={declaration.primary:g} on seeds from "

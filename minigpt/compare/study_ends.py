@@ -13,7 +13,7 @@ from minigpt.compare.study_findings import Ended, findings
 from minigpt.compare.study_report import write_report
 from minigpt.study.conduct import Conclusion, Look, conduct
 from minigpt.study.declaration import Declaration
-from minigpt.study.journal import Journal
+from minigpt.study.journal import Journal, read_decisions, refuse_another, study_folder
 from minigpt.study.launched import LaunchedRuns
 from minigpt.study.recorded import RecordedRuns
 from minigpt.terminal import on_stdout
@@ -26,22 +26,27 @@ def judge(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
 
 def report(runs: LaunchedRuns, conclusion: Conclusion, journal: Journal) -> None:
     """The verdict on stdout, and the whole report in the folder of the study."""
-    found = findings(runs.declaration, conclusion, runs, journal.amendments)
+    found = findings(runs.declaration, conclusion, runs, journal.declared, journal.amendments)
     out = journal.folder / "report"
     print(on_stdout(write_report(found, out)))
     print(f"report            {out / 'report.html'}")
 
 
 def report_again(
-    output: Path, declaration: Declaration, amendments: list[dict[str, Any]], out: Path | None
+    output: Path, declaration: Declaration, content: dict[str, Any], out: Path | None
 ) -> str:
     """What a terminal shows of a study that has ended; its report in `out`, if there is one.
 
-    Raises Unfinished, which names the runs that are missing.
+    content: of the file that holds the declaration.
+    Raises Unfinished, which names the runs that are missing, and CheckpointError if they decide
+    otherwise than the journal says.
     """
+    folder = study_folder(output, declaration.study)
+    known = partial(refuse_another, folder, read_decisions(folder))
     runs = RecordedRuns(declaration, output)
-    conclusion = conduct(declaration, runs, partial(judge, runs), lambda entry: None)
-    found = findings(declaration, conclusion, runs, amendments)
+    conclusion = conduct(declaration, runs, partial(judge, runs), known)
+    declared, amendments = content["declared"], content["amendments"]
+    found = findings(declaration, conclusion, runs, declared, amendments)
     return on_stdout(write_report(found, out))
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from statistics import fmean, median
 from typing import Any
@@ -251,11 +252,36 @@ class CellFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """A study. trends: what the effect of each arm does over the cells."""
+    """A study. declared: when."""
 
     declaration: Declaration
     cells: list[CellFindings]
+    declared: datetime
     amendments: Sequence[Mapping[str, Any]]
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All that tuned or judged, each once."""
+        judged = [
+            by_seed
+            for cell in self.cells
+            for arm in cell.judged.values()
+            for by_seed in arm.values()
+        ]
+        tuned = [
+            by_seed
+            for cell in self.cells
+            for arm in cell.tuned.values()
+            for by_seed in arm.values()
+        ]
+        found = [run for by_seed in (*tuned, *judged) for run in by_seed.values()]
+        return list({run.folder: run for run in found}.values())
+
+    @property
+    def begun_before(self) -> int:
+        """The number of runs that were there before anything was declared."""
+        begun = [run.interval_s[0] for run in self.runs if run.interval_s is not None]
+        return sum(second < self.declared.timestamp() for second in begun)
 
     def trend(self, arm: str) -> Trend | None:
         """Over the difference at the primary budget."""
@@ -278,9 +304,10 @@ def findings(
     declaration: Declaration,
     conclusion: Conclusion,
     ended: Ended,
+    declared: str,
     amendments: Sequence[Mapping[str, Any]],
 ) -> Findings:
-    """Read the runs of a concluded study."""
+    """Read the runs of a concluded study. declared: when, in ISO 8601."""
     cells = []
     for cell, ruling in conclusion.rulings.items():
         assert isinstance(ruling, CellRuling)
@@ -294,7 +321,7 @@ def findings(
             for run in tuning_runs(declaration, cell, arm, search.scores):
                 tuned[arm].setdefault(run.setting, {})[run.seed] = ended.read(run)
         cells.append(CellFindings(declaration, ruling, searches, judged, tuned))
-    return Findings(declaration, cells, amendments)
+    return Findings(declaration, cells, datetime.fromisoformat(declared), amendments)
 
 
 def loss_of(run: Run, metric: str) -> float:

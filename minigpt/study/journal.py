@@ -3,6 +3,7 @@
 <output_dir>/studies/<study>/
     declaration.yaml   the declaration, its SHA-256, when it was made, its amendments
     journal.jsonl      a decision a line: edges extended, settings chosen, looks taken
+    runs.json          which folder each run of the declaration is in
     report/            written at each look
 
 Decisions follow from the results of runs. A study that was killed takes them again, and they must
@@ -24,11 +25,22 @@ from minigpt.config.identity import flatten
 from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.files import durable
 from minigpt.files.lock import FolderLock
-from minigpt.files.reading import UnreadableError, json_object, read_bytes, read_yaml
-from minigpt.study.declaration import Declaration
+from minigpt.files.reading import UnreadableError, json_object, read_bytes, read_json, read_yaml
+from minigpt.files.shape import fault, file_name, instant, natural
+from minigpt.study.declaration import Declaration, declaration_of
 
 SCHEMA = 1
-DECLARATION, JOURNAL = "declaration.yaml", "journal.jsonl"
+DECLARATION, JOURNAL, RUNS = "declaration.yaml", "journal.jsonl", "runs.json"
+AMENDMENT = {"why": str, "changes": [str], "before": str, "after_decisions": natural}
+DECLARED = {
+    "study": str,
+    "sha256": str,
+    "declared": instant,
+    "verdict": {},
+    "base": {},
+    "amendments": [AMENDMENT],
+}
+FOLDERS = {"runs": {str: file_name}}
 
 
 def study_folder(output: Path, study: str) -> Path:
@@ -44,20 +56,93 @@ def read_declaration(folder: Path) -> tuple[Declaration, dict[str, Any]] | None:
     path = folder / DECLARATION
     try:
         content = read_yaml(path)
-        declaration = Declaration(content["study"], content["verdict"])
-        if content["schema"] != SCHEMA or declaration.sha256 != content["sha256"]:
-            raise ValueError("its hash is another one")
-        if not isinstance(content["base"], dict) or not isinstance(content["amendments"], list):
-            raise ValueError("incomplete")
     except UnreadableError as error:
         if error.missing and not os.path.lexists(path):
             return None
         raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"damaged declaration: {path}: {error} (restore it, or move the folder away)"
-        ) from None
+    try:
+        if content.get("schema") != SCHEMA:
+            raise ValueError(f"schema {content.get('schema')}, expected {SCHEMA}")
+        if (wrong := fault(content, DECLARED)) is not None:
+            raise ValueError(wrong)
+        if Declaration(content["study"], content["verdict"]).sha256 != content["sha256"]:
+            raise ValueError("its hash is another one")
+        declaration = declaration_of(content["study"], content["verdict"])
+    except KeyError as error:
+        raise _damaged_declaration(path, f"{error} is missing") from None
+    except (ConfigError, AttributeError, TypeError, ValueError) as error:
+        raise _damaged_declaration(path, str(error)) from None
     return declaration, content
+
+
+def _damaged_declaration(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"damaged declaration: {path}: {why} (restore it, or move the study's folder away)"
+    )
+
+
+def read_decisions(folder: Path) -> dict[str, dict[str, Any]]:
+    """The decisions since the last amendment, by what is decided. A torn last line is none.
+
+    Raises StorageError for what is no file, CheckpointError for a damaged one.
+    """
+    path = folder / JOURNAL
+    known: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(_whole_lines(path), 1):
+        try:
+            entry = json_object(line)
+            known[_key(entry)] = entry
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"damaged journal: {path}: line {number}: {error} "
+                "(restore it, or move the study's folder away)"
+            ) from None
+        if entry["what"] == "amendment":
+            known = {}
+    return known
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    try:
+        content = read_bytes(path)
+    except UnreadableError as error:
+        if error.missing and not os.path.lexists(path):
+            return []
+        raise StorageError(f"not a journal: {path}: {error.why} (move it away)") from None
+    return content[: content.rfind(b"\n") + 1].splitlines()
+
+
+def refuse_another(folder: Path, known: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether a decision is known. Raises CheckpointError if it was taken otherwise: then a result
+    has changed.
+    """
+    entry = json_object(json.dumps(dict(entry)).encode())
+    if _key(entry) not in known:
+        return False
+    before = {key: value for key, value in known[_key(entry)].items() if key != "time"}
+    if before != entry:
+        found = differences(flatten(before), flatten(entry))
+        raise CheckpointError(
+            f"decided otherwise before: {folder / JOURNAL}: {_key(entry)}: {'; '.join(found)} "
+            "(the results of its runs have changed: restore them, or another study=)"
+        )
+    return True
+
+
+def read_folders(folder: Path) -> dict[str, str]:
+    """The folder of each run, by what one would type for it. Raises UnreadableError if damaged."""
+    path = folder / RUNS
+    try:
+        content = read_json(path)
+    except UnreadableError as error:
+        if error.missing and not os.path.lexists(path):
+            return {}
+        raise
+    if content.get("schema") != SCHEMA or (wrong := fault(content, FOLDERS)) is not None:
+        why = f"schema {content.get('schema')}" if content.get("schema") != SCHEMA else wrong
+        raise UnreadableError(path, str(why))
+    runs: dict[str, str] = content["runs"]
+    return runs
 
 
 class Journal:
@@ -72,6 +157,7 @@ class Journal:
         self.folder = study_folder(output, declaration.study)
         self.declaration, self.base = declaration, base
         self.amendments: list[dict[str, Any]] = []
+        self.declared = ""  # when
         self._known: dict[str, dict[str, Any]] = {}  # by what is decided
         self._path = self.folder / JOURNAL
 
@@ -81,7 +167,9 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(self.folder, "study").acquire()
             try:
-                durable.remove_leftovers(self.folder, rf"{re.escape(DECLARATION)}")
+                durable.remove_leftovers(
+                    self.folder, rf"{re.escape(DECLARATION)}|{re.escape(RUNS)}"
+                )
                 self._read()
                 self._declare()
             except BaseException:
@@ -121,6 +209,7 @@ class Journal:
     def _declare(self) -> None:
         known, changed = read_declaration(self.folder), self.changes()
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.declared = known[1]["declared"] if known else now
         if known is not None:
             self.amendments = known[1]["amendments"]
             if not changed:
@@ -129,7 +218,7 @@ class Journal:
             "schema": SCHEMA,
             "study": self.declaration.study,
             "sha256": self.declaration.sha256,
-            "declared": known[1]["declared"] if known else now,
+            "declared": self.declared,
             "verdict": self.declaration.node | {"amend": None},
             "base": self.base,
             "amendments": self.amendments,
@@ -149,49 +238,38 @@ class Journal:
         durable.write_atomic(self.folder / DECLARATION, text.encode())
 
     def _read(self) -> None:
-        """The decisions since the last amendment; a torn last line goes."""
-        try:
-            content = read_bytes(self._path)
-        except UnreadableError as error:
-            if error.missing and not os.path.lexists(self._path):
-                return
-            raise StorageError(f"not a journal: {self._path}: {error.why} (move it away)") from None
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(self._path, len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                entry = json_object(line)
-                self._known[_key(entry)] = entry
-            except (ValueError, KeyError) as error:
-                raise CheckpointError(
-                    f"damaged journal: {self._path}: line {number}: {error} "
-                    "(restore it, or move the study's folder away)"
-                ) from None
-            if entry["what"] == "amendment":
-                self._known = {}
+        """The decisions since the last amendment; a torn last line goes.
+
+        Raises CheckpointError for decisions without a declaration.
+        """
+        self._known = read_decisions(self.folder)
+        whole = sum(len(line) + 1 for line in _whole_lines(self._path))
+        if os.path.lexists(self._path) and os.path.getsize(self._path) > whole:
+            os.truncate(self._path, whole)
+        if whole and not os.path.lexists(self.folder / DECLARATION):
+            raise CheckpointError(
+                f"missing declaration: {self.folder / DECLARATION}: {JOURNAL} beside it holds "
+                "decisions (restore it, or move the study's folder away)"
+            )
 
     def note(self, entry: Mapping[str, Any]) -> bool:
         """Write a decision, unless it is known. Returns whether it is new.
 
         Raises CheckpointError if it was decided otherwise before: then a result has changed.
         """
-        entry = json_object(json.dumps(dict(entry)).encode())
-        known = self._known.get(_key(entry))
-        if known is not None:
-            before = {key: value for key, value in known.items() if key != "time"}
-            if before != entry:
-                found = differences(flatten(before), flatten(entry))
-                raise CheckpointError(
-                    f"decided otherwise before: {self._path}: {_key(entry)}: {'; '.join(found)} "
-                    "(the results of its runs have changed; another study=)"
-                )
+        if refuse_another(self.folder, self._known, entry):
             return False
         line = json.dumps({**entry, "time": datetime.now(UTC).isoformat(timespec="seconds")})
         with durable.writing(self._path):
             durable.append_line(self._path, line)
         self._known[_key(entry)] = json_object(line.encode())
         return True
+
+    def note_folders(self, folders: Mapping[str, str]) -> None:
+        """Write where the runs of the declaration are, as it stands now."""
+        content = durable.json_bytes({"schema": SCHEMA, "runs": dict(folders)})
+        with durable.writing(self.folder / RUNS):
+            durable.write_atomic(self.folder / RUNS, content)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

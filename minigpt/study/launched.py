@@ -48,6 +48,14 @@ class LaunchedRuns:
         return [self._plans[run] for run in planned]
 
     @property
+    def folders(self) -> dict[str, str]:
+        """The folder of each run that was asked for, by what one would type for it."""
+        return {
+            " ".join(run.overrides(self.declaration)): plan.folder.name
+            for run, plan in self._plans.items()
+        }
+
+    @property
     def any_plan(self) -> Plan:
         """The plan of one of them."""
         return next(iter(self._plans.values()))

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files.reading import UnreadableError
 from minigpt.study.declaration import Declaration
 from minigpt.study.find import read_run
-from minigpt.study.journal import read_declaration, study_folder
+from minigpt.study.journal import read_declaration, read_folders, study_folder
 from minigpt.study.planned import PlannedRun
-from minigpt.study.record import folder_of, read_sweep, sweeps_in
+from minigpt.study.record import folder_of, id_in
 from minigpt.study.run import Run
 
 
@@ -18,18 +19,9 @@ class RecordedRuns:
     """See `conduct.Runs`. A run is part of the study if the study asked for it."""
 
     def __init__(self, declaration: Declaration, output: Path) -> None:
-        self.declaration = declaration
-        self._folders: dict[tuple[str, ...], Path] = {}
+        self.declaration, self.output = declaration, output
+        self._folders = read_folders(study_folder(output, declaration.study))
         self._found: dict[PlannedRun, Run] = {}
-        for path in sweeps_in(output):
-            try:
-                sweep = read_sweep(path)
-            except UnreadableError:
-                continue
-            if sweep.study == declaration.study:
-                for job in sweep.jobs:
-                    if job.folder is not None:
-                        self._folders[job.overrides] = folder_of(output, job.folder)
 
     def run(self, phase: str, planned: Sequence[PlannedRun]) -> None:
         """Nothing: what is missing is named."""
@@ -52,22 +44,25 @@ class RecordedRuns:
     def read(self, planned: PlannedRun) -> Run:
         """Raises UnreadableError if there is no such run, or it is damaged."""
         if planned not in self._found:
-            run = read_run(self._folder(planned))
+            own = " ".join(planned.overrides(self.declaration))
+            if own not in self._folders:
+                raise UnreadableError(Path(own), "not begun", missing=True)
+            name = self._folders[own]
+            run = read_run(folder_of(self.output, name))
+            if run.record["id"] != id_in(name):
+                raise UnreadableError(
+                    run.folder / "run.json", f"of {run.record['id']}, expected {id_in(name)}"
+                )
             if run.summary is None:
                 return run
             self._found[planned] = run
         return self._found[planned]
 
-    def _folder(self, planned: PlannedRun) -> Path:
-        own = tuple(planned.overrides(self.declaration))
-        for overrides, folder in self._folders.items():
-            if overrides[-len(own) :] == own:
-                return folder
-        raise UnreadableError(Path(" ".join(own)), "not begun", missing=True)
 
-
-def declared_in(paths: Sequence[Path], study: str) -> tuple[Path, Declaration, list[dict]] | None:
-    """Folder of runs, declaration and amendments of a study below these paths; None if undeclared.
+def declared_in(
+    paths: Sequence[Path], study: str
+) -> tuple[Path, Declaration, dict[str, Any]] | None:
+    """Folder of runs, declaration and its file of a study below these paths; None if undeclared.
 
     Raises ConfigError if several folders have one of this name.
     """
@@ -75,7 +70,7 @@ def declared_in(paths: Sequence[Path], study: str) -> tuple[Path, Declaration, l
     for output in dict.fromkeys(path.resolve() for path in paths):
         known = read_declaration(study_folder(output, study))
         if known is not None and known[0].study == study:
-            found.append((output, known[0], known[1]["amendments"]))
+            found.append((output, known[0], known[1]))
     if len(found) > 1:
         raise ConfigError(
             f"declared twice: --study {study}: {', '.join(str(output) for output, *_ in found)} "

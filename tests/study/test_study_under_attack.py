@@ -1,0 +1,217 @@
+"""A declared study whose files were lost, changed or swapped: told in one line, never judged."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, Shell
+
+from minigpt.compare.__main__ import main as compare
+
+# 4 tuning runs of 4 steps, 3 pairs at two budgets.
+STUDY = """# @package _global_
+study: small_study
+train: {batch_size: 4, threads: 1}
+model: {d_model: 32, n_layers: 1, max_seq_len: 16}
+eval: {every: null}
+log: {every: 1}
+sample: {max_new_tokens: 1}
+verdict:
+  question: Does Muon end lower?
+  by: optim
+  arms: [muon, adamw_by_role]
+  baseline: adamw_by_role
+  margin: 0.01
+  budgets: {train.steps: [2, 4]}
+  tune:
+    over: {optim.lr_scale: [0.5, 1]}
+    seeds: [0]
+    extend: 0
+  confirm: {first_seed: 100, looks: [2, 3]}
+"""
+JUDGED = "*-muon-*-lr_scale1-s101-steps4-*"  # one of the runs that judge
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The arguments of the study, on a corpus of its own."""
+    folder = tmp_path_factory.mktemp("attacked")
+    corpus, conf = folder / "corpus.txt", folder / "conf" / "experiment"
+    corpus.write_text("".join(f"{n} green bottles hanging on the wall.\n" for n in range(60)))
+    conf.mkdir(parents=True)
+    (conf / "small_study.yaml").write_text(STUDY)
+    return [
+        "-m", "experiment=small_study", f"--config-dir={folder / 'conf'}", "data=files",
+        f"data.path={corpus}", "data/tokenizer=byte", f"data_dir={folder / 'tokens'}",
+        "logger=none", "hydra/launcher=basic",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(typed: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of a study that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "outputs"
+    command = [sys.executable, str(ROOT / "train.py"), *typed, f"output_dir={output}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@pytest.fixture
+def output(whole: Path, shell: Shell) -> Path:
+    """A copy of them, where the shell looks for runs."""
+    shutil.copytree(whole, shell.folder / "outputs")
+    return shell.folder / "outputs"
+
+
+def place(output: Path, name: str) -> Path:
+    return output / "studies" / "small_study" / name
+
+
+def one(output: Path, pattern: str = JUDGED) -> Path:
+    (found,) = output.glob(pattern)
+    return found
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def change(path: Path, **facts: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+def refused_by_both(
+    shell: Shell, typed: list[str], output: Path, words: str, codes: tuple[int, int] = (4, 4)
+) -> None:
+    """Its command and `compare --study` say so in one line each, and judge nothing."""
+    assert shell("train", *typed) == codes[0], shell.err
+    assert words in shell.err
+    assert "Traceback" not in shell.err
+    assert not shell.out
+    assert compare([str(output), "--study", "small_study"]) == codes[1]
+    out, err = shell.capfd.readouterr()
+    assert words in err
+    assert not out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("amendments: []", "amendments: [1]", "an item of amendments is not a mapping"),
+        ("amendments: []", "amendments: [{why: x}]", "amendments.changes is missing"),
+        ("schema: 1", "schema: 2", "schema 2, expected 1"),
+        ("margin: 0.01", "margin: 0.001", "its hash is another one"),
+        ("margin: 0.01", "margin: .nan", "nan is not a finite number"),
+        ("declared: '", "declared: 'x", "declared is not a time"),
+        ("base:\n", "x: &a [1]\ny: *a\nbase:\n", "an alias"),
+        ("base:\n", "x: !!python/name:os.system ''\nbase:\n", "not YAML"),
+    ],
+)
+def test_a_damaged_declaration(
+    output: Path, shell: Shell, typed: list[str], old: str, new: str, words: str
+) -> None:
+    edit(place(output, "declaration.yaml"), old, new)
+    refused_by_both(shell, typed, output, words)
+
+
+def test_a_lost_declaration_is_not_made_again(output: Path, shell: Shell, typed: list[str]) -> None:
+    """Else its margin could be chosen by its results."""
+    place(output, "declaration.yaml").unlink()
+    assert shell("train", *typed, "verdict.margin=0.001") == 4
+    assert "missing declaration" in shell.err
+    assert not place(output, "declaration.yaml").exists()
+
+
+def test_a_declaration_after_its_runs_says_so(output: Path, shell: Shell, typed: list[str]) -> None:
+    shutil.rmtree(output / "studies")
+    assert shell("train", *typed, "verdict.margin=0.001") == 0, shell.err
+    assert "Declared AFTER 16 of its 16 runs had begun" in shell.out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"word": "undecided"', '"word": "better"', "decided otherwise before"),
+        ('"trials": 2', '"trials": 3', "decided otherwise before"),
+        ('"trials": 2', '"trials": NaN', "NaN is not a finite number"),
+        ('"trials": 2', '"trials": 2}', "not JSON"),
+    ],
+)
+def test_a_changed_journal(
+    output: Path, shell: Shell, typed: list[str], old: str, new: str, words: str
+) -> None:
+    edit(place(output, "journal.jsonl"), old, new)
+    refused_by_both(shell, typed, output, words)
+
+
+@pytest.mark.parametrize("facts", [{"val_loss": 3.0}, {"status": "diverged"}])
+def test_a_changed_result(
+    output: Path, shell: Shell, typed: list[str], facts: dict[str, Any]
+) -> None:
+    change(one(output) / "summary.json", **facts)
+    refused_by_both(shell, typed, output, "decided otherwise before")
+
+
+def test_a_run_in_the_place_of_another(output: Path, shell: Shell, typed: list[str]) -> None:
+    other, own = one(output, JUDGED.replace("101", "100")), one(output)
+    shutil.rmtree(own)
+    shutil.copytree(other, own)
+    refused_by_both(shell, typed, output, "expected", codes=(4, 1))
+
+
+def nothing(output: Path) -> None:
+    """Its command again changes nothing."""
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        nothing,
+        lambda output: shutil.rmtree(output / "sweeps"),
+        lambda output: place(output, "runs.json").unlink(),
+        lambda output: place(output, "runs.json").write_text('{"schema": 1, "runs": {"a": "/"}}'),
+        lambda output: place(output, "journal.jsonl").write_text(""),
+        lambda output: shutil.rmtree(one(output)),
+        lambda output: (one(output) / "summary.json").write_text("{"),
+        lambda output: one(output).rename(output / f"other-{one(output).name[-8:]}"),
+    ],
+)
+def test_what_is_lost_is_made_again(
+    output: Path, shell: Shell, typed: list[str], lose: Callable[[Path], object]
+) -> None:
+    """And nothing else is: the other runs keep the files that they had."""
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*/summary.json")}
+    lose(output)
+    assert shell("train", *typed) == 0, shell.err
+    verdict = re.findall(r"^\[\?\] muon .* tokens; ", shell.out, re.MULTILINE)
+    after = {path: path.stat().st_mtime_ns for path in output.glob("*/summary.json")}
+    assert len(after) == len(before)
+    assert len(before.items() - after.items()) <= 1
+    assert compare([str(output), "--study", "small_study"]) == 0
+    assert re.findall(r"^\[\?\] muon .* tokens; ", shell.capfd.readouterr().out, re.M) == verdict
+
+
+def test_after_an_amendment_only_its_runs_count(
+    output: Path, shell: Shell, typed: list[str]
+) -> None:
+    """Those of the first declaration stay in the folder, and those of both tell their own."""
+    ways = {"first": [], "second": ["attempt=2", 'verdict.amend="why not"'], "back": []}
+    ways["back"] = ["verdict.amend=back"]
+    for name, changes in ways.items():
+        assert shell("train", *typed, *changes) == 0, shell.err
+        assert compare([str(output), "--study", "small_study", "--out", str(output / name)]) == 0
+        assert ("-a2-" in (output / name / "results.csv").read_text()) == (name == "second")
+        shell.capfd.readouterr()
+    assert len(list(output.glob("*/run.json"))) == 32
+    report = (output / "back" / "report.md").read_text()
+    assert "why not" in report
+    assert "back (" in report
