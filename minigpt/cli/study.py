@@ -168,8 +168,9 @@ def _plans(planner: Planner, jobs: list[list[str]]) -> list[Plan]:
 
 
 def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
-    """Plan the first wave of tuning, and a run of each arm, cell and budget, and build them on
-    `meta`. Returns the identity of an arm's first run, by arm.
+    """Plan the first wave of tuning and a run of each arm, cell and budget; build some on `meta`.
+
+    Returns the identity of an arm's first run, by arm.
 
     Raises ConfigError for what cannot work, and for arms that come to the same run.
     """
@@ -185,7 +186,7 @@ def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
             tuned = tuning_runs(declaration, cell, arm, settings)
             judged = judging_runs(declaration, cell, {arm: settings[0]}, declaration.seeds(1))
             planned += [*tuned, *judged]
-            for run in judged:
+            for run in (judged[0], judged[-1]):  # the shortest and the longest
                 _check_built(runs, run)
             base.setdefault(arm, runs.plan_all(judged)[-1].identity)
         refuse_same_runs(declaration, dict(zip(planned, runs.plan_all(planned))))
