@@ -63,6 +63,8 @@ def parser() -> Parser:
     )
     add("--axis", "KEY", "a further key that each arm tunes", action="append", default=[])
     add("--out", "DIR", "write report.html, report.md, figures and results.csv here", type=Path)
+    kinds = "of a declared study: figures with editable text beside the PNGs (svg or pdf)"
+    p.add_argument("--figures", choices=("png", "svg", "pdf"), default="png", help=kinds)
     status = "show a sweep: done, running, failed, waiting, time left"
     p.add_argument("--status", action="store_true", help=status)
     return p
@@ -87,8 +89,10 @@ def answer(options: argparse.Namespace) -> None:
         if (declared := declared_in(options.paths, options.study)) is not None:
             from minigpt.compare.study_ends import report_again
 
-            print(report_again(*declared, options.out), end="")
+            print(report_again(*declared, options.out, options.figures), end="")
             return
+    if options.figures != "png":
+        raise ConfigError(f"not a declared study: --figures {options.figures} (give its --study)")
     if options.by is None:
         raise ConfigError("missing argument: --by (what sets the arms apart, e.g. --by optim)")
     if options.margin is not None and not 0 <= options.margin < float("inf"):

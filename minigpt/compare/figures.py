@@ -18,6 +18,7 @@ STYLE: Any = {
     **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), panels.INK),
     **dict.fromkeys(("axes.edgecolor", "grid.color"), GRID),
     "svg.fonttype": "none",  # text stays text
+    "pdf.fonttype": 42,  # also in PDF: TrueType, not outlines
     "svg.hashsalt": "minigpt",
     "font.family": "sans-serif",
     "font.size": 11,
@@ -36,7 +37,15 @@ class Figure:
     name: str  # of the PNG file
     caption: str
     png: bytes
-    svg: str
+    svg: str  # a part of a page
+    wide: bool = False  # by more than half: it needs a row of its own
+    other: tuple[str, bytes] | None = None  # a further file: its kind (svg, pdf) and content
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """By name."""
+        found = {f"{self.name}.png": self.png}
+        return found | ({f"{self.name}.{self.other[0]}": self.other[1]} if self.other else {})
 
 
 def figures(result: Result, prefix: str) -> list[Figure]:
@@ -53,8 +62,13 @@ def figures(result: Result, prefix: str) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def draw_figure(name: str, draw: "Callable[[Axes], str | None]") -> Figure | None:
-    """One figure; None if there is nothing to draw. draw: draws and returns the caption."""
+def draw_figure(
+    name: str, draw: "Callable[[Axes], str | None]", kind: str = "png"
+) -> Figure | None:
+    """One figure; None if there is nothing to draw. draw: draws and returns the caption.
+
+    kind: png, or svg or pdf for a further file.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -67,11 +81,26 @@ def draw_figure(name: str, draw: "Callable[[Axes], str | None]") -> Figure | Non
         caption = draw(axes)
         if caption is None:
             return None
-        png, svg = io.BytesIO(), io.BytesIO()
         # Without date and version, so that the same figure gives the same bytes.
-        canvas.savefig(png, format="png", dpi=130, metadata={"Software": None})
-        canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-    return Figure(name, caption, png.getvalue(), page_svg(svg.getvalue().decode(), name))
+        png = _saved(canvas, "png", dpi=130, metadata={"Software": None})
+        svg = _saved(canvas, "svg", transparent=True, metadata={"Date": None})
+        other = {"svg": svg}
+        if kind == "pdf":
+            other["pdf"] = _saved(canvas, "pdf", metadata={"CreationDate": None})
+    return Figure(
+        name,
+        caption,
+        png,
+        page_svg(svg.decode(), name),
+        canvas.get_figwidth() > 1.5 * SIZE[0],
+        (kind, other[kind]) if kind in other else None,
+    )
+
+
+def _saved(canvas: Any, kind: str, **how: Any) -> bytes:
+    content = io.BytesIO()
+    canvas.savefig(content, format=kind, **how)
+    return content.getvalue()
 
 
 def page_svg(svg: str, name: str) -> str:

@@ -4,6 +4,7 @@ from html import escape
 from pathlib import Path
 
 from minigpt.compare import document as doc
+from minigpt.compare.figures import Figure
 from minigpt.compare.report_text import address
 from minigpt.study.run import Run
 from minigpt.terminal import count, escape_controls
@@ -49,6 +50,7 @@ tr:last-child td { border-bottom: 0; } th { background: var(--panel); font-weigh
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 figure { margin: 0; padding: 0.6rem; border: 1px solid var(--line); border-radius: 6px;
   min-width: 0; }
+figure.wide { grid-column: 1 / -1; } figure.wide svg { max-width: 60rem; margin: 0 auto; }
 figure svg { display: block; width: 100%; height: auto; }
 .runs { font-size: 0.8rem; overflow-wrap: anywhere; padding-left: 2.2rem; }
   .runs li { margin: 0.4rem 0; }
@@ -77,11 +79,7 @@ def html(document: doc.Document, out: Path) -> str:
             case doc.Table():
                 body.append(_table(block, numbers))
             case doc.Figures(figures, drawn):
-                shown = (
-                    f"<figure>{f.svg}<figcaption>{escape(f.caption)}</figcaption></figure>"
-                    for f in figures
-                )
-                body.append(f'<div class="figures">{"".join(shown)}</div>')
+                body.append(f'<div class="figures">{"".join(map(_figure, figures))}</div>')
                 body.append(f'<p class="note">Drawn from {_link(drawn, numbers)}.</p>')
     body.append("<h2>Runs behind the numbers</h2><ol class='runs'>")
     for runs, number in numbers.items():
@@ -95,6 +93,11 @@ def html(document: doc.Document, out: Path) -> str:
         + "\n".join(body)
         + "\n</body></html>\n"
     )
+
+
+def _figure(figure: Figure) -> str:
+    kind = ' class="wide"' if figure.wide else ""
+    return f"<figure{kind}>{figure.svg}<figcaption>{escape(figure.caption)}</figcaption></figure>"
 
 
 def _table(table: doc.Table, numbers: dict[tuple[Run, ...], int]) -> str:

@@ -22,10 +22,15 @@ from minigpt.compare.document import (
 from minigpt.compare.figures import Figure
 from minigpt.compare.statistics import Interval
 from minigpt.compare.study_findings import CellFindings, EqualCost, Findings
+from minigpt.compare.study_notes import notes
+from minigpt.compare.study_power import still_needed
 from minigpt.study.planned import label
 from minigpt.study.run import Run
 from minigpt.terminal import count
 
+MOST_BOXES = 3  # arms beside the baseline that get a box of their own
+WORDS = {"better": "than", "equivalent": "to", "no difference": "from", "undecided": "against",
+         "worse": "than"}  # fmt: skip
 UNITS = {"val_loss": "nats", "val_bits_per_byte": "bits per byte"}
 
 
@@ -57,6 +62,10 @@ def document(found: Findings, figures: dict[str, list[Figure]]) -> Document:
 
 
 def _verdicts(cell: CellFindings, several: bool) -> Iterable[Block]:
+    """A box for each arm; for many arms one for each word."""
+    if len(cell.ruling.findings) > MOST_BOXES:
+        yield from _grouped(cell, several)
+        return
     unit = UNITS[cell.declaration.metric]
     for arm, finding in cell.ruling.findings.items():
         where = f"{cell.name}: " if several else ""
@@ -64,6 +73,23 @@ def _verdicts(cell: CellFindings, several: bool) -> Iterable[Block]:
         line += _cost_line(finding, cell.equal_costs(arm), unit)
         line += f"; {interval_text(finding.interval)}, {count(finding.pairs, 'pair')}"
         yield VerdictLine(finding.word, f"{line}; {finding.why}.", _runs(cell, arm, cell.baseline))
+
+
+def _grouped(cell: CellFindings, several: bool) -> Iterable[Block]:
+    """`better: than adamw: muon -0.0421, lion -0.0310`, best first."""
+    where = f"{cell.name}: " if several else ""
+    ranked = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings]
+    unit, pairs = UNITS[cell.declaration.metric], cell.ruling.look.pairs
+    for word, than in WORDS.items():
+        arms = [arm for arm in ranked if cell.ruling.words[arm] == word]
+        shown = []
+        for arm in arms:
+            interval = cell.ruling.findings[arm].interval
+            shown.append(arm if interval is None else f"{arm} {interval.mean:+.4f}")
+        if arms:
+            line = f"{where}{than} {cell.baseline}: {', '.join(shown)} ({unit} at equal tokens, "
+            line += f"{count(pairs, 'pair')}; intervals and reasons below)."
+            yield VerdictLine(word, line, _runs(cell, *arms, cell.baseline))
 
 
 def _rules(found: Findings) -> str:
@@ -84,11 +110,17 @@ def _rules(found: Findings) -> str:
 
 
 def _cell(cell: CellFindings, figures: list[Figure]) -> list[Block]:
-    blocks: list[Block] = []
-    if notes := cell.notes():
-        blocks.append(Bullets("Notes", notes))
-    blocks += _figures(figures, [cell])
-    tables = (_ranking(cell), _costs(cell), _budgets(cell), _choices(cell), _tuning(cell))
+    blocks: list[Block] = [*_figures(figures, [cell])]
+    if doubts := notes(cell):
+        blocks.append(Bullets("Notes", doubts))
+    tables = (
+        _ranking(cell),
+        still_needed(cell),
+        _costs(cell),
+        _budgets(cell),
+        _choices(cell),
+        _tuning(cell),
+    )
     return [*blocks, *(table for table in tables if table.rows)]
 
 
@@ -127,6 +159,7 @@ def _trends(found: Findings) -> list[Block]:
 
 def _ranking(cell: CellFindings) -> Table:
     rows = []
+    grouped = len(cell.ruling.findings) > MOST_BOXES  # then no box says why
     for place, ranked in enumerate(cell.ranking, 1):
         finding = cell.ruling.findings.get(ranked.arm)
         difference = "baseline" if finding is None else interval_text(finding.interval)
@@ -137,6 +170,7 @@ def _ranking(cell: CellFindings) -> Table:
                 "final loss": Cell(interval_text(ranked.loss), _runs(cell, ranked.arm)),
                 "minus the baseline": Cell(difference),
                 "verdict": Cell("" if finding is None else finding.word),
+                **({"why": Cell("" if finding is None else finding.why)} if grouped else {}),
                 "may be the best": Cell("yes" if ranked.may_be_best else f"no, p {ranked.p:.2g}"),
             }
         )

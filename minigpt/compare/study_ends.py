@@ -33,11 +33,16 @@ def report(runs: LaunchedRuns, conclusion: Conclusion, journal: Journal) -> None
 
 
 def report_again(
-    output: Path, declaration: Declaration, content: dict[str, Any], out: Path | None
+    output: Path,
+    declaration: Declaration,
+    content: dict[str, Any],
+    out: Path | None,
+    figures: str = "png",
 ) -> str:
     """What a terminal shows of a study that has ended; its report in `out`, if there is one.
 
-    content: of the file that holds the declaration.
+    content: of the file that holds the declaration.  figures: their kind: png, or svg or pdf
+    beside it.
     Raises Unfinished, which names the runs that are missing, and CheckpointError if they decide
     otherwise than the journal says.
     """
@@ -47,7 +52,7 @@ def report_again(
     conclusion = conduct(declaration, runs, partial(judge, runs), known)
     declared, amendments = content["declared"], content["amendments"]
     found = findings(declaration, conclusion, runs, declared, amendments)
-    return on_stdout(write_report(found, out))
+    return on_stdout(write_report(found, out, figures))
 
 
 def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigpt.compare.figures import Figure, draw_figure
+from minigpt.compare.figures import SIZE, Figure, draw_figure
 from minigpt.compare.panels import COLOURS, INK
 from minigpt.compare.study_findings import CellFindings, Findings, loss_of
 
@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 UNITS = {"val_loss": "nats per token", "val_bits_per_byte": "bits per byte"}
+MARKERS = "osD^vPX<>h"
+FEW = 3  # arms, up to which each seed is drawn
+CHARACTER = 0.095  # inches of a letter in a name
 Draw = Callable[["Axes"], str | None]
 
 
-def study_figures(found: Findings) -> dict[str, list[Figure]]:
-    """Every figure for which there is something to draw, by cell; "" for all cells together."""
+def study_figures(found: Findings, kind: str = "png") -> dict[str, list[Figure]]:
+    """Every figure for which there is something to draw, by cell; "" for all cells together.
+
+    kind: of the files that are written: png, svg or pdf.
+    """
     drawn: dict[str, list[Figure]] = {}
     if len(found.cells) > 1:
-        drawn[""] = _draw("cells-", {"effects": partial(effects, found)})
+        drawn[""] = _draw("cells-", {"effects": partial(effects, found)}, kind)
     for number, cell in enumerate(found.cells):
         prefix = f"{number:02d}-" if len(found.cells) > 1 else ""
         draws: dict[str, Draw] = {
@@ -32,55 +38,99 @@ def study_figures(found: Findings) -> dict[str, list[Figure]]:
             "sensitivity": partial(sensitivity, cell),
             "tuning": partial(tuning, cell),
         }
-        drawn[cell.name] = _draw(prefix, draws)
+        drawn[cell.name] = _draw(prefix, draws, kind)
     return drawn
 
 
-def _draw(prefix: str, draws: dict[str, Draw]) -> list[Figure]:
-    found = (draw_figure(f"{prefix}{name}", draw) for name, draw in draws.items())
+def _draw(prefix: str, draws: dict[str, Draw], kind: str) -> list[Figure]:
+    found = (draw_figure(f"{prefix}{name}", draw, kind) for name, draw in draws.items())
     return [figure for figure in found if figure is not None]
 
 
-def _colour(cell: CellFindings, arm: str) -> str:
-    return COLOURS[cell.declaration.arms.index(arm) % len(COLOURS)]
+def _order(cell: CellFindings) -> list[str]:
+    """The arms, best first."""
+    return [ranked.arm for ranked in cell.ranking]
 
 
-def _marker(cell: CellFindings, arm: str) -> str:
-    """Another one where colours come again."""
-    return "osD^v"[cell.declaration.arms.index(arm) // len(COLOURS) % 5]
+def _style(cell: CellFindings, arm: str) -> dict[str, Any]:
+    """Each of ten arms has a marker of its own; where colours come again, lines are dashed."""
+    number = cell.declaration.arms.index(arm)
+    again = number // len(COLOURS) % 2
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": "--" if again else "-",
+    }
+
+
+def _point(cell: CellFindings, arm: str) -> dict[str, Any]:
+    """The same without a line."""
+    return _style(cell, arm) | {"linestyle": ""}
+
+
+def _grow(axes: "Axes", width: float = 0.0, height: float = 0.0) -> None:
+    """Let the figure have so many inches more than usual."""
+    figure = axes.get_figure()
+    assert figure is not None
+    size: Any = figure
+    size.set_size_inches(SIZE[0] + max(0.0, width), SIZE[1] + height)
+
+
+def _label(text: str) -> str:
+    """Its unit on a line of its own where both do not fit beside the axes."""
+    return text if len(text) < 40 else "\n".join(text.rsplit(", ", 1))
+
+
+def _row_names(axes: "Axes", names: list[str]) -> None:
+    """Names on the left, with room for the longest, and a row for each."""
+    longest = max(map(len, names))
+    _grow(axes, CHARACTER * (longest - 12), 0.36 * len(names) - 2.2)
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(axis="y", visible=False)
 
 
 def forest(cell: CellFindings, axes: "Axes") -> str | None:
     """The arms by loss: each pair, the mean and its interval, the margin as a band."""
-    rows = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings][::-1]
+    rows = _order(cell)[::-1]
     losses, primary = cell.losses, cell.declaration.primary
     baseline = losses[cell.baseline][primary]
     for row, arm in enumerate(rows):
+        style = _point(cell, arm)
+        if arm == cell.baseline:
+            axes.plot([0], [row], markersize=7, markerfacecolor="none", **style)
+            continue
         interval = cell.ruling.findings[arm].interval
-        colour = _colour(cell, arm)
         points = [losses[arm][primary][seed] - baseline[seed] for seed in baseline]
         points = [point for point in points if math.isfinite(point)]
         axes.plot(
-            points, [row + 0.2] * len(points), "o", color=colour, alpha=0.5, markersize=4,
-            markeredgewidth=0,
+            points, [row + 0.25] * len(points), "o", color=style["color"], alpha=0.5,
+            markersize=3.5, markeredgewidth=0,
         )  # fmt: skip
         if interval is None:
             axes.text(0, row, "  diverged", va="center")
             continue
         if math.isfinite(interval.low):
-            axes.plot([interval.low, interval.high], [row] * 2, color=colour, linewidth=3)
-        axes.plot([interval.mean], [row], _marker(cell, arm), color=colour, markersize=7)
-    axes.axvline(0, color=INK, linewidth=1)
-    margin = cell.declaration.margin
-    axes.axvspan(-margin, margin, color=INK, alpha=0.08, linewidth=0)
-    axes.set_yticks(range(len(rows)), rows)
+            ends = [interval.low, interval.high]
+            axes.plot(ends, [row - 0.05] * 2, color=style["color"], linewidth=3)
+        axes.plot([interval.mean], [row - 0.05], markersize=7, **style)
+    _zero_and_margin(axes, cell)
+    _row_names(axes, [f"{arm} (baseline)" if arm == cell.baseline else arm for arm in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"loss minus that of {cell.baseline}, {UNITS[cell.declaration.metric]}")
     return (
         f"Paired differences at {cell.tokens(primary):,} tokens, best arm on top, left is better: "
         f"a dot a seed, the mean and its {100 * (1 - cell.alpha):g} % interval, grey the margin."
     )
+
+
+def _zero_and_margin(axes: "Axes", cell: CellFindings) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    margin = cell.declaration.margin
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.axvspan(-margin, margin, color=INK, alpha=0.08, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    unit = UNITS[cell.declaration.metric]
+    axes.set_xlabel(_label(f"loss minus that of {cell.baseline}, {unit}"))
 
 
 def budgets(cell: CellFindings, axes: "Axes") -> str | None:
@@ -90,20 +140,22 @@ def budgets(cell: CellFindings, axes: "Axes") -> str | None:
         return None
     curves = measured.curves()
     fine = np.geomspace(measured.budgets[0], measured.budgets[-1], 50)
-    for arm, losses in measured.losses.items():
-        style: Any = {"color": _colour(cell, arm), "marker": _marker(cell, arm)}
-        axes.plot(measured.budgets, losses.mean(axis=1), linestyle="", markersize=6, **style)
-        axes.plot(
-            np.repeat(measured.budgets, losses.shape[1]), losses.ravel(), linestyle="",
-            markersize=3, alpha=0.35, markeredgewidth=0, **style,
-        )  # fmt: skip
+    for arm in _order(cell):
+        losses, style = measured.losses[arm], _style(cell, arm)
+        axes.plot(measured.budgets, losses.mean(axis=1), markersize=6, **_point(cell, arm))
+        if len(measured.losses) <= FEW:
+            axes.plot(
+                np.repeat(measured.budgets, losses.shape[1]), losses.ravel(), markersize=3,
+                alpha=0.35, markeredgewidth=0, **_point(cell, arm),
+            )  # fmt: skip
         fitted = [float(curves.loss(arm, budget)) for budget in fine]
-        axes.plot(fine, fitted, color=_colour(cell, arm), linewidth=1.5, label=arm)
+        axes.plot(fine, fitted, linewidth=1.5, **style | {"marker": ""})
     _budget_axis(axes, measured.budgets)
     axes.set_xlabel("training tokens")
-    axes.set_ylabel(f"final loss, {UNITS[cell.declaration.metric]}")
-    _legend(axes, len(measured.losses))
-    return "Final losses of whole schedules by budget: small a seed, large the mean; lines the fit."
+    axes.set_ylabel(_label(f"final loss, {UNITS[cell.declaration.metric]}"))
+    _legend(axes, cell, list(measured.losses))
+    seeds = "small a seed, large the mean" if len(measured.losses) <= FEW else "means over seeds"
+    return f"Final losses of whole schedules by budget: {seeds}; lines the fit."
 
 
 def _budget_axis(axes: "Axes", values: tuple[float, ...]) -> None:
@@ -124,7 +176,7 @@ def sensitivity(cell: CellFindings, axes: "Axes") -> str | None:
     keys = [key for arm in cell.searches for key in cell.good_ranges(arm)]
     if not keys:
         return None
-    key = keys[0]
+    key, drawn = keys[0], list[str]()
     for arm, search in cell.searches.items():
         if search.chosen is None or key not in dict(search.chosen):
             continue
@@ -137,28 +189,30 @@ def sensitivity(cell: CellFindings, axes: "Axes") -> str | None:
                 found = [loss_of(run, cell.declaration.metric) for run in by_seed.values()]
                 line[float(value)] = [loss for loss in found if math.isfinite(loss)]
         line = {value: losses for value, losses in sorted(line.items()) if losses}
-        colour = _colour(cell, arm)
-        for value, losses in line.items():
-            axes.plot(
-                [value] * len(losses), losses, "o", color=colour, alpha=0.4, markersize=4,
-                markeredgewidth=0,
-            )  # fmt: skip
+        drawn.append(arm)
+        style = _style(cell, arm)
+        if len(cell.searches) <= FEW:
+            for value, losses in line.items():
+                axes.plot(
+                    [value] * len(losses), losses, "o", color=style["color"], alpha=0.4,
+                    markersize=4, markeredgewidth=0,
+                )  # fmt: skip
         means = [fmean(losses) for losses in line.values()]
-        axes.plot(list(line), means, color=colour, linewidth=1.5, label=arm)
+        axes.plot(list(line), means, linewidth=1.5, **style | {"marker": ""})
         best = dict(search.chosen)[key]
         if isinstance(best, int | float) and float(best) in line:
-            axes.plot([float(best)], [fmean(line[float(best)])], "*", color=colour, markersize=13)
+            at = fmean(line[float(best)])
+            axes.plot([float(best)], [at], markersize=9, **_point(cell, arm))
     ticks = sorted({float(x) for curve in axes.lines for x in np.atleast_1d(curve.get_xdata())})
     axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45 if len(ticks) > 6 else 0)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45 if len(ticks) > 8 else 0)
     axes.minorticks_off()
     axes.set_xlabel(key)
-    axes.set_ylabel(f"tuning loss, {UNITS[cell.declaration.metric]}")
-    _legend(axes, len(cell.searches))
+    axes.set_ylabel(_label(f"tuning loss, {UNITS[cell.declaration.metric]}"))
+    _legend(axes, cell, drawn)
     seeds = ", ".join(map(str, cell.declaration.tune.seeds))
-    return (
-        f"Tuning: a dot for each of the tuning seeds {seeds}, lines their mean, stars the choice."
-    )
+    dots = "small dots; " if len(cell.searches) <= FEW else ""
+    return f"Tuning on seeds {seeds}: {dots}lines their mean; marked the choice of each arm."
 
 
 def tuning(cell: CellFindings, axes: "Axes") -> str | None:
@@ -170,14 +224,11 @@ def tuning(cell: CellFindings, axes: "Axes") -> str | None:
     if not curves:
         return None
     for arm, curve in curves.items():
-        axes.plot(
-            range(1, len(curve) + 1), curve, color=_colour(cell, arm), marker=_marker(cell, arm),
-            markersize=4, label=arm,
-        )  # fmt: skip
+        axes.plot(range(1, len(curve) + 1), curve, markersize=5, **_style(cell, arm))
     axes.set_xlabel("trials")
-    axes.set_ylabel(f"expected best tuning loss, {UNITS[cell.declaration.metric]}")
+    axes.set_ylabel(_label(f"expected best tuning loss, {UNITS[cell.declaration.metric]}"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, len(curves))
+    _legend(axes, cell, list(curves))
     return "What tuning buys: the best tuning loss to expect of so many random trials."
 
 
@@ -186,30 +237,37 @@ def effects(found: Findings, axes: "Axes") -> str | None:
     cells = found.cells
     arms = list(cells[0].ruling.findings)
     for number, arm in enumerate(arms):
-        offset = (number - (len(arms) - 1) / 2) * 0.6 / max(1, len(arms))
-        for row, cell in enumerate(cells):
-            interval = cell.ruling.findings[arm].interval
+        offset = ((len(arms) - 1) / 2 - number) * 0.7 / len(arms)
+        for row, cell in enumerate(cells[::-1]):
+            interval, style = cell.ruling.findings[arm].interval, _point(cell, arm)
             if interval is None:
                 continue
-            colour, at = _colour(cell, arm), row + offset
             if math.isfinite(interval.low):
-                axes.plot([interval.low, interval.high], [at] * 2, color=colour, linewidth=3)
-            name = arm if not row else None
-            axes.plot(
-                [interval.mean], [at], _marker(cell, arm), color=colour, markersize=6, label=name
-            )
-    axes.axvline(0, color=INK, linewidth=1)
-    margin = found.declaration.margin
-    axes.axvspan(-margin, margin, color=INK, alpha=0.08, linewidth=0)
-    axes.set_yticks(range(len(cells)), [cell.name for cell in cells])
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"loss minus that of {cells[0].baseline}, {UNITS[found.declaration.metric]}")
-    _legend(axes, len(arms))
+                ends = [interval.low, interval.high]
+                axes.plot(ends, [row + offset] * 2, color=style["color"], linewidth=2)
+            axes.plot([interval.mean], [row + offset], markersize=5, **style)
+    _zero_and_margin(axes, cells[0])
+    names = [cell.name for cell in cells[::-1]]
+    _row_names(axes, names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    width = CHARACTER * (max(map(len, names)) - 12)
+    _legend(axes, cells[0], arms, max(0.0, width), 0.12 * len(arms) * len(names) - 1.5)
     return "The difference in each cell, with its interval; left is better, grey the margin."
 
 
-def _legend(axes: "Axes", entries: int) -> None:
-    """Beside the plot, not on it."""
-    if entries > 1:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+def _legend(
+    axes: "Axes", cell: CellFindings, arms: list[str], width: float = 0.0, height: float = 0.0
+) -> None:
+    """Beside the plot, not on it, the best arm first; the figure gets the room that it takes.
+
+    width, height: what the figure has grown by already.
+    """
+    if len(arms) < 2:
+        return
+    from matplotlib.lines import Line2D
+
+    shown = [arm for arm in _order(cell) if arm in arms]
+    handles = [Line2D([], [], markersize=6, **_style(cell, arm)) for arm in shown]
+    axes.legend(handles, shown, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.6)
+    room = CHARACTER * max(map(len, shown)) + 0.4
+    _grow(axes, width + room, max(0.0, height, 0.24 * len(arms) - 2.6))

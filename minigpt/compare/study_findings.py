@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,12 @@ from minigpt.compare.cell_trend import Trend, trend
 from minigpt.compare.cost import flops_per_token
 from minigpt.compare.declared import ALPHA, CellRuling, Ended
 from minigpt.compare.ranking import Ranked, rank
-from minigpt.compare.study_power import advice
 from minigpt.compare.tuning_value import expected_best, good_range
 from minigpt.study.conduct import Conclusion
 from minigpt.study.declaration import Declaration, Setting
 from minigpt.study.planned import judging_runs, label, tuning_runs
 from minigpt.study.run import Run
 from minigpt.study.search import Search
-
-NOTABLE_COST = 1.1  # a factor of FLOPs a token from which equal tokens need a word
 
 
 @dataclass(frozen=True)
@@ -117,6 +114,15 @@ class CellFindings:
 
     def equal_costs(self, arm: str) -> list[EqualCost]:
         """The arm at equal tokens, FLOPs and seconds, as far as they are known."""
+        if arm not in self._equal_costs:
+            self._equal_costs[arm] = self._at_equal_cost(arm)
+        return self._equal_costs[arm]
+
+    @cached_property
+    def _equal_costs(self) -> dict[str, list[EqualCost]]:
+        return {}
+
+    def _at_equal_cost(self, arm: str) -> list[EqualCost]:
         measured, primary = self.measured, float(self.tokens(self.declaration.primary))
         if measured is None:
             return []
@@ -152,102 +158,6 @@ class CellFindings:
             if of_key is not None:
                 found[key] = of_key
         return found
-
-    def notes(self) -> list[str]:
-        """Doubts that block no claim."""
-        return [
-            *self.needed(),
-            *self._edges(),
-            *self._close_runners_up(),
-            *self._unequal_trials(),
-            *self._unequal_costs(),
-            *self._mixed(),
-            *self._diverged(),
-            *([f"no seconds: {self.why_no_seconds}"] if self.why_no_seconds else []),
-        ]
-
-    def needed(self) -> list[str]:
-        """What undecided arms still need; nothing where a seed diverged, or too few were judged."""
-        lines = []
-        for arm, finding in self.ruling.findings.items():
-            ended = finding.interval is not None and finding.interval.n == finding.pairs
-            if finding.word == "undecided" and ended and finding.interval is not None:
-                spread = finding.interval.sd
-                lines.append(advice(self.declaration, arm, spread, finding.pairs))
-        return [line for line in lines if line is not None]
-
-    def _edges(self) -> list[str]:
-        lines = []
-        for arm, search in self.searches.items():
-            for key, value in search.chosen or ():
-                tried = {
-                    other
-                    for setting in search.scores
-                    if isinstance(other := dict(setting)[key], int | float)
-                    and not isinstance(other, bool)
-                }
-                if len(tried) > 1 and value in (min(tried), max(tried)):
-                    lines.append(
-                        f"{arm}: the best {key}={value} still lies on an edge of what was tried "
-                        f"({min(tried):g} to {max(tried):g})"
-                    )
-        return lines
-
-    def _close_runners_up(self) -> list[str]:
-        lines = []
-        for arm, search in self.searches.items():
-            if len(search.ranking) > 1:
-                best, second = (self._tuning_losses(arm, s) for s in search.ranking[:2])
-                gaps = [second[seed] - best[seed] for seed in best]
-                if min(gaps) <= 0 < max(gaps) or max(gaps) == 0:
-                    lines.append(
-                        f"{arm}: the choice of {label(search.ranking[0])} over "
-                        f"{label(search.ranking[1])} lies within noise "
-                        f"({fmean(gaps):.4f} over {len(gaps)} seeds)"
-                    )
-        return lines
-
-    def _tuning_losses(self, arm: str, setting: Setting) -> dict[int, float]:
-        return {
-            seed: loss_of(run, self.declaration.metric)
-            for seed, run in self.tuned[arm][setting].items()
-        }
-
-    def _unequal_trials(self) -> list[str]:
-        trials = {arm: len(search.scores) for arm, search in self.searches.items()}
-        if len(set(trials.values())) == 1:
-            return []
-        shown = ", ".join(f"{arm} {number}" for arm, number in trials.items())
-        return [f"unequal trials: {shown}; the arm with more had more chances"]
-
-    def _unequal_costs(self) -> list[str]:
-        lines = []
-        for arm in self.ruling.findings:
-            cost = _over(self.flops(arm), self.flops(self.baseline))
-            if cost is None:
-                lines.append(f"{arm}: its FLOPs, or the baseline's, are unknown")
-            elif not 1 / NOTABLE_COST < cost < NOTABLE_COST:
-                lines.append(
-                    f"{arm}: a token costs {cost:.2f}x the FLOPs of {self.baseline}: "
-                    "equal tokens are not equal work"
-                )
-        return lines
-
-    def _mixed(self) -> list[str]:
-        runs = [
-            run for found in self.judged.values() for one in found.values() for run in one.values()
-        ]
-        mixed = sorted({change for run in runs for change in run.record.get("mixed") or ()})
-        return [f"runs went on after a change: {'; '.join(mixed)}"] if mixed else []
-
-    def _diverged(self) -> list[str]:
-        lines = []
-        for arm, by_budget in self.losses.items():
-            for budget, by_seed in by_budget.items():
-                seeds = [str(seed) for seed, loss in by_seed.items() if math.isinf(loss)]
-                if seeds:
-                    lines.append(f"{arm}: seeds {', '.join(seeds)} diverged at {budget:g}")
-        return lines
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ The difference that happened to come out is not used. Taken for the truth (obser
 advice that is as uncertain as the study that is to be mended.
 """
 
-import math
-
 import numpy as np
 from scipy.special import nctdtr, ndtr, stdtrit
 
 from minigpt.compare.declared import ALPHA, MIN_PAIRS
+from minigpt.compare.document import Cell, Table
 from minigpt.compare.statistics import MOST_PAIRS, POWER
+from minigpt.compare.study_findings import CellFindings
 from minigpt.study.declaration import Declaration
 
 
@@ -39,27 +39,40 @@ def pairs_for_the_margin(declaration: Declaration, spread: float) -> int | None:
     return int(enough[0]) if len(enough) else None
 
 
-def advice(declaration: Declaration, arm: str, spread: float, pairs: int) -> str | None:
-    """What an undecided arm still needs, in a sentence; None without a margin or a spread.
+def still_needed(cell: CellFindings) -> Table:
+    """The pairs that each undecided arm needs in all; no rows where there is no telling.
 
-    pairs: those that were judged.
+    A spread of fewer than MIN_PAIRS pairs, or of those that did not diverge, tells nothing.
     """
-    if declaration.margin <= 0 or spread <= 0 or not math.isfinite(spread):
-        return None
-    needed = pairs_for_the_margin(declaration, spread)
-    said = f"{arm}: undecided with {pairs} pairs; at their spread of {spread:.4f} "
-    ending = (
-        f"(equal arms, or a difference of twice the margin of {declaration.margin:g}; shared by "
-        f"{len(declaration.looks)} looks and {len(declaration.arms) - 1} arms beside the baseline)"
-    )
-    if needed is None:
-        return f"{said}more than {MOST_PAIRS} pairs decide 8 of 10 studies {ending}"
-    if needed <= pairs:
-        return (
-            f"{said}{needed} pairs decide 8 of 10 studies {ending}: "
-            "the difference may lie near the margin, where no number of pairs decides soon"
+    declaration, rows = cell.declaration, []
+    for arm, finding in cell.ruling.findings.items():
+        interval = finding.interval
+        if finding.word != "undecided" or interval is None or interval.n < finding.pairs:
+            continue
+        if declaration.margin <= 0 or interval.sd <= 0 or interval.n < MIN_PAIRS:
+            continue
+        needed = pairs_for_the_margin(declaration, interval.sd)
+        rows.append(
+            {
+                "arm": Cell(arm),
+                "spread of pairs": Cell(f"{interval.sd:.4f}"),
+                "pairs judged": Cell(str(finding.pairs)),
+                "pairs needed": Cell(f"more than {MOST_PAIRS}" if needed is None else str(needed)),
+                "": Cell(_what_to_do(declaration, needed, finding.pairs)),
+            }
         )
-    said += f"{needed} pairs, {needed - pairs} more, decide 8 of 10 studies {ending}"
-    if needed > declaration.looks[-1]:
-        said += f"; {declaration.looks[-1]} are declared: another study=, or verdict.amend"
-    return said
+    return Table(
+        f"Undecided: pairs that decide 8 of 10 studies by the margin of {declaration.margin:g}",
+        rows,
+        "For arms that are equal as well as for a difference of twice the margin, at the spread "
+        "that was measured and not at the difference that came out; the 5 % are shared by the "
+        "declared looks, and by the arms (Holm).",
+    )
+
+
+def _what_to_do(declaration: Declaration, needed: int | None, judged: int) -> str:
+    if needed is not None and needed <= judged:
+        return "enough were judged: the difference may lie near the margin"
+    if needed is None or needed > declaration.looks[-1]:
+        return f"{declaration.looks[-1]} are declared: another study=, or verdict.amend"
+    return ""

@@ -11,6 +11,7 @@ from minigpt.compare.results import csv_bytes
 from minigpt.compare.study_document import document
 from minigpt.compare.study_figures import study_figures
 from minigpt.compare.study_findings import CellFindings, Findings
+from minigpt.compare.study_notes import notes
 from minigpt.compare.write_files import write_files
 from minigpt.study.run import Run
 
@@ -18,18 +19,22 @@ RESULTS = ("status", "step", "tokens", "val_loss", "val_bits_per_byte", "train_t
 COSTS = ("parameters", "flops_per_token", "optimizer_flops_share")
 
 
-def write_report(found: Findings, out: Path | None) -> str:
-    """Write the report into a folder, if one is given; returns what a terminal shows."""
+def write_report(found: Findings, out: Path | None, kind: str = "png") -> str:
+    """Write the report into a folder, if one is given; returns what a terminal shows.
+
+    kind: of the figures: png, or svg or pdf beside it.
+    """
     if out is None:
         return terminal_text(document(found, {}))
-    figures = study_figures(found)
+    figures = study_figures(found, kind)
     whole = document(found, figures)
     files = {
         "report.html": html(whole, out).encode(),
         "report.md": markdown(whole, out).encode(),
         "results.csv": csv_bytes([row for cell in found.cells for row in _rows(cell)]),
     }
-    files |= {f"{figure.name}.png": figure.png for drawn in figures.values() for figure in drawn}
+    for figure in (figure for drawn in figures.values() for figure in drawn):
+        files |= figure.files
     write_files(out, files, facts(found))
     return terminal_text(whole)
 
@@ -84,7 +89,7 @@ def _cell(cell: CellFindings) -> dict[str, Any]:
             arm: [run.name for by_seed in by_budget.values() for run in by_seed.values()]
             for arm, by_budget in cell.judged.items()
         },
-        "notes": cell.notes(),
+        "notes": notes(cell),
     }
 
 

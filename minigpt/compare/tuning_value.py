@@ -37,13 +37,7 @@ def good_range(
     of the grid that is still good is the end of the range. None where a key is no size, or has one
     value.
     """
-    others = {name: value for name, value in best if name != key}
-    line: dict[float, float] = {}
-    for setting, score in scores.items():
-        values = dict(setting)
-        value = values.pop(key, None)
-        if values == others and isinstance(value, int | float) and not isinstance(value, bool):
-            line[float(value)] = score
+    line = along(scores, best, key)
     if len(line) < 2 or min(line) <= 0:
         return None
     x = sorted(line)
@@ -62,3 +56,17 @@ def good_range(
 
     low, high = end(-1), end(1)
     return low, high, math.log2(high / low)
+
+
+def along(scores: Mapping[Setting, float], best: Setting, key: str) -> dict[float, float]:
+    """Value of a key -> score, other keys as in the best setting. Values that are no numbers are
+    left out.
+    """
+    others = {name: value for name, value in best if name != key}
+    line: dict[float, float] = {}
+    for setting, score in scores.items():
+        values = dict(setting)
+        value = values.pop(key, None)
+        if values == others and isinstance(value, int | float) and not isinstance(value, bool):
+            line[float(value)] = score
+    return line

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minigpt.errors import CheckpointError
-from minigpt.files.reading import UnreadableError, json_object, read_lines
+from minigpt.errors import CheckpointError, StorageError
 from minigpt.study.declaration import Declaration, typed
-from minigpt.study.journal import DECLARATION, JOURNAL, read_declaration
+from minigpt.study.journal import DECLARATION, read_decisions, read_declaration
 from minigpt.study.planned import label
 
 
@@ -20,21 +19,12 @@ def declared_studies(
         for file in sorted(output.glob(f"studies/*/{DECLARATION}")):
             try:
                 known = read_declaration(file.parent)
-            except CheckpointError:
+                decisions = list(read_decisions(file.parent).values())
+            except (CheckpointError, StorageError):
                 continue  # who goes on with it is told
             if known is not None and study in (None, known[0].study):
-                found.append((known[0], lines(known[0], decisions(file.parent))))
+                found.append((known[0], lines(*known, decisions)))
     return found
-
-
-def decisions(folder: Path) -> list[dict[str, Any]]:
-    """The journal since the last amendment, whole lines only."""
-    try:
-        entries = [json_object(x) for x in read_lines(folder / JOURNAL) if x.endswith(b"\n")]
-    except (UnreadableError, ValueError):
-        return []
-    amended = [n for n, entry in enumerate(entries) if entry.get("what") == "amendment"]
-    return entries[amended[-1] if amended else 0 :]
 
 
 def phase(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> str:
@@ -54,15 +44,16 @@ def phase(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> str
     return f"confirm {min(following)} pairs" if following else "ended"
 
 
-def lines(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For a terminal."""
+def lines(
+    declaration: Declaration, content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """For a terminal. content: of the file that holds the declaration."""
     shown = [f"{declaration.study}: {declaration.question}"]
     shown.append(f"  phase        {phase(declaration, entries)}")
+    shown += [f"  amended      {amendment['why']}" for amendment in content["amendments"]]
     for entry in entries:
         where = f"{entry['cell']}: " if entry.get("cell") else ""
-        if entry["what"] == "amendment":
-            shown.append(f"  amended      {entry['why']}")
-        elif entry["what"] == "extend":
+        if entry["what"] == "extend":
             value = f"{entry['key']}={typed(entry['value'])}"
             shown.append(f"  extended     {where}{entry['arm']}: {value}")
         elif entry["what"] == "choose":

@@ -127,19 +127,21 @@ class FolderRuns(RecordedRuns):
     ) -> None:
         super().__init__(declaration, study.folder)
         self.study, self.of, self.facts = study, loss, facts
-        self.jobs: list[dict[str, Any]] = []
+        self.names: dict[str, str] = {}
 
     def run(self, phase: str, planned: Sequence[PlannedRun]) -> None:
         for run in planned:
-            folder = self.write(run)
-            overrides = run.overrides(self.declaration)
-            job = {"overrides": overrides, "folder": folder.name, "study": self.declaration.study}
-            self.jobs.append(job)
-            self._folders[tuple(overrides)] = folder
+            name = self.write(run).name
+            self._folders[" ".join(run.overrides(self.declaration))] = name
+            self.names[" ".join(run.overrides(self.declaration))] = name
         sweeps = self.study.folder / "sweeps"
         sweeps.mkdir(exist_ok=True)
+        jobs = [
+            {"overrides": overrides.split(" "), "folder": name}
+            for overrides, name in self.names.items()
+        ]
         record = {"schema": 1, "study": self.declaration.study, "command": ["train.py", "-m"]}
-        (sweeps / "a_study-0.json").write_text(json.dumps(record | {"jobs": self.jobs}))
+        (sweeps / "a_study-0.json").write_text(json.dumps(record | {"jobs": jobs}))
 
     def write(self, run: PlannedRun) -> Path:
         loss = self.of(run)
@@ -158,4 +160,6 @@ class FolderRuns(RecordedRuns):
 def conclude_in_folder(runs: FolderRuns) -> Conclusion:
     """The whole study, with its declaration and journal beside its runs."""
     with Journal(runs.study.folder, runs.declaration, {}) as journal:
-        return conduct(runs.declaration, runs, partial(judge_runs, runs), journal.note)
+        conclusion = conduct(runs.declaration, runs, partial(judge_runs, runs), journal.note)
+        journal.note_folders(runs.names)
+    return conclusion

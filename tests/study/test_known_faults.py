@@ -6,6 +6,7 @@ One test or more for each, in the order of the list in which they were found; na
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from statistics import fmean
 from typing import Any
@@ -25,6 +26,7 @@ from studies import Compare, Study
 
 from minigpt.compare.declared import CellRuling
 from minigpt.compare.study_findings import CellFindings, findings
+from minigpt.compare.study_notes import notes
 from minigpt.compare.study_power import pairs_for_the_margin
 from minigpt.errors import ConfigError
 from minigpt.study.conduct import Unfinished
@@ -54,20 +56,20 @@ def at_most(share: float, of: int) -> float:
 def cell_of(declaration: Declaration, study: Study, loss: Loss, **facts: Any) -> CellFindings:
     """The findings of a study over run folders. facts: by arm, as arguments of `Study.run`."""
     runs = FolderRuns(declaration, study, loss, lambda run: facts.get(run.arm, {}))
-    (cell,) = findings(declaration, conclude_in_folder(runs), runs, ()).cells
+    (cell,) = findings(declaration, conclude_in_folder(runs), runs, "2026-01-01", ()).cells
     return cell
 
 
 # 1
-def test_the_oldest_run_declares_whatever_it_is_called(study: Study, compare: Compare) -> None:
-    """Of runs without a declared study: muon came first, and adamw is first in the alphabet."""
+def test_no_run_declares_a_margin_for_others(study: Study, compare: Compare) -> None:
+    """Without a declared study: whichever run is first, its margin judges none of them."""
     for arm, margin in (("muon", 0.01), ("adamw", 0.5)):
         for seed in range(100, 108):
             loss = 4 + random.Random(f"{arm} {seed}").gauss(0, 0.02)
             study.run(arm, seed, loss, config={"verdict.margin": margin})
     assert compare("--by", "optim") == 0, compare.err
-    assert "those of the oldest run count" in compare.out
-    assert "equivalent" not in compare.out, "0.5 came later"
+    assert compare.out.splitlines()[2].startswith("[?] Exploratory")
+    assert "equivalent" not in compare.out
 
 
 def test_a_declared_margin_is_not_looked_up_in_runs(study: Study, compare: Compare) -> None:
@@ -246,8 +248,10 @@ def test_an_undecided_report_names_the_pairs_still_needed(study: Study, compare:
     needed = pairs_for_the_margin(declaration, finding.interval.sd)
     assert needed is not None
     assert compare("--study", "a_study") == 0, compare.err
-    assert f"{needed} pairs, {needed - 16} more, decide 8 of 10 studies" in compare.out
-    assert "16 are declared: another study=, or verdict.amend" in compare.out
+    assert "Undecided: pairs that decide 8 of 10 studies by the margin of 0.01:" in compare.out
+    spread = f"{finding.interval.sd:.4f}"
+    advice = re.escape("16 are declared: another study=, or verdict.amend")
+    assert re.search(rf"^  muon +{spread} +16 +{needed} +{advice}$", compare.out, re.MULTILINE)
 
 
 # 10
@@ -323,7 +327,7 @@ def test_an_arm_that_diverges_on_7_of_8_seeds_is_worse_and_has_no_ratio(study: S
 def test_arms_of_unequal_flops_are_doubted_and_judged_at_equal_flops(study: Study) -> None:
     big = {"summary": {"flops_per_token": 26 * 762_240, "optimizer_flops_share": 0.0}}
     cell = cell_of(declared(), study, noisy(0.08), muon=big)
-    assert "a token costs 26.00x the FLOPs of adamw" in "; ".join(cell.notes())
+    assert "a token costs 26.00x the FLOPs of adamw" in "; ".join(notes(cell))
     ratios = {cost.what: cost for cost in cell.equal_costs("muon")}
     assert ratios["tokens"].ratio.value < 1
     assert ratios["FLOPs"].ratio.value > 10
@@ -366,6 +370,22 @@ def test_with_a_margin_of_0_the_same_arms_are_called_different_too_often() -> No
     found = claims(declaration, studies, between_grid_points)
     wrong = sum(said in ("better", "worse") for said in found)
     assert wrong > at_most(0.05, studies)
+
+
+def test_a_grid_that_hides_more_than_the_margin_is_named(study: Study) -> None:
+    """With a margin of 0.01 such arms are called different in 7 % of studies."""
+
+    def curved(run: PlannedRun) -> float:
+        scale: Any = dict(run.setting)["optim.lr_scale"]
+        return noisy(0.05)(run) + 0.0673 * math.log2(scale) ** 2
+
+    doubt = "a value between the points of optim.lr_scale may be better by up to"
+    assert doubt in "; ".join(notes(cell_of(declared(), study, curved)))
+
+
+def test_a_grid_that_hides_less_is_not(study: Study) -> None:
+    said = "; ".join(notes(cell_of(declared(margin=0.05), study, noisy(0.2))))
+    assert "between the points" not in said
 
 
 def test_a_declaration_without_a_margin_is_refused() -> None:

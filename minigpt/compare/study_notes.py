@@ -1,0 +1,133 @@
+"""Doubts about a declared study that block no claim."""
+
+import math
+from statistics import fmean
+
+from minigpt.compare.statistics import second_difference
+from minigpt.compare.study_findings import CellFindings, loss_of
+from minigpt.compare.tuning_value import along
+from minigpt.study.declaration import Setting
+from minigpt.study.planned import label
+
+NOTABLE_COST = 1.1  # a factor of FLOPs a token from which equal tokens need a word
+
+
+def notes(cell: CellFindings) -> list[str]:
+    """One sentence each."""
+    return [
+        *_edges(cell),
+        *_between_points(cell),
+        *_close_runners_up(cell),
+        *_unequal_trials(cell),
+        *_unequal_costs(cell),
+        *_mixed(cell),
+        *_diverged(cell),
+        *([f"no seconds: {cell.why_no_seconds}"] if cell.why_no_seconds else []),
+    ]
+
+
+def _edges(cell: CellFindings) -> list[str]:
+    lines = []
+    for arm, search in cell.searches.items():
+        for key, value in search.chosen or ():
+            tried = {
+                other
+                for setting in search.scores
+                if isinstance(other := dict(setting)[key], int | float)
+                and not isinstance(other, bool)
+            }
+            if len(tried) > 1 and value in (min(tried), max(tried)):
+                lines.append(
+                    f"{arm}: the best {key}={value} still lies on an edge of what was tried "
+                    f"({min(tried):g} to {max(tried):g})"
+                )
+    return lines
+
+
+def _between_points(cell: CellFindings) -> list[str]:
+    """Where a better value may lie between two points of the grid, by more than the margin.
+
+    The gain is at most the curvature of the tuning loss, by the parabola in log2 through the best
+    value and its neighbours, times the square of half of the wider step.
+    """
+    lines, margin = [], cell.declaration.margin
+    for arm, search in cell.searches.items():
+        for key, value in search.chosen or ():
+            line = along(search.scores, search.chosen or (), key)
+            x = sorted(line)
+            at = x.index(value) if isinstance(value, int | float) and value in x else 0
+            if (x and x[0] <= 0) or not 0 < at < len(x) - 1:
+                continue
+            beside = x[at - 1 : at + 2]
+            logs, losses = [math.log2(v) for v in beside], [line[v] for v in beside]
+            if not all(map(math.isfinite, losses)):
+                continue
+            half_step = max(logs[1] - logs[0], logs[2] - logs[1]) / 2
+            hidden = second_difference(logs, losses) * half_step**2
+            if hidden > margin:
+                lines.append(
+                    f"{arm}: a value between the points of {key} may be better by up to "
+                    f"{hidden:.4f}, more than the margin of {margin:g}: a claim may be one of the "
+                    "grid (give a finer grid, or a larger margin)"
+                )
+    return lines
+
+
+def _close_runners_up(cell: CellFindings) -> list[str]:
+    lines = []
+    for arm, search in cell.searches.items():
+        if len(search.ranking) > 1:
+            best, second = (_tuning_losses(cell, arm, s) for s in search.ranking[:2])
+            gaps = [second[seed] - best[seed] for seed in best]
+            if min(gaps) <= 0 < max(gaps) or max(gaps) == 0:
+                lines.append(
+                    f"{arm}: the choice of {label(search.ranking[0])} over "
+                    f"{label(search.ranking[1])} lies within noise "
+                    f"({fmean(gaps):.4f} over {len(gaps)} seeds)"
+                )
+    return lines
+
+
+def _tuning_losses(cell: CellFindings, arm: str, setting: Setting) -> dict[int, float]:
+    return {
+        seed: loss_of(run, cell.declaration.metric)
+        for seed, run in cell.tuned[arm][setting].items()
+    }
+
+
+def _unequal_trials(cell: CellFindings) -> list[str]:
+    trials = {arm: len(search.scores) for arm, search in cell.searches.items()}
+    if len(set(trials.values())) == 1:
+        return []
+    shown = ", ".join(f"{arm} {number}" for arm, number in trials.items())
+    return [f"unequal trials: {shown}; the arm with more had more chances"]
+
+
+def _unequal_costs(cell: CellFindings) -> list[str]:
+    lines = []
+    for arm in cell.ruling.findings:
+        own, other = cell.flops(arm), cell.flops(cell.baseline)
+        if not own or not other:
+            lines.append(f"{arm}: its FLOPs, or the baseline's, are unknown")
+        elif not 1 / NOTABLE_COST < own / other < NOTABLE_COST:
+            lines.append(
+                f"{arm}: a token costs {own / other:.2f}x the FLOPs of {cell.baseline}: "
+                "equal tokens are not equal work"
+            )
+    return lines
+
+
+def _mixed(cell: CellFindings) -> list[str]:
+    runs = [run for found in cell.judged.values() for one in found.values() for run in one.values()]
+    mixed = sorted({change for run in runs for change in run.record.get("mixed") or ()})
+    return [f"runs went on after a change: {'; '.join(mixed)}"] if mixed else []
+
+
+def _diverged(cell: CellFindings) -> list[str]:
+    lines = []
+    for arm, by_budget in cell.losses.items():
+        for budget, by_seed in by_budget.items():
+            seeds = [str(seed) for seed, loss in by_seed.items() if math.isinf(loss)]
+            if seeds:
+                lines.append(f"{arm}: seeds {', '.join(seeds)} diverged at {budget:g}")
+    return lines

@@ -1,0 +1,133 @@
+"""The report of a declared study at a glance: figures, boxes, files; of two arms and of ten."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+from declared import FolderRuns, conclude_in_folder, declared, noisy
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from studies import Compare, Study
+
+from minigpt.compare import study_figures
+from minigpt.compare.document import Table, VerdictLine
+from minigpt.compare.figures import SIZE, STYLE
+from minigpt.compare.study_document import document
+from minigpt.compare.study_findings import Findings, findings
+from minigpt.study.planned import PlannedRun
+
+TWO = ["muon", "adamw"]
+TEN = [
+    *TWO, "adamw_by_role", "schedule_free_adamw_with_warmup", "lion", "sgd_momentum_nesterov_0.95",
+    "shampoo", "soap_every_10_steps", "sophia_with_a_name_that_is_long", "adafactor",
+]  # fmt: skip
+
+
+def found(folder: Path, arms: list[str], **changes: Any) -> Findings:
+    """A study in which each arm is 0.004 worse than the one before it, from muon on."""
+    declaration = declared(arms=arms, **changes)
+
+    def loss(run: PlannedRun) -> float:
+        return noisy(0.0, spread=0.005)(run) + 0.004 * arms.index(run.arm)
+
+    runs = FolderRuns(declaration, Study(folder), loss)
+    return findings(declaration, conclude_in_folder(runs), runs, "2026-01-01", ())
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    return found(tmp_path_factory.mktemp("ten"), TEN)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    return found(tmp_path_factory.mktemp("two"), TWO, cells={"train.batch_size": [4, 64]})
+
+
+def drawn(draw: Any) -> Any:
+    """The axes of a figure, laid out as it is saved."""
+    with mpl.rc_context(STYLE):
+        canvas = Figure(figsize=SIZE, layout="constrained")
+        FigureCanvasAgg(canvas)
+        axes = canvas.add_subplot()
+        assert draw(axes) is not None
+        canvas.canvas.draw()
+    return axes
+
+
+@pytest.mark.parametrize("name", ["forest", "budgets", "sensitivity", "tuning", "effects"])
+@pytest.mark.parametrize("arms", ["two", "ten"])
+def test_no_label_is_cut_and_the_legend_stands_beside_the_plot(
+    name: str, arms: str, request: pytest.FixtureRequest
+) -> None:
+    study: Findings = request.getfixturevalue(arms)
+    what = study if name == "effects" else study.cells[0]
+    axes = drawn(partial(getattr(study_figures, name), what))
+    whole = axes.get_figure().bbox
+    used, inside = axes.get_tightbbox(), axes.get_window_extent()
+    assert used.x0 >= whole.x0 - 1, "row names"
+    assert used.x1 <= whole.x1 + 1, "legend"
+    assert used.y0 >= whole.y0 - 1, "label of the x axis"
+    assert used.y1 <= whole.y1 + 1, "label of the y axis"
+    legend = axes.get_legend()
+    if legend is not None:
+        assert legend.get_window_extent().x0 >= inside.x1
+    assert inside.width > 0.4 * whole.width
+
+
+def test_the_forest_has_the_best_arm_on_top(ten: Findings) -> None:
+    axes = drawn(partial(study_figures.forest, ten.cells[0]))
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    ranked = [one.arm for one in ten.cells[0].ranking]
+    assert [row.removesuffix(" (baseline)") for row in rows[::-1]] == ranked
+    assert ranked[0] == "muon"
+    assert "adamw (baseline)" in rows
+
+
+def test_ten_arms_are_told_apart_by_marker_and_by_colour_with_line(ten: Findings) -> None:
+    axes = drawn(partial(study_figures.budgets, ten.cells[0]))
+    handles = axes.get_legend().legend_handles
+    assert len({handle.get_marker() for handle in handles}) == 10
+    assert len({(handle.get_color(), handle.get_linestyle()) for handle in handles}) == 10
+
+
+def test_ten_arms_take_a_box_for_each_word_and_two_a_box_each(ten: Findings, two: Findings) -> None:
+    boxes = [block for block in document(ten, {}).blocks if isinstance(block, VerdictLine)]
+    assert len(boxes) == len({box.kind for box in boxes}) < 9
+    for arm in TEN:
+        assert arm == "adamw" or sum(f" {arm} " in box.text for box in boxes) == 1, arm
+    boxes = [block for block in document(two, {}).blocks if isinstance(block, VerdictLine)]
+    assert len(boxes) == 2, "one in each cell"
+    ranking = next(block for block in document(ten, {}).blocks if isinstance(block, Table))
+    assert [row["arm"].text for row in ranking.rows] == [one.arm for one in ten.cells[0].ranking]
+    assert "why" in ranking.rows[0], "which the boxes leave out"
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_figures_in_other_formats_have_editable_text(
+    kind: str, study: Study, compare: Compare, tmp_path: Path
+) -> None:
+    conclude_in_folder(FolderRuns(declared(), study, noisy(0.05)))
+    out = tmp_path / "report"
+    assert compare("--study", "a_study", "--out", str(out), "--figures", kind) == 0, compare.err
+    pngs = {path.stem for path in out.glob("*.png")}
+    assert {"forest", "budgets", "sensitivity", "tuning"} <= pngs
+    assert {path.stem for path in out.glob(f"*.{kind}")} == pngs
+    content = (out / f"forest.{kind}").read_bytes()
+    if kind == "svg":
+        assert content.startswith(b"<?xml")
+        assert b">muon</text>" in content
+    if kind == "pdf":
+        assert b"/FontFile2" in content, "TrueType"
+        assert b"/Type3" not in content, "no outlines"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert compare("--study", "a_study", "--out", str(out), "--figures", kind) == 0, compare.err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_figures_belong_to_a_declared_study(study: Study, compare: Compare) -> None:
+    study.run("muon", 0, 4.0)
+    assert compare("--by", "optim", "--figures", "pdf") == 2
+    assert "not a declared study: --figures pdf" in compare.err
