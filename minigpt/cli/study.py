@@ -18,7 +18,7 @@ from minigpt.study.conduct import Conclusion, Look, Ruling, conduct
 from minigpt.study.declaration import Declaration, declaration_of
 from minigpt.study.jobs import Planner
 from minigpt.study.journal import Journal
-from minigpt.study.launched import Launch, LaunchedRuns, refuse_same_runs
+from minigpt.study.launched import Launch, LaunchedRuns, refuse_other_texts, refuse_same_runs
 from minigpt.study.planned import PlannedRun, judging_runs, label, tuning_runs
 from minigpt.study.search import search
 from minigpt.study.task import StudyTask
@@ -172,10 +172,12 @@ def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
 
     Returns the identity of an arm's first run, by arm.
 
-    Raises ConfigError for what cannot work, and for arms that come to the same run.
+    Raises ConfigError for what cannot work, for arms, settings or cells that come to the
+    same run, and for losses of different tokenizers.
     """
     declaration = runs.declaration
     base: dict[str, Any] = {}
+    first: dict[str, PlannedRun] = {}
     for cell in declaration.cells:
         planned: list[PlannedRun] = []
         for arm in declaration.arms:
@@ -186,18 +188,33 @@ def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
             tuned = tuning_runs(declaration, cell, arm, settings)
             judged = judging_runs(declaration, cell, {arm: settings[0]}, declaration.seeds(1))
             planned += [*tuned, *judged]
-            for run in (judged[0], judged[-1]):  # the shortest and the longest
+            # the shortest and the longest, and each value of a grid once
+            for run in (judged[0], judged[-1], *_each_value(tuned)):
                 _check_built(runs, run)
             base.setdefault(arm, runs.plan_all(judged)[-1].identity)
-        refuse_same_runs(declaration, dict(zip(planned, runs.plan_all(planned))))
+        plans = dict(zip(planned, runs.plan_all(planned)))
+        refuse_same_runs(declaration, plans, first)
+        refuse_other_texts(declaration, plans)
     return base
 
 
+def _each_value(tuned: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """As many of these as have a value that none before them has."""
+    seen: set[tuple[str, Any]] = set()
+    found = []
+    for run in tuned:
+        if not seen.issuperset(run.setting):
+            found.append(run)
+            seen.update(run.setting)
+    return found
+
+
 def _check_built(runs: LaunchedRuns, run: PlannedRun) -> None:
+    (plan,) = runs.plan_all([run])
     try:
-        check_built(runs.plan_all([run])[0])
+        check_built(plan)
     except ConfigError as error:
-        where = label((*run.cell, (runs.declaration.by, run.arm)))
+        where = label((*run.cell, (runs.declaration.by, run.arm), *run.setting))
         raise ConfigError(*(f"{line} [{where}]" for line in error.problems)) from None
 
 

@@ -220,11 +220,11 @@ def blocked_arms(declaration: Declaration, runs: Mapping[str, Sequence[Run]]) ->
     runs: the judged runs by arm. Then the arm and that difference cannot be told apart.
     """
     found: dict[str, str] = {}
-    baseline = [_facts(run) for run in runs[declaration.baseline]]
+    baseline = [_facts(run, declaration.metric) for run in runs[declaration.baseline]]
     for arm, judged in runs.items():
         if arm == declaration.baseline:
             continue
-        facts = [_facts(run) for run in judged]
+        facts = [_facts(run, declaration.metric) for run in judged]
         for name in sorted({name for one in (*facts, *baseline) for name in one}):
             here = {one[name] for one in facts if name in one}
             there = {one[name] for one in baseline if name in one}
@@ -235,9 +235,16 @@ def blocked_arms(declaration: Declaration, runs: Mapping[str, Sequence[Run]]) ->
     return found
 
 
-def _facts(run: Run) -> dict[str, str]:
-    """What computed a run: device, precision, compile, PyTorch, and each module of code."""
+def _facts(run: Run, metric: str) -> dict[str, str]:
+    """What computed a run: device, precision, compile, PyTorch, each module of code; and on which
+    text its loss was measured.
+    """
     chosen = run.record["chosen"]
     facts = {f"train.{key}": str(chosen.get(key)) for key in PATH}
     facts["torch"] = str(run.record.get("versions", {}).get("torch"))
+    data = run.record["data"]
+    if metric == "val_bits_per_byte":
+        facts["bytes of the validation text"] = str(data.get("val_bytes"))
+    else:
+        facts["validation text"] = str(data.get("val_fingerprint", data["fingerprint"]))[:12]
     return facts | {f"code of {module}": digest for module, digest in run.record["source"].items()}

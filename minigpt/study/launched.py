@@ -1,5 +1,6 @@
 """The runs of a declared study as jobs of Hydra: planned, launched, read back from disk."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -118,13 +119,35 @@ class LaunchedRuns:
         return plan.folder
 
 
-def refuse_same_runs(declaration: Declaration, plans: dict[PlannedRun, Plan]) -> None:
-    """Raise ConfigError where two arms come to the same run."""
-    first: dict[str, PlannedRun] = {}
+def refuse_same_runs(
+    declaration: Declaration, plans: dict[PlannedRun, Plan], first: dict[str, PlannedRun]
+) -> None:
+    """Raise ConfigError where two arms, settings or cells come to the same run.
+
+    first: a run of each id that came before; these are added.
+    """
+
+    def name(run: PlannedRun) -> str:
+        return label((*run.cell, (declaration.by, run.arm), *run.setting))
+
     for run, plan in plans.items():
         other = first.setdefault(plan.id, run)
-        if other.arm != run.arm:
+        if (other.cell, other.arm, other.setting) != (run.cell, run.arm, run.setting):
             raise ConfigError(
-                f"the same run: {declaration.by}={other.arm} and {declaration.by}={run.arm} with "
-                f"{label(run.setting)} are {plan.id} (this key does not reach the run)"
+                f"the same run: {name(other)} and {name(run)} are {plan.id} "
+                "(what differs does not reach the run)"
             )
+
+
+def refuse_other_texts(declaration: Declaration, plans: dict[PlannedRun, Plan]) -> None:
+    """Raise ConfigError where losses are in the tokens of several tokenizers."""
+    found: dict[str, PlannedRun] = {}
+    for run, plan in plans.items():
+        tokenizer = plan.identity["data"].get("tokenizer")
+        found.setdefault(json.dumps(tokenizer, sort_keys=True), run)
+    if len(found) > 1 and declaration.metric == "val_loss":
+        one, two, *_ = (" ".join(run.overrides(declaration)) for run in found.values())
+        raise ConfigError(
+            f"tokens of different tokenizers: verdict.metric=val_loss: {one}; {two} "
+            "(verdict.metric=val_bits_per_byte compares them)"
+        )

@@ -32,6 +32,7 @@ verdict:
   tune:
     over: {optim.lr_scale: [0.5, 1]}
     seeds: [0]
+    method: grid
     extend: 0
   confirm: {first_seed: 100, looks: [2, 3]}
 """
@@ -215,3 +216,59 @@ def test_after_an_amendment_only_its_runs_count(
     report = (output / "back" / "report.md").read_text()
     assert "why not" in report
     assert "back (" in report
+
+
+def declare(typed: list[str], changes: str) -> list[str]:
+    """The arguments of another study in the same folder: the same, but for these lines."""
+    folder = Path(
+        next(part for part in typed if part.startswith("--config-dir=")).partition("=")[2]
+    )
+    text = STUDY
+    for line in changes.splitlines():
+        key = line.partition(":")[0]
+        text, found = re.subn(rf"^{key}:.*$", line, text, flags=re.MULTILINE)
+        text += "" if found else f"{line}\n"
+    (folder / "experiment" / "other_study.yaml").write_text(text)
+    kept = [part for part in typed if not part.startswith("data/tokenizer=")]
+    return [part.replace("small_study", "other_study") for part in kept]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            "  by: data/tokenizer\n  arms: [byte, char]\n  baseline: byte",
+            "verdict.metric=val_bits_per_byte compares them",
+        ),
+        ("    over: {data/tokenizer: [byte, char]}", "tokens of different tokenizers"),
+        ("    over: {log.every: [1, 2]}", "the same run"),
+        ("    over: {verdict.margin: [1, 2]}", "the same run"),
+        ("  cells: {log.every: [1, 2]}", "the same run"),
+        ("    over: {model.n_heads: [4, 5]}", "not a multiple of n_heads=5"),
+        ("    over: {optim.lr_scale: [1, 2], model.n_heads: [4, 5]}", "n_heads=5"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_it_is_declared(
+    shell: Shell, typed: list[str], changes: str, words: str
+) -> None:
+    assert shell("train", *declare(typed, changes)) == 2, shell.out
+    assert words in shell.err
+    assert len(shell.err.splitlines()) == 1
+    assert not (shell.folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "  by: data/tokenizer\n  arms: [byte, char]\n  baseline: byte\n  metric: val_bits_per_byte",
+        "  cells: {data/tokenizer: [byte, char]}",
+        "  budgets: {train.tokens: [100, 250]}",
+        "  by: train.grad_clip\n  arms: [null, 0.5]\n  baseline: null",
+        "  by: optim.hidden.nesterov\n  arms: [true, false]\n  baseline: true",
+        "    method: random",
+        "    method: coordinate",
+    ],
+)
+def test_what_can_be_judged_is_planned(shell: Shell, typed: list[str], changes: str) -> None:
+    assert shell("train", *declare(typed, changes), "dry_run=true") == 0, shell.err
+    assert "confirm, 2 pairs" in shell.out
