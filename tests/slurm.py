@@ -1,8 +1,8 @@
 """Stand-ins for sbatch, srun, sacct and scontrol: an array's jobs are processes on this machine.
 
 `python slurm.py COMMAND STATE ARGUMENTS...`; `install(folder)` makes shell commands of it. The
-folder STATE holds pid_<job> while a job runs, end_<job> with its final state, requeue_<job> when it
-asked to run again.
+folder STATE holds script_<array>.sh, pid_<job> while a job runs, end_<job> with its final state,
+requeue_<job> when it asked to run again. Arrays are numbered from 77 on, as they are submitted.
 """
 
 import os
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ARRAY = "77"
+FIRST_ARRAY = 77
 
 
 def install(folder: Path) -> Path:
@@ -29,24 +29,29 @@ def install(folder: Path) -> Path:
 
 def sbatch(state: Path, script: str) -> None:
     text = Path(script).read_text()
-    (state / "script.sh").write_text(text)
+    number = str(FIRST_ARRAY + len(list(state.glob("script_*.sh"))))
+    (state / f"script_{number}.sh").write_text(text)
     array = re.search(r"--array=0-(\d+)", text)
     for task in range(int(array[1]) + 1 if array else 1):
         subprocess.Popen(
-            [sys.executable, __file__, "task", str(state), str(task)],
+            [sys.executable, __file__, "task", str(state), number, str(task)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-    print(f"Submitted batch job {ARRAY}")
+    print(f"Submitted batch job {number}")
 
 
-def task(state: Path, index: str) -> None:
-    """One job of the array, again and again while it asks for it."""
-    job = f"{ARRAY}_{index}"
-    names = {"SLURM_JOB_ID": f"1{index}", "SLURM_ARRAY_JOB_ID": ARRAY, "SLURM_ARRAY_TASK_ID": index}
+def task(state: Path, array: str, index: str) -> None:
+    """One job of an array, again and again while it asks for it."""
+    job = f"{array}_{index}"
+    names = {
+        "SLURM_JOB_ID": f"1{array}{index}",
+        "SLURM_ARRAY_JOB_ID": array,
+        "SLURM_ARRAY_TASK_ID": index,
+    }
     while True:
         done = subprocess.run(
-            ["bash", state / "script.sh"], check=False, env={**os.environ, **names}
+            ["bash", state / f"script_{array}.sh"], check=False, env={**os.environ, **names}
         )
         if not (state / f"requeue_{job}").exists():
             break
@@ -56,7 +61,7 @@ def task(state: Path, index: str) -> None:
 
 def srun(state: Path, *arguments: str) -> None:
     rest, files = list(arguments), {}
-    job = f"{ARRAY}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     while rest[0].startswith("--"):
         option = rest.pop(0)
         if option in ("--output", "--error"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slurm
 from runs import ROOT, Shell
 
 from minigpt.compare.__main__ import main as compare
@@ -209,6 +210,25 @@ def test_killed_and_typed_again(
     assert losses(output) == losses(whole.output)
     shown = done.stdout.rpartition("\nreport ")[0]
     assert without_clock(shown) == without_clock(whole.verdict)
+
+
+@pytest.mark.slow
+def test_on_slurm_it_comes_to_the_same(typed: list[str], whole: Study, tmp_path: Path) -> None:
+    """Each phase is an array of its own; the journal is that of the basic launcher."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    commands = slurm.install(tmp_path / "slurm")
+    environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"}
+    output = tmp_path / "outputs"
+    on_slurm = command(typed, output, "hydra/launcher=slurm", "hydra.launcher.partition=debug")
+    done = subprocess.run(on_slurm, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert decisions(output) == decisions(whole.output)
+    assert losses(output) == losses(whole.output)
+    assert without_clock(done.stdout.rpartition("\nreport ")[0]) == without_clock(whole.verdict)
+    scripts = sorted((tmp_path / "slurm" / "state").glob("script_*.sh"))
+    jobs = [re.search(r"--array=0-(\d+)", script.read_text()) for script in scripts]
+    phases = re.findall(r"^small_study  .*? of (\d+) done", done.stderr, re.MULTILINE)
+    assert [int(found[1]) + 1 for found in jobs if found] == [int(phase) for phase in phases]
 
 
 def without_clock(report: str) -> str:

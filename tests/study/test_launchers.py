@@ -177,7 +177,7 @@ def test_slurm_submits_one_script_and_a_job_near_its_end_saves_goes_back_to_the_
     assert command.end() == 0, command.err + "".join(
         p.read_text() for p in tmp_path.rglob("*log.err")
     )
-    script = (state / "script.sh").read_text()
+    script = (state / "script_77.sh").read_text()
     for line in (
         "--array=0-1%2",
         "--partition=debug",

@@ -1,0 +1,158 @@
+"""The tables of a declared study: each of one cell, each number with the runs behind it."""
+
+import math
+
+from minigpt.compare.budget_fit import Estimate
+from minigpt.compare.document import Cell, Table
+from minigpt.compare.statistics import Interval
+from minigpt.compare.study_findings import CellFindings
+from minigpt.study.planned import label
+from minigpt.study.run import Run
+from minigpt.terminal import count
+
+MOST_BOXES = 3  # arms beside the baseline that get a box of their own
+UNITS = {"val_loss": "nats", "val_bits_per_byte": "bits per byte"}
+
+
+def ranking(cell: CellFindings) -> Table:
+    rows = []
+    grouped = len(cell.ruling.findings) > MOST_BOXES  # then no box says why
+    for place, ranked in enumerate(cell.ranking, 1):
+        finding = cell.ruling.findings.get(ranked.arm)
+        difference = "baseline" if finding is None else interval_text(finding.interval)
+        rows.append(
+            {
+                "": Cell(str(place)),
+                "arm": Cell(ranked.arm),
+                "final loss": Cell(interval_text(ranked.loss), runs_of(cell, ranked.arm)),
+                "minus the baseline": Cell(difference),
+                "verdict": Cell("" if finding is None else finding.word),
+                **({"why": Cell("" if finding is None else finding.why)} if grouped else {}),
+                "may be the best": Cell("yes" if ranked.may_be_best else f"no, p {ranked.p:.2g}"),
+            }
+        )
+    return Table(
+        "Arms by final loss",
+        rows,
+        "May be the best: no other arm is shown to be better (Hsu's multiple comparisons with the "
+        "best, paired, Holm).",
+    )
+
+
+def costs(cell: CellFindings) -> Table:
+    rows = []
+    unit = UNITS[cell.declaration.metric]
+    for arm in cell.ruling.findings:
+        for cost in cell.equal_costs(arm):
+            rows.append(
+                {
+                    "arm": Cell(arm),
+                    "cost": Cell(cost.what),
+                    "needed for the baseline's loss": Cell(
+                        f"{ratio_text(cost.ratio)} ({_range(cost.ratio, '.2f')})",
+                        runs_of(cell, arm, cell.baseline),
+                    ),
+                    f"loss at equal cost, {unit}": Cell(
+                        f"{cost.difference.bound} {cost.difference.value:+.4f} "
+                        f"({_range(cost.difference, '+.4f')})".strip(),
+                        runs_of(cell, arm, cell.baseline),
+                    ),
+                }
+            )
+    return Table(
+        "At equal cost",
+        rows,
+        "From one fit per arm, loss = E + A * budget^-b, over the final losses of whole schedules; "
+        "intervals from a paired bootstrap over seeds.",
+    )
+
+
+def budgets(cell: CellFindings) -> Table:
+    rows = []
+    for budget in cell.declaration.budgets:
+        for arm, found in cell.losses.items():
+            losses = list(found[budget].values())
+            finite = [loss for loss in losses if math.isfinite(loss)]
+            runs = tuple(cell.judged[arm][budget].values())
+            mean = f"{sum(finite) / len(finite):.4f}" if finite else "diverged"
+            rows.append(
+                {
+                    cell.declaration.budget_key: Cell(f"{budget:g}"),
+                    "tokens": Cell(f"{cell.tokens(budget):,}"),
+                    "arm": Cell(arm),
+                    "mean final loss": Cell(mean, runs),
+                    "seeds": Cell(f"{len(finite)} of {len(losses)}"),
+                }
+            )
+    return Table("Losses by budget", rows, detail=True)
+
+
+def choices(cell: CellFindings) -> Table:
+    rows = []
+    for arm, search in cell.searches.items():
+        if not search.scores:
+            continue
+        best, *others = search.ranking
+        runs = tuple(run for by_seed in cell.tuned[arm].values() for run in by_seed.values())
+        second = f"{label(others[0])}: {search.scores[others[0]]:.4f}" if others else ""
+        ranges = "; ".join(
+            f"{key} {low:.3g} to {high:.3g} ({width:.1f} doublings)"
+            for key, (low, high, width) in cell.good_ranges(arm).items()
+        )
+        rows.append(
+            {
+                "arm": Cell(arm),
+                "chosen": Cell(label(best), tuple(cell.tuned[arm][best].values())),
+                "tuning loss": Cell(f"{search.scores[best]:.4f}"),
+                "runner-up": Cell(second),
+                "trials": Cell(str(len(search.scores)), runs),
+                "within the margin of the best": Cell(ranges),
+            }
+        )
+    return Table("Choices", rows)
+
+
+def tuning(cell: CellFindings) -> Table:
+    """The best loss to expect of some numbers of trials."""
+    curves = {arm: cell.tuning_curve(arm) for arm in cell.searches}
+    most = max(map(len, curves.values()), default=0)
+    shown = sorted({k for k in (1, 2, 3, 5, 8, 16, 32, most) if 0 < k <= most})
+    rows = [
+        {
+            "arm": Cell(arm),
+            **{
+                f"{count(k, 'trial')}": Cell(f"{curve[k - 1]:.4f}" if k <= len(curve) else "")
+                for k in shown
+            },
+        }
+        for arm, curve in curves.items()
+        if curve
+    ]
+    return Table(
+        "What tuning buys",
+        rows,
+        "Expected best tuning loss of so many random trials (Dodge et al. 2019).",
+    )
+
+
+def interval_text(interval: Interval | None) -> str:
+    """`-0.0421 (-0.0540 to -0.0302)`."""
+    if interval is None or interval.n == 0:
+        return "diverged"
+    if not math.isfinite(interval.low):
+        return f"{interval.mean:.4f}"
+    return f"{interval.mean:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+
+
+def ratio_text(ratio: Estimate) -> str:
+    """`0.90x`, or the bound: `above 1.50x`."""
+    return f"{ratio.bound} {ratio.value:.2f}x".strip()
+
+
+def _range(estimate: Estimate, form: str) -> str:
+    low = f"{estimate.low:{form}}" if math.isfinite(estimate.low) else "no lower bound"
+    return f"{low} to {estimate.high:{form}}" if math.isfinite(estimate.high) else f"{low} or more"
+
+
+def runs_of(cell: CellFindings, *arms: str) -> tuple[Run, ...]:
+    return tuple(run for arm in arms for run in cell.at_primary[arm].values())
