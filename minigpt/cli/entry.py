@@ -213,6 +213,9 @@ def _exit_code(error: BaseException, sweep: Sweep) -> int:
         sweep.finish()
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenExecutor):
+        if stop := interrupt.requested():  # it was still starting when it had the signal
+            sweep.finish()
+            return Stopped(stop).exit_code
         _say(
             "error: a worker process was killed, and the others with it (the same command goes on)"
         )

@@ -21,6 +21,7 @@ from minigpt.study.journal import Journal
 from minigpt.study.launched import Launch, LaunchedRuns, refuse_other_texts, refuse_same_runs
 from minigpt.study.planned import PlannedRun, judging_runs, label, tuning_runs
 from minigpt.study.search import search
+from minigpt.study.sweep import refuse_no_slurm
 from minigpt.study.task import StudyTask
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def conducting(task: StudyTask, parallel: bool) -> Iterator[None]:
         assert launcher is not None
 
         def launch(jobs: list[list[str]], first: int) -> None:
+            _end_if_stopped()  # workers that are not there yet would not have the signal
             launcher.launch(jobs, initial_job_idx=first)
-            if stop := interrupt.requested():
-                raise SystemExit(Stopped(stop).exit_code)
+            _end_if_stopped()
 
         task.conduct(launch)
 
@@ -78,6 +79,11 @@ def conducting(task: StudyTask, parallel: bool) -> Iterator[None]:
         yield
     finally:
         BasicSweeper.sweep = hydras  # type: ignore[method-assign]
+
+
+def _end_if_stopped() -> None:
+    if stop := interrupt.requested():
+        raise SystemExit(Stopped(stop).exit_code)
 
 
 def _joblib(context: "HydraContext", task: StudyTask, config: DictConfig) -> "Launcher":
@@ -128,6 +134,7 @@ def prepare(
         raise ConfigError(
             "a sweep and a study: hydra.sweeper beside verdict.by (the study lays out its own jobs)"
         )
+    refuse_no_slurm(cfg)
     study = cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment")
     node: Any = OmegaConf.to_container(cfg.verdict, resolve=True)
     declaration = declaration_of(study, node)

@@ -87,10 +87,7 @@ class Sweep:
         Raises CheckpointError if code or tokens changed since a job began, StorageError, and
         ConfigError without a Slurm.
         """
-        if "Slurm" in cfg.hydra.launcher._target_ and shutil.which("sbatch") is None:
-            raise ConfigError(
-                "no Slurm here: hydra/launcher=slurm: no sbatch on PATH (start it on a login node)"
-            )
+        refuse_no_slurm(cfg)
         refuse_foreign(Path(cfg.hydra.sweep.dir) / "multirun.yaml")
         jobs = jobs_of(cfg, overrides)
         self.jobs = [{"overrides": job, "folder": None} for job in jobs]
@@ -210,6 +207,14 @@ def _answers(plan: Plan | None) -> bool:
     if summary is not None:
         print_outcome(plan.folder, summary)
     return summary is not None
+
+
+def refuse_no_slurm(cfg: DictConfig) -> None:
+    """Raise ConfigError for a launcher that finds no Slurm here."""
+    if "Slurm" in cfg.hydra.launcher._target_ and shutil.which("sbatch") is None:
+        raise ConfigError(
+            "no Slurm here: hydra/launcher=slurm: no sbatch on PATH (start it on a login node)"
+        )
 
 
 def refuse_foreign(path: Path) -> None:

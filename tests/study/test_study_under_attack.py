@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,3 +274,38 @@ def test_what_cannot_be_judged_is_refused_before_it_is_declared(
 def test_what_can_be_judged_is_planned(shell: Shell, typed: list[str], changes: str) -> None:
     assert shell("train", *declare(typed, changes), "dry_run=true") == 0, shell.err
     assert "confirm, 2 pairs" in shell.out
+
+
+@pytest.mark.faults(5, 8)
+@pytest.mark.parametrize(
+    ("number", "code", "delay_s"),
+    [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)],
+)
+def test_a_stop_while_workers_start(
+    typed: list[str], tmp_path: Path, number: int, code: int, delay_s: float
+) -> None:
+    """No job of the phase is begun by a worker that was not there to have the signal."""
+    command = [
+        sys.executable, str(ROOT / "train.py"), *typed, f"output_dir={tmp_path}",
+        "hydra/launcher=joblib",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "sweeps").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(delay_s)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == code, err
+    assert "error" not in err
+    assert "Traceback" not in err
+    assert len(list(tmp_path.glob("*/summary.json"))) < 4
+
+
+def test_without_slurm_nothing_is_declared(
+    shell: Shell, typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert shell("train", *typed[:-1], "hydra/launcher=slurm") == 2
+    assert shell.err.startswith("error: no Slurm here")
+    assert not (shell.folder / "outputs").exists()
