@@ -255,8 +255,10 @@ class Journal:
     def note(self, entry: Mapping[str, Any]) -> bool:
         """Write a decision, unless it is known. Returns whether it is new.
 
-        Raises CheckpointError if it was decided otherwise before: then a result has changed.
+        Raises CheckpointError if it was decided otherwise before: then a result has changed;
+        StorageError or BusyError if the folder is gone, or conducted by another process by now.
         """
+        self._lock.check()
         if refuse_another(self.folder, self._known, entry):
             return False
         line = json.dumps({**entry, "time": datetime.now(UTC).isoformat(timespec="seconds")})
@@ -267,6 +269,7 @@ class Journal:
 
     def note_folders(self, folders: Mapping[str, str]) -> None:
         """Write where the runs of the declaration are, as it stands now."""
+        self._lock.check()
         content = durable.json_bytes({"schema": SCHEMA, "runs": dict(folders)})
         with durable.writing(self.folder / RUNS):
             durable.write_atomic(self.folder / RUNS, content)

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from declared import declared
 from runs import ROOT, Shell
 
 from minigpt.compare.__main__ import main as compare
+from minigpt.errors import BusyError, StorageError
+from minigpt.study.journal import Journal, study_folder
 
 # 4 tuning runs of 4 steps, 3 pairs at two budgets.
 STUDY = """# @package _global_
@@ -309,3 +312,40 @@ def test_without_slurm_nothing_is_declared(
     assert shell("train", *typed[:-1], "hydra/launcher=slurm") == 2
     assert shell.err.startswith("error: no Slurm here")
     assert not (shell.folder / "outputs").exists()
+
+
+CHOICE = {"what": "choose", "arm": "muon", "cell": "", "loss": 4.0}
+
+
+@pytest.mark.parametrize("gone", ["folder", "lock"])
+def test_a_folder_lost_while_it_is_used_gets_no_decision(tmp_path: Path, gone: str) -> None:
+    folder = study_folder(tmp_path, "a_study")
+    with Journal(tmp_path, declared(), {}) as journal:
+        folder.rename(tmp_path / "away") if gone == "folder" else (folder / "lock").unlink()
+        with pytest.raises(StorageError, match="study is gone"):
+            journal.note(CHOICE)
+        with pytest.raises(StorageError, match="study is gone"):
+            journal.note_folders({})
+    assert not list(tmp_path.glob("*/journal.jsonl"))
+
+
+def test_a_study_that_another_process_took_over_gets_no_decision(tmp_path: Path) -> None:
+    folder = study_folder(tmp_path, "a_study")
+    hold = (
+        "import sys; from pathlib import Path; from minigpt.files.lock import FolderLock\n"
+        "lock = FolderLock(Path(sys.argv[1]), 'study').acquire(); print(flush=True); input()"
+    )
+    with Journal(tmp_path, declared(), {}) as journal:
+        (folder / "lock").unlink()
+        with subprocess.Popen(
+            [sys.executable, "-c", hold, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+            with pytest.raises(BusyError, match="taken over"):
+                journal.note(CHOICE)
+            other.communicate("\n")
+    assert not (folder / "journal.jsonl").exists()
