@@ -14,7 +14,7 @@ from minigpt.config.build import check_built, choose_precision
 from minigpt.config.composed import choices_of, take_apart
 from minigpt.config.plan import Plan, plan_composed
 from minigpt.errors import ConfigError, Stopped
-from minigpt.study.conduct import Conclusion, Look, Ruling, conduct
+from minigpt.study.conduct import Conclusion, Look, Ruling, Unfinished, conduct
 from minigpt.study.declaration import Declaration, declaration_of
 from minigpt.study.jobs import Planner
 from minigpt.study.journal import Journal
@@ -239,7 +239,11 @@ def begin(
             launch(jobs, first)
 
         runs.launch = launch_noted
-        conclusion = conduct(declaration, runs, partial(ends.judge, runs), journal.note)
+        try:
+            conclusion = conduct(declaration, runs, partial(ends.judge, runs), journal.note)
+        except Unfinished as error:  # as a sweep does: the code says what to mend
+            error.exit_code = runs.exit_code or error.exit_code
+            raise
         journal.note_folders(runs.folders)
         ends.report(runs, conclusion, journal)
 

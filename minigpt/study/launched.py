@@ -37,6 +37,7 @@ class LaunchedRuns:
         self.launch: Launch | None = None  # by Hydra's launcher; set once Hydra has made it
         self._plans: dict[PlannedRun, Plan] = {}
         self._losses: dict[PlannedRun, float] = {}
+        self.exit_code: int | None = None  # of the first job that failed
 
     def overrides(self, run: PlannedRun) -> list[str]:
         """The job of a run: what one would type for it alone."""
@@ -108,7 +109,10 @@ class LaunchedRuns:
             return str(error)
         if failed is None:
             failed = self.task.failure_of(self.overrides(run))
-        return failed["error"].splitlines()[0] if failed else "interrupted"
+        if failed is None:
+            return "interrupted"
+        self.exit_code = self.exit_code or failed["exit_code"]
+        return (failed["error"].splitlines() or ["failed"])[0]
 
     def read(self, run: PlannedRun) -> Run:
         """A run that has ended, whole."""

@@ -349,3 +349,14 @@ def test_a_study_that_another_process_took_over_gets_no_decision(tmp_path: Path)
                 journal.note(CHOICE)
             other.communicate("\n")
     assert not (folder / "journal.jsonl").exists()
+
+
+def test_a_job_that_fails_gives_its_exit_code(output: Path, shell: Shell, typed: list[str]) -> None:
+    """What blocks one run is named with the run; nothing is judged without it."""
+    (one(output) / "run.json").unlink()
+    assert shell("train", *typed) == 4
+    last = shell.err.splitlines()[-1]
+    assert last.startswith("error: unfinished: confirm 2 pairs: 1 of 8 runs did not end")
+    assert "seed 101: not a run" in last
+    assert "Traceback" not in shell.err
+    assert not shell.out
