@@ -112,7 +112,7 @@ def _rules(found: Findings) -> str:
         f"margin {declaration.margin:g} {UNITS[declaration.metric]}, judged at "
         f"{declaration.budget_key}={declaration.primary:g} on seeds from "
         f"{declaration.seeds(1)[0]}, tuned on {list(declaration.tune.seeds)}, read at {looks} "
-        f"pairs; {confidence:g} % intervals over seeds, not over texts; Holm over the arms."
+        f"pairs; {confidence:.3g} % intervals over seeds, not over texts; Holm over the arms."
     )
 
 

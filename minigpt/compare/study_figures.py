@@ -118,7 +118,7 @@ def forest(cell: CellFindings, axes: "Axes") -> str | None:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     return (
         f"Paired differences at {cell.tokens(primary):,} tokens, best arm on top, left is better: "
-        f"a dot a seed, the mean and its {100 * (1 - cell.alpha):g} % interval, grey the margin."
+        f"a dot a seed, the mean and its {100 * (1 - cell.alpha):.3g} % interval, grey the margin."
     )
 
 
