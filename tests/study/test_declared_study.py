@@ -52,7 +52,8 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (conf / "small_study.yaml").write_text(STUDY)
     return [
         "-m", "experiment=small_study", f"--config-dir={folder / 'conf'}", "data=files",
-        f"data.path={corpus}", "data/tokenizer=byte", f"data_dir={folder / 'tokens'}",
+        f"data.path={corpus}", "data/tokenizer=byte", "logger=none",
+        f"data_dir={folder / 'tokens'}",
     ]  # fmt: skip
 
 
@@ -182,7 +183,7 @@ def test_compare_names_what_is_missing(again: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("launcher", "kills"),
     [
-        ("joblib", 3),
+        ("joblib", 2),
         pytest.param("basic", 10, marks=pytest.mark.slow),
         pytest.param("joblib", 10, marks=pytest.mark.slow),
     ],
