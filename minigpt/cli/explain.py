@@ -137,4 +137,6 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
     expected = next((expected for name, expected in _EXPECTED.items() if name in text), None)
     if expected:
         return f"wrong type: {key}={value} (expects {expected})"
+    if "is not in struct" in text and value.startswith("{") and not override.startswith("+"):
+        return f"new entry: {override} (to add it write +{override})"
     return f"configuration: {override}: {text} (see --help)"

@@ -91,6 +91,10 @@ def answer(options: argparse.Namespace) -> None:
 
             print(report_again(*declared, options.out, options.figures), end="")
             return
+        raise ConfigError(
+            f"not a declared study here: --study {options.study} (look in another folder, or "
+            "compare its runs with --by)"
+        )
     if options.figures != "png":
         raise ConfigError(f"not a declared study: --figures {options.figures} (give its --study)")
     if options.by is None:

@@ -106,6 +106,8 @@ def _rules(found: Findings) -> str:
     when = "before the first run"
     if found.begun_before:
         when = f"AFTER {found.begun_before} of its {len(found.runs)} runs had begun"
+    if found.amendments:
+        when += ", amended since"
     return (
         f"Declared {when} (SHA-256 {declaration.sha256[:12]}): "
         f"{declaration.by} in {', '.join(declaration.arms)}, baseline {declaration.baseline}, "

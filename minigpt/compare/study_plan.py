@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from minigpt.compare.declared import ALPHA
+from minigpt.compare.declared import ALPHA, MIN_PAIRS
 from minigpt.compare.statistics import detectable_difference
 from minigpt.config.build import build, vocabulary
 from minigpt.config.plan import Plan
@@ -73,8 +73,14 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
         f"{count(len(declaration.looks), 'look')}",
     ]
     if declaration.cells != ((),):
-        lines.append(f"cells       {len(declaration.cells)}: {declaration.node['cells']}")
+        grid = declaration.node["cells"].items()
+        shown = "; ".join(f"{key} = {', '.join(map(typed, values))}" for key, values in grid)
+        lines.append(f"cells       {len(declaration.cells)}: {shown}")
     lines += ["", *table(rows), "", *_power(declaration, output)]
+    if declaration.looks[-1] < MIN_PAIRS:
+        lines.append(
+            f"No look can claim anything: a claim needs {MIN_PAIRS} pairs (verdict.confirm.looks)."
+        )
     if declaration.tune.extend:
         lines.append(
             f"A best value on an edge of its grid gets up to {declaration.tune.extend} more "

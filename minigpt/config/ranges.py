@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,8 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,119}")
 def range_problems(config: dict[str, Any]) -> list[str]:
     """A line for each value that is not finite, or outside what its key allows."""
     flat = flatten(config)
-    problems = []
+    problems = value_problems(flat)
     for key, value in flat.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            problems.append(f"not finite: {key}={value} (give a finite number)")
-        problems += _key_problems(key, value, KEYS.get(key, Key()))
         is_lr = key.startswith("optim.") and key.endswith(("lr", "lr_scale"))
         if is_lr and isinstance(value, int | float) and value < 0:
             problems.append(f"out of range: {key}={value} (at least 0)")
@@ -33,6 +31,19 @@ def range_problems(config: dict[str, Any]) -> list[str]:
     study = config["study"]
     if study is not None and not (study.isprintable() and 0 < len(study) <= 120):
         problems.append(f"bad name: study={study!r:.140} (1 to 120 printable characters)")
+    return problems
+
+
+def value_problems(flat: Mapping[str, Any]) -> list[str]:
+    """A line for each value that is not finite, or outside what its key allows, whole or in part.
+
+    flat: values by dotted key.
+    """
+    problems = []
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"not finite: {key}={value} (give a finite number)")
+        problems += _key_problems(key, value, KEYS.get(key, Key()))
     return problems
 
 

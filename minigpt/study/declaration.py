@@ -13,6 +13,8 @@ from itertools import product
 from typing import Any
 
 from minigpt.config.budget import BUDGET_KEYS
+from minigpt.config.identity import flatten
+from minigpt.config.ranges import value_problems
 from minigpt.errors import ConfigError
 
 Value = str | int | float | bool | None
@@ -157,6 +159,7 @@ def _problems(study: str | None, verdict: dict[str, Any]) -> list[str]:
         problems.append("no name: a declared study needs one (study=..., or an experiment file)")
     elif study.strip(".") == "" or "/" in study or "\\" in study:
         problems.append(f"bad name: study={study!r} (it names a folder)")
+    problems += value_problems(flatten({"verdict": verdict}))
     problems += _arm_problems(verdict)
     if verdict["margin"] is None:
         problems.append(
@@ -185,8 +188,12 @@ def _arm_problems(verdict: dict[str, Any]) -> list[str]:
     if twice := sorted({arm for arm in arms if arms.count(arm) > 1}):
         problems.append(f"named twice: verdict.arms has {', '.join(twice)}")
     if (baseline := typed(verdict["baseline"])) not in arms:
+        shown = f"one of {', '.join(arms) or 'no arms'}"
+        missing = verdict["baseline"] is None
         problems.append(
-            f"unknown arm: verdict.baseline={baseline} (one of {', '.join(arms) or 'no arms'})"
+            f"missing value: verdict.baseline ({shown})"
+            if missing
+            else f"unknown arm: verdict.baseline={baseline} ({shown})"
         )
     for arm in verdict["tune"]["per_arm"]:
         if typed(arm) not in arms:

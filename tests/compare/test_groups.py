@@ -162,6 +162,7 @@ def test_bad_arguments_are_one_line_and_exit_code_2(
     pair(study)
     for arguments, words in (
         ((), "missing argument: --by"),
+        (("--study", "arms"), "not a declared study here: --study arms (look in another folder"),
         (("--by", "optin"), "unknown key: --by optin (did you mean optim?)"),
         (
             ("--by", "optim", "--baseline", "sgd"),

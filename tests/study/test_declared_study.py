@@ -243,7 +243,16 @@ def test_the_plan_runs_nothing(shell: Shell, typed: list[str]) -> None:
     assert re.search(r"^tune, a grid, 2 seeds +12 ", shell.out, re.MULTILINE)
     assert re.search(r"^confirm, 2 pairs +8 ", shell.out, re.MULTILINE)
     assert "power       unknown" in shell.out
+    assert "No look can claim anything: a claim needs 8 pairs" in shell.out
     assert not (shell.folder / "outputs").exists()
+
+
+def test_the_plan_shows_cells_as_they_are_typed(shell: Shell, typed: list[str]) -> None:
+    cells = "+verdict.cells={train.batch_size:[2,4],model.qk_norm:[true,false]}"
+    assert shell("train", *typed, "dry_run=true", "verdict.confirm.looks=[8]", cells) == 0
+    shown = "cells       4: train.batch_size = 2, 4; model.qk_norm = true, false"
+    assert shown in shell.out.splitlines()
+    assert "No look can claim" not in shell.out
 
 
 @pytest.mark.parametrize(
@@ -253,7 +262,13 @@ def test_the_plan_runs_nothing(shell: Shell, typed: list[str]) -> None:
         (["schedule.warmup=3"], "warmup"),
         (["verdict.margin=null"], "missing value: verdict.margin"),
         (["verdict.tune.over={optim.lr_scale:[1]}"], "a grid of 1"),
-        (["verdict.cells={model.n_heads:[4,5]}"], "n_heads"),
+        (["+verdict.cells={model.n_heads:[4,5]}"], "model.n_heads=5"),
+        (
+            ["verdict.cells={model.n_heads:[4,5]}"],
+            "new entry: verdict.cells={model.n_heads:[4,5]} (to add it write +verdict.cells=",
+        ),
+        (["verdict.tune.method=randm", "dry_run=true"], "unknown value: verdict.tune.method=randm"),
+        (["verdict.margin=-1", "dry_run=true"], "out of range: verdict.margin=-1"),
         (["seed=0,1"], "not of a declared study: seed=0,1"),
         (["optim.lr_scale=3"], "not of a declared study: optim.lr_scale=3"),
         (["verdict.by=model.d_ffx"], "d_ffx"),
@@ -282,5 +297,6 @@ def test_a_changed_declaration_is_refused(again: Path, shell: Shell, typed: list
     assert "run.muon.schedule.warmup" in shell.err
     assert shell("train", *here, "verdict.margin=0.5", "verdict.amend=a larger margin") == 0
     assert "a larger margin" in shell.out
+    assert "Declared before the first run, amended since (" in shell.out
     assert shell("train", *here, "verdict.margin=0.5") == 0, "from now on that is the study"
     assert "a larger margin" in shell.out
