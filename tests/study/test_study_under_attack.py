@@ -280,7 +280,6 @@ def test_what_can_be_judged_is_planned(shell: Shell, typed: list[str], changes: 
     assert "confirm, 2 pairs" in shell.out
 
 
-@pytest.mark.faults(5, 8)
 @pytest.mark.parametrize(
     ("number", "code", "delay_s"),
     [
