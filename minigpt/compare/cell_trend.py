@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import chdtrc, stdtr
+from scipy.special import fdtrc, stdtr
 
 from minigpt.compare.statistics import Interval, t_quantile
 
@@ -36,46 +36,49 @@ def trend(
 
     effects: one a cell, with at least two values each.  cells: the numeric keys of each.
 
-    Homogeneity is Cochran's Q (1954), Biometrics 10, against chi squared. Slopes are those of least
-    squares over log2 of each key, weighted by 1 / standard error squared; their own error follows
-    from the cells' errors, and Student's t has the degrees of freedom of all seeds together.
+    Homogeneity is the test of Welch (1951), Biometrika 38, for means of unequal spread: Cochran's Q
+    takes the spreads of few seeds for the true ones and finds differences too often. Slopes are
+    those of least squares over log2 of each key. Their error follows from the cells' own errors,
+    with the degrees of freedom of Satterthwaite (1946), Biometrics Bull. 2.
     """
     if len(effects) < 2 or any(effect.n < 2 or effect.sd == 0 for effect in effects):
         return None
+    keys = [key for key in cells[0] if len({cell[key] for cell in cells}) > 1]
+    return Trend(_homogeneity(effects), _slopes(effects, cells, keys, confidence))
+
+
+def _homogeneity(effects: Sequence[Interval]) -> float:
+    k = len(effects)
     d = np.array([effect.mean for effect in effects])
     w = np.array([1 / effect.standard_error**2 for effect in effects])
-    mean = float((w * d).sum() / w.sum())
-    q = float((w * (d - mean) ** 2).sum())
-    df = sum(effect.n - 1 for effect in effects)
-    keys = [key for key in cells[0] if len({cell[key] for cell in cells}) > 1]
-    return Trend(float(chdtrc(len(d) - 1, q)), _slopes(d, w, cells, keys, df, confidence))
+    df = np.array([effect.n - 1 for effect in effects])
+    mean = (w * d).sum() / w.sum()
+    q = float((w * (d - mean) ** 2).sum()) / (k - 1)
+    uncertain = float(((1 - w / w.sum()) ** 2 / df).sum())
+    f = q / (1 + 2 * (k - 2) / (k**2 - 1) * uncertain)
+    return float(fdtrc(k - 1, (k**2 - 1) / (3 * uncertain), f))
 
 
 def _slopes(
-    d: "np.ndarray",
-    w: "np.ndarray",
+    effects: Sequence[Interval],
     cells: Sequence[Mapping[str, float]],
     keys: Sequence[str],
-    df: int,
     confidence: float,
 ) -> tuple[Slope, ...]:
-    if len(d) < len(keys) + 1 or not keys:
+    if len(effects) < len(keys) + 1 or not keys:
         return ()
     x = np.array([[1.0, *(math.log2(cell[key]) for key in keys)] for cell in cells])
-    covariance = np.linalg.pinv(x.T @ (w[:, None] * x))
-    coefficients = covariance @ (x.T @ (w * d))
-    quantile = t_quantile(confidence, df)
+    d = np.array([effect.mean for effect in effects])
     slopes = []
-    for key, value, variance in zip(keys, coefficients[1:], np.diag(covariance)[1:]):
+    for key, share in zip(keys, np.linalg.pinv(x)[1:]):  # a slope is a sum of shares of effects
+        value = float(share @ d)
+        variances = [
+            (one * effect.standard_error) ** 2 for one, effect in zip(share.tolist(), effects)
+        ]
+        variance = sum(variances)
+        df = variance**2 / sum(v**2 / (effect.n - 1) for v, effect in zip(variances, effects))
         error = math.sqrt(variance)
+        half = t_quantile(confidence, df) * error
         p = 2 * float(stdtr(df, -abs(value) / error))
-        slopes.append(
-            Slope(
-                key,
-                float(value),
-                float(value - quantile * error),
-                float(value + quantile * error),
-                p,
-            )
-        )
+        slopes.append(Slope(key, value, value - half, value + half, p))
     return tuple(slopes)

@@ -3,6 +3,10 @@
 Pairs of seeds at the primary budget, a t interval of their differences, the margin that was
 declared, Holm's adjustment over the declared arms, and an equal share of the 5 % for each declared
 look (Bonferroni). Seeds that diverged are results: an exact test of pairs judges them.
+
+A grid has only some values, and the best ones of two arms lie elsewhere between its points. So a
+claim has to hold twice: of the settings as they were chosen, and less what the tuning losses say
+that each arm would gain between its points.
 """
 
 import math
@@ -14,6 +18,7 @@ from scipy.stats import binomtest
 
 from minigpt.compare import statistics
 from minigpt.compare.statistics import Interval
+from minigpt.compare.tuning_value import between_points
 from minigpt.study.conduct import Look
 from minigpt.study.declaration import Declaration
 from minigpt.study.planned import PlannedRun
@@ -90,8 +95,10 @@ def judge(
     """
     alpha = ALPHA / len(declaration.looks)
     at = {arm: by_budget[declaration.primary] for arm, by_budget in look.losses.items()}
+    gains = {arm: between_points(scores, look.chosen[arm]) for arm, scores in look.scores.items()}
+    of_baseline = gains.get(declaration.baseline, 0.0)
     pairs = {
-        arm: _Pairs(losses, at[declaration.baseline], 1 - alpha)
+        arm: _Pairs(losses, at[declaration.baseline], 1 - alpha, of_baseline - gains.get(arm, 0.0))
         for arm, losses in at.items()
         if arm != declaration.baseline
     }
@@ -132,10 +139,17 @@ def judge_runs(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
 
 
 class _Pairs:
-    """The losses of an arm and of the baseline by seed, paired."""
+    """The losses of an arm and of the baseline by seed, paired.
+
+    between: what to add to the difference for values between the points of both grids.
+    """
 
     def __init__(
-        self, arm: Mapping[int, float], baseline: Mapping[int, float], confidence: float
+        self,
+        arm: Mapping[int, float],
+        baseline: Mapping[int, float],
+        confidence: float,
+        between: float,
     ) -> None:
         seeds = sorted(arm)
         assert seeds == sorted(baseline), "every declared seed has ended in both arms"
@@ -149,14 +163,20 @@ class _Pairs:
         a, b = [arm[s] for s in ended], [baseline[s] for s in ended]
         self.interval = differences(a, b, confidence) if ended else None
         self.correlation = statistics.correlation(a, b) if ended else None
+        self.tuned = _moved(self.interval, between) if self.interval else None
 
     def beyond(self, margin: float) -> float:
-        """p of a difference within the margin."""
-        return statistics.p_value(self.interval, margin) if self.interval else 1.0
+        """p of a difference within the margin, as chosen or between the points."""
+        if self.interval is None or self.tuned is None or self.interval.mean * self.tuned.mean < 0:
+            return 1.0
+        return max(statistics.p_value(one, margin) for one in (self.interval, self.tuned))
 
     def within(self, margin: float) -> float:
-        """p of a difference beyond the margin."""
-        return statistics.equivalence_p_value(self.interval, margin) if self.interval else 1.0
+        """p of a difference beyond the margin, as chosen or between the points."""
+        if self.interval is None or self.tuned is None:
+            return 1.0
+        both = (self.interval, self.tuned)
+        return max(statistics.equivalence_p_value(one, margin) for one in both)
 
     def uneven(self, margin: float) -> float:
         """p of arms that diverge equally often: McNemar's exact test.
@@ -165,6 +185,11 @@ class _Pairs:
         """
         total = sum(self.diverged)
         return float(binomtest(self.diverged[0], total).pvalue) if total else 1.0
+
+
+def _moved(interval: Interval, by: float) -> Interval:
+    mean, low, high = (one + by for one in (interval.mean, interval.low, interval.high))
+    return Interval(mean, low, high, interval.sd, interval.n)
 
 
 def differences(arm: Sequence[float], baseline: Sequence[float], confidence: float) -> Interval:
@@ -204,10 +229,20 @@ def _word(
         return word, f"the interval lies beyond {_of_margin(margin)}", p["beyond"]
     if p["within"] <= alpha:
         return "equivalent", f"the interval lies within {_of_margin(margin)}", p["within"]
-    if interval.low > margin or interval.high < -margin:
+    is_beyond = interval.low > margin or interval.high < -margin
+    is_within = -margin < interval.low and interval.high < margin
+    if not is_beyond and not is_within:
+        return "undecided", f"the interval reaches over {_of_margin(margin)}", p["beyond"]
+    alone = pairs.beyond(margin) if is_beyond else pairs.within(margin)
+    if alone <= alpha:
         why = "the interval alone would do, but not after Holm's adjustment for several arms"
-        return "undecided", why, p["beyond"]
-    return "undecided", f"the interval reaches over {_of_margin(margin)}", p["beyond"]
+    else:
+        assert pairs.tuned is not None
+        why = (
+            f"it holds of the chosen values, but between the points of both grids the difference "
+            f"would be {pairs.tuned.mean:+.4f} (give finer grids)"
+        )
+    return "undecided", why, p["beyond"]
 
 
 def _of_margin(margin: float) -> str:

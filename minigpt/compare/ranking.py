@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtr
+from scipy.special import bdtrc, stdtr
 
 from minigpt.compare.statistics import Interval, holm, t_interval
 
@@ -28,26 +28,29 @@ def rank(losses: Mapping[str, Sequence[float]], alpha: float) -> list[Ranked]:
     Multiple comparisons with the best, after Hsu (1984), Ann. Statist. 12, in its paired form: an
     arm is out if one of the others is better by a one-sided paired t test, adjusted by Holm over
     those others. The best arm is then out in at most `alpha` of all studies, however many arms
-    there are. An arm that diverged on a seed comes last and is out if another one never did.
+    there are. An arm that diverged on a seed comes last. It is out if another one is shown to
+    diverge less often, by a one-sided exact test of pairs (McNemar 1947): a seed that diverges by
+    chance proves as little as a loss that is high by chance.
     """
     finite = {arm: all(map(math.isfinite, values)) for arm, values in losses.items()}
     ranked = []
     for arm, values in losses.items():
         ended = [value for value in values if math.isfinite(value)]
         loss = t_interval(ended, 1 - alpha) if ended else Interval(math.inf, 0, math.inf, 0.0, 0)
-        if not finite[arm]:
-            ranked.append(Ranked(arm, loss, not any(finite.values()), 0.0))
-            continue
-        others = [
-            _p_better(losses[other], values) for other in losses if other != arm and finite[other]
-        ]
+        others = [_p_better(losses[other], values) for other in losses if other != arm]
         p = min(holm(others), default=1.0)
         ranked.append(Ranked(arm, loss, p > alpha, p))
     return sorted(ranked, key=lambda one: (not finite[one.arm], one.loss.mean))
 
 
 def _p_better(other: Sequence[float], arm: Sequence[float]) -> float:
-    """One-sided p of `other` being no better than `arm`."""
+    """One-sided p of `other` being no better than `arm`; of losses, or of how often they diverge if
+    any did.
+    """
+    pairs = list(zip(map(math.isfinite, other), map(math.isfinite, arm), strict=True))
+    if not all(a and b for a, b in pairs):
+        alone, uneven = sum(a and not b for a, b in pairs), sum(a != b for a, b in pairs)
+        return float(bdtrc(alone - 1, uneven, 0.5)) if alone else 1.0
     interval = t_interval([x - y for x, y in zip(other, arm, strict=True)])
     if interval.n < 2 or interval.constant:
         return 1.0

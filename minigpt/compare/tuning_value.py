@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from minigpt.compare.statistics import second_difference
 from minigpt.study.declaration import Setting
 
 
@@ -56,6 +57,29 @@ def good_range(
 
     low, high = end(-1), end(1)
     return low, high, math.log2(high / low)
+
+
+def between_points(scores: Mapping[Setting, float], best: Setting) -> float:
+    """How much lower the tuning loss may be between the points of a grid than at its best point.
+
+    For each key the parabola in log2 through the best value and its neighbours, at its vertex; the
+    gains add up. A value on an edge, or that is no size, or beside a run that diverged, counts 0.
+    """
+    gain = 0.0
+    for key, value in best:
+        line = along(scores, best, key)
+        x = sorted(line)
+        at = x.index(value) if isinstance(value, int | float) and value in x else 0
+        if not 0 < at < len(x) - 1 or x[0] <= 0:
+            continue
+        left, middle, right = (math.log2(v) for v in x[at - 1 : at + 2])
+        y = [line[v] for v in x[at - 1 : at + 2]]
+        if not all(map(math.isfinite, y)):
+            continue
+        bend = second_difference((left, middle, right), y)
+        slope = (y[1] - y[0]) / (middle - left) + bend * (middle - left)  # at the middle
+        gain += slope**2 / (4 * bend) if bend > 0 else 0.0
+    return gain
 
 
 def along(scores: Mapping[Setting, float], best: Setting, key: str) -> dict[float, float]:

@@ -6,7 +6,7 @@ study that is stopped anywhere goes on as if it had not been.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from minigpt.errors import MinigptError
@@ -38,12 +38,16 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Look:
-    """What is known of a cell at a look. losses: arm -> budget -> seed -> final loss."""
+    """What is known of a cell at a look. losses: arm -> budget -> seed -> final loss.
+
+    scores: arm -> setting -> mean loss on the tuning seeds.
+    """
 
     cell: Setting
     pairs: int
     chosen: dict[str, Setting]
     losses: dict[str, dict[float, dict[int, float]]]
+    scores: dict[str, dict[Setting, float]] = field(default_factory=dict)
 
 
 class Ruling(Protocol):
@@ -92,9 +96,9 @@ def conduct(declaration: Declaration, runs: Runs, judge: Judge, note: Note) -> C
         ]
         _run_all(runs, f"confirm {pairs} pairs", planned)
         for cell in still_open:
-            looks[cell] = Look(
-                cell, pairs, settings[cell], _losses(declaration, runs, cell, settings[cell], seeds)
-            )
+            losses = _losses(declaration, runs, cell, settings[cell], seeds)
+            scores = {arm: searches[cell, arm].scores for arm in declaration.arms}
+            looks[cell] = Look(cell, pairs, settings[cell], losses, scores)
             rulings[cell] = judge(declaration, looks[cell])
             note({"what": "look", "cell": _name(cell), "pairs": pairs, **rulings[cell].entry()})
     return Conclusion(searches, looks, rulings)
