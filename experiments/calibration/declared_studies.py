@@ -32,7 +32,7 @@ import numpy as np
 
 from minigpt.compare.budget_fit import Measured, budget_ratio, difference_at_equal_cost
 from minigpt.compare.cell_trend import trend
-from minigpt.compare.declared import ALPHA, CellRuling, judge
+from minigpt.compare.declared import ALPHA, CellRuling, gains, judge
 from minigpt.compare.ranking import rank
 from minigpt.compare.statistics import detectable_difference
 from minigpt.study.conduct import conduct
@@ -327,7 +327,8 @@ def _tally_cell(runs: SimulatedRuns, cell: Setting, ruling: CellRuling, tally: T
             covers = finding.interval.low <= difference <= finding.interval.high
             tally.count("difference covered", covers)
     at = {arm: list(by_budget[PRIMARY].values()) for arm, by_budget in look.losses.items()}
-    kept = [one.arm for one in rank(at, ALPHA / len(world.looks)) if one.may_be_best]
+    ranked = rank(at, ALPHA / len(world.looks), gains(look))
+    kept = [one.arm for one in ranked if one.may_be_best]
     true = {arm: truth(arm, PRIMARY) for arm in world.arms}
     tally.count("best kept", min(true, key=lambda arm: true[arm]) in kept)
     at_best = {arm: world.effect(arm, cell) for arm in world.arms}

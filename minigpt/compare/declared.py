@@ -95,10 +95,10 @@ def judge(
     """
     alpha = ALPHA / len(declaration.looks)
     at = {arm: by_budget[declaration.primary] for arm, by_budget in look.losses.items()}
-    gains = {arm: between_points(scores, look.chosen[arm]) for arm, scores in look.scores.items()}
-    of_baseline = gains.get(declaration.baseline, 0.0)
+    gain = gains(look)
+    of_baseline = gain.get(declaration.baseline, 0.0)
     pairs = {
-        arm: _Pairs(losses, at[declaration.baseline], 1 - alpha, of_baseline - gains.get(arm, 0.0))
+        arm: _Pairs(losses, at[declaration.baseline], 1 - alpha, of_baseline - gain.get(arm, 0.0))
         for arm, losses in at.items()
         if arm != declaration.baseline
     }
@@ -123,6 +123,11 @@ def judge(
             arm, word, why, pair.number, pair.interval, pair.correlation, of_claim, pair.diverged
         )
     return CellRuling(look, 1 - alpha, findings)
+
+
+def gains(look: Look) -> dict[str, float]:
+    """What each arm would gain between the points of its grid, by its tuning losses."""
+    return {arm: between_points(scores, look.chosen[arm]) for arm, scores in look.scores.items()}
 
 
 def judge_runs(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:

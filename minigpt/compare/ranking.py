@@ -22,30 +22,41 @@ class Ranked:
     p: float
 
 
-def rank(losses: Mapping[str, Sequence[float]], alpha: float) -> list[Ranked]:
+def rank(
+    losses: Mapping[str, Sequence[float]], alpha: float, gains: Mapping[str, float] | None = None
+) -> list[Ranked]:
     """The arms, best first. losses: arm -> final loss by seed, the same seeds in the same order.
+    gains: arm -> what it would gain between the points of its grid, 0 for others.
 
     Multiple comparisons with the best, after Hsu (1984), Ann. Statist. 12, in its paired form: an
     arm is out if one of the others is better by a one-sided paired t test, adjusted by Holm over
     those others. The best arm is then out in at most `alpha` of all studies, however many arms
-    there are. An arm that diverged on a seed comes last. It is out if another one is shown to
-    diverge less often, by a one-sided exact test of pairs (McNemar 1947): a seed that diverges by
-    chance proves as little as a loss that is high by chance.
+    there are. Another arm has to be better as chosen and less both gains. An arm that diverged on a
+    seed comes last. It is out if another one is shown to diverge less often, by a one-sided exact
+    test of pairs (McNemar 1947): a seed that diverges by chance proves as little as a loss that is
+    high by chance.
     """
+    gains = gains or {}
     finite = {arm: all(map(math.isfinite, values)) for arm, values in losses.items()}
     ranked = []
     for arm, values in losses.items():
         ended = [value for value in values if math.isfinite(value)]
         loss = t_interval(ended, 1 - alpha) if ended else Interval(math.inf, 0, math.inf, 0.0, 0)
-        others = [_p_better(losses[other], values) for other in losses if other != arm]
+        others = [
+            _p_better(losses[other], values, gains.get(arm, 0.0) - gains.get(other, 0.0))
+            for other in losses
+            if other != arm
+        ]
         p = min(holm(others), default=1.0)
         ranked.append(Ranked(arm, loss, p > alpha, p))
     return sorted(ranked, key=lambda one: (not finite[one.arm], one.loss.mean))
 
 
-def _p_better(other: Sequence[float], arm: Sequence[float]) -> float:
+def _p_better(other: Sequence[float], arm: Sequence[float], between: float) -> float:
     """One-sided p of `other` being no better than `arm`; of losses, or of how often they diverge if
     any did.
+
+    between: what to add to the difference for values between the points of both grids.
     """
     pairs = list(zip(map(math.isfinite, other), map(math.isfinite, arm), strict=True))
     if not all(a and b for a, b in pairs):
@@ -54,4 +65,5 @@ def _p_better(other: Sequence[float], arm: Sequence[float]) -> float:
     interval = t_interval([x - y for x, y in zip(other, arm, strict=True)])
     if interval.n < 2 or interval.constant:
         return 1.0
-    return float(stdtr(interval.n - 1, interval.mean / interval.standard_error))
+    highest = interval.mean + max(0.0, between)
+    return float(stdtr(interval.n - 1, highest / interval.standard_error))

@@ -13,7 +13,7 @@ import numpy as np
 from minigpt.compare.budget_fit import Estimate, Measured, budget_ratio, difference_at_equal_cost
 from minigpt.compare.cell_trend import Trend, trend
 from minigpt.compare.cost import flops_per_token
-from minigpt.compare.declared import ALPHA, CellRuling, Ended
+from minigpt.compare.declared import ALPHA, CellRuling, Ended, gains
 from minigpt.compare.ranking import Ranked, rank
 from minigpt.compare.tuning_value import expected_best, good_range
 from minigpt.study.conduct import Conclusion
@@ -61,7 +61,8 @@ class CellFindings:
     @cached_property
     def ranking(self) -> list[Ranked]:
         at = {arm: found[self.declaration.primary] for arm, found in self.losses.items()}
-        return rank({arm: list(by_seed.values()) for arm, by_seed in at.items()}, self.alpha)
+        losses = {arm: list(by_seed.values()) for arm, by_seed in at.items()}
+        return rank(losses, self.alpha, gains(self.ruling.look))
 
     @property
     def alpha(self) -> float:

@@ -67,8 +67,8 @@ def _between_points(cell: CellFindings) -> list[str]:
             if hidden > margin:
                 lines.append(
                     f"{arm}: a value between the points of {key} may be better by up to "
-                    f"{hidden:.4f}, more than the margin of {margin:g}: a claim may be one of the "
-                    "grid (give a finer grid, or a larger margin)"
+                    f"{hidden:.4f}, more than the margin of {margin:g}: a claim allows for what "
+                    "its parabola says of that (a finer grid needs no parabola)"
                 )
     return lines
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 
 from minigpt.compare.budget_fit import (
+    EXPONENTS,
     Measured,
     budget_ratio,
     difference_at_equal_cost,
@@ -46,6 +48,39 @@ def test_two_budgets_are_a_line_in_log_log() -> None:
     assert pytest.approx([0.0]) == found.E
     level = fit(("a",), (100.0, 200.0), np.array([[3.0, 4.0]]))
     assert level.loss("a", 150) == pytest.approx(3.5)
+
+
+def test_it_is_the_least_squares_of_all_exponents() -> None:
+    draw = np.random.default_rng(3)
+    budgets = (100.0, 150.0, 200.0, 400.0)
+    losses = draw.uniform(0.1, 5.0, (300, 2, 4))  # some need E = 0, some A = 0
+    found = fit(("a", "b"), budgets, losses)
+    power = (np.array(budgets) / 400) ** -found.b[..., None]
+    error = ((found.E[..., None] + found.A[..., None] * power - losses) ** 2).sum(axis=-1)
+    for b in EXPONENTS[::20]:
+        x = (np.array(budgets) / 400) ** -b
+        for row, arm in ((0, 0), (1, 1), (2, 0), (150, 1), (299, 0)):
+            y = losses[row, arm]
+            _, least = nnls(np.stack([np.ones(4), x], axis=1), y)
+            assert error[row, arm] <= least**2 + 1e-9
+
+
+def test_each_arm_falls_in_its_own_way() -> None:
+    losses = np.stack([curve(4.0, 0.4, 0.85), curve(3.2, 1.2, 0.25)])
+    found = fit(("a", "b"), BUDGETS, losses)
+    assert found.b == pytest.approx([0.85, 0.25], rel=0.05)
+
+
+def test_two_budgets_cover_a_line_and_a_bend() -> None:
+    """A true b of 0.6 lies between both: 0.013 nats apart at 230 of 400 steps."""
+    budgets = (100.0, 400.0)
+    jitter = np.random.default_rng(0).normal(0, 1e-5, (2, 8))
+    losses = curve(4.0, 0.56, 0.6, budgets)[:, None] + jitter
+    same = Measured(budgets, {"base": losses, "arm": losses + 1e-5})
+    found = difference_at_equal_cost(same, "arm", "base", 400, 400 / 230, 0.95)
+    true = float(np.diff(curve(4.0, 0.56, 0.6, (400.0, 230.0)))[0])
+    assert found.low < true < found.high
+    assert found.value > true + 0.01, "a line alone would miss it"
 
 
 def test_E_and_A_are_not_negative() -> None:

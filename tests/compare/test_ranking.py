@@ -10,7 +10,7 @@ from scipy import stats
 from minigpt.compare.cell_trend import trend
 from minigpt.compare.ranking import rank
 from minigpt.compare.statistics import t_interval
-from minigpt.compare.tuning_value import expected_best, good_range
+from minigpt.compare.tuning_value import between_points, expected_best, good_range
 
 
 def arms(effects: dict[str, float], n: int = 8, seed: int = 0) -> dict[str, list[float]]:
@@ -40,17 +40,29 @@ def test_the_best_is_seldom_out() -> None:
     assert out / studies < 0.05 + 3 * (0.05 * 0.95 / studies) ** 0.5
 
 
+def test_another_arm_has_to_be_better_between_the_points_of_grids_too() -> None:
+    losses = arms({"a": 0.0, "b": 0.1})
+    assert [one.may_be_best for one in rank(losses, 0.05, {"a": 0.1})] == [True, False]
+    assert [one.may_be_best for one in rank(losses, 0.05, {"a": 0.1, "b": 0.2})] == [True, True]
+
+
 def test_one_arm_is_the_best() -> None:
     (only,) = rank({"a": [1.0, 2.0]}, 0.05)
     assert only.may_be_best
 
 
-def test_who_diverged_comes_last() -> None:
+def test_who_diverged_comes_last_and_is_out_if_it_is_no_chance() -> None:
     losses = arms({"a": 0.0, "b": -0.5})
     losses["b"][3] = math.inf
     ranked = rank(losses, 0.05)
     assert [one.arm for one in ranked] == ["a", "b"]
-    assert not ranked[1].may_be_best
+    assert ranked[1].may_be_best, "one seed of eight"
+    assert ranked[0].may_be_best, "losses of those that are left do not judge"
+    for seed in range(5):
+        losses["b"][seed] = math.inf
+    ranked = rank(losses, 0.05)
+    assert ranked[1].p == pytest.approx(0.5**5)
+    assert [one.may_be_best for one in ranked] == [True, False]
 
 
 def test_one_effect_everywhere_and_a_slope() -> None:
@@ -68,17 +80,49 @@ def test_one_effect_everywhere_and_a_slope() -> None:
     assert slope.p < 1e-6
 
 
-def test_the_trend_is_weighted_least_squares() -> None:
-    effects = [t_interval(values) for values in ([1.0, 1.2, 0.8], [2.0, 2.6, 1.4], [2.5, 2.7, 2.3])]
+def test_homogeneity_is_welchs_test() -> None:
+    groups = [[1.0, 1.2, 0.8, 1.1], [2.0, 2.6, 1.4], [2.5, 2.7, 2.3]]
     cells = [{"n": 1.0}, {"n": 2.0}, {"n": 8.0}]
-    found = trend(effects, cells, 0.95)
+    found = trend([t_interval(values) for values in groups], cells, 0.95)
     assert found is not None
-    weights = np.array([1 / effect.standard_error for effect in effects])
-    slope, _ = np.polyfit([0, 1, 3], [effect.mean for effect in effects], 1, w=weights)
+    assert found.homogeneity == pytest.approx(stats.f_oneway(*groups, equal_var=False).pvalue)
+    slope, _ = np.polyfit([0, 1, 3], [np.mean(values) for values in groups], 1)
     assert found.slopes[0].value == pytest.approx(slope)
-    mean = np.average([e.mean for e in effects], weights=weights**2)
-    q = sum((w * (e.mean - mean)) ** 2 for w, e in zip(weights, effects))
-    assert found.homogeneity == pytest.approx(stats.chi2.sf(q, 2))
+
+
+def test_the_slope_of_two_cells_is_welchs_t_test() -> None:
+    one, other = [1.0, 1.2, 0.8, 1.1, 1.3], [2.0, 2.6, 1.4]
+    found = trend([t_interval(one), t_interval(other)], [{"n": 1.0}, {"n": 2.0}], 0.95)
+    assert found is not None
+    expected = stats.ttest_ind(other, one, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    (slope,) = found.slopes
+    assert slope.value == pytest.approx(np.mean(other) - np.mean(one))
+    assert (slope.low, slope.high) == pytest.approx((interval.low, interval.high))
+    assert slope.p == pytest.approx(expected.pvalue)
+    assert found.homogeneity == pytest.approx(expected.pvalue)
+
+
+def test_between_the_points_of_a_grid() -> None:
+    """The vertex of a parabola, for steps that are not equal too; each key by itself."""
+
+    def scores(best: float) -> dict[tuple[tuple[str, float], ...], float]:
+        return {
+            (("lr", lr), ("beta", beta)): 4
+            + 0.1 * (math.log2(lr) - best) ** 2
+            + (0.2 if beta == 0.5 else 0.0)
+            for lr in (0.25, 0.5, 1, 4)
+            for beta in (0.5, 0.9)
+        }
+
+    chosen = (("lr", 1), ("beta", 0.9))
+    assert between_points(scores(0.0), chosen) == pytest.approx(0.0)
+    assert between_points(scores(0.3), chosen) == pytest.approx(0.1 * 0.3**2)
+    assert between_points(scores(-0.4), chosen) == pytest.approx(0.1 * 0.4**2)
+    edge = (("lr", 4), ("beta", 0.9))
+    assert between_points(scores(2.0), edge) == 0, "nothing is known beyond an edge"
+    broken = scores(0.3) | {(("lr", 4), ("beta", 0.9)): math.inf}
+    assert between_points(broken, chosen) == 0
 
 
 def test_one_cell_has_no_trend() -> None:

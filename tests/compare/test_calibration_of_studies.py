@@ -1,0 +1,135 @@
+"""A small calibration of declared studies: every rule errs as seldom as it says.
+
+experiments/calibration/declared_studies.py is the large one, and says what each world is. A share
+may miss its target by three standard errors; draws are the same in every run.
+"""
+
+import csv
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from runs import ROOT, load_script
+
+calibration = load_script(ROOT / "experiments" / "calibration" / "declared_studies.py")
+WORLDS = {world.name: world for world in calibration.worlds()}
+STUDIES = 150
+
+
+def simulated(name: str, studies: int = STUDIES):  # type: ignore[no-untyped-def]
+    return calibration.simulate(WORLDS[name], studies)
+
+
+def three_errors(share: float, of: int) -> float:
+    return 3 * math.sqrt(share * (1 - share) / of)
+
+
+def assert_covers(tally, *names: str) -> None:  # type: ignore[no-untyped-def]
+    """In 95 %: the smallest confidence that is declared."""
+    for name in names:
+        assert tally.share(name) >= 0.95 - three_errors(0.95, tally.of["wrong claims"]), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "equal, optima on the grid, margin 0",
+        "equal, optima between",
+        "equal, optima between, one look of 32",
+        "worse by the margin, optima between",
+        "three equal arms, optima on the grid, margin 0",
+        "one arm noisier",
+        "residuals of real runs, margin 0",
+        "heavy tails (t, 3 degrees), margin 0",
+        "arms of different exponents",
+        "two budgets",
+    ],
+)
+def test_claims_are_seldom_wrong_and_intervals_cover(name: str) -> None:
+    tally = simulated(name)
+    assert tally.share("wrong claims") <= 0.05 + three_errors(0.05, STUDIES)
+    assert_covers(tally, "difference covered", "ratio covered", "equal cost covered")
+    assert_covers(tally, "best kept", "best arm kept")
+
+
+def test_ten_equal_arms_are_seldom_told_apart() -> None:
+    tally = simulated("ten equal arms, optima on the grid, margin 0", 40)
+    assert tally.share("wrong claims") <= 0.05 + three_errors(0.05, 40)
+    assert tally.share("best kept") >= 0.95 - three_errors(0.95, 40)
+
+
+@pytest.mark.parametrize("share", ["5 %", "20 %"])
+def test_seeds_that_diverge_by_chance_prove_nothing(share: str) -> None:
+    tally = simulated(f"equal, {share} of runs diverge")
+    assert tally.share("wrong claims") <= 0.05 + three_errors(0.05, STUDIES)
+    assert_covers(tally, "best kept")
+
+
+def test_an_arm_that_diverges_more_often_is_worse() -> None:
+    tally = simulated("60 % of the new arm diverge, 5 % of the baseline")
+    assert tally.share("worse") > 0.9
+    assert tally.share("better") == 0
+
+
+@pytest.mark.parametrize(("pairs", "look"), [(8, 1), (16, 2), (32, 3)])
+def test_power_is_what_the_plan_says(pairs: int, look: int) -> None:
+    """Or more: later looks have had earlier ones."""
+    tally = simulated(f"what dry_run says of {pairs} pairs")
+    assert tally.share(f"better at look {look}") >= 0.8 - three_errors(0.8, STUDIES)
+    assert tally.share("wrong claims") <= 0.05
+
+
+@pytest.mark.parametrize(
+    "name", ["cells, the same effect, one look of 8", "cells, the same effect"]
+)
+def test_cells_of_one_effect_seldom_differ(name: str) -> None:
+    tally = simulated(name)
+    assert tally.share("cells differ") <= 0.05 + three_errors(0.05, STUDIES)
+    assert_covers(tally, "slope covered")
+
+
+def test_an_effect_that_grows_over_cells_is_found() -> None:
+    tally = simulated("cells, it grows, one look of 8", 60)
+    assert tally.share("cells differ") > 0.9
+    assert tally.share("slope covered") >= 0.95 - three_errors(0.95, 60)
+
+
+@pytest.mark.parametrize(
+    ("word", "effect", "is_wrong"),
+    [
+        ("better", 0.0, True),
+        ("better", -0.01, True),
+        ("better", -0.02, False),
+        ("worse", 0.005, True),
+        ("worse", 0.02, False),
+        ("equivalent", 0.0, False),
+        ("equivalent", -0.01, True),
+        ("undecided", 0.0, False),
+    ],
+)
+def test_what_counts_as_wrong(word: str, effect: float, is_wrong: bool) -> None:
+    assert calibration.wrong(word, effect, 0.01) == is_wrong
+
+
+def test_one_command_writes_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--studies", "3", "--only", "margin 0.02", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["declared_studies.py", *arguments])
+    monkeypatch.setattr(calibration, "ProcessPoolExecutor", _InThisProcess)
+    calibration.main()
+    (row,) = csv.DictReader((tmp_path / "declared_studies.csv").read_text().splitlines())
+    assert (row["world"], row["studies"]) == ("equal, optima between, margin 0.02", "3")
+    head, _, line = (tmp_path / "declared_studies.md").read_text().splitlines()
+    assert head.startswith("| world | margin | looks | studies | wrong claims |")
+    assert " % |" in line
+
+
+class _InThisProcess:
+    def __init__(self, workers: int) -> None:
+        self.map = map
+
+    def __enter__(self) -> "_InThisProcess":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
