@@ -52,12 +52,18 @@ def groups_in(config_dir: str | None) -> list[Path]:
 def _compose(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     place = f"file://{Path(config_dir).absolute()}" if config_dir else ""
     extra = [f"hydra.searchpath=[{quote(place)}]"] if place else []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra_compose(config_name, overrides=[*overrides, *extra], return_hydra_config=True)
+    running = GlobalHydra.instance().hydra  # it waits while a study composes its next jobs
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra_compose(config_name, [*overrides, *extra], return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = running
     for part in ("launcher", "sweeper"):
         if not isinstance(OmegaConf.select(cfg, f"hydra.{part}._target_"), str):
             raise ConfigError(

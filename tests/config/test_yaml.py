@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from stand_ins import stand_ins
 
@@ -144,3 +146,11 @@ def test_muon_and_its_rival_differ_only_in_the_hidden_block_and_the_lr_it_reads(
 def test_one_value_serves_all_roles_of_adamw() -> None:
     optim = plan_of(compose("optim=adamw", "optim.lr=0.001")).config["optim"]
     assert {optim[role]["lr"] for role in ("hidden", "embed", "head", "scalar")} == {0.001}
+
+
+def test_a_job_is_composed_while_hydra_runs_others() -> None:
+    """A study that tunes `schedule` composes its next jobs between two launches."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        running = GlobalHydra.instance().hydra
+        assert compose("schedule=constant").schedule._target_.endswith("Constant")
+        assert GlobalHydra.instance().hydra is running
