@@ -188,9 +188,7 @@ def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
     for cell in declaration.cells:
         planned: list[PlannedRun] = []
         for arm in declaration.arms:
-            wanted = search(
-                declaration.tune, arm, lambda setting: None, declaration.study, 1
-            ).wanted
+            wanted = search(declaration.tune, arm, lambda setting: None, 1).wanted
             settings = wanted or [()]
             tuned = tuning_runs(declaration, cell, arm, settings)
             judged = judging_runs(declaration, cell, {arm: settings[0]}, declaration.seeds(1))

@@ -70,6 +70,21 @@ def path_of(run: Run, by: str) -> Path:
     return tuple(found.items())
 
 
+def beside(run: Run, everything: Sequence[Run]) -> float:
+    """How many of these ran on the same host at a time while this one ran, on average."""
+    if run.interval_s is None or run.interval_s[1] <= run.interval_s[0]:
+        return 0.0
+    begin, end = run.interval_s
+    host = run.record["hardware"].get("host")
+    others = [
+        other.interval_s
+        for other in everything
+        if other.folder != run.folder and other.record["hardware"].get("host") == host
+    ]
+    shared = sum(max(0.0, min(end, o[1]) - max(begin, o[0])) for o in others if o is not None)
+    return shared / (end - begin)
+
+
 def costs(result: Result, everything: Sequence[Run]) -> Costs:
     """Step times of the chosen settings, of any seed and budget, on the path of most arms.
 

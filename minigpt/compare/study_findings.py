@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
 from minigpt.compare.budget_fit import Estimate, Measured, budget_ratio, difference_at_equal_cost
 from minigpt.compare.cell_trend import Trend, trend
-from minigpt.compare.cost import flops_per_token
+from minigpt.compare.cost import beside, flops_per_token
 from minigpt.compare.declared import ALPHA, CellRuling, Ended, gains
 from minigpt.compare.ranking import Ranked, rank
 from minigpt.compare.tuning_value import expected_best, good_range
@@ -21,6 +21,8 @@ from minigpt.study.declaration import Declaration, Setting
 from minigpt.study.planned import judging_runs, label, tuning_runs
 from minigpt.study.run import Run
 from minigpt.study.search import Search
+
+EQUALLY_LOADED = 0.1  # arms do not differ by more in how many other runs they ran beside
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,14 @@ class CellFindings:
     searches: dict[str, Search]  # by arm
     judged: dict[str, dict[float, dict[int, Run]]]  # arm -> budget -> seed
     tuned: dict[str, dict[Setting, dict[int, Run]]]  # arm -> setting -> tuning seed
+    everything: Sequence[Run] = ()  # all runs of the study, which may have shared the machine
+
+    @property
+    def runs(self) -> list[Run]:
+        """All that tuned or judged."""
+        tuned = [by_seed for arm in self.tuned.values() for by_seed in arm.values()]
+        judged = [by_seed for arm in self.judged.values() for by_seed in arm.values()]
+        return [run for by_seed in (*tuned, *judged) for run in by_seed.values()]
 
     @property
     def name(self) -> str:
@@ -111,7 +121,19 @@ class CellFindings:
         ):
             if len({value(run) for run in judged}) > 1:
                 return f"runs of different {what}"
+        loads = self.loads.values()
+        if max(loads) - min(loads) > EQUALLY_LOADED:
+            shown = ", ".join(f"{arm} {load:.2f}" for arm, load in self.loads.items())
+            return f"arms shared the machine with unequally many runs at a time: {shown}"
         return ""
+
+    @cached_property
+    def loads(self) -> dict[str, float]:
+        """How many other runs of the study each arm ran beside, on average."""
+        return {
+            arm: fmean(beside(run, self.everything) for run in runs.values())
+            for arm, runs in self.at_primary.items()
+        }
 
     def equal_costs(self, arm: str) -> list[EqualCost]:
         """The arm at equal tokens, FLOPs and seconds, as far as they are known."""
@@ -173,20 +195,7 @@ class Findings:
     @cached_property
     def runs(self) -> list[Run]:
         """All that tuned or judged, each once."""
-        judged = [
-            by_seed
-            for cell in self.cells
-            for arm in cell.judged.values()
-            for by_seed in arm.values()
-        ]
-        tuned = [
-            by_seed
-            for cell in self.cells
-            for arm in cell.tuned.values()
-            for by_seed in arm.values()
-        ]
-        found = [run for by_seed in (*tuned, *judged) for run in by_seed.values()]
-        return list({run.folder: run for run in found}.values())
+        return list({run.folder: run for cell in self.cells for run in cell.runs}.values())
 
     @property
     def begun_before(self) -> int:
@@ -232,6 +241,8 @@ def findings(
             for run in tuning_runs(declaration, cell, arm, search.scores):
                 tuned[arm].setdefault(run.setting, {})[run.seed] = ended.read(run)
         cells.append(CellFindings(declaration, ruling, searches, judged, tuned))
+    runs = [run for found in cells for run in found.runs]
+    cells = [replace(found, everything=runs) for found in cells]
     return Findings(declaration, cells, datetime.fromisoformat(declared), amendments)
 
 

@@ -10,6 +10,8 @@ from minigpt.study.declaration import Setting
 from minigpt.study.planned import label
 
 NOTABLE_COST = 1.1  # a factor of FLOPs a token from which equal tokens need a word
+BEST_FEW = 3  # draws, whose spread tells what luck did
+ALONE = 0.05  # other runs at a time, below which a run had its machine to itself
 
 
 def notes(cell: CellFindings) -> list[str]:
@@ -18,11 +20,23 @@ def notes(cell: CellFindings) -> list[str]:
         *_edges(cell),
         *_between_points(cell),
         *_close_runners_up(cell),
+        *_few_draws(cell),
         *_unequal_trials(cell),
         *_unequal_costs(cell),
         *_mixed(cell),
         *_diverged(cell),
-        *([f"no seconds: {cell.why_no_seconds}"] if cell.why_no_seconds else []),
+        *_seconds(cell),
+    ]
+
+
+def _seconds(cell: CellFindings) -> list[str]:
+    if cell.why_no_seconds:
+        return [f"no seconds: {cell.why_no_seconds}"]
+    if (most := max(cell.loads.values())) < ALONE:
+        return []
+    return [
+        f"seconds are of runs side by side on one machine ({most:.1f} others at a time, in all "
+        "arms alike): runs alone may come to another ratio"
     ]
 
 
@@ -85,6 +99,25 @@ def _close_runners_up(cell: CellFindings) -> list[str]:
                     f"{label(search.ranking[1])} lies within noise "
                     f"({fmean(gaps):.4f} over {len(gaps)} seeds)"
                 )
+    return lines
+
+
+def _few_draws(cell: CellFindings) -> list[str]:
+    """What random search rests on: the number of draws, and how far apart the best of them are."""
+    lines, margin = [], cell.declaration.margin
+    for arm, search in cell.searches.items():
+        best = [search.scores[s] for s in search.ranking[:BEST_FEW]]
+        if cell.declaration.tune.method != "random" or len(best) < BEST_FEW:
+            continue
+        line = f"{arm}: chosen from {len(search.scores)} random draws"
+        if not math.isfinite(best[-1]):
+            lines.append(f"{line}, of which fewer than {BEST_FEW} ended")
+            continue
+        apart = best[-1] - best[0]
+        line += f", of which the best {BEST_FEW} lie within {apart:.4f}"
+        if apart > margin:
+            line += f", more than the margin of {margin:g}: other draws may choose otherwise"
+        lines.append(line)
     return lines
 
 

@@ -33,9 +33,7 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
     cost = _Cost(runs, output)
     rows: list[tuple[str, ...]] = [("phase", "runs", "tokens", "FLOPs", "time here")]
     first = {
-        (cell, arm): search(
-            declaration.tune, arm, lambda setting: None, declaration.study, 1
-        ).wanted
+        (cell, arm): search(declaration.tune, arm, lambda setting: None, 1).wanted
         for cell in declaration.cells
         for arm in declaration.arms
     }

@@ -45,6 +45,10 @@ def facts(found: Findings) -> dict[str, Any]:
     content: dict[str, Any] = {
         "study": declaration.study,
         "declaration": declaration.sha256,
+        "declared": found.declared.isoformat(),
+        "verdict": declaration.node | {"amend": None},
+        "primary": declaration.primary,
+        "confidence": 1 - found.cells[0].alpha,
         "amendments": list(found.amendments),
         "cells": [_cell(cell) for cell in found.cells],
     }

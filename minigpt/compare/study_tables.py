@@ -19,7 +19,7 @@ def ranking(cell: CellFindings) -> Table:
     grouped = len(cell.ruling.findings) > MOST_BOXES  # then no box says why
     for place, ranked in enumerate(cell.ranking, 1):
         finding = cell.ruling.findings.get(ranked.arm)
-        difference = "baseline" if finding is None else interval_text(finding.interval)
+        difference = "baseline" if finding is None else interval_text(finding.interval, True)
         rows.append(
             {
                 "": Cell(str(place)),
@@ -60,7 +60,7 @@ def costs(cell: CellFindings) -> Table:
                 }
             )
     return Table(
-        "At equal cost",
+        "At equal cost, by the fit of all budgets (the verdict: by the pairs at one)",
         rows,
         "From one fit per arm, loss = E + A * budget^-b, over the final losses of whole schedules; "
         "intervals from a paired bootstrap over seeds.",
@@ -135,13 +135,14 @@ def tuning(cell: CellFindings) -> Table:
     )
 
 
-def interval_text(interval: Interval | None) -> str:
+def interval_text(interval: Interval | None, signed: bool = False) -> str:
     """`-0.0421 (-0.0540 to -0.0302)`."""
     if interval is None or interval.n == 0:
         return "diverged"
+    form = "+.4f" if signed else ".4f"
     if not math.isfinite(interval.low):
-        return f"{interval.mean:.4f}"
-    return f"{interval.mean:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+        return f"{interval.mean:{form}}"
+    return f"{interval.mean:{form}} ({interval.low:{form}} to {interval.high:{form}})"
 
 
 def ratio_text(ratio: Estimate) -> str:

@@ -134,7 +134,7 @@ def _search(declaration: Declaration, runs: Runs, cell: Setting, arm: str, wave:
         known = {seed: loss for seed, loss in found.items() if loss is not None}
         return known if len(known) == len(found) else None
 
-    return search(declaration.tune, arm, losses, f"{declaration.study}/{_name(cell)}", wave)
+    return search(declaration.tune, arm, losses, wave)
 
 
 def _note_search(note: Note, cell: Setting, arm: str, before: Search, found: Search) -> None:

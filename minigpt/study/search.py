@@ -5,6 +5,7 @@ done again over the runs that are there.
 """
 
 import hashlib
+import json
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -46,19 +47,15 @@ class _Waiting(Exception):
     """The next wave needs losses that are not there yet, or has to wait for other searches."""
 
 
-def search(tune: Tuning, arm: str, losses: Losses, label: str, waves: int) -> Search:
-    """Go as far as the known losses and this number of waves allow.
-
-    label: of the study and cell, from which random settings are drawn.
-    """
+def search(tune: Tuning, arm: str, losses: Losses, waves: int) -> Search:
+    """Go as far as the known losses and this number of waves allow."""
     found = Search(most_waves=waves)
     grid = tune.grid(arm)
     try:
         if not grid:
             found.chosen = ()
         elif tune.method == "random":
-            settings = drawn(grid, tune.trials, f"{label}/{arm}")
-            found.chosen = _best(settings, losses, found)
+            found.chosen = _best(drawn(grid, tune.trials), losses, found)
         elif tune.method == "coordinate":
             found.chosen = _by_coordinates(grid, tune, losses, found)
         else:
@@ -145,13 +142,14 @@ def _beyond(grid: Grid, best: Setting, key: str, tune: Tuning, found: Search) ->
     return value
 
 
-def drawn(grid: Grid, trials: int, label: str) -> list[Setting]:
-    """Random settings, the same for the same label.
+def drawn(grid: Grid, trials: int) -> list[Setting]:
+    """Random settings, the same for the same grid: another name of a study draws no others, and
+    arms with one grid are as lucky as each other. More trials go on where fewer ended.
 
     Positive numbers are log-uniform between the smallest and the largest, to three digits; whole
     numbers stay whole; of anything else one of the values is drawn.
     """
-    source = random.Random(hashlib.sha256(label.encode()).digest())
+    source = random.Random(hashlib.sha256(json.dumps(grid).encode()).digest())
 
     def draw(values: tuple[Any, ...]) -> Value:
         if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):

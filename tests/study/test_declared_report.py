@@ -1,5 +1,7 @@
 """The report of a declared study at a glance: figures, boxes, files; of two arms and of ten."""
 
+import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from studies import Compare, Study
 
-from minigpt.compare import study_figures
+from minigpt.compare import study_figures, study_report
 from minigpt.compare.document import Table, VerdictLine
 from minigpt.compare.figures import SIZE, STYLE
 from minigpt.compare.study_document import document
-from minigpt.compare.study_findings import Findings, findings
+from minigpt.compare.study_findings import CellFindings, Findings, findings
+from minigpt.compare.study_notes import notes
 from minigpt.study.planned import PlannedRun
+from minigpt.study.run import Run
 
 TWO = ["muon", "adamw"]
 TEN = [
@@ -103,6 +107,59 @@ def test_ten_arms_take_a_box_for_each_word_and_two_a_box_each(ten: Findings, two
     ranking = next(block for block in document(ten, {}).blocks if isinstance(block, Table))
     assert [row["arm"].text for row in ranking.rows] == [one.arm for one in ten.cells[0].ranking]
     assert "why" in ranking.rows[0], "which the boxes leave out"
+
+
+def test_a_verdict_says_its_difference_once_and_whence_the_costs_are(two: Findings) -> None:
+    box = next(block for block in document(two, {}).blocks if isinstance(block, VerdictLine))
+    interval = two.cells[0].ruling.findings["muon"].interval
+    assert interval is not None
+    assert (
+        box.text.count(f"{interval.mean:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})") == 1
+    )
+    assert box.text.count(f"{interval.mean:+.4f}") == 1
+    assert re.search(r"nats at equal tokens, \d+ pairs; the baseline's loss, by the fit,", box.text)
+
+
+def test_the_facts_name_what_was_declared(two: Findings) -> None:
+    facts = study_report.facts(two)
+    assert facts["verdict"]["arms"] == TWO
+    assert facts["verdict"]["metric"] == "val_loss"
+    assert facts["verdict"]["confirm"]["looks"] == [8, 16]
+    assert facts["primary"] == 200
+
+
+def test_seconds_of_runs_side_by_side_come_with_a_note(two: Findings) -> None:
+    """Arms that shared the machine with unequally many other runs have none to compare."""
+    cell = two.cells[0]
+    runs = [run for one in cell.at_primary.values() for run in one.values()]
+    assert not any("seconds" in note for note in notes(cell))
+    beside = dict.fromkeys(runs, (0.0, 10.0))
+    assert "side by side" in "; ".join(notes(timed(cell, beside)))
+    alone = beside | {
+        run: (20.0 + n, 21.0 + n) for n, run in enumerate(cell.at_primary["muon"].values())
+    }
+    assert "unequally many runs at a time: muon 0.00" in "; ".join(notes(timed(cell, alone)))
+    assert {cost.what for cost in timed(cell, alone).equal_costs("muon")} <= {"tokens", "FLOPs"}
+
+
+def timed(cell: CellFindings, intervals: dict[Run, tuple[float, float]]) -> CellFindings:
+    """The cell as if its judged runs had run then."""
+    moved = {}
+    for run, interval in intervals.items():
+        moved[run] = replace(run)
+        vars(moved[run])["interval_s"] = interval  # as the cached property keeps it
+    judged = {
+        arm: {budget: {seed: moved.get(run, run) for seed, run in by_seed.items()}
+              for budget, by_seed in by_budget.items()}
+        for arm, by_budget in cell.judged.items()
+    }  # fmt: skip
+    return replace(cell, judged=judged, everything=list(moved.values()))
+
+
+def test_few_random_draws_are_noted(tmp_path: Path) -> None:
+    study = found(tmp_path, TWO, tune__method="random", tune__trials=4, margin=1e-6)
+    (line,) = (note for note in notes(study.cells[0]) if note.startswith("muon: chosen from"))
+    assert re.search(r"4 random draws, of which the best 3 lie within [\d.]+, more than", line)
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])

@@ -18,11 +18,11 @@ def to_the_end(tune: Tuning, loss: Any, arm: str = "muon") -> tuple[Search, list
     known: dict[Setting, dict[int, float]] = {}
     waves = []
     for wave in range(1, 100):
-        found = search(tune, arm, known.get, "study", wave)
+        found = search(tune, arm, known.get, wave)
         if found.wanted:
             waves.append(found.wanted)
             known |= {s: {0: loss(dict(s)), 1: loss(dict(s))} for s in found.wanted}
-            found = search(tune, arm, known.get, "study", wave)
+            found = search(tune, arm, known.get, wave)
         if found.chosen is not None:
             return found, waves
     raise AssertionError("no end")
@@ -83,7 +83,7 @@ def test_a_setting_that_diverged_comes_last() -> None:
 def test_a_hole_blocks_the_choice() -> None:
     """A setting that lacks a seed's loss is wanted again, whatever the others say."""
     known: dict[Setting, dict[int, float]] = {(("optim.lr_scale", 1),): {0: 1.0, 1: 1.0}}
-    found = search(tuning(), "muon", known.get, "study", 1)
+    found = search(tuning(), "muon", known.get, 1)
     assert found.chosen is None
     assert [dict(setting)["optim.lr_scale"] for setting in found.wanted] == [0.5, 2]
 
@@ -104,24 +104,24 @@ def test_one_key_at_a_time() -> None:
 
 def test_random_settings_are_the_same_every_time() -> None:
     grid = {"lr": (0.001, 0.1), "layers": (1, 8), "kind": ("a", "b")}
-    one = drawn(grid, 16, "study")
-    assert one == drawn(grid, 16, "study")
-    assert one != drawn(grid, 16, "another")
+    one = drawn(grid, 16)
+    assert one == drawn(grid, 20)[:16], "more trials are further ones"
+    assert one != drawn(grid | {"lr": (0.001, 0.2)}, 16)
     assert len(one) == 16
     for setting in one:
         values = dict(setting)
         assert 0.001 <= values["lr"] <= 0.1  # type: ignore[operator]
         assert values["layers"] in range(1, 9)
         assert values["kind"] in ("a", "b")
-    rates = sorted(dict(setting)["lr"] for setting in drawn(grid, 200, "study"))  # type: ignore[type-var]
+    rates = sorted(dict(setting)["lr"] for setting in drawn(grid, 200))  # type: ignore[type-var]
     assert 0.007 < rates[100] < 0.014, "the median of a log-uniform draw"  # type: ignore[operator]
 
 
 def test_fewer_settings_than_trials() -> None:
-    assert len(drawn({"kind": ("a", "b")}, 16, "study")) == 2
+    assert len(drawn({"kind": ("a", "b")}, 16)) == 2
 
 
 def test_nothing_to_tune_needs_no_runs() -> None:
-    found = search(tuning(over={}), "muon", lambda setting: None, "study", 1)
+    found = search(tuning(over={}), "muon", lambda setting: None, 1)
     assert found.chosen == ()
     assert found.wanted == []
