@@ -11,8 +11,8 @@ value lies on an edge, chooses, confirms and stops at the first look that decide
     E + A (budget / 300)^-b + effect + curvature * log2(scale / best scale)^2 + noise
 
 The noise of a seed is normal unless a world says otherwise. A share of its variance is common to
-the arms (the same batches and initial weights), half of it to all budgets. Writes
-declared_studies.csv and declared_studies.md.
+the arms (the same batches and initial weights), half of it to all budgets. Writes results.csv,
+results.md and power.png.
 """
 
 import argparse
@@ -44,11 +44,12 @@ REAL = HERE.parent / "muon_vs_adamw" / "results.csv"
 STUDIES = 4000
 KEY, CELL, BASELINE = "optim.lr_scale", "train.batch_size", "base"
 # Spread over seeds at the judged budget and correlation of the arms: the first edition of
-# muon_vs_adamw, 8 seeds each; curvature: parameters.json. Nats per token.
+# muon_vs_adamw, 8 seeds each; curvature: of its tuning runs. Nats per token.
 SPREAD, NEW_SPREAD, CORRELATION, CURVATURE = 0.0206, 0.0184, 0.73, 0.0673
 PAIR_SPREAD = math.sqrt(SPREAD**2 + NEW_SPREAD**2 - 2 * CORRELATION * SPREAD * NEW_SPREAD)  # 0.0145
 BUDGETS, PRIMARY = (150, 225, 300), 300
 LIMIT = 4.0  # E
+BEYOND = (0.5, 1, 1.5, 2, 3)  # standard deviations of a pair, in rows of power
 COST = 1.15  # of a token of a new arm, over one of the baseline
 Curve = tuple[float, float]  # A and b: muon_vs_adamw falls by 0.3 nats a doubling
 FALLS: Curve = (0.56, 0.6)
@@ -376,6 +377,11 @@ def power(pairs: int, looks: int = 3) -> float:
     return 0.01 + found
 
 
+def better_by(x: float) -> str:
+    """The name of a row."""
+    return f"better by the margin and {x:g} sd of a pair"
+
+
 def worlds() -> list[World]:
     """The rows of the table."""
     ten, three = (0.0,) * 9, (0.0,) * 2
@@ -426,10 +432,7 @@ def worlds() -> list[World]:
         World("equal, 20 % of runs diverge", diverging=often, margin=0.0, curvature=0.0),
         World("equal, 20 % diverge, settings matter", diverging=often, between=True),
         World("60 % of the new arm diverge, 5 % of the baseline", diverging=(0.05, 0.6)),
-        *(
-            World(f"better by the margin and {x:g} sd of a pair", (-0.01 - x * PAIR_SPREAD,))
-            for x in (0.5, 1, 1.5, 2, 3)
-        ),
+        *(World(better_by(x), (-0.01 - x * PAIR_SPREAD,)) for x in BEYOND),
         *(
             World(f"what dry_run says of {pairs} pairs", (-power(pairs),), curvature=0.0)
             for pairs in (8, 16, 32)
@@ -476,11 +479,33 @@ def main() -> None:
             rows.append(tally.row())
             shown = (f"{name} {value}" for name, value in rows[-1].items() if value != "")
             print(f"{'  '.join(shown)}  ({seconds * 1000:.1f} ms a study)", flush=True)
-    with open(options.out / "declared_studies.csv", "w", newline="") as file:
+    with open(options.out / "results.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    (options.out / "declared_studies.md").write_text(table(rows))
+    (options.out / "results.md").write_text(table(rows))
+    draw_power(rows, options.out / "power.png")
+
+
+def draw_power(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
+    """The share of studies that have found an arm better at each look, by its true effect."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    beyond = [(x, row) for row in rows for x in BEYOND if row["world"] == better_by(x)]
+    figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    for number, pairs in enumerate(World("").looks, 1):
+        shares = [100 * float(row[f"better at look {number}"]) for _, row in beyond]
+        axes.plot([x for x, _ in beyond], shares, "o-", label=f"by {pairs} pairs")
+    axes.set_xlabel("true effect beyond the margin, standard deviations of a pair")
+    axes.set_ylabel("studies that find it better, %")
+    axes.set_ylim(0, 102)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(target, dpi=120)
+    plt.close(figure)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

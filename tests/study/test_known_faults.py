@@ -340,7 +340,7 @@ def between_grid_points(number: int) -> Loss:
     """Equal arms whose best learning rates lie anywhere between two points of the grid.
 
     Spreads of the arms and their correlation at the judged budget, and the curvature over doublings
-    of the learning rate, as measured in real runs: experiments/calibration/parameters.json.
+    of the learning rate, as measured in real runs: experiments/calibration/declared_studies.py.
     """
     source = random.Random(number)
     best = {arm: source.uniform(-0.5, 0.5) for arm in ("muon", "adamw")}
