@@ -52,6 +52,8 @@ figure { margin: 0; padding: 0.6rem; border: 1px solid var(--line); border-radiu
   min-width: 0; }
 figure.wide { grid-column: 1 / -1; } figure.wide svg { max-width: 60rem; margin: 0 auto; }
 figure svg { display: block; width: 100%; height: auto; }
+@media (max-width: 30rem) { figure { overflow-x: auto; } figure svg { min-width: 30rem; } }
+@media print { .figures { grid-template-columns: 1fr 1fr; } body { font-size: 12px; padding: 0; } }
 .runs { font-size: 0.8rem; overflow-wrap: anywhere; padding-left: 2.2rem; }
   .runs li { margin: 0.4rem 0; }
 .runs li:target { background: var(--panel); outline: 2px solid var(--link); outline-offset: 3px; }

@@ -64,7 +64,8 @@ def _between_points(cell: CellFindings) -> list[str]:
     The gain is at most the curvature of the tuning loss, by the parabola in log2 through the best
     value and its neighbours, times the square of half of the wider step.
     """
-    lines, margin = [], cell.declaration.margin
+    hiding: dict[str, list[str]] = {}  # key -> arms
+    margin = cell.declaration.margin
     for arm, search in cell.searches.items():
         for key, value in search.chosen or ():
             line = along(search.scores, search.chosen or (), key)
@@ -79,12 +80,12 @@ def _between_points(cell: CellFindings) -> list[str]:
             half_step = max(logs[1] - logs[0], logs[2] - logs[1]) / 2
             hidden = second_difference(logs, losses) * half_step**2
             if hidden > margin:
-                lines.append(
-                    f"{arm}: a value between the points of {key} may be better by up to "
-                    f"{hidden:.4f}, more than the margin of {margin:g}: a claim allows for what "
-                    "its parabola says of that (a finer grid needs no parabola)"
-                )
-    return lines
+                hiding.setdefault(key, []).append(f"{arm} by up to {hidden:.4f}")
+    return [
+        f"between the points of {key} an arm may be better by more than the margin of {margin:g} "
+        f"({', '.join(arms)}): claims allow for what a parabola says of it (finer grids need none)"
+        for key, arms in hiding.items()
+    ]
 
 
 def _close_runners_up(cell: CellFindings) -> list[str]:
@@ -137,12 +138,12 @@ def _unequal_trials(cell: CellFindings) -> list[str]:
 
 
 def _unequal_costs(cell: CellFindings) -> list[str]:
-    lines = []
+    other = cell.flops(cell.baseline)
+    unknown = [arm for arm in cell.losses if not cell.flops(arm)]
+    lines = [f"FLOPs unknown: {', '.join(unknown)}"] if unknown else []
     for arm in cell.ruling.findings:
-        own, other = cell.flops(arm), cell.flops(cell.baseline)
-        if not own or not other:
-            lines.append(f"{arm}: its FLOPs, or the baseline's, are unknown")
-        elif not 1 / NOTABLE_COST < own / other < NOTABLE_COST:
+        own = cell.flops(arm)
+        if own and other and not 1 / NOTABLE_COST < own / other < NOTABLE_COST:
             lines.append(
                 f"{arm}: a token costs {own / other:.2f}x the FLOPs of {cell.baseline}: "
                 "equal tokens are not equal work"

@@ -42,7 +42,8 @@ def ranking(cell: CellFindings) -> Table:
 def costs(cell: CellFindings) -> Table:
     rows = []
     unit = UNITS[cell.declaration.metric]
-    for arm in cell.ruling.findings:
+    ranked = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings]
+    for arm in ranked:
         for cost in cell.equal_costs(arm):
             rows.append(
                 {
@@ -68,23 +69,28 @@ def costs(cell: CellFindings) -> Table:
 
 
 def budgets(cell: CellFindings) -> Table:
-    rows = []
-    for budget in cell.declaration.budgets:
-        for arm, found in cell.losses.items():
-            losses = list(found[budget].values())
-            finite = [loss for loss in losses if math.isfinite(loss)]
-            runs = tuple(cell.judged[arm][budget].values())
-            mean = f"{sum(finite) / len(finite):.4f}" if finite else "diverged"
-            rows.append(
-                {
-                    cell.declaration.budget_key: Cell(f"{budget:g}"),
-                    "tokens": Cell(f"{cell.tokens(budget):,}"),
-                    "arm": Cell(arm),
-                    "mean final loss": Cell(mean, runs),
-                    "seeds": Cell(f"{len(finite)} of {len(losses)}"),
-                }
-            )
-    return Table("Losses by budget", rows, detail=True)
+    key = cell.declaration.budget_key
+    rows = [
+        {
+            "arm": Cell(arm),
+            **{
+                f"{key}={budget:g} ({cell.tokens(budget):,} tokens)": Cell(
+                    _mean_loss(list(cell.losses[arm][budget].values())),
+                    tuple(cell.judged[arm][budget].values()),
+                )
+                for budget in cell.declaration.budgets
+            },
+        }
+        for arm in (ranked.arm for ranked in cell.ranking)
+    ]
+    return Table("Mean final losses by budget", rows, detail=True)
+
+
+def _mean_loss(losses: list[float]) -> str:
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    mean = f"{sum(finite) / len(finite):.4f}" if finite else "diverged"
+    lost = len(losses) - len(finite)
+    return f"{mean} ({lost} of {len(losses)} diverged)" if finite and lost else mean
 
 
 def choices(cell: CellFindings) -> Table:
