@@ -1,6 +1,8 @@
 """Why a command line does not compose: which override, and what was expected."""
 
+import dataclasses
 import importlib.util
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
 from minigpt.cli.overrides import options_of
+from minigpt.config import schema
 from minigpt.terminal import did_you_mean
 
 LAUNCHERS = {  # launcher -> the plugin it comes with
@@ -97,10 +100,21 @@ def _explain_choice(choice: str, error: Exception, folders: list[Path]) -> str:
         return _explain_launcher(option)
     options = options_of(group, folders)
     if option in options:
-        return f"configuration: {choice}: {words(error)} (mend {options[option]})"
+        return _explain_file(choice, options[option], words(error))
     if option.startswith(("[", "{")):
         return f"one choice: {choice} (choose one of {', '.join(sorted(options))})"
     return f"unknown choice: {choice} {did_you_mean(option, options)}"
+
+
+def _explain_file(choice: str, path: Path, why: str) -> str:
+    found = re.search(r"Key '(.+)' not in '(\w+)'$", why)
+    node = getattr(schema, found[2], None) if found else None
+    if found is None or node is None:
+        return f"configuration: {choice}: {why} (mend {path})"
+    known = [field.name for field in dataclasses.fields(node)]
+    name = found[2].lower()  # of the key whose values this class holds
+    where = next((f"{key}." for key in schema.KEYS if key.rpartition(".")[2] == name), "")
+    return f"unknown key: {where}{found[1]} in {path} {did_you_mean(found[1], known, where)}"
 
 
 def _explain_launcher(option: str) -> str:

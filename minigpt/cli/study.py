@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+DICTIONARIES = ("verdict.budgets", "verdict.cells", "verdict.tune.over", "verdict.tune.per_arm")
 
 Compose = Callable[[list[str]], DictConfig]
 
@@ -153,6 +155,14 @@ def refuse_own_keys(declaration: Declaration, typed: Sequence[str]) -> None:
     own |= {key for grid in tune.per_arm.values() for key in grid}
     for override in OverridesParser.create().parse_overrides(list(typed)):
         key = override.key_or_group
+        if key in DICTIONARIES and not override.is_add():
+            node: Any = reduce(getitem, key.split(".")[1:], declaration.node)
+            value: Any = override.value()
+            if kept := [name for name in node if name not in value]:
+                raise ConfigError(
+                    f"not replaced: {override.input_line}: {', '.join(kept)} of the experiment "
+                    "file would stay (Hydra adds to a dictionary: change it in a copy of the file)"
+                )
         if override.is_sweep_override() or key in own:
             raise ConfigError(
                 f"not of a declared study: {override.input_line} (it lays out {key} itself: see "

@@ -14,14 +14,18 @@ from minigpt.config.build import build, vocabulary
 from minigpt.config.plan import Plan
 from minigpt.errors import ConfigError
 from minigpt.files.reading import UnreadableError, json_object, read_lines
-from minigpt.study.declaration import Declaration, typed
+from minigpt.study.conduct import known_search
+from minigpt.study.decisions import phase
+from minigpt.study.declaration import Declaration, Setting, typed
 from minigpt.study.find import find
-from minigpt.study.journal import JOURNAL
+from minigpt.study.journal import JOURNAL, read_decisions, study_folder
 from minigpt.study.launched import LaunchedRuns
 from minigpt.study.planned import PlannedRun, judging_runs, tuning_runs
 from minigpt.study.run import Run
-from minigpt.study.search import search
+from minigpt.study.search import Search
 from minigpt.terminal import count, duration, table
+
+MOST_WAVES = 1000  # of a search: as far as the runs that have ended tell
 
 
 def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
@@ -31,16 +35,20 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
     """
     declaration = runs.declaration
     cost = _Cost(runs, output)
-    rows: list[tuple[str, ...]] = [("phase", "runs", "tokens", "FLOPs", "time here")]
-    first = {
-        (cell, arm): search(declaration.tune, arm, lambda setting: None, 1).wanted
+    rows: list[tuple[str, ...]] = [
+        ("phase", "runs", "ended", "tokens left", "FLOPs left", "time left here")
+    ]
+    searches = {
+        (cell, arm): known_search(declaration, runs, cell, arm, MOST_WAVES)
         for cell in declaration.cells
         for arm in declaration.arms
     }
     tuned = [
         run
-        for (cell, arm), settings in first.items()
-        for run in tuning_runs(declaration, cell, arm, settings)
+        for (cell, arm), found in searches.items()
+        for run in tuning_runs(
+            declaration, cell, arm, dict.fromkeys((*found.scores, *found.wanted))
+        )
     ]
     phases: list[tuple[str, Sequence[PlannedRun]]] = [(_tuning_name(declaration), tuned)]
     before = 0
@@ -52,7 +60,7 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
             for run in judging_runs(
                 declaration,
                 cell,
-                {arm: (first[cell, arm] or [()])[0] for arm in declaration.arms},
+                {arm: _likely(searches[cell, arm]) for arm in declaration.arms},
                 seeds,
             )
         ]
@@ -74,6 +82,8 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
         grid = declaration.node["cells"].items()
         shown = "; ".join(f"{key} = {', '.join(map(typed, values))}" for key, values in grid)
         lines.append(f"cells       {len(declaration.cells)}: {shown}")
+    if decided := list(read_decisions(study_folder(output, declaration.study)).values()):
+        lines.append(f"so far      {phase(declaration, decided)}")
     lines += ["", *table(rows), "", *_power(declaration, output)]
     if declaration.looks[-1] < MIN_PAIRS:
         lines.append(
@@ -85,6 +95,11 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
             "beyond it; their runs are not counted here."
         )
     return "\n".join(lines)
+
+
+def _likely(found: Search) -> Setting:
+    """The chosen setting; until it is known, one of those that may be."""
+    return found.chosen if found.chosen is not None else (*found.scores, *found.wanted)[0]
 
 
 def _tuning_name(declaration: Declaration) -> str:
@@ -106,7 +121,8 @@ class _Cost:
         self._rates = _measured_rates(output)
 
     def columns(self, planned: Sequence[PlannedRun], side_by_side: int) -> tuple[str, ...]:
-        plans = self.runs.plan_all(planned)
+        left = [run for run in planned if self.runs.loss(run) is None]
+        plans = self.runs.plan_all(left)
         tokens = [_tokens(plan) for plan in plans]
         known = [number for number in tokens if number is not None]
         flops = sum(
@@ -120,10 +136,13 @@ class _Cost:
             if number is not None and (rate := self._rates.get(_of_model(plan.identity)))
         ]
         time = "unknown until a run of it has ended here"
-        if len(seconds) == len(plans):
+        if not plans:
+            time = "none"
+        elif len(seconds) == len(plans):
             time = duration(sum(seconds) / side_by_side)
         shown = f"{sum(known):,}" if len(known) == len(plans) else "as the corpus says"
-        return f"{len(planned):,}", shown, f"{flops:.3g}", time
+        ended = f"{len(planned) - len(left):,}"
+        return f"{len(planned):,}", ended, shown, f"{flops:.3g}", time
 
     def _flops_per_token(self, plan: Plan) -> float:
         name = _of_model(plan.identity)

@@ -117,18 +117,22 @@ def tune(declaration: Declaration, runs: Runs, note: Note) -> dict[tuple[Setting
         wanted: list[PlannedRun] = []
         for cell in declaration.cells:
             for arm in declaration.arms:
-                known = _search(declaration, runs, cell, arm, wave)
+                known = known_search(declaration, runs, cell, arm, wave)
                 wanted += tuning_runs(declaration, cell, arm, known.wanted)
         _run_all(runs, "tune" if wave == 1 else f"tune, extended {wave - 1}", wanted)
         for cell in declaration.cells:
             for arm in declaration.arms:
                 before = searches.get((cell, arm), Search())
-                found = searches[cell, arm] = _search(declaration, runs, cell, arm, wave)
+                found = searches[cell, arm] = known_search(declaration, runs, cell, arm, wave)
                 _note_search(note, cell, arm, before, found)
     return searches
 
 
-def _search(declaration: Declaration, runs: Runs, cell: Setting, arm: str, wave: int) -> Search:
+def known_search(
+    declaration: Declaration, runs: Runs, cell: Setting, arm: str, wave: int
+) -> Search:
+    """As far as the losses of ended runs and this number of waves allow."""
+
     def losses(setting: Setting) -> dict[int, float] | None:
         found = {run.seed: runs.loss(run) for run in tuning_runs(declaration, cell, arm, [setting])}
         known = {seed: loss for seed, loss in found.items() if loss is not None}

@@ -212,6 +212,11 @@ def _budget_problems(verdict: dict[str, Any]) -> list[str]:
     problems = []
     if len(set(values)) < len(values):
         problems.append(f"named twice: verdict.budgets.{key}={values}")
+    elif values != sorted(values) and verdict["primary"] is None:
+        problems.append(
+            f"not rising: verdict.budgets.{key}={values} (write {sorted(values)}, whose last is "
+            f"judged, or say which one is: verdict.primary={values[-1]})"
+        )
     for name, value in (
         ("verdict.primary", verdict["primary"]),
         ("verdict.tune.budget", verdict["tune"]["budget"]),

@@ -13,10 +13,10 @@ from minigpt.errors import CheckpointError
 from minigpt.files.reading import UnreadableError
 from minigpt.files.records import read_rows
 from minigpt.run.record import read_summary
-from minigpt.terminal import bar, duration
+from minigpt.terminal import bar, count, duration
 
 LOOK_S = 1.0  # between two looks at the folders
-LINE_S = 60.0  # between two lines where there is no terminal
+LINE_S, ENDED_S = 60.0, 5.0  # between two lines without a terminal, and if jobs have ended
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class LiveLine:
         self._bar = bar(bar_format="{desc}", total=0) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "LiveLine":
+        if self._bar is None:
+            self._print(f"{self.title}  {count(len(self.jobs), 'job')}")
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -56,17 +58,22 @@ class LiveLine:
         with suppress(OSError, ValueError):
             if self._bar is not None:
                 self._bar.close()
-            print(self.line(), file=self._stderr)
+        self._print(self.line())
+
+    def _print(self, line: str) -> None:
+        with suppress(OSError, ValueError):
+            print(line, file=self._stderr, flush=True)
 
     def _watch(self) -> None:
-        shown = time.monotonic()
+        shown, ended = time.monotonic(), 0
         while not self._over.wait(LOOK_S):
             with suppress(OSError, ValueError):
+                line = self.line()
                 if self._bar is not None:
-                    self._bar.set_description_str(self.line())
-                elif time.monotonic() - shown >= LINE_S:
-                    shown = time.monotonic()
-                    print(self.line(), file=self._stderr)
+                    self._bar.set_description_str(line)
+                elif time.monotonic() - shown >= (ENDED_S if len(self.ended) > ended else LINE_S):
+                    shown, ended = time.monotonic(), len(self.ended)
+                    self._print(line)
 
     def line(self) -> str:
         """`muon_vs_adamw  tune  12 of 20 done, 2 running  muon 4.83, adamw 4.90  about 3 min`."""

@@ -13,12 +13,14 @@ def test_what_a_declaration_says() -> None:
     declaration = declared(
         arms=["muon", "adamw", "sgd"],
         budgets={"train.tokens": [600, 300]},
+        primary=300,
         cells={"train.batch_size": [4, 16], "model": ["tiny", "small"]},
         tune__per_arm={"muon": {"optim.hidden.momentum": [0.9, 0.95]}},
     )
     assert declaration.budget_key == "train.tokens"
     assert declaration.budgets == (300, 600)
-    assert declaration.primary == 300, "the last one that was written"
+    assert declaration.primary == 300
+    assert declared().primary == 200, "the longest"
     assert declaration.tune.budget == 300
     assert declaration.tune.grid("muon") == {
         "optim.lr_scale": (0.5, 1, 2),
@@ -52,6 +54,7 @@ def test_what_a_declaration_says() -> None:
         ({"budgets": {"train.stepz": [1]}}, "give one of train.tokens, train.steps, train.epochs"),
         ({"budgets": {"train.steps": [0]}}, "out of range: verdict.budgets.train.steps=[0]"),
         ({"budgets": {"train.steps": [5, 5]}}, "named twice: verdict.budgets.train.steps"),
+        ({"budgets": {"train.steps": [9, 5]}}, "(write [5, 9], whose last is judged, or"),
         ({"primary": 150}, "unknown budget: verdict.primary=150 (one of [100, 200] train.steps)"),
         ({"tune__over": {"optim.lr_scale": [1]}}, "a grid of 1: verdict.tune.over.optim.lr_scale"),
         ({"tune__over": {"seed": [1, 2]}}, "not to be varied: verdict.tune.over.seed"),

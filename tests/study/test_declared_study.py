@@ -233,9 +233,10 @@ def test_on_slurm_it_comes_to_the_same(typed: list[str], whole: Study, tmp_path:
 
 
 def without_clock(report: str) -> str:
-    """A report without its seconds."""
-    lines = [line for line in report.splitlines() if not re.search(r"^ +\w+ +seconds ", line)]
-    return re.sub(r"; [^;]*x seconds", "", "\n".join(lines))
+    """A report without its seconds, and without the room that they take."""
+    clock = r"^ +\w+ +seconds |^  - (no )?seconds"
+    lines = [line for line in report.splitlines() if not re.search(clock, line)]
+    return re.sub(r", [\d.]+x seconds| {2,}", "", "\n".join(lines))
 
 
 def test_the_plan_runs_nothing(shell: Shell, typed: list[str]) -> None:
@@ -245,6 +246,35 @@ def test_the_plan_runs_nothing(shell: Shell, typed: list[str]) -> None:
     assert "power       unknown" in shell.out
     assert "No look can claim anything: a claim needs 8 pairs" in shell.out
     assert not (shell.folder / "outputs").exists()
+
+
+def test_the_plan_tells_what_has_ended(again: Path, shell: Shell, typed: list[str]) -> None:
+    judged = [
+        path.parent
+        for path in again.glob("*/run.json")
+        if "seed=10" in " ".join(json.loads(path.read_text())["overrides"])
+    ]
+    for folder in judged[:3]:
+        shutil.rmtree(folder)
+    assert shell("train", *typed, f"output_dir={again}", "dry_run=true") == 0, shell.err
+    assert "so far      ended" in shell.out
+    rows = re.findall(r"^(?:tune|confirm|until)\D+\d.*?  +(\d+) +(\d+) +([\d,]+) ", shell.out, re.M)
+    left = sum(int(runs) - int(ended) for runs, ended, _ in rows)
+    assert left == 3, shell.out
+    assert sum(int(tokens.replace(",", "")) for *_, tokens in rows) in range(3 * 2 * 64, 12 * 65)
+
+
+def test_a_misspelt_key_of_a_file_is_one_line(
+    shell: Shell, typed: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "small_study.yaml").write_text(STUDY.replace("extend: 1", "extnd: 1"))
+    others = [part for part in typed if not part.startswith("--config-dir")]
+    assert shell("train", *others, f"--config-dir={tmp_path / 'mine'}") == 2
+    assert "unknown key: verdict.tune.extnd in" in shell.err
+    assert "small_study.yaml (did you mean verdict.tune.extend?)" in shell.err
+    assert len(shell.err.splitlines()) == 1
 
 
 def test_the_plan_shows_cells_as_they_are_typed(shell: Shell, typed: list[str]) -> None:
@@ -267,6 +297,7 @@ def test_the_plan_shows_cells_as_they_are_typed(shell: Shell, typed: list[str]) 
             ["verdict.cells={model.n_heads:[4,5]}"],
             "new entry: verdict.cells={model.n_heads:[4,5]} (to add it write +verdict.cells=",
         ),
+        (["verdict.tune.over={}"], "not replaced: verdict.tune.over={}: optim.lr_scale of the exp"),
         (["verdict.tune.method=randm", "dry_run=true"], "unknown value: verdict.tune.method=randm"),
         (["verdict.margin=-1", "dry_run=true"], "out of range: verdict.margin=-1"),
         (["seed=0,1"], "not of a declared study: seed=0,1"),

@@ -198,12 +198,13 @@ def test_what_is_lost_is_made_again(
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/summary.json")}
     lose(output)
     assert shell("train", *typed) == 0, shell.err
-    verdict = re.findall(r"^\[\?\] muon .* tokens; ", shell.out, re.MULTILINE)
+    verdict = re.findall(r"^\[\?\] muon .* pairs; ", shell.out, re.MULTILINE)
+    assert len(verdict) == 1
     after = {path: path.stat().st_mtime_ns for path in output.glob("*/summary.json")}
     assert len(after) == len(before)
     assert len(before.items() - after.items()) <= 1
     assert compare([str(output), "--study", "small_study"]) == 0
-    assert re.findall(r"^\[\?\] muon .* tokens; ", shell.capfd.readouterr().out, re.M) == verdict
+    assert re.findall(r"^\[\?\] muon .* pairs; ", shell.capfd.readouterr().out, re.M) == verdict
 
 
 @pytest.mark.slow

@@ -1,0 +1,33 @@
+"""The line of a running phase where there is no terminal."""
+
+import io
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minigpt.study import live
+from minigpt.study.live import LiveLine, WatchedJob
+
+
+def test_without_a_terminal_it_tells_of_the_phase_at_once_and_of_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(live, "LOOK_S", 0.01)
+    monkeypatch.setattr(live, "ENDED_S", 0.0)
+    jobs = [WatchedJob(tmp_path / name, name, 10) for name in ("a", "b")]
+    monkeypatch.setattr(
+        live, "read_summary", lambda folder: {"val_loss": 4.0} if folder.exists() else None
+    )
+    with LiveLine("a_study  tune", jobs, "val_loss"):
+        assert said.getvalue() == "a_study  tune  2 jobs\n"
+        jobs[0].folder.mkdir()
+        end = time.monotonic() + 5
+        while "1 of 2 done" not in said.getvalue():
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        time.sleep(0.05)
+        assert len(said.getvalue().splitlines()) == 2, "nothing new, no line"
