@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from minigpt import interrupt
 from minigpt.config.build import check_built, choose_precision
 from minigpt.config.composed import choices_of, take_apart
+from minigpt.config.identity import flatten
 from minigpt.config.plan import Plan, plan_composed
 from minigpt.errors import ConfigError, Stopped
 from minigpt.study.conduct import Conclusion, Look, Ruling, Unfinished, conduct
@@ -206,7 +207,12 @@ def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
             # the shortest and the longest, and each value of a grid once
             for run in (judged[0], judged[-1], *_each_value(tuned)):
                 _check_built(runs, run)
-            base.setdefault(arm, runs.plan_all(judged)[-1].identity)
+            identity = runs.plan_all(judged)[-1].identity
+            if arm in base:  # what a further cell has else
+                own, known = flatten(identity), flatten(base[arm])
+                name = f"{arm} in {label(cell)}"
+                base[name] = {key: value for key, value in own.items() if known.get(key) != value}
+            base.setdefault(arm, identity)
         plans = dict(zip(planned, runs.plan_all(planned)))
         refuse_same_runs(declaration, plans, first)
         refuse_other_texts(declaration, plans)

@@ -3,9 +3,10 @@
 The blocks are those of document.py, so the writers for the terminal, Markdown and HTML are shared.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
-from minigpt.compare.declared import Finding
+from minigpt.compare.declared import ALPHA, Finding
 from minigpt.compare.document import (
     Block,
     Bullets,
@@ -33,6 +34,7 @@ from minigpt.compare.study_tables import (
     runs_of,
     tuning,
 )
+from minigpt.study.decisions import looks_before
 from minigpt.terminal import count
 
 WORDS = {"better": "than", "equivalent": "to", "no difference": "from", "undecided": "against",
@@ -45,17 +47,9 @@ def document(found: Findings, figures: dict[str, list[Figure]]) -> Document:
     blocks: list[Block] = []
     several = len(found.cells) > 1
     for cell in found.cells:
-        blocks += _verdicts(cell, several)
+        blocks += _verdicts(cell, several, _error_rate(found))
     blocks.append(Paragraph(_rules(found)))
-    for amendment in found.amendments:
-        changes = "; ".join(amendment["changes"])
-        blocks.append(
-            Bullets(
-                "Amended after it began",
-                [f"{amendment['why']} ({changes}; after "
-                 f"{count(amendment['after_decisions'], 'decision')})"],
-            )
-        )  # fmt: skip
+    blocks += _amendments(found)
     if several:
         blocks += _trends(found)
         blocks += _figures(figures.get("", []), found.cells)
@@ -66,22 +60,54 @@ def document(found: Findings, figures: dict[str, list[Figure]]) -> Document:
     return Document(f"{declaration.study}: {declaration.question}", blocks)
 
 
-def _verdicts(cell: CellFindings, several: bool) -> Iterable[Block]:
+def _error_rate(found: Findings) -> str:
+    """`claims are wrong in up to 10 % of studies`, where looks came before an amendment."""
+    if not found.spent:
+        return ""
+    if math.isnan(found.error_rate):
+        return "how often claims are wrong is not known"
+    return f"claims are wrong in up to {100 * found.error_rate:.3g} % of studies"
+
+
+def _amendments(found: Findings) -> list[Block]:
+    blocks: list[Block] = []
+    for amendment in found.amendments:
+        changes = "; ".join(amendment["changes"])
+        after = count(amendment["after_decisions"], "decision")
+        lines = [f"{amendment['why']} ({changes}; after {after})"]
+        lines += [f"read before it: {line}" for line in looks_before(amendment)]
+        blocks.append(Bullets("Amended after it began", lines))
+    if rate := _error_rate(found):
+        levels = " + ".join(f"{100 * level:.3g} %" for level in found.spent)
+        blocks.append(
+            Paragraph(
+                f"Error rate: {rate}: {levels} of the looks before, and {100 * ALPHA:g} % of "
+                "those declared now. It can be more where what was read chose the number of pairs "
+                "that were added: new seeds are free of that (another study, with its first_seed)."
+            )
+        )
+    return blocks
+
+
+def _verdicts(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
     """A box for each arm; for many arms one for each word."""
     if len(cell.ruling.findings) > MOST_BOXES:
-        yield from _grouped(cell, several)
+        yield from _grouped(cell, several, rate)
         return
     unit = UNITS[cell.declaration.metric]
     for arm, finding in cell.ruling.findings.items():
         where = f"{cell.name}: " if several else ""
         line = f"{where}{arm} against {cell.baseline}: "
         line += _cost_line(finding, cell.equal_costs(arm), unit)
-        yield VerdictLine(
-            finding.word, f"{line}; {finding.why}.", runs_of(cell, arm, cell.baseline)
-        )
+        line += f"; {finding.why}{_amended(rate)}."
+        yield VerdictLine(finding.word, line, runs_of(cell, arm, cell.baseline))
 
 
-def _grouped(cell: CellFindings, several: bool) -> Iterable[Block]:
+def _amended(rate: str) -> str:
+    return f"; amended after looks: {rate}" if rate else ""
+
+
+def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
     """`better: than adamw: muon -0.0421, lion -0.0310`, best first."""
     where = f"{cell.name}: " if several else ""
     ranked = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings]
@@ -94,7 +120,7 @@ def _grouped(cell: CellFindings, several: bool) -> Iterable[Block]:
             shown.append(arm if interval is None else f"{arm} {interval.mean:+.4f}")
         if arms:
             line = f"{where}{than} {cell.baseline}: {', '.join(shown)} ({unit} at equal tokens, "
-            line += f"{count(pairs, 'pair')}; intervals and reasons below)."
+            line += f"{count(pairs, 'pair')}; intervals and reasons below){_amended(rate)}."
             yield VerdictLine(word, line, runs_of(cell, *arms, cell.baseline))
 
 
@@ -108,7 +134,7 @@ def _rules(found: Findings) -> str:
     if found.amendments:
         when += ", amended since"
     return (
-        f"Declared {when} (SHA-256 {declaration.sha256[:12]}): "
+        f"Declared {when} (SHA-256 {found.sha256[:12]}): "
         f"{declaration.by} in {', '.join(declaration.arms)}, baseline {declaration.baseline}, "
         f"margin {declaration.margin:g} {UNITS[declaration.metric]}, judged at "
         f"{declaration.budget_key}={declaration.primary:g} on seeds from "

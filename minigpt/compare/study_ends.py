@@ -13,7 +13,8 @@ from minigpt.compare.study_findings import Ended, findings
 from minigpt.compare.study_report import write_report
 from minigpt.study.conduct import Conclusion, Look, conduct
 from minigpt.study.declaration import Declaration
-from minigpt.study.journal import Journal, read_decisions, refuse_another, study_folder
+from minigpt.study.declaration_file import study_folder
+from minigpt.study.journal import Journal, read_decisions, refuse_another
 from minigpt.study.launched import LaunchedRuns
 from minigpt.study.recorded import RecordedRuns
 from minigpt.terminal import on_stdout
@@ -26,7 +27,7 @@ def judge(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
 
 def report(runs: LaunchedRuns, conclusion: Conclusion, journal: Journal) -> None:
     """The verdict on stdout, and the whole report in the folder of the study."""
-    found = findings(runs.declaration, conclusion, runs, journal.declared, journal.amendments)
+    found = findings(runs.declaration, conclusion, runs, journal.content)
     out = journal.folder / "report"
     print(on_stdout(write_report(found, out)))
     print(f"report            {out / 'report.html'}")
@@ -50,8 +51,7 @@ def report_again(
     known = partial(refuse_another, folder, read_decisions(folder))
     runs = RecordedRuns(declaration, output)
     conclusion = conduct(declaration, runs, partial(judge, runs), known)
-    declared, amendments = content["declared"], content["amendments"]
-    found = findings(declaration, conclusion, runs, declared, amendments)
+    found = findings(declaration, conclusion, runs, content)
     return on_stdout(write_report(found, out, figures))
 
 

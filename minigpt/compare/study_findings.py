@@ -1,6 +1,7 @@
 """Everything that a report of a declared study says, as figures with the runs behind them."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -185,12 +186,34 @@ class CellFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """A study. declared: when."""
+    """A study. sha256: of all that was declared; declared: when."""
 
     declaration: Declaration
     cells: list[CellFindings]
+    sha256: str
     declared: datetime
     amendments: Sequence[Mapping[str, Any]]
+
+    @property
+    def spent(self) -> list[float]:
+        """The level of each look that was read before an amendment; NaN where none was kept.
+
+        Cells are judged each by itself: the most that one cell was looked at counts.
+        """
+        levels: list[float] = []
+        for amendment in self.amendments:
+            if "looks" not in amendment:
+                levels.append(math.nan)
+                continue
+            looks = Counter(look["cell"] for look in amendment["looks"]).values()
+            levels += [ALPHA / max(1, len(amendment["declared_looks"]))] * max(looks, default=0)
+        return levels
+
+    @property
+    def error_rate(self) -> float:
+        """The most often that a claim is wrong: the sum of all levels that were spent."""
+        rate = ALPHA + sum(self.spent)
+        return rate if math.isnan(rate) else min(1.0, rate)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -224,10 +247,9 @@ def findings(
     declaration: Declaration,
     conclusion: Conclusion,
     ended: Ended,
-    declared: str,
-    amendments: Sequence[Mapping[str, Any]],
+    content: Mapping[str, Any],
 ) -> Findings:
-    """Read the runs of a concluded study. declared: when, in ISO 8601."""
+    """Read the runs of a concluded study. content: of the file that holds its declaration."""
     cells = []
     for cell, ruling in conclusion.rulings.items():
         assert isinstance(ruling, CellRuling)
@@ -243,7 +265,8 @@ def findings(
         cells.append(CellFindings(declaration, ruling, searches, judged, tuned))
     runs = [run for found in cells for run in found.runs]
     cells = [replace(found, everything=runs) for found in cells]
-    return Findings(declaration, cells, datetime.fromisoformat(declared), amendments)
+    declared = datetime.fromisoformat(content["declared"])
+    return Findings(declaration, cells, content["sha256"], declared, content["amendments"])
 
 
 def loss_of(run: Run, metric: str) -> float:

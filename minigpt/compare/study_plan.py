@@ -17,8 +17,9 @@ from minigpt.files.reading import UnreadableError, json_object, read_lines
 from minigpt.study.conduct import known_search
 from minigpt.study.decisions import phase
 from minigpt.study.declaration import Declaration, Setting, typed
+from minigpt.study.declaration_file import study_folder
 from minigpt.study.find import find
-from minigpt.study.journal import JOURNAL, read_decisions, study_folder
+from minigpt.study.journal import JOURNAL, read_decisions
 from minigpt.study.launched import LaunchedRuns
 from minigpt.study.planned import PlannedRun, judging_runs, tuning_runs
 from minigpt.study.run import Run

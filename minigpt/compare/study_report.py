@@ -44,12 +44,13 @@ def facts(found: Findings) -> dict[str, Any]:
     declaration = found.declaration
     content: dict[str, Any] = {
         "study": declaration.study,
-        "declaration": declaration.sha256,
+        "declaration": found.sha256,
         "declared": found.declared.isoformat(),
         "verdict": declaration.node | {"amend": None},
         "primary": declaration.primary,
         "confidence": 1 - found.cells[0].alpha,
         "amendments": list(found.amendments),
+        "error_rate": found.error_rate,
         "cells": [_cell(cell) for cell in found.cells],
     }
     if len(found.cells) > 1:

@@ -6,7 +6,8 @@ from typing import Any
 
 from minigpt.errors import CheckpointError, StorageError
 from minigpt.study.declaration import Declaration, typed
-from minigpt.study.journal import DECLARATION, read_decisions, read_declaration
+from minigpt.study.declaration_file import DECLARATION, read_declaration
+from minigpt.study.journal import read_decisions
 from minigpt.study.planned import label
 
 
@@ -50,7 +51,9 @@ def lines(
     """For a terminal. content: of the file that holds the declaration."""
     shown = [f"{declaration.study}: {declaration.question}"]
     shown.append(f"  phase        {phase(declaration, entries)}")
-    shown += [f"  amended      {amendment['why']}" for amendment in content["amendments"]]
+    for amendment in content["amendments"]:
+        shown.append(f"  amended      {amendment['why']}")
+        shown += [f"  before it    {line}" for line in looks_before(amendment)]
     for entry in entries:
         where = f"{entry['cell']}: " if entry.get("cell") else ""
         if entry["what"] == "extend":
@@ -63,6 +66,16 @@ def lines(
                 verdict = f"{arm} {_verdict(found)}"
                 shown.append(f"  {entry['pairs']:>2} pairs     {where}{verdict}")
     return shown
+
+
+def looks_before(amendment: Mapping[str, Any]) -> list[str]:
+    """`8 pairs: muon undecided -0.0123 (-0.0311 to +0.0065)` for each look that it came after."""
+    found = []
+    for look in amendment.get("looks", ()):
+        where = f"{look['cell']}: " if look["cell"] else ""
+        verdicts = ", ".join(f"{arm} {_verdict(one)}" for arm, one in look["verdicts"].items())
+        found.append(f"{look['pairs']} pairs: {where}{verdicts}")
+    return found
 
 
 def _choice(entry: Mapping[str, Any]) -> str:

@@ -25,60 +25,20 @@ from minigpt.config.identity import flatten
 from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.files import durable
 from minigpt.files.lock import FolderLock
-from minigpt.files.reading import UnreadableError, json_object, read_bytes, read_json, read_yaml
-from minigpt.files.shape import fault, file_name, instant, natural
-from minigpt.study.declaration import Declaration, declaration_of
+from minigpt.files.reading import UnreadableError, json_object, read_bytes, read_json
+from minigpt.files.shape import fault, file_name
+from minigpt.study.declaration import Declaration
+from minigpt.study.declaration_file import (
+    DECLARATION,
+    LOOK,
+    SCHEMA,
+    digest,
+    read_declaration,
+    study_folder,
+)
 
-SCHEMA = 1
-DECLARATION, JOURNAL, RUNS = "declaration.yaml", "journal.jsonl", "runs.json"
-AMENDMENT = {"why": str, "changes": [str], "before": str, "after_decisions": natural}
-DECLARED = {
-    "study": str,
-    "sha256": str,
-    "declared": instant,
-    "verdict": {},
-    "base": {},
-    "amendments": [AMENDMENT],
-}
+JOURNAL, RUNS = "journal.jsonl", "runs.json"
 FOLDERS = {"runs": {str: file_name}}
-
-
-def study_folder(output: Path, study: str) -> Path:
-    """Where a study of this folder of runs lives."""
-    return output / "studies" / re.sub(r"[^A-Za-z0-9._-]+", "_", study)
-
-
-def read_declaration(folder: Path) -> tuple[Declaration, dict[str, Any]] | None:
-    """The declaration and the whole file; None if there is none.
-
-    Raises CheckpointError for a file that is damaged or of somebody else.
-    """
-    path = folder / DECLARATION
-    try:
-        content = read_yaml(path)
-    except UnreadableError as error:
-        if error.missing and not os.path.lexists(path):
-            return None
-        raise
-    try:
-        if content.get("schema") != SCHEMA:
-            raise ValueError(f"schema {content.get('schema')}, expected {SCHEMA}")
-        if (wrong := fault(content, DECLARED)) is not None:
-            raise ValueError(wrong)
-        if Declaration(content["study"], content["verdict"]).sha256 != content["sha256"]:
-            raise ValueError("its hash is another one")
-        declaration = declaration_of(content["study"], content["verdict"])
-    except KeyError as error:
-        raise _damaged_declaration(path, f"{error} is missing") from None
-    except (ConfigError, AttributeError, TypeError, ValueError) as error:
-        raise _damaged_declaration(path, str(error)) from None
-    return declaration, content
-
-
-def _damaged_declaration(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"damaged declaration: {path}: {why} (restore it, or move the study's folder away)"
-    )
 
 
 def read_decisions(folder: Path) -> dict[str, dict[str, Any]]:
@@ -86,19 +46,25 @@ def read_decisions(folder: Path) -> dict[str, dict[str, Any]]:
 
     Raises StorageError for what is no file, CheckpointError for a damaged one.
     """
+    return _decisions(folder)[-1]
+
+
+def _decisions(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    """The same before the first amendment, before the second, ..., after the last."""
     path = folder / JOURNAL
-    known: dict[str, dict[str, Any]] = {}
+    known: list[dict[str, dict[str, Any]]] = [{}]
     for number, line in enumerate(_whole_lines(path), 1):
         try:
             entry = json_object(line)
-            known[_key(entry)] = entry
+            if entry["what"] == "amendment":
+                known.append({})
+            else:
+                known[-1][_key(entry)] = entry
         except (ValueError, KeyError) as error:
             raise CheckpointError(
                 f"damaged journal: {path}: line {number}: {error} "
                 "(restore it, or move the study's folder away)"
             ) from None
-        if entry["what"] == "amendment":
-            known = {}
     return known
 
 
@@ -156,8 +122,7 @@ class Journal:
     def __init__(self, output: Path, declaration: Declaration, base: dict[str, Any]) -> None:
         self.folder = study_folder(output, declaration.study)
         self.declaration, self.base = declaration, base
-        self.amendments: list[dict[str, Any]] = []
-        self.declared = ""  # when
+        self.content: dict[str, Any] = {}  # of the file that holds the declaration
         self._known: dict[str, dict[str, Any]] = {}  # by what is decided
         self._path = self.folder / JOURNAL
 
@@ -208,34 +173,44 @@ class Journal:
 
     def _declare(self) -> None:
         known, changed = read_declaration(self.folder), self.changes()
+        if known is not None and not changed:
+            self.content = known[1]
+            return
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.declared = known[1]["declared"] if known else now
-        if known is not None:
-            self.amendments = known[1]["amendments"]
-            if not changed:
-                return
-        content: dict[str, Any] = {
+        self.content = {
             "schema": SCHEMA,
             "study": self.declaration.study,
-            "sha256": self.declaration.sha256,
-            "declared": self.declared,
+            "sha256": "",
+            "declared": known[1]["declared"] if known else now,
             "verdict": self.declaration.node | {"amend": None},
             "base": self.base,
-            "amendments": self.amendments,
+            "amendments": known[1]["amendments"] if known else [],
         }
         if known is not None:
-            amendment = {
-                "why": self.declaration.node["amend"],
-                "changes": changed,
-                "before": known[0].sha256,
-                "after_decisions": len(self._known),
-            }
             # noted first: a kill between both leaves an amendment that is made again
+            amendment = self._amendment(*known, changed)
             self.note({"what": "amendment", **amendment})
-            self.amendments.append(amendment | {"time": now})
+            self.content["amendments"].append(amendment | {"time": now})
             self._known = {}
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        self.content["sha256"] = digest(self.content)
+        text = yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True)
         durable.write_atomic(self.folder / DECLARATION, text.encode())
+
+    def _amendment(
+        self, before: Declaration, content: dict[str, Any], changed: list[str]
+    ) -> dict[str, Any]:
+        """What is noted of a change: also what was read before it, which it may answer to."""
+        since = _decisions(self.folder)[len(content["amendments"]) :]
+        decisions = [entry for known in since for entry in known.values()]
+        looks = [entry for entry in decisions if entry["what"] == "look"]
+        return {
+            "why": self.declaration.node["amend"],
+            "changes": changed,
+            "before": content["sha256"],
+            "after_decisions": len(decisions),
+            "declared_looks": list(before.looks),
+            "looks": [{key: look[key] for key in LOOK} for look in looks],
+        }
 
     def _read(self) -> None:
         """The decisions since the last amendment; a torn last line goes.

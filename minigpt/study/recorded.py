@@ -8,8 +8,9 @@ from typing import Any
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files.reading import UnreadableError
 from minigpt.study.declaration import Declaration
+from minigpt.study.declaration_file import read_declaration, study_folder
 from minigpt.study.find import read_run
-from minigpt.study.journal import read_declaration, read_folders, study_folder
+from minigpt.study.journal import read_folders
 from minigpt.study.planned import PlannedRun
 from minigpt.study.record import folder_of, id_in
 from minigpt.study.run import Run

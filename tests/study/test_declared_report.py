@@ -16,6 +16,7 @@ from studies import Compare, Study
 from minigpt.compare import study_figures, study_report
 from minigpt.compare.document import Table, VerdictLine
 from minigpt.compare.figures import SIZE, STYLE
+from minigpt.compare.report_text import terminal_text
 from minigpt.compare.study_document import document
 from minigpt.compare.study_findings import CellFindings, Findings, findings
 from minigpt.compare.study_notes import notes
@@ -37,7 +38,11 @@ def found(folder: Path, arms: list[str], **changes: Any) -> Findings:
         return noisy(0.0, spread=0.005)(run) + 0.004 * arms.index(run.arm)
 
     runs = FolderRuns(declaration, Study(folder), loss)
-    return findings(declaration, conclude_in_folder(runs), runs, "2026-01-01", ())
+    return findings(declaration, conclude_in_folder(runs), runs, content())
+
+
+def content(*amendments: Any) -> dict[str, Any]:
+    return {"declared": "2026-01-01", "amendments": amendments, "sha256": 64 * "0"}
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +159,26 @@ def timed(cell: CellFindings, intervals: dict[Run, tuple[float, float]]) -> Cell
         for arm, by_budget in cell.judged.items()
     }  # fmt: skip
     return replace(cell, judged=judged, everything=list(moved.values()))
+
+
+def test_looks_before_an_amendment_are_shown_and_their_levels_add_up(two: Findings) -> None:
+    verdicts = {"muon": {"word": "worse", "difference": 0.0123, "interval": [0.011, 0.0136]}}
+    amendment = {
+        "why": "more pairs",
+        "changes": ["verdict.confirm.looks: [8, 16] -> [8, 16, 32]"],
+        "after_decisions": 4,
+        "declared_looks": [8, 16],
+        "looks": [{"cell": "", "pairs": pairs, "verdicts": verdicts} for pairs in (8, 16)],
+    }
+    text = terminal_text(document(replace(two, amendments=[amendment]), {}))
+    assert text.count("amended after looks: claims are wrong in up to 10 % of studies.") == 2
+    assert "read before it: 8 pairs: muon worse +0.0123 (+0.0110 to +0.0136)" in text
+    assert "2.5 % + 2.5 % of the looks before, and 5 % of those declared now" in text
+    before_looks = replace(two, amendments=[amendment | {"looks": []}])
+    assert "claims are wrong" not in terminal_text(document(before_looks, {}))
+    assert before_looks.error_rate == 0.05
+    old = {key: value for key, value in amendment.items() if "looks" not in key}
+    assert "is not known" in terminal_text(document(replace(two, amendments=[old]), {}))
 
 
 def test_few_random_draws_are_noted(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from declared import declared
 from runs import ROOT
 
 from minigpt.errors import BusyError, CheckpointError, ConfigError
-from minigpt.study.journal import Journal, read_declaration, study_folder
+from minigpt.study.declaration_file import digest, read_declaration, study_folder
+from minigpt.study.journal import Journal
 
 BASE = {"muon": {"model": {"d_model": 32}}}
 CHOICE = {"what": "choose", "arm": "muon", "cell": "", "loss": 4.0}
@@ -32,7 +33,7 @@ def test_a_declaration_is_written_once(tmp_path: Path) -> None:
     found = read_declaration(path.parent)
     assert found is not None
     assert found[0].node == declared().node
-    assert found[0].sha256 == declared().sha256
+    assert found[1]["sha256"] == digest(found[1])
 
 
 def test_a_changed_declaration_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -54,14 +55,43 @@ def test_an_amendment_is_kept_for_ever(tmp_path: Path) -> None:
     amended = declared(confirm__looks=[8, 16, 32], amend="the spread was larger than planned")
     for _ in range(2):
         with Journal(tmp_path, amended, BASE) as journal:
-            (kept,) = journal.amendments
+            (kept,) = journal.content["amendments"]
             journal.note(CHOICE | {"loss": 5.0})
     assert kept["why"] == "the spread was larger than planned"
-    assert kept["before"] == declared().sha256
+    assert kept["before"] != journal.content["sha256"]
     assert kept["changes"] == ["verdict.confirm.looks: [8, 16] -> [8, 16, 32]"]
     assert [line["what"] for line in lines(tmp_path)] == ["choose", "amendment", "choose"]
     with Journal(tmp_path, declared(confirm__looks=[8, 16, 32]), BASE) as journal:
-        assert len(journal.amendments) == 1, "typed again without the reason it is the same study"
+        assert len(journal.content["amendments"]) == 1, (
+            "typed again without the reason it is the same study"
+        )
+
+
+LOOK = {"what": "look", "cell": "", "pairs": 8, "verdicts": {"muon": {"word": "undecided"}}}
+
+
+def test_an_amendment_keeps_the_looks_before_it(tmp_path: Path) -> None:
+    """Also those before an amendment that a kill left half made."""
+    with Journal(tmp_path, declared(), BASE) as journal:
+        journal.note(LOOK)
+        journal.note({"what": "amendment", "why": "killed while it was declared"})
+    more = {"confirm__looks": [8, 16, 32]}
+    with Journal(tmp_path, declared(**more, amend="more"), BASE) as journal:
+        (kept,) = journal.content["amendments"]
+    assert [(look["pairs"], look["verdicts"]) for look in kept["looks"]] == [(8, LOOK["verdicts"])]
+    assert kept["declared_looks"] == [8, 16]
+    assert kept["after_decisions"] == 1
+
+
+def test_the_hash_is_of_the_base_and_of_amendments_too(tmp_path: Path) -> None:
+    def sha256(margin: float, base: dict[str, object], amend: str | None = None) -> str:
+        with Journal(tmp_path, declared(margin=margin, amend=amend), base) as journal:
+            return str(journal.content["sha256"])
+
+    first, other = sha256(0.01, BASE), {"muon": {"model": {"d_model": 64}}}
+    found = [first, sha256(0.01, other, "wider"), sha256(0.01, BASE, "back")]
+    assert len(set(found)) == 3
+    assert sha256(0.01, BASE) == found[-1]
 
 
 def test_decisions_are_noted_once_and_must_not_change(tmp_path: Path) -> None:

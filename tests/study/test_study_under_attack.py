@@ -17,7 +17,8 @@ from runs import ROOT, Shell
 
 from minigpt.compare.__main__ import main as compare
 from minigpt.errors import BusyError, StorageError
-from minigpt.study.journal import Journal, study_folder
+from minigpt.study.declaration_file import study_folder
+from minigpt.study.journal import Journal
 
 # 4 tuning runs of 4 steps, 3 pairs at two budgets.
 STUDY = """# @package _global_
