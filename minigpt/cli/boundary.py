@@ -5,7 +5,14 @@ from types import TracebackType
 
 from minigpt.errors import MinigptError
 
-COMPOSERS = {"hydra", "omegaconf", "yaml", "antlr4", "minigpt.cli.yaml_files"}
+COMPOSERS = {
+    "hydra",
+    "omegaconf",
+    "yaml",
+    "antlr4",
+    "minigpt.cli.yaml_files",
+    "minigpt.cli.constructor_keys",
+}
 
 
 def is_composition_error(error: BaseException) -> bool:

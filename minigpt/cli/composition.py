@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
+from minigpt.cli.constructor_keys import accept_constructor_keys
 from minigpt.cli.explain import broken_files, explain
 from minigpt.cli.overrides import CONF, quote
 from minigpt.errors import ConfigError
@@ -55,6 +56,7 @@ def _compose(config_name: str, overrides: list[str], config_dir: str | None) -> 
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
+    accept_constructor_keys()
     place = f"file://{Path(config_dir).absolute()}" if config_dir else ""
     extra = [f"hydra.searchpath=[{quote(place)}]"] if place else []
     running = GlobalHydra.instance().hydra  # it waits while a study composes its next jobs

@@ -26,7 +26,7 @@ from minigpt.cli.overrides import (
     refuse_torchrun,
     without_glob,
 )
-from minigpt.cli.process import set_up_process
+from minigpt.cli.process import set_up_process, set_up_worker
 from minigpt.config import schema
 from minigpt.errors import ConfigError, MinigptError, Stopped
 from minigpt.files.durable import ensure_writable
@@ -61,7 +61,7 @@ def main(
         set_up_process()
         schema.register()
         study.register()
-        sweep = Sweep(_task(job, plan_of), set_up_process, report)
+        sweep = Sweep(_task(job, plan_of), set_up_worker, report)
         try:
             parsed = parse(sys.argv[1:])
             parsed.overrides = [protect(typed, parsed.multirun) for typed in parsed.overrides]
@@ -154,7 +154,7 @@ def _sweep(
     if "submitit" in cfg.hydra.launcher._target_:
         interrupt.restore()  # this process only waits: Ctrl-C leaves the jobs in the queue
     sys.argv[1:] = arguments
-    with only(sweep.left):
+    with only(sweep.left), sweep.live(cfg):
         failed = launch(sweep, config_name, only_shows=False)
     # told here, since OmegaConf adds the frames of an exception that is being handled
     if failed is not None:

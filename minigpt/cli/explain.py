@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
+from minigpt.cli.constructor_keys import deeper_keys, names_in
 from minigpt.cli.overrides import options_of
 from minigpt.config import schema
 from minigpt.terminal import did_you_mean
@@ -144,8 +145,16 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
         parent, _, last = parent.rpartition(".")
         node = OmegaConf.select(base, parent) if parent else base
     if last not in node:
-        known = [str(k) for k in node if k != "hydra"] + ([] if parent else sorted(groups))
-        return f"unknown key: {key} {did_you_mean(last, known, f'{parent}.' if parent else '')}"
+        known = [k for k in names_in(node) if k != "hydra"] + ([] if parent else sorted(groups))
+        prefix = f"{parent}." if parent else ""
+        if (
+            last == key.rpartition(".")[2]
+            and last not in known
+            and (deeper := deeper_keys(node, last))
+        ):
+            places = " or ".join(prefix + path for path in deeper[:4])
+            return f"unknown key: {key} (did you mean {places}?)"
+        return f"unknown key: {key} {did_you_mean(last, known, prefix)}"
     if deleting:
         return f"not to be deleted: {override} (give it a value: {key}=...)"
     expected = next((expected for name, expected in _EXPECTED.items() if name in text), None)

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error
+from minigpt.cli.constructor_keys import accept_constructor_keys
 from minigpt.cli.overrides import CONF
 from minigpt.errors import ConfigError
 
@@ -34,6 +35,7 @@ def launch(task: Task, config_name: str, only_shows: bool) -> Exception | None:
     """
     import hydra
 
+    accept_constructor_keys()
     said = io.StringIO()
     try:
         with redirect_stderr(said) if only_shows else nullcontext(), plain_failures():

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt import streams
+from minigpt.cli.constructor_keys import accept_constructor_keys
 from minigpt.cli.yaml_files import refuse_multiplying_aliases
 from minigpt.config import plan, typed
 from minigpt.errors import MinigptError
@@ -14,11 +15,17 @@ from minigpt.terminal import say
 
 
 def set_up_process() -> None:
-    """Make streams safe, show the log, bound YAML, register resolvers; also in sweep workers."""
+    """Make streams safe, show the log, bound YAML, register resolvers."""
     streams.install()
     show_log()
     refuse_multiplying_aliases()
     register_resolvers()
+
+
+def set_up_worker() -> None:
+    """The same in a process that Hydra composes jobs in."""
+    set_up_process()
+    accept_constructor_keys()
 
 
 class AboveTheBar(logging.Handler):

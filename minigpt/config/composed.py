@@ -14,6 +14,7 @@ class Composed:
     choices: dict[str, str]  # group -> option
     overrides: list[str]  # as typed
     sources: list[str]  # folders that YAML files come from
+    in_sweep: bool = False
 
 
 def take_apart(cfg: DictConfig) -> Composed:
@@ -22,7 +23,9 @@ def take_apart(cfg: DictConfig) -> Composed:
 
     hydra = cfg["hydra"] if "hydra" in cfg else HydraConfig.get()
     sources = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
-    return Composed(without(cfg, "hydra"), choices_of(cfg, hydra), typed_of(hydra), sources)
+    in_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
+    own = without(cfg, "hydra")
+    return Composed(own, choices_of(cfg, hydra), typed_of(hydra), sources, in_sweep)
 
 
 def without(cfg: DictConfig, key: str) -> DictConfig:

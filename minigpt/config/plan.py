@@ -50,6 +50,7 @@ class Plan:
     folder: Path
     tokens_folder: Path
     rounding: str | None = None
+    in_sweep: bool = False
 
     @property
     def unused(self) -> list[str]:
@@ -121,7 +122,8 @@ def plan_composed(composed: Composed) -> Plan:
     with durable.writing(output):  # a path that no disk can have
         folder = run_folder(output, id, naming.run_name(choices, overrides, config["name"]))
     tokens = tokens_folder(config, choices)
-    return Plan(config, choices, overrides, who, id, folder, tokens, rounding)
+    sweep = composed.in_sweep
+    return Plan(config, choices, overrides, who, id, folder, tokens, rounding, sweep)
 
 
 def data_of(cfg: DictConfig) -> tuple[dict[str, Any], Path]:

@@ -146,7 +146,7 @@ class RunFolder:
             log.warning("warning: accepted change: %s", change)
         if first:
             log.info("%s", self.folder)
-            if near := describe_neighbour(self.plan):
+            if not self.plan.in_sweep and (near := describe_neighbour(self.plan)):
                 log.info("%s", near)
 
     def note_branch(self, origin: dict[str, Any] | None) -> None:

@@ -79,7 +79,8 @@ class Planner:
             try:
                 config = copy.deepcopy(self._base(shared).own)
                 for value in values:
-                    OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+                    key, new = value.key_or_group, value.value()
+                    OmegaConf.update(config, key, new, merge=True, force_add=True)
                 base = self._base(shared)
                 yield plan_composed(dataclasses.replace(base, own=config, overrides=job))
             except (MinigptError, HydraException, OmegaConfBaseException, TypeError, ValueError):

@@ -65,7 +65,7 @@ class LiveLine:
             print(line, file=self._stderr, flush=True)
 
     def _watch(self) -> None:
-        shown, ended = time.monotonic(), 0
+        shown, ended = time.monotonic(), -1  # the first line comes after ENDED_S
         while not self._over.wait(LOOK_S):
             with suppress(OSError, ValueError):
                 line = self.line()

@@ -10,7 +10,14 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +40,7 @@ from minigpt.files.reading import UnreadableError, read_bytes
 from minigpt.run.answer import answer, print_outcome
 from minigpt.run.record import FAILED, failure, read_summary
 from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
+from minigpt.study.live import LiveLine, WatchedJob
 from minigpt.study.outcome import outcome_table
 from minigpt.study.record import changing, path_of, read_sweep
 from minigpt.terminal import escape_line
@@ -65,7 +73,9 @@ class Sweep:
         self.jobs: list[dict[str, Any]] = []  # as in the record
         self.output = Path()  # the folder of the runs
         self.left: list[list[str]] | None = None  # overrides of jobs for Hydra to launch; None: all
+        self.study: str | None = None
         self.in_worker = False
+        self.watched: list[WatchedJob] = []  # the jobs that are left
 
     @property
     def is_quiet(self) -> bool:
@@ -99,11 +109,23 @@ class Sweep:
             if plan is not None:
                 job |= {"folder": plan.folder.name, "study": plan.study}
         refuse_changes([plan for plan in planned if plan is not None])
-        study = cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment")
-        self._write_record(study, arguments)
+        self.study = cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment")
+        self._write_record(self.study, arguments)
         if jobs:
-            self.left = [job for job, plan in zip(jobs, planned, strict=True) if not _answers(plan)]
+            left = [pair for pair in zip(jobs, planned, strict=True) if not _answers(pair[1])]
+            self.left = [job for job, _ in left]
+            self.watched = [
+                WatchedJob(plan.folder, "best", plan.config["train"]["steps"])
+                for _, plan in left
+                if plan is not None
+            ]
         return self.left == []
+
+    def live(self, cfg: DictConfig) -> AbstractContextManager[object]:
+        """One line for all jobs, where they run elsewhere than in this process."""
+        if not self.watched or cfg.hydra.launcher._target_.endswith(".BasicLauncher"):
+            return nullcontext()
+        return LiveLine(self.study or "sweep", self.watched, "val_loss")
 
     def _write_record(self, study: str | None, arguments: list[str]) -> None:
         record = path_of(self.output, study, arguments)

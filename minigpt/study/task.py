@@ -37,7 +37,8 @@ class StudyTask(Sweep):
 
     def begin_study(self, output: Path, study: str, arguments: list[str]) -> None:
         """Take up the record that an earlier start left, or begin one."""
-        self.output, self.study, self.arguments = output, study, arguments
+        self.output, self.study = output, study
+        self.arguments = arguments
         self.record = path_of(output, study, arguments)
         with suppress(UnreadableError):
             self.jobs = [

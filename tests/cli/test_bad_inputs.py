@@ -14,6 +14,8 @@ from runs import Shell
 TABLE = [
     ("train train.step=5", ["train.step", "train.steps"]),
     ("train modle=tiny", ["modle", "model"]),
+    ("train optim.momentum=0.9", ["optim.momentum", "did you mean optim.hidden.momentum?"]),
+    ("train optim.hidden.amsgrd=true optim=adamw", ["did you mean optim.hidden.amsgrad?"]),
     ("train model=tinny", ["model=tinny", "tiny"]),
     ("train optim=moun", ["optim=moun", "muon"]),
     ("train +new=1", ["unknown key: new"]),

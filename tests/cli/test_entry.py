@@ -1,5 +1,6 @@
 """What the command line does around a job."""
 
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,15 @@ def test_a_single_run_with_wishes_to_hydra_runs_inside_hydra(
     assert "validation loss" in shell.out
     assert shell(*command) == 0, shell.err
     assert "already finished" in shell.err
+
+
+def test_an_argument_that_no_yaml_names_needs_no_plus(shell: Shell) -> None:
+    command = ["-m", *SMALL, "train.steps=2", "optim=adamw_by_role,adamw"]
+    assert shell("train", *command, "optim.hidden.amsgrad=true") == 0, shell.err
+    paths = [*shell.folder.glob("outputs/*/run.json")]
+    assert len(paths) == 2
+    record = json.loads(paths[0].read_text())
+    assert record["identity"]["optim"]["hidden"]["amsgrad"] is True
 
 
 def test_a_glob_sweeps_over_the_options_that_it_names(

@@ -94,6 +94,7 @@ def test_joblib_divides_the_threads_goes_on_after_a_failure_and_prints_the_table
     done = Command(tmp_path, *JOBLIB, *wide, OMP_NUM_THREADS="")
     assert done.end() == 2, done.err
     assert done.err.count("  done  ") == 2
+    assert "2 of 4 done  best " in done.err
     assert done.err.count("failed (2)") == 2
     assert "d_model=256 is not a multiple of n_heads=3" in done.err
     assert "Traceback" not in done.err
