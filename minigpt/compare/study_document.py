@@ -48,6 +48,8 @@ def document(found: Findings, figures: dict[str, list[Figure]]) -> Document:
     several = len(found.cells) > 1
     for cell in found.cells:
         blocks += _verdicts(cell, several, _error_rate(found))
+    if found.stopped:
+        blocks.append(Bullets("Not judged", list(found.stopped)))
     blocks.append(Paragraph(_rules(found)))
     blocks += _amendments(found)
     if several:

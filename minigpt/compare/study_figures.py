@@ -235,12 +235,12 @@ def tuning(cell: CellFindings, axes: "Axes") -> str | None:
 def effects(found: Findings, axes: "Axes") -> str | None:
     """The difference of each arm in each cell."""
     cells = found.cells
-    arms = list(cells[0].ruling.findings)
+    arms = list(dict.fromkeys(arm for cell in cells for arm in cell.ruling.findings))
     for number, arm in enumerate(arms):
         offset = ((len(arms) - 1) / 2 - number) * 0.7 / len(arms)
         for row, cell in enumerate(cells[::-1]):
-            interval, style = cell.ruling.findings[arm].interval, _point(cell, arm)
-            if interval is None:
+            finding, style = cell.ruling.findings.get(arm), _point(cell, arm)
+            if finding is None or (interval := finding.interval) is None:
                 continue
             if math.isfinite(interval.low):
                 ends = [interval.low, interval.high]

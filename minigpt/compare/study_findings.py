@@ -22,6 +22,7 @@ from minigpt.study.declaration import Declaration, Setting
 from minigpt.study.planned import judging_runs, label, tuning_runs
 from minigpt.study.run import Run
 from minigpt.study.search import Search
+from minigpt.terminal import count
 
 EQUALLY_LOADED = 0.1  # arms do not differ by more in how many other runs they ran beside
 
@@ -192,6 +193,7 @@ class Findings:
     cells: list[CellFindings]
     sha256: str
     declared: datetime
+    stopped: Sequence[str]  # arms that are not judged, and why
     amendments: Sequence[Mapping[str, Any]]
 
     @property
@@ -228,7 +230,8 @@ class Findings:
 
     def trend(self, arm: str) -> Trend | None:
         """Over the difference at the primary budget."""
-        effects = [cell.ruling.findings[arm].interval for cell in self.cells]
+        found = [cell.ruling.findings.get(arm) for cell in self.cells]
+        effects = [one.interval if one else None for one in found]
         if any(effect is None for effect in effects):
             return None
         numeric = [
@@ -266,7 +269,15 @@ def findings(
     runs = [run for found in cells for run in found.runs]
     cells = [replace(found, everything=runs) for found in cells]
     declared = datetime.fromisoformat(content["declared"])
-    return Findings(declaration, cells, content["sha256"], declared, content["amendments"])
+    stopped = [
+        f"{f'{label(cell)}: ' if cell else ''}{arm}: none of "
+        f"{count(len(search.scores), 'setting')} ended on all tuning seeds "
+        "(other values in verdict.tune.over)"
+        for (cell, arm), search in conclusion.searches.items()
+        if search.stopped
+    ]
+    sha256, amendments = content["sha256"], content["amendments"]
+    return Findings(declaration, cells, sha256, declared, stopped, amendments)
 
 
 def loss_of(run: Run, metric: str) -> float:

@@ -61,7 +61,11 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
             for run in judging_runs(
                 declaration,
                 cell,
-                {arm: _likely(searches[cell, arm]) for arm in declaration.arms},
+                {
+                    arm: _likely(searches[cell, arm])
+                    for arm in declaration.arms
+                    if not searches[cell, arm].stopped
+                },
                 seeds,
             )
         ]

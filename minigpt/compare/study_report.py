@@ -50,6 +50,7 @@ def facts(found: Findings) -> dict[str, Any]:
         "primary": declaration.primary,
         "confidence": 1 - found.cells[0].alpha,
         "amendments": list(found.amendments),
+        "not_judged": list(found.stopped),
         "error_rate": found.error_rate,
         "cells": [_cell(cell) for cell in found.cells],
     }

@@ -100,7 +100,7 @@ def choices(cell: CellFindings) -> Table:
             continue
         best, *others = search.ranking
         runs = tuple(run for by_seed in cell.tuned[arm].values() for run in by_seed.values())
-        second = f"{label(others[0])}: {search.scores[others[0]]:.4f}" if others else ""
+        second = f"{label(others[0])}: {_loss(search.scores[others[0]])}" if others else ""
         ranges = "; ".join(
             f"{key} {low:.3g} to {high:.3g} ({width:.1f} doublings)"
             for key, (low, high, width) in cell.good_ranges(arm).items()
@@ -108,14 +108,20 @@ def choices(cell: CellFindings) -> Table:
         rows.append(
             {
                 "arm": Cell(arm),
-                "chosen": Cell(label(best), tuple(cell.tuned[arm][best].values())),
-                "tuning loss": Cell(f"{search.scores[best]:.4f}"),
+                "chosen": Cell(
+                    "none" if search.stopped else label(best), tuple(cell.tuned[arm][best].values())
+                ),
+                "tuning loss": Cell(_loss(search.scores[best])),
                 "runner-up": Cell(second),
                 "trials": Cell(str(len(search.scores)), runs),
                 "within the margin of the best": Cell(ranges),
             }
         )
     return Table("Choices", rows)
+
+
+def _loss(loss: float) -> str:
+    return f"{loss:.4f}" if math.isfinite(loss) else "diverged"
 
 
 def tuning(cell: CellFindings) -> Table:

@@ -5,7 +5,7 @@ study that is stopped anywhere goes on as if it had not been.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,24 +81,31 @@ class Conclusion:
 def conduct(declaration: Declaration, runs: Runs, judge: Judge, note: Note) -> Conclusion:
     """Run a study to its end. Raises Unfinished if runs that it needs have failed."""
     searches = tune(declaration, runs, note)
+    chosen = {cell: _chosen(declaration, searches, cell) for cell in declaration.cells}
+    judged = [cell for cell, arms in chosen.items() if is_judged(declaration, arms)]
+    if not judged:
+        raise Unfinished(
+            "unfinished: tune: no setting ended on all tuning seeds, of the baseline "
+            f"{declaration.baseline} or of all others: there is nothing to compare (other values "
+            'in verdict.tune.over, with verdict.amend="why" or another study=)'
+        )
     looks: dict[Setting, Look] = {}
     rulings: dict[Setting, Ruling] = {}
     for pairs in declaration.looks:
-        still_open = [cell for cell in declaration.cells if not _decided(rulings.get(cell))]
+        still_open = [cell for cell in judged if not _decided(rulings.get(cell))]
         if not still_open:
             break
-        settings = {cell: _chosen(declaration, searches, cell) for cell in still_open}
         seeds = declaration.seeds(pairs)
         planned = [
             run
             for cell in still_open
-            for run in judging_runs(declaration, cell, settings[cell], seeds)
+            for run in judging_runs(declaration, cell, chosen[cell], seeds)
         ]
         _run_all(runs, f"confirm {pairs} pairs", planned)
         for cell in still_open:
-            losses = _losses(declaration, runs, cell, settings[cell], seeds)
-            scores = {arm: searches[cell, arm].scores for arm in declaration.arms}
-            looks[cell] = Look(cell, pairs, settings[cell], losses, scores)
+            losses = _losses(declaration, runs, cell, chosen[cell], seeds)
+            scores = {arm: searches[cell, arm].scores for arm in chosen[cell]}
+            looks[cell] = Look(cell, pairs, chosen[cell], losses, scores)
             rulings[cell] = judge(declaration, looks[cell])
             note({"what": "look", "cell": _name(cell), "pairs": pairs, **rulings[cell].entry()})
     return Conclusion(searches, looks, rulings)
@@ -112,7 +119,7 @@ def tune(declaration: Declaration, runs: Runs, note: Note) -> dict[tuple[Setting
     """
     searches: dict[tuple[Setting, str], Search] = {}
     wave = 0
-    while not searches or any(found.chosen is None for found in searches.values()):
+    while not searches or any(not found.over for found in searches.values()):
         wave += 1
         wanted: list[PlannedRun] = []
         for cell in declaration.cells:
@@ -146,6 +153,8 @@ def _note_search(note: Note, cell: Setting, arm: str, before: Search, found: Sea
     for number, (key, value) in enumerate(found.extensions, 1):
         if number > len(before.extensions):
             note({"what": "extend", **where, "number": number, "key": key, "value": value})
+    if found.stopped and not before.stopped:
+        note({"what": "choose", **where, "setting": None, "trials": len(found.scores)})
     if found.chosen is not None and before.chosen is None:
         ranking = found.ranking
         entry: dict[str, Any] = {"setting": dict(found.chosen), "trials": len(ranking)}
@@ -154,6 +163,11 @@ def _note_search(note: Note, cell: Setting, arm: str, before: Search, found: Sea
         if len(ranking) > 1:
             entry["runner_up"] = dict(ranking[1])
         note({"what": "choose", **where, **entry})
+
+
+def is_judged(declaration: Declaration, arms: Collection[str]) -> bool:
+    """Whether a cell is, in which these arms have a setting that ended on all tuning seeds."""
+    return declaration.baseline in arms and len(arms) > 1
 
 
 def _run_all(runs: Runs, phase: str, planned: Sequence[PlannedRun]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import CheckpointError, StorageError
+from minigpt.study.conduct import is_judged
 from minigpt.study.declaration import Declaration, typed
 from minigpt.study.declaration_file import DECLARATION, read_declaration
 from minigpt.study.journal import read_decisions
@@ -30,7 +31,7 @@ def declared_studies(
 
 def phase(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> str:
     """`tune`, `confirm 16 pairs` or `ended`, as far as the journal tells."""
-    chosen = {(e["cell"], e["arm"]) for e in entries if e["what"] == "choose"}
+    chosen = {(e["cell"], e["arm"]): e["setting"] for e in entries if e["what"] == "choose"}
     searches = len(declaration.cells) * len(declaration.arms)
     if len(chosen) < searches:
         return f"tune, {len(chosen)} of {searches} settings chosen"
@@ -38,6 +39,9 @@ def phase(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> str
     cells = [label(cell) if cell else "" for cell in declaration.cells]
     following = []
     for cell in cells:
+        arms = [arm for arm in declaration.arms if chosen[cell, arm] is not None]
+        if not is_judged(declaration, arms):
+            continue
         if cell not in looks:
             following.append(declaration.looks[0])
         elif any(found["word"] == "undecided" for found in looks[cell]["verdicts"].values()):
@@ -79,6 +83,8 @@ def looks_before(amendment: Mapping[str, Any]) -> list[str]:
 
 
 def _choice(entry: Mapping[str, Any]) -> str:
+    if entry["setting"] is None:
+        return f"none: no setting of {entry['trials']} ended on all tuning seeds"
     setting = label(tuple(entry["setting"].items()))
     loss = entry.get("loss")
     return f"{setting}  (loss {loss})" if loss is not None else setting

@@ -34,8 +34,13 @@ class Search:
     waves: int = 0
     most_waves: int = 0
     chosen: Setting | None = None
+    stopped: bool = False  # no setting that was tried ended on all tuning seeds
     scores: dict[Setting, float] = field(default_factory=dict)
     extensions: list[tuple[str, Value]] = field(default_factory=list)  # key, value beyond an edge
+
+    @property
+    def over(self) -> bool:
+        return self.chosen is not None or self.stopped
 
     @property
     def ranking(self) -> list[Setting]:
@@ -62,6 +67,8 @@ def search(tune: Tuning, arm: str, losses: Losses, waves: int) -> Search:
             found.chosen = _on_a_grid(grid, tune, losses, found)
     except _Waiting:
         pass
+    if found.chosen and math.isinf(found.scores[found.chosen]):
+        found.chosen, found.stopped = None, True
     return found
 
 

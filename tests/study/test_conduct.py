@@ -6,6 +6,7 @@ import pytest
 from declared import Notes, SimulatedRuns, conclude, declared, noisy
 
 from minigpt.study.conduct import Unfinished
+from minigpt.study.decisions import phase
 from minigpt.study.planned import PlannedRun
 
 
@@ -42,6 +43,30 @@ def test_each_arm_has_its_own_best_setting() -> None:
     assert chosen == {"muon": {"optim.lr_scale": 4}, "adamw": {"optim.lr_scale": 0.5}}
     assert {"what": "extend", "arm": "muon", "cell": "", "number": 1, "key": "optim.lr_scale",
             "value": 4} in notes  # fmt: skip
+
+
+def diverging(*arms: str) -> SimulatedRuns:
+    return SimulatedRuns(lambda run: math.inf if run.arm in arms else noisy(0.05)(run))
+
+
+def test_an_arm_without_a_setting_that_ended_is_not_confirmed_and_the_others_are() -> None:
+    runs, notes = diverging("sgd"), Notes()
+    declaration = declared(arms=["muon", "adamw", "sgd"])
+    conclusion = conclude(declaration, runs, notes)
+    assert conclusion.rulings[()].words == {"muon": "better"}
+    confirmed = [run for phase, planned in runs.phases if "confirm" in phase for run in planned]
+    assert {run.arm for run in confirmed} == {"muon", "adamw"}
+    stopped = {"what": "choose", "arm": "sgd", "cell": "", "setting": None, "trials": 3}
+    assert stopped in notes
+    assert phase(declaration, notes) == "ended"
+
+
+def test_without_a_baseline_that_ended_nothing_is_judged() -> None:
+    for arms in (["adamw"], ["muon"]):
+        runs = diverging(*arms)
+        with pytest.raises(Unfinished, match="nothing to compare"):
+            conclude(declared(), runs)
+        assert [phase for phase, _ in runs.phases] == ["tune"]
 
 
 def test_equal_arms_within_the_margin() -> None:

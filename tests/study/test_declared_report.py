@@ -1,5 +1,6 @@
 """The report of a declared study at a glance: figures, boxes, files; of two arms and of ten."""
 
+import math
 import re
 from dataclasses import replace
 from functools import partial
@@ -179,6 +180,21 @@ def test_looks_before_an_amendment_are_shown_and_their_levels_add_up(two: Findin
     assert before_looks.error_rate == 0.05
     old = {key: value for key, value in amendment.items() if "looks" not in key}
     assert "is not known" in terminal_text(document(replace(two, amendments=[old]), {}))
+
+
+def test_an_arm_that_no_setting_saved_is_told_and_in_the_tables(tmp_path: Path) -> None:
+    def loss(run: PlannedRun) -> float:
+        return math.inf if run.arm == "lion" else noisy(0.05)(run)
+
+    declaration = declared(arms=[*TWO, "lion"], cells={"train.batch_size": [4, 64]})
+    runs = FolderRuns(declaration, Study(tmp_path), loss)
+    study = findings(declaration, conclude_in_folder(runs), runs, content())
+    text = terminal_text(document(study, {}))
+    assert "train.batch_size=4: lion: none of 3 settings ended on all tuning seeds" in text
+    assert re.search(r"lion +none +diverged", text)
+    assert "lion" not in study.cells[0].ruling.words
+    assert study_report.facts(study)["not_judged"] == study.stopped
+    assert drawn(partial(study_figures.effects, study))
 
 
 def test_few_random_draws_are_noted(tmp_path: Path) -> None:
