@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from minigpt.compare.cost import PATH, Costs, flops_per_token
 from minigpt.compare.judge import Result
 from minigpt.compare.tuning import curvatures, edges
-from minigpt.study.run import Run
+from minigpt.study.run import Run, weak_runs
 from minigpt.study.values import show
 
 NOTABLE_SPREAD = 0.1  # of step times between runs of one setting on one path
@@ -17,6 +17,7 @@ def caveats(result: Result, times: Costs) -> list[str]:
     return [
         *result.notes,
         *_diverged(result),
+        *weak_runs(result.group.runs),
         *_grid_edges(result),
         *coarse_grids(result),
         *_tuning(result),

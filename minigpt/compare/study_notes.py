@@ -8,6 +8,7 @@ from minigpt.compare.study_findings import CellFindings, loss_of
 from minigpt.compare.tuning_value import along
 from minigpt.study.declaration import Setting
 from minigpt.study.planned import label
+from minigpt.study.run import Run, weak_runs
 
 NOTABLE_COST = 1.1  # a factor of FLOPs a token from which equal tokens need a word
 BEST_FEW = 3  # draws, whose spread tells what luck did
@@ -25,6 +26,7 @@ def notes(cell: CellFindings) -> list[str]:
         *_unequal_costs(cell),
         *_mixed(cell),
         *_diverged(cell),
+        *weak_runs(_judged(cell)),
         *_seconds(cell),
     ]
 
@@ -151,9 +153,12 @@ def _unequal_costs(cell: CellFindings) -> list[str]:
     return lines
 
 
+def _judged(cell: CellFindings) -> list[Run]:
+    return [run for found in cell.judged.values() for one in found.values() for run in one.values()]
+
+
 def _mixed(cell: CellFindings) -> list[str]:
-    runs = [run for found in cell.judged.values() for one in found.values() for run in one.values()]
-    mixed = sorted({change for run in runs for change in run.record.get("mixed") or ()})
+    mixed = sorted({change for run in _judged(cell) for change in run.record.get("mixed") or ()})
     return [f"runs went on after a change: {'; '.join(mixed)}"] if mixed else []
 
 

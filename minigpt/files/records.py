@@ -66,6 +66,8 @@ SUMMARY = {
     "val_loss": (float, None),
     "val_bits_per_byte?": (float, None),
     "val_tokens?": (natural, None),
+    "unigram_loss?": (float, None),
+    "worse_than_unigram?": (bool, None),
     "train_time_s": amount,
     "seconds": {str: amount},
     "tokens_per_s?": (amount, None),

@@ -10,7 +10,7 @@ from minigpt.errors import NumericsError
 from minigpt.files.reading import MAX_LINE_BYTES, UnreadableError, read_bytes
 from minigpt.run.changes import changes_of, refusal
 from minigpt.run.claim import own_record
-from minigpt.run.record import read_summary
+from minigpt.run.record import read_summary, worse_than_unigram
 from minigpt.run.source_digest import source_digest
 from minigpt.terminal import on_stdout
 
@@ -53,6 +53,8 @@ def print_outcome(folder: Path, summary: dict[str, Any]) -> None:
     loss = f"{summary['val_loss']:.4f} nats per token"
     loss += "" if bits is None else f", {bits:.4f} bits per byte"
     print(f"validation loss   {loss}  ({summary['val_tokens']:,} tokens)")
+    if doubt := worse_than_unigram(summary):
+        print(f"                  {doubt}")
     training = f"{summary['step']:,} steps, {summary['tokens']:,} tokens"
     training += f", {summary['train_time_s']:.1f} s"
     training += "" if rate is None else f", {rate:,.0f} tokens/s"

@@ -78,6 +78,14 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def worse_than_unigram(summary: dict[str, Any]) -> str | None:
+    """What to say of a run that learnt less than how frequent tokens are; None of any other."""
+    if not summary.get("worse_than_unigram"):
+        return None
+    losses = f"{summary['val_loss']:.4g} against {summary['unigram_loss']:.4g}"
+    return f"worse than the unigram model of its own corpus: {losses}"
+
+
 def failure(error: Exception) -> dict[str, Any]:
     """failed.json: what stopped a run, and when."""
     ours = isinstance(error, MinigptError)

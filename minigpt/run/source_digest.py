@@ -36,6 +36,7 @@ SILENT = {
     "minigpt.data.manifest",
     "minigpt.data.shape",
     "minigpt.data.aside",
+    "minigpt.data.unigram",
 }
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -13,6 +14,7 @@ from minigpt.config import identity
 from minigpt.files import records
 from minigpt.files.reading import UnreadableError
 from minigpt.roles import scaled_lr
+from minigpt.run.record import worse_than_unigram
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import Place
 from minigpt.terminal import escape_line
@@ -181,6 +183,14 @@ class Run:
     def keys(self) -> set[str]:
         """The keys of groups, configuration and identity."""
         return {*self.record["choices"], *self.flat_config, *self.flat_identity}
+
+
+def weak_runs(runs: Iterable[Run]) -> list[str]:
+    """A sentence about the runs that ended worse than a unigram model; none if there is none."""
+    said = {run.name: worse_than_unigram(run.summary or {}) for run in runs}
+    found = [f"{name}: {doubt}" for name, doubt in said.items() if doubt]
+    more = f" (and {len(found) - 1} more)" if found[1:] else ""
+    return [f"finite failures: {found[0]}{more}"] if found else []
 
 
 def _warn(text: str) -> None:

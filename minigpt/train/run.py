@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -13,8 +14,9 @@ from minigpt.config.budget import Budget
 from minigpt.config.plan import Plan
 from minigpt.config.precision import Precision
 from minigpt.data.tokens import Tokens
+from minigpt.data.unigram import unigram_loss
 from minigpt.data.windows import TrainWindows
-from minigpt.errors import NumericsError
+from minigpt.errors import DataError, NumericsError
 from minigpt.generate import sampling
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
@@ -159,6 +161,7 @@ class Run:
         """summary.json: what the run came to and what it cost."""
         progress, model = self.progress, self.model
         rows = read_rows(self.folder.metrics.path)
+        unigram = final and self.unigram_loss()
         rates = [row["perf/tokens_per_s"] for row in rows if row.get("perf/tokens_per_s")]
         return {
             "status": status,
@@ -168,6 +171,8 @@ class Run:
             "val_loss": final and final.loss,
             "val_bits_per_byte": final and final.bits_per_byte,
             "val_tokens": final and final.tokens,
+            "unigram_loss": unigram,
+            "worse_than_unigram": unigram and final and final.loss > unigram,
             "train_time_s": progress.train_time_s,
             "seconds": progress.seconds,
             "tokens_per_s": median(rates) if rates else None,
@@ -178,6 +183,12 @@ class Run:
             "optimizer_state_bytes": self.optimizer_state_bytes,
             "mixed": (self.folder.saved or {}).get("mixed", []),
         }
+
+    def unigram_loss(self) -> float | None:
+        """Of the unigram model of this corpus; None if its shards are gone or changed by now."""
+        with suppress(DataError):
+            return unigram_loss(self.tokens.train, self.tokens.val, self.tokens.vocab_size)
+        return None
 
     def optimizer_flops_share(self) -> float | None:
         """FLOPs of the optimizer's matrix products over those of forward and backward.

@@ -9,8 +9,9 @@ from runs import SMALL, Shell
 
 from minigpt.cli import composition
 from minigpt.config.plan import plan_of
-from minigpt.study import sweep
+from minigpt.study import find, sweep
 from minigpt.study.jobs import jobs_of, plans, shortest_first
+from minigpt.study.run import weak_runs
 
 QUICK = [*SMALL, "train.steps=4"]
 
@@ -178,8 +179,15 @@ def test_an_interrupted_job_is_named_and_goes_on(shell: Shell) -> None:
 
 def test_a_refused_job_and_a_diverged_one_have_their_rows_and_the_others_run(shell: Shell) -> None:
     bad = ["optim=adamw", "train.grad_clip=null", "train.max_bad_steps=2", "train.steps=40"]
-    assert shell("train", "-m", *SMALL, *bad, "optim.lr=1e-3,1e30") == 5
+    assert shell("train", "-m", *SMALL, *bad, "optim.lr=1e-5,1e30") == 5
     assert [row[1] for row in table(shell)] == ["done", "diverged"]
+    assert "worse than the unigram model of its own corpus: " in shell.out
+    assert table(shell)[0][3:6] == ["worse", "than", "unigram:"]
+    path = next(p for p in finished(shell) if "diverged" not in p.read_text())
+    summary = json.loads(path.read_text())
+    assert summary["worse_than_unigram"]
+    (weak,) = weak_runs([find.read_run(path.parent)])
+    assert f"{summary['val_loss']:.4g} against {summary['unigram_loss']:.4g}" in weak
     assert not list((shell.folder / "outputs").glob("*/failed.json"))
     assert shell("train", "-m", *QUICK, "model.d_model=32,33") == 2
     assert [row[1] for row in table(shell)] == ["done", "failed"]
