@@ -21,7 +21,7 @@ FLOORS = [
     {"train"},
     {"study"},
     {"cli"},
-    {"compare", "bench", "export", "verify", "dashboard"},
+    {"compare", "bench", "export", "verify", "dashboard", "mirror", "runs"},
 ]  # fmt: skip
 KNOW_HYDRA = {"config", "cli", "run", "generate", "study"}
 

@@ -79,6 +79,11 @@ class WandbLogger:
             known = {key: value for key, value in row.items() if value is not None}
             self._messages.put({"row": known})
 
+    @property
+    def failed(self) -> bool:
+        """Whether it gave up on the way."""
+        return self._warned
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Send the summary and end, within the limits that the class states."""
         if self._thread is None:

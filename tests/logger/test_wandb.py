@@ -12,6 +12,8 @@ import pytest
 import yaml
 from runs import SMALL, Shell
 
+from minigpt import mirror
+
 
 def records_of(folder: Path) -> dict[str, list[Any]]:
     """The records of one segment, by type."""
@@ -52,12 +54,8 @@ def test_a_resumed_sweep_is_whole_in_its_last_segments_grouped_by_study_and_arm(
         assert config["optim"]["hidden"]["lr"] == saved["optim"]["lr"]
         axes = {metric.get("glob_name"): metric.get("step_metric") for metric in last["metric"]}
         assert axes["*"] == "tokens"
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        mirrored = [
-            {k: v for k, v in item["item"].items() if not k.startswith("_")}
-            for item in last["history"]
-        ]
-        assert mirrored == rows
+        rows = metrics(folder)
+        assert mirrored_rows(last) == rows
         summary: dict[str, Any] = {}
         for part in last["summary"]:
             summary |= part["update"]
@@ -77,3 +75,37 @@ def test_sync_finds_every_run_of_the_shared_folder(shell: Shell) -> None:
         pytest.skip(f"this wandb has no sync --dry-run: {done.stderr[:200]}")
     for path in (shell.folder / "outputs").glob("*/run.json"):
         assert f"run-{json.loads(path.read_text())['id']}.wandb" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_mirrored_afterwards_as_if_it_had_been_logged_and_once(
+    shell: Shell, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert shell("train", *SMALL, "logger=none", "optim=adamw", "study=arms") == 0, shell.err
+    folder, wandb = shell.run_folder(), shell.folder / "wandb"
+    typed = [str(folder), "logger=wandb", "logger.project=bench", f"logger.folder={wandb}"]
+    assert mirror.main(typed) == 0
+    assert mirror.main(typed) == 0
+    out = capfd.readouterr().out.splitlines()
+    assert out == [f"sent: {folder}", f"there already: {folder}"]
+    (segment,) = wandb.glob("offline-run-*")
+    found = records_of(segment)
+    (run,) = found["run"]
+    assert (run["run_id"], run["display_name"]) == (folder.name[-8:], folder.name)
+    assert (run["project"], run["run_group"], run["job_type"]) == ("bench", "arms", "adamw")
+    assert run["config"]["update"]["choices"]["optim"] == "adamw"
+    assert mirrored_rows(found) == metrics(folder)
+    summary = {key: value for part in found["summary"] for key, value in part["update"].items()}
+    assert summary["val_loss"] == metrics(folder)[-1]["val/loss"]
+    assert mirror.main([str(folder), "--again", "logger=none", "/no/such/run"]) == 4
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def mirrored_rows(found: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in item["item"].items() if not k.startswith("_")}
+        for item in found["history"]
+    ]

@@ -1,0 +1,108 @@
+"""Send finished runs to a logger afterwards.
+
+python -m minigpt.mirror RUN [RUN ...] logger=wandb
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from minigpt import interrupt
+from minigpt.cli.arguments import Parser, exit_code_of, report
+from minigpt.cli.composition import compose
+from minigpt.cli.overrides import protect, quote, refuse_secrets
+from minigpt.cli.process import set_up_process
+from minigpt.config import schema
+from minigpt.config.build import build
+from minigpt.config.plan import plan_of
+from minigpt.errors import CheckpointError, ConfigError, MinigptError, StorageError
+from minigpt.files import durable, records
+from minigpt.files.reading import UnreadableError, read_json
+
+HELP = """\
+Send the metrics.jsonl of finished runs to a logger, as if it had been there while they trained:
+rows, configuration, summary, name and group are the same.
+
+  python -m minigpt.mirror outputs/tiny-muon-shakespeare-3fa9c1d2 logger=wandb
+  python -m minigpt.mirror outputs/*-???????? logger=wandb logger.project=my-study
+
+What a logger has of a run already, since it trained with it or by this command, is left out:
+typed twice, nothing doubles. mirrored.json in the run's folder says what was sent.
+"""
+MIRRORED = "mirrored.json"
+HOW = ("folder", "timeout_s", "finish_timeout_s")  # keys of a logger that say how, not where to
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = Parser("python -m minigpt.mirror", HELP)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders, and logger=... values")
+    parser.add_argument("--again", action="store_true", help="send what was sent already, too")
+    return exit_code_of(lambda: mirror(parser.parse_intermixed_args(arguments)))
+
+
+def mirror(asked: argparse.Namespace) -> int:
+    """Each run to the logger. The exit code of the first run that failed, else 0."""
+    set_up_process()
+    schema.register()
+    interrupt.install()
+    typed = [text for text in asked.runs if text.startswith(("logger=", "logger."))]
+    refuse_secrets(typed)
+    typed = [protect(text, sweeping=False) for text in typed]
+    if not any(text.startswith("logger=") for text in typed):
+        raise ConfigError("no logger: which one? (add logger=wandb)")
+    code = 0
+    for folder in (Path(text).expanduser() for text in asked.runs if text not in typed):
+        interrupt.stop_if_requested(f"before {folder} (the same command goes on)")
+        try:
+            print(f"{_send(folder, typed, asked.again)}: {folder}")
+        except ConfigError:
+            raise  # of the logger, and so of every run
+        except MinigptError as error:
+            report(error)
+            code = code or error.exit_code
+    return code
+
+
+def _send(folder: Path, typed: list[str], again: bool) -> str:
+    """What became of a run. Raises MinigptError."""
+    record, summary = records.read_record(folder), records.read_summary(folder)
+    if record is None:
+        raise CheckpointError(f"not a run: {folder}: no run.json (give the folder of a run)")
+    if summary is None:
+        raise CheckpointError(f"not finished: {folder} (its own logger is at work; let it end)")
+    config = records.read_config(folder)
+    output = f"output_dir={quote(str(folder.absolute().parent))}"
+    node = plan_of(compose("train", [output, *typed], None, plan_of)).config["logger"]
+    where = {key: value for key, value in node.items() if key not in HOW}
+    sent = _sent(folder)
+    own = {key: value for key, value in (config.get("logger") or {}).items() if key not in HOW}
+    if where in [own, *sent] and not again:
+        return "there already"
+    rows, bad, torn = records.read_rows(folder / "metrics.jsonl")
+    if bad or torn:
+        raise CheckpointError(f"damaged rows: {folder / 'metrics.jsonl'} (see minigpt.verify)")
+    logger: Any = build(node)
+    logger.start(record, config, rows)
+    logger.finish(summary)
+    if getattr(logger, "failed", False):
+        raise StorageError(f"not sent: {folder} (see the warning above; the same command tries it)")
+    with durable.writing(folder):
+        content = {"loggers": [*(one for one in sent if one != where), where]}
+        durable.write_atomic(folder / MIRRORED, durable.json_bytes(content))
+    return "sent"
+
+
+def _sent(folder: Path) -> list[Any]:
+    try:
+        found = read_json(folder / MIRRORED).get("loggers")
+    except UnreadableError as error:
+        if error.missing:
+            return []
+        raise
+    return found if isinstance(found, list) else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())
