@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from minigpt.cli.arguments import Parser, exit_code_of
-from minigpt.compare.results import csv_bytes
 from minigpt.study.listing import SHOWN, cells, list_runs
+from minigpt.study.values import csv_bytes
 from minigpt.terminal import escape_line, table
 
 HELP = """\

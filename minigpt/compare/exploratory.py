@@ -10,12 +10,13 @@ from minigpt.compare.judge import Result, judge
 from minigpt.compare.question import Question
 from minigpt.compare.report_html import html
 from minigpt.compare.report_text import markdown, terminal_text
-from minigpt.compare.results import csv_bytes, csv_rows
+from minigpt.compare.results import csv_rows
 from minigpt.compare.rules import Rules
 from minigpt.compare.write_files import write_files
 from minigpt.errors import ConfigError
 from minigpt.study.find import find
 from minigpt.study.select import select
+from minigpt.study.values import csv_bytes
 
 
 def compare(options: argparse.Namespace) -> None:

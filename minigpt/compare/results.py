@@ -1,7 +1,5 @@
 """results.csv: one row for each run that was looked at, for other tools to check or go on with."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,22 +7,11 @@ from minigpt.compare.cost import ran_alone
 from minigpt.compare.groups import Group
 from minigpt.compare.judge import Result
 from minigpt.roles import ROLES
-from minigpt.study.run import Run
-from minigpt.terminal import escape_line
+from minigpt.study.run import Run, differing
 
 RESULTS = ("step", "tokens", "val_loss", "val_bits_per_byte", "train_time_s", "tokens_per_s")
 COSTS = ("parameters", "flops_per_token", "optimizer_flops_share", "optimizer_state_bytes")
 PATH = ("device", "precision", "compile", "threads")
-
-
-def csv_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
-    """The file. A row may lack columns of others."""
-    text, columns = io.StringIO(), dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()})
-    return text.getvalue().encode()
 
 
 def csv_rows(
@@ -54,7 +41,10 @@ def csv_rows(
             place = {"group": "", "arm": name, "setting": "", "chosen": False}
             runs = (*arm.runs, *arm.unended)
             rows += [_row(run, place, "not compared", run in alone) for run in runs]
-    return rows
+    listed = {row["folder"] for row in rows}
+    own = differing([run for run in everything if str(run.folder) in listed])
+    more = {str(run.folder): keys for run, keys in own.items()}
+    return [row | more.get(row["folder"], {}) | row for row in rows]
 
 
 def _row(run: Run, place: dict[str, Any], role: str, alone: bool) -> dict[str, Any]:

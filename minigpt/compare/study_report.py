@@ -7,13 +7,13 @@ from typing import Any
 
 from minigpt.compare.report_html import html
 from minigpt.compare.report_text import markdown, terminal_text
-from minigpt.compare.results import csv_bytes
 from minigpt.compare.study_document import document
 from minigpt.compare.study_figures import study_figures
 from minigpt.compare.study_findings import CellFindings, Findings
 from minigpt.compare.study_notes import notes
 from minigpt.compare.write_files import write_files
-from minigpt.study.run import Run
+from minigpt.study.run import Run, differing
+from minigpt.study.values import csv_bytes
 
 RESULTS = ("status", "step", "tokens", "val_loss", "val_bits_per_byte", "train_time_s")
 COSTS = ("parameters", "flops_per_token", "optimizer_flops_share")
@@ -109,20 +109,21 @@ def _plain(value: Any) -> Any:
 
 
 def _rows(cell: CellFindings) -> list[dict[str, Any]]:
-    """One row a run."""
+    """One row a run; every key that differs between the runs is a column."""
     declaration = cell.declaration
-    rows = []
+    rows: list[tuple[dict[str, Any], Run]] = []
     for arm, settings in cell.tuned.items():
         for setting, by_seed in settings.items():
             about = {"phase": "tune", declaration.by: arm, **dict(setting)}
             budget = {declaration.budget_key: declaration.tune.budget}
-            rows += [_row(cell, about | budget, seed, run) for seed, run in by_seed.items()]
+            rows += [(_row(cell, about | budget, seed, r), r) for seed, r in by_seed.items()]
     for arm, by_budget in cell.judged.items():
         about = {"phase": "confirm", declaration.by: arm, **dict(cell.ruling.look.chosen[arm])}
         for budget_value, by_seed in by_budget.items():
             budget = {declaration.budget_key: budget_value}
-            rows += [_row(cell, about | budget, seed, run) for seed, run in by_seed.items()]
-    return rows
+            rows += [(_row(cell, about | budget, seed, r), r) for seed, r in by_seed.items()]
+    own = differing([run for _, run in rows])
+    return [row | own[run] | row for row, run in rows]
 
 
 def _row(cell: CellFindings, about: dict[str, Any], seed: int, run: Run) -> dict[str, Any]:

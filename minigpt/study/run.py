@@ -1,9 +1,10 @@
 """One run as plain values: what it was asked to do, what was chosen for it, what it came to."""
 
+import json
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -183,6 +184,21 @@ class Run:
     def keys(self) -> set[str]:
         """The keys of groups, configuration and identity."""
         return {*self.record["choices"], *self.flat_config, *self.flat_identity}
+
+
+def differing(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
+    """Of each run the choices and keys that these runs do not all share, by their typed names."""
+    choices = {
+        run: {k: v for k, v in run.record["choices"].items() if k != "logger"} for run in runs
+    }
+    keys = set().union(*(run.flat_identity for run in runs)) - {"seed"}
+    values = {run: {key: run.decided(key) for key in keys} | choices[run] for run in runs}
+    found: dict[Run, dict[str, Any]] = {run: {} for run in runs}
+    for key in sorted(set().union(*values.values())):
+        if len({json.dumps(one.get(key), default=str) for one in values.values()}) > 1:
+            for run, one in values.items():
+                found[run][key.replace("budget.", "train.")] = one.get(key)
+    return found
 
 
 def weak_runs(runs: Iterable[Run]) -> list[str]:

@@ -1,5 +1,8 @@
-"""Values of settings as text, as one would type them."""
+"""Values of settings as text, as one would type them, and rows of them as CSV."""
 
+import csv
+import io
+from collections.abc import Sequence
 from typing import Any
 
 from minigpt.terminal import escape_line
@@ -20,3 +23,13 @@ def same(value: Any, text: str) -> bool:
         return not isinstance(value, bool) and float(value) == float(text)
     except (TypeError, ValueError):
         return show(value).lower() == text.lower()
+
+
+def csv_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
+    """The file. A row may lack columns of others."""
+    text, columns = io.StringIO(), dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: escape_line(v) if isinstance(v, str) else v for k, v in row.items()})
+    return text.getvalue().encode()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import ROOT, SMALL, Shell
@@ -114,6 +115,10 @@ def test_markdown_has_the_verdict_the_figures_and_links(reported: Path) -> None:
     assert all(line.endswith("|") for line in table)
 
 
+def _records(study: Study) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in study.folder.glob("*/run.json")]
+
+
 def test_results_csv_has_a_row_for_each_run(reported: Path, study: Study) -> None:
     rows = list(csv.DictReader((reported / "results.csv").read_text().splitlines()))
     assert len(rows) == len(list(study.folder.glob("*/run.json"))) == 46
@@ -127,6 +132,10 @@ def test_results_csv_has_a_row_for_each_run(reported: Path, study: Study) -> Non
     assert len(tuning) == 12
     assert {row["setting"] for row in tuning} == {"optim.lr=0.01", "optim.lr=0.02", "optim.lr=0.04"}
     assert {row["optim.hidden.lr"] for row in tuning} == {"0.01", "0.02", "0.04"}
+    steps = {run["name"]: run["identity"]["budget"]["steps"] for run in _records(study)}
+    assert len(set(steps.values())) > 1
+    assert all(row["train.steps"] == str(steps[row["run"]]) for row in rows)
+    assert all(row["optim"] in row["run"] for row in rows)
     (unended,) = (row for row in rows if row["role"] == "not ended")
     assert (unended["seed"], unended["status"], unended["val_loss"]) == ("109", "unfinished", "")
     (left_out,) = (row for row in rows if row["role"] == "not compared")
