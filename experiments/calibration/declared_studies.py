@@ -327,7 +327,7 @@ def _tally_cell(runs: SimulatedRuns, cell: Setting, ruling: CellRuling, tally: T
             difference = truth(arm, PRIMARY) - base
             covers = finding.interval.low <= difference <= finding.interval.high
             tally.count("difference covered", covers)
-    at = {arm: list(by_budget[PRIMARY].values()) for arm, by_budget in look.losses.items()}
+    at = {arm: by_budget[PRIMARY] for arm, by_budget in look.losses.items()}
     ranked = rank(at, ALPHA / len(world.looks), gains(look))
     kept = [one.arm for one in ranked if one.may_be_best]
     true = {arm: truth(arm, PRIMARY) for arm in world.arms}

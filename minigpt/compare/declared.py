@@ -93,7 +93,7 @@ def judge(
 
     blocked: arm -> why no claim about it is allowed.
     """
-    alpha = ALPHA / len(declaration.looks)
+    alpha, margin = ALPHA / len(declaration.looks), declaration.margin
     at = {arm: by_budget[declaration.primary] for arm, by_budget in look.losses.items()}
     gain = gains(look)
     of_baseline = gain.get(declaration.baseline, 0.0)
@@ -102,21 +102,19 @@ def judge(
         for arm, losses in at.items()
         if arm != declaration.baseline
     }
+    # an arm with fewer pairs than others claims nothing, and costs the others nothing
+    counted = [arm for arm, pair in pairs.items() if pair.number >= MIN_PAIRS] or list(pairs)
     adjusted = {
-        name: dict(
-            zip(
-                pairs,
-                statistics.holm(
-                    [getattr(pair, name)(declaration.margin) for pair in pairs.values()]
-                ),
-            )
+        name: dict.fromkeys(pairs, 1.0)
+        | dict(zip(counted, statistics.holm([test(pairs[arm], margin) for arm in counted])))
+        for name, test in (
+            ("beyond", _Pairs.beyond), ("within", _Pairs.within), ("uneven", _Pairs.uneven),
         )
-        for name in ("beyond", "within", "uneven")
-    }
+    }  # fmt: skip
     findings = {}
     for arm, pair in pairs.items():
         p = {name: values[arm] for name, values in adjusted.items()}
-        word, why, of_claim = _word(pair, p, declaration.margin, alpha)
+        word, why, of_claim = _word(pair, p, margin, alpha)
         if word in ("better", "worse", "equivalent") and arm in (blocked or {}):
             word, why = "undecided", f"no claim: {(blocked or {})[arm]}"
         findings[arm] = Finding(
@@ -144,7 +142,7 @@ def judge_runs(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
 
 
 class _Pairs:
-    """The losses of an arm and of the baseline by seed, paired.
+    """The losses of an arm and of the baseline, paired by common seeds.
 
     between: what to add to the difference for values between the points of both grids.
     """
@@ -156,8 +154,7 @@ class _Pairs:
         confidence: float,
         between: float,
     ) -> None:
-        seeds = sorted(arm)
-        assert seeds == sorted(baseline), "every declared seed has ended in both arms"
+        seeds = sorted(arm.keys() & baseline.keys())
         self.number = len(seeds)
         ended = [s for s in seeds if math.isfinite(arm[s]) and math.isfinite(baseline[s])]
         self.diverged = (

@@ -1,7 +1,7 @@
 """Several arms at once: their order, and which of them may be the best."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scipy.special import bdtrc, stdtr
@@ -23,9 +23,11 @@ class Ranked:
 
 
 def rank(
-    losses: Mapping[str, Sequence[float]], alpha: float, gains: Mapping[str, float] | None = None
+    losses: Mapping[str, Mapping[int, float]],
+    alpha: float,
+    gains: Mapping[str, float] | None = None,
 ) -> list[Ranked]:
-    """The arms, best first. losses: arm -> final loss by seed, the same seeds in the same order.
+    """The arms, best first. losses: arm -> final loss by seed; pairs are of common seeds.
     gains: arm -> what it would gain between the points of its grid, 0 for others.
 
     Multiple comparisons with the best, after Hsu (1984), Ann. Statist. 12, in its paired form: an
@@ -37,13 +39,13 @@ def rank(
     high by chance.
     """
     gains = gains or {}
-    finite = {arm: all(map(math.isfinite, values)) for arm, values in losses.items()}
+    finite = {arm: all(map(math.isfinite, by_seed.values())) for arm, by_seed in losses.items()}
     ranked = []
-    for arm, values in losses.items():
-        ended = [value for value in values if math.isfinite(value)]
+    for arm, by_seed in losses.items():
+        ended = [value for value in by_seed.values() if math.isfinite(value)]
         loss = t_interval(ended, 1 - alpha) if ended else Interval(math.inf, 0, math.inf, 0.0, 0)
         others = [
-            _p_better(losses[other], values, gains.get(arm, 0.0) - gains.get(other, 0.0))
+            _p_better(losses[other], by_seed, gains.get(arm, 0.0) - gains.get(other, 0.0))
             for other in losses
             if other != arm
         ]
@@ -52,17 +54,20 @@ def rank(
     return sorted(ranked, key=lambda one: (not finite[one.arm], one.loss.mean))
 
 
-def _p_better(other: Sequence[float], arm: Sequence[float], between: float) -> float:
+def _p_better(other: Mapping[int, float], arm: Mapping[int, float], between: float) -> float:
     """One-sided p of `other` being no better than `arm`; of losses, or of how often they diverge if
     any did.
 
     between: what to add to the difference for values between the points of both grids.
     """
-    pairs = list(zip(map(math.isfinite, other), map(math.isfinite, arm), strict=True))
-    if not all(a and b for a, b in pairs):
-        alone, uneven = sum(a and not b for a, b in pairs), sum(a != b for a, b in pairs)
+    pairs = [(other[seed], arm[seed]) for seed in other if seed in arm]
+    ended = [(math.isfinite(a), math.isfinite(b)) for a, b in pairs]
+    if not all(a and b for a, b in ended):
+        alone, uneven = sum(a and not b for a, b in ended), sum(a != b for a, b in ended)
         return float(bdtrc(alone - 1, uneven, 0.5)) if alone else 1.0
-    interval = t_interval([x - y for x, y in zip(other, arm, strict=True)])
+    if not pairs:
+        return 1.0
+    interval = t_interval([a - b for a, b in pairs])
     if interval.n < 2 or interval.constant:
         return 1.0
     highest = interval.mean + max(0.0, between)

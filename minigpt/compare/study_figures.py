@@ -100,7 +100,7 @@ def forest(cell: CellFindings, axes: "Axes") -> str | None:
             axes.plot([0], [row], markersize=7, markerfacecolor="none", **style)
             continue
         interval = cell.ruling.findings[arm].interval
-        points = [losses[arm][primary][seed] - baseline[seed] for seed in baseline]
+        points = [loss - baseline[seed] for seed, loss in losses[arm][primary].items()]
         points = [point for point in points if math.isfinite(point)]
         axes.plot(
             points, [row + 0.25] * len(points), "o", color=style["color"], alpha=0.5,
@@ -135,30 +135,30 @@ def _zero_and_margin(axes: "Axes", cell: CellFindings) -> None:
 
 def budgets(cell: CellFindings, axes: "Axes") -> str | None:
     """Final losses over budgets, with the fit."""
-    measured = cell.measured
-    if measured is None:
+    known = {arm: cell.measured(arm) for arm in _order(cell)}
+    fits = {arm: measured for arm, measured in known.items() if measured is not None}
+    if not fits:
         return None
-    curves = measured.curves()
-    fine = np.geomspace(measured.budgets[0], measured.budgets[-1], 50)
-    for arm in _order(cell):
+    for arm, measured in fits.items():
         losses, style = measured.losses[arm], _style(cell, arm)
+        fine = np.geomspace(measured.budgets[0], measured.budgets[-1], 50)
         axes.plot(measured.budgets, losses.mean(axis=1), markersize=6, **_point(cell, arm))
-        if len(measured.losses) <= FEW:
+        if len(fits) <= FEW:
             axes.plot(
                 np.repeat(measured.budgets, losses.shape[1]), losses.ravel(), markersize=3,
                 alpha=0.35, markeredgewidth=0, **_point(cell, arm),
             )  # fmt: skip
-        fitted = [float(curves.loss(arm, budget)) for budget in fine]
+        fitted = [float(measured.curves().loss(arm, budget)) for budget in fine]
         axes.plot(fine, fitted, linewidth=1.5, **style | {"marker": ""})
-    _budget_axis(axes, measured.budgets)
+    _budget_axis(axes, sorted({budget for fit in fits.values() for budget in fit.budgets}))
     axes.set_xlabel("training tokens")
     axes.set_ylabel(_label(f"final loss, {UNITS[cell.declaration.metric]}"))
-    _legend(axes, cell, list(measured.losses))
-    seeds = "small a seed, large the mean" if len(measured.losses) <= FEW else "means over seeds"
+    _legend(axes, cell, list(fits))
+    seeds = "small a seed, large the mean" if len(fits) <= FEW else "means over seeds"
     return f"Final losses of whole schedules by budget: {seeds}; lines the fit."
 
 
-def _budget_axis(axes: "Axes", values: tuple[float, ...]) -> None:
+def _budget_axis(axes: "Axes", values: list[float]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(values, [_short(value) for value in values])
     axes.minorticks_off()

@@ -73,8 +73,7 @@ class CellFindings:
     @cached_property
     def ranking(self) -> list[Ranked]:
         at = {arm: found[self.declaration.primary] for arm, found in self.losses.items()}
-        losses = {arm: list(by_seed.values()) for arm, by_seed in at.items()}
-        return rank(losses, self.alpha, gains(self.ruling.look))
+        return rank(at, self.alpha, gains(self.ruling.look))
 
     @property
     def alpha(self) -> float:
@@ -85,17 +84,39 @@ class CellFindings:
         runs = self.judged[self.baseline][budget].values()
         return int(median((run.summary or {})["tokens"] for run in runs))
 
+    def measured(self, arm: str) -> Measured | None:
+        """What the curves of an arm and the baseline are fitted to: budgets and seeds of both.
+
+        None for one budget, or with a diverged run.
+        """
+        if arm not in self._measured:
+            self._measured[arm] = self._measured_with(arm)
+        return self._measured[arm]
+
     @cached_property
-    def measured(self) -> Measured | None:
-        """The losses that curves are fitted to; None for one budget, or with a diverged run."""
-        budgets = self.declaration.budgets
+    def _measured(self) -> dict[str, Measured | None]:
+        return {}
+
+    def _measured_with(self, arm: str) -> Measured | None:
+        primary, both = self.declaration.primary, (self.losses[arm], self.losses[self.baseline])
+        shared = {
+            budget: {seed for seed in both[0].get(budget, ()) if seed in both[1].get(budget, ())}
+            for budget in self.declaration.budgets
+        }
+        seeds, budgets = shared[primary], {primary}
+        for budget in sorted(shared, key=lambda one: -len(shared[one])):
+            # a budget with few of the seeds is left out before it leaves no spread
+            if len(seeds & shared[budget]) >= min(2, len(shared[primary])):
+                seeds, budgets = seeds & shared[budget], budgets | {budget}
         losses = {
-            arm: np.array([list(found[budget].values()) for budget in budgets])
-            for arm, found in self.losses.items()
+            name: np.array(
+                [[self.losses[name][b][s] for s in sorted(seeds)] for b in sorted(budgets)]
+            )
+            for name in (arm, self.baseline)
         }
         if len(budgets) < 2 or not all(np.isfinite(loss).all() for loss in losses.values()):
             return None
-        return Measured(tuple(float(self.tokens(budget)) for budget in budgets), losses)
+        return Measured(tuple(float(self.tokens(budget)) for budget in sorted(budgets)), losses)
 
     def flops(self, arm: str) -> float | None:
         """FLOPs a token, with those of the optimizer; None where one does not tell its own."""
@@ -148,7 +169,7 @@ class CellFindings:
         return {}
 
     def _at_equal_cost(self, arm: str) -> list[EqualCost]:
-        measured, primary = self.measured, float(self.tokens(self.declaration.primary))
+        measured, primary = self.measured(arm), float(self.tokens(self.declaration.primary))
         if measured is None:
             return []
         confidence = 1 - self.alpha

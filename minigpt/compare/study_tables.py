@@ -75,8 +75,8 @@ def budgets(cell: CellFindings) -> Table:
             "arm": Cell(arm),
             **{
                 f"{key}={budget:g} ({cell.tokens(budget):,} tokens)": Cell(
-                    _mean_loss(list(cell.losses[arm][budget].values())),
-                    tuple(cell.judged[arm][budget].values()),
+                    _mean_loss(list(cell.losses[arm].get(budget, {}).values())),
+                    tuple(cell.judged[arm].get(budget, {}).values()),
                 )
                 for budget in cell.declaration.budgets
             },
@@ -87,6 +87,8 @@ def budgets(cell: CellFindings) -> Table:
 
 
 def _mean_loss(losses: list[float]) -> str:
+    if not losses:
+        return ""
     finite = [loss for loss in losses if math.isfinite(loss)]
     mean = f"{sum(finite) / len(finite):.4f}" if finite else "diverged"
     lost = len(losses) - len(finite)

@@ -13,11 +13,11 @@ from minigpt.compare.statistics import t_interval
 from minigpt.compare.tuning_value import between_points, expected_best, good_range
 
 
-def arms(effects: dict[str, float], n: int = 8, seed: int = 0) -> dict[str, list[float]]:
+def arms(effects: dict[str, float], n: int = 8, seed: int = 0) -> dict[str, dict[int, float]]:
     draw = random.Random(seed)
     common = [draw.gauss(4, 0.05) for _ in range(n)]
     return {
-        arm: [level + effect + draw.gauss(0, 0.01) for level in common]
+        arm: {at: level + effect + draw.gauss(0, 0.01) for at, level in enumerate(common)}
         for arm, effect in effects.items()
     }
 
@@ -47,8 +47,16 @@ def test_another_arm_has_to_be_better_between_the_points_of_grids_too() -> None:
 
 
 def test_one_arm_is_the_best() -> None:
-    (only,) = rank({"a": [1.0, 2.0]}, 0.05)
+    (only,) = rank({"a": {0: 1.0, 1: 2.0}}, 0.05)
     assert only.may_be_best
+
+
+def test_arms_are_paired_on_the_seeds_that_both_have() -> None:
+    losses = arms({"a": 0.0, "b": 0.1, "c": 0.2})
+    for seed in range(7):
+        del losses["c"][seed]
+    ranked = {one.arm: one.may_be_best for one in rank(losses, 0.05)}
+    assert ranked == {"a": True, "b": False, "c": True}, "one seed of c proves nothing"
 
 
 def test_who_diverged_comes_last_and_is_out_if_it_is_no_chance() -> None:
