@@ -12,7 +12,7 @@ from minigpt.cli import entry
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from minigpt.cli.entry import Inside
+    from minigpt.cli.command import Inside
 
 
 def checked(cfg: "DictConfig") -> "DictConfig":

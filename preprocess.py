@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt.cli import entry
-from minigpt.config.plan import data_of
 
 if TYPE_CHECKING:
-    from minigpt.cli.entry import Inside
+    from omegaconf import DictConfig
+
+    from minigpt.cli.command import Inside
 
 
-def preprocess(planned: tuple[dict[str, Any], Path], _inside: "Inside") -> None:
+def planned(cfg: "DictConfig") -> tuple[dict[str, Any], Path]:
+    """What to prepare, and where. Raises ConfigError with every problem found."""
+    from minigpt.config.plan import data_of
+
+    return data_of(cfg)
+
+
+def preprocess(plan: tuple[dict[str, Any], Path], _inside: "Inside") -> None:
     """Prepare the tokens that the configuration names, and say where they are."""
     from minigpt.config.corpus import prepare_tokens
 
-    data, folder = planned
+    data, folder = plan
     tokens = prepare_tokens(data, folder, wait=False)
     for split in (tokens.train, tokens.val):
         line = f"{split.name:<12}{split.n_documents:,} documents, {split.n_tokens:,} tokens"
@@ -32,7 +40,7 @@ def preprocess(planned: tuple[dict[str, Any], Path], _inside: "Inside") -> None:
 
 def main() -> int:
     """The command; returns its exit code."""
-    return entry.main(preprocess, "preprocess", data_of)
+    return entry.main(preprocess, "preprocess", planned)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from minigpt.cli import entry
-from minigpt.config.plan import Plan, plan_of
 
 if TYPE_CHECKING:
-    from minigpt.cli.entry import Inside
+    from omegaconf import DictConfig
+
+    from minigpt.cli.command import Inside
     from minigpt.cli.study import Ends
+    from minigpt.config.plan import Plan
 
 
-def train(plan: Plan, inside: "Inside") -> float | None:
+def planned(cfg: "DictConfig") -> "Plan":
+    """The checked run of a configuration. Raises ConfigError with every problem found."""
+    from minigpt.config.plan import plan_of
+
+    return plan_of(cfg)
+
+
+def train(plan: "Plan", inside: "Inside") -> float | None:
     """One run, to its final validation loss (None: stopped early or only described)."""
     from minigpt.config.build import check_built
     from minigpt.files.durable import ensure_writable
@@ -42,8 +51,10 @@ def train(plan: Plan, inside: "Inside") -> float | None:
     return float(summary["val_loss"])
 
 
-def join_study(plan: Plan) -> None:
+def join_study(plan: "Plan") -> None:
     """Let a run that has begun under another study belong to the one that it is asked for now."""
+    if plan.study is None:
+        return
     from minigpt.study import record
 
     try:
@@ -52,7 +63,7 @@ def join_study(plan: Plan) -> None:
         print(f"warning: not noted in study={plan.study}: {error}", file=sys.stderr)
 
 
-def print_description(plan: Plan) -> None:
+def print_description(plan: "Plan") -> None:
     """The parameter table and what the run would cost, on stdout."""
     from minigpt import streams
     from minigpt.train.dry_run import describe
@@ -70,7 +81,7 @@ def study_ends() -> "Ends":
 
 def main() -> int:
     """The command; returns its exit code."""
-    return entry.main(train, "train", plan_of, study_ends)
+    return entry.main(train, "train", planned, study_ends)
 
 
 if __name__ == "__main__":

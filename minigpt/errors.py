@@ -54,6 +54,14 @@ class BusyError(MinigptError):
     exit_code = 7
 
 
+class JobFailed(MinigptError):
+    """A job of a sweep failed. Its process has reported why."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class Stopped(MinigptError):
     """A signal asked to stop; what was computed is saved. Exit code 128 + signal number."""
 

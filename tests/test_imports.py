@@ -91,6 +91,7 @@ def test_help_loads_neither_torch_nor_other_heavy_packages(script: str) -> None:
         "    assert not stop.code, stop.code\n"
         "heavy = 'torch numpy datasets wandb transformers tokenizers tiktoken'.split()\n"
         "assert not {*heavy} & {*sys.modules}\n"
+        "assert not [name for name in sys.modules if name.startswith('minigpt.study')]\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -105,7 +106,10 @@ def test_help_loads_neither_torch_nor_other_heavy_packages(script: str) -> None:
 
 
 def test_training_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
-    """Each takes half a second to two; a finished run's answer does not even need torch."""
+    """Each takes half a second to two; a finished run's answer does not even need torch.
+
+    One run loads no room that only studies use.
+    """
     arguments = ["train.py", *SMALL, f"output_dir={tmp_path}", f"data_dir={tmp_path / 'tokens'}"]
     code = (
         "import json, runpy, sys\n"
@@ -116,7 +120,10 @@ def test_training_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
         "    assert not stop.code, stop.code\n"
         "heavy = 'torch numpy torch._dynamo torch._inductor sympy wandb matplotlib datasets '\n"
         "heavy += 'pandas scipy transformers tokenizers'\n"
-        "print(json.dumps(sorted({*heavy.split()} & {*sys.modules})))\n"
+        "rooms = tuple(f'minigpt.{room}' for room in ('study', 'compare', 'bench'))\n"
+        "found = {*heavy.split()} & {*sys.modules}\n"
+        "found |= {name for name in sys.modules if name.startswith(rooms)}\n"
+        "print(json.dumps(sorted(found)))\n"
     )
     for expected in (["numpy", "torch"], []):
         done = subprocess.run(

@@ -137,6 +137,7 @@ def inside(path: str, arguments: list[str]) -> None:
         setattr(owner, name, stamped)
 
     import train
+    from minigpt.cli import command  # noqa: F401  (loaded late, but before the first border)
     from minigpt.config import lazy_torch
     from minigpt.run import folder as run_folder
 

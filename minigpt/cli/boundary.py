@@ -3,7 +3,7 @@
 import sys
 from types import TracebackType
 
-from minigpt.errors import MinigptError
+from minigpt.errors import ConfigError, MinigptError
 
 COMPOSERS = {
     "hydra",
@@ -44,6 +44,11 @@ def _modules(trace: TracebackType | None) -> list[str]:
         modules.append(name if name in COMPOSERS else name.partition(".")[0])
         trace = trace.tb_next
     return modules
+
+
+def not_composed(error: Exception) -> ConfigError:
+    """What is told where nothing says more of it."""
+    return ConfigError(f"configuration: {words(error)} (see --help)")
 
 
 def words(error: BaseException) -> str:

@@ -7,7 +7,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
 from minigpt.cli.constructor_keys import accept_constructor_keys
-from minigpt.cli.explain import broken_files, explain
 from minigpt.cli.overrides import CONF, quote
 from minigpt.errors import ConfigError
 
@@ -34,6 +33,8 @@ def compose(
     cfg = attempt(overrides)
     if isinstance(cfg, DictConfig):
         return cfg
+    from minigpt.cli.explain import broken_files, explain
+
     folders = groups_in(config_dir)
     problems, rest = explain(attempt, overrides, folders)
     problems = problems or broken_files(folders) or [f"configuration: {words(cfg)} (see --help)"]

@@ -1,5 +1,6 @@
 """What a process sets up before it composes: streams, the log on stderr, resolvers of conf/."""
 
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,12 @@ def set_up_worker() -> None:
     """The same in a process that Hydra composes jobs in."""
     set_up_process()
     accept_constructor_keys()
+
+
+def look_for_garbage() -> None:
+    """From here on: a command has started. What it made until now is none."""
+    gc.freeze()
+    gc.enable()
 
 
 class AboveTheBar(logging.Handler):

@@ -15,6 +15,7 @@ from minigpt.config.build import check_built, choose_precision
 from minigpt.config.composed import choices_of, take_apart
 from minigpt.config.identity import flatten
 from minigpt.config.plan import Plan, plan_composed
+from minigpt.config.schema import BASIC_SWEEPER
 from minigpt.errors import ConfigError, Stopped
 from minigpt.study.conduct import Conclusion, Look, Ruling, Unfinished, conduct
 from minigpt.study.declaration import Declaration, declaration_of
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
     from hydra.types import HydraContext
 
-BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 DICTIONARIES = ("verdict.budgets", "verdict.cells", "verdict.tune.over", "verdict.tune.per_arm")
-
 Compose = Callable[[list[str]], DictConfig]
 
 
@@ -44,14 +43,6 @@ class Ends(Protocol):
     def report(self, runs: LaunchedRuns, conclusion: Conclusion, journal: Journal) -> None: ...
 
     def describe(self, runs: LaunchedRuns, output: Path, side_by_side: int) -> None: ...
-
-
-def register() -> None:
-    """Make `hydra/sweeper=study` known. `verdict.by` alone makes a study, whatever the sweeper."""
-    from hydra.core.config_store import ConfigStore
-
-    node = {"_target_": BASIC_SWEEPER, "max_batch_size": None, "params": None}
-    ConfigStore.instance().store(group="hydra/sweeper", name="study", node=node, provider="minigpt")
 
 
 @contextmanager
@@ -113,16 +104,6 @@ def runs_side_by_side(cfg: DictConfig, runs: LaunchedRuns) -> bool:
         and plan.threads == 1
         and choose_precision(plan.config).device == "cpu"
     )
-
-
-def is_declared(cfg: DictConfig) -> bool:
-    """Whether a configuration declares a study."""
-    return cfg.get("verdict") is not None and cfg.verdict.get("by") is not None
-
-
-def is_one_of_its_runs(cfg: DictConfig, typed: Sequence[str]) -> bool:
-    """Whether an arm was typed: then one run of a study is meant, not the study."""
-    return any(override.startswith(f"{cfg.verdict.by}=") for override in typed)
 
 
 def prepare(

@@ -36,6 +36,11 @@ def without(cfg: DictConfig, key: str) -> DictConfig:
     return rest
 
 
+def is_declared(cfg: DictConfig) -> bool:
+    """Whether a configuration declares a study."""
+    return cfg.get("verdict") is not None and cfg.verdict.get("by") is not None
+
+
 def typed_of(hydra: Any) -> list[str]:
     """The overrides of a job as typed. Hydra follows references in them, which may lead nowhere."""
     typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)

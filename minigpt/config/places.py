@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from minigpt.checkpoint.layout import MODEL
-from minigpt.checkpoint.load import newest_weights_hash
 from minigpt.config import identity
 from minigpt.errors import ConfigError
 from minigpt.files import durable, reading
@@ -40,6 +38,9 @@ def weights_id(source: Path) -> str:
 
     Raises ConfigError if there are none.
     """
+    from minigpt.checkpoint.layout import MODEL
+    from minigpt.checkpoint.load import newest_weights_hash
+
     why = "(a run folder, or a folder written by minigpt.export)"
     try:
         if (source / "run.json").is_file():

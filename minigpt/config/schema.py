@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 Effect = Literal["result", "watching", "place"]
 
 
@@ -228,7 +229,10 @@ def key_of(name: str) -> Key:
 
 
 def register() -> None:
-    """Make the schemas known to Hydra, as the first entries of the defaults lists in conf/."""
+    """Make the schemas known to Hydra, as the first entries of the defaults lists in conf/.
+
+    And `hydra/sweeper=study`, though `verdict.by` alone makes a study, whatever the sweeper.
+    """
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
@@ -238,3 +242,5 @@ def register() -> None:
     store.store(name="train_schema", node=TrainRoot)
     store.store(name="generate_schema", node=GenerateRoot)
     store.store(name="preprocess_schema", node=PreprocessRoot)
+    sweeper = {"_target_": BASIC_SWEEPER, "max_batch_size": None, "params": None}
+    store.store(group="hydra/sweeper", name="study", node=sweeper, provider="minigpt")

@@ -134,6 +134,14 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary
 
 
+def summary_of(folder: Path) -> dict[str, Any] | None:
+    """The same; None too if a crash left it unreadable, as if the run had not ended."""
+    try:
+        return read_summary(folder)
+    except UnreadableError:
+        return None
+
+
 def read_failure(folder: Path) -> dict[str, Any] | None:
     """failed.json; None if there is none. Raises UnreadableError if it is damaged."""
     value = _json_if_there(folder / "failed.json")

@@ -13,11 +13,10 @@ from minigpt.checkpoint.load import checkpoint_with_weights, newest_checkpoint
 from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.config.places import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
-from minigpt.files.records import read_record
+from minigpt.files.records import read_record, summary_of
 from minigpt.generate import hugging_face
 from minigpt.generate.rebuild import rebuild
 from minigpt.model.transformer import Transformer
-from minigpt.run.record import read_summary
 from minigpt.tokenizer import load as load_tokenizer
 
 
@@ -47,7 +46,7 @@ def find_run(path: str | None, output_dir: str) -> Path:
     finished = [
         folder / "summary.json"
         for folder in Path(output_dir).expanduser().glob("*-????????")
-        if (read_summary(folder) or {}).get("status") == "finished"
+        if (summary_of(folder) or {}).get("status") == "finished"
     ]
     if not finished:
         raise ConfigError(

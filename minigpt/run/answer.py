@@ -7,10 +7,10 @@ from typing import Any
 from minigpt.config.plan import Plan
 from minigpt.config.schema import key_of
 from minigpt.errors import NumericsError
+from minigpt.files import records
 from minigpt.files.reading import MAX_LINE_BYTES, UnreadableError, read_bytes
 from minigpt.run.changes import changes_of, refusal
 from minigpt.run.claim import own_record
-from minigpt.run.record import read_summary, worse_than_unigram
 from minigpt.run.source_digest import source_digest
 from minigpt.terminal import on_stdout
 
@@ -24,7 +24,7 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     code or tokens changed since, unless accepted; NumericsError if the run had diverged.
     """
     source_digest(plan.config)  # now, before anything that computes is imported
-    summary, record = read_summary(plan.folder), own_record(plan)
+    summary, record = records.summary_of(plan.folder), own_record(plan)
     if summary is None or record is None:
         return None
     if (changes := changes_of(plan)) and not plan.config["accept_changes"]:
@@ -39,6 +39,14 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     said = f"already finished ({chosen['device']}, {chosen['precision']}, commit {commit})"
     log.info("%s%s", said, f"; ignored: {', '.join(ignored)}" if ignored else "")
     return summary
+
+
+def worse_than_unigram(summary: dict[str, Any]) -> str | None:
+    """What to say of a run that learnt less than how frequent tokens are; None of any other."""
+    if not summary.get("worse_than_unigram"):
+        return None
+    losses = f"{summary['val_loss']:.4g} against {summary['unigram_loss']:.4g}"
+    return f"worse than the unigram model of its own corpus: {losses}"
 
 
 def print_outcome(folder: Path, summary: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class Metrics:
         self._file.close()
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def whole_rows(path: Path) -> list[dict[str, Any]]:
     """All complete rows of a metrics file, without the torn last line of a run that was killed.
 
     Raises UnreadableError if it is no file of lines.

@@ -13,7 +13,6 @@ import minigpt
 from minigpt.config.plan import Plan
 from minigpt.errors import MinigptError
 from minigpt.files import records
-from minigpt.files.reading import UnreadableError
 from minigpt.run.source_digest import source_digest
 
 FAILED = "failed.json"
@@ -68,22 +67,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "missing"
     return found
-
-
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """summary.json of a run that ended; None before that, or if a crash left it unreadable."""
-    try:
-        return records.read_summary(folder)
-    except UnreadableError:
-        return None
-
-
-def worse_than_unigram(summary: dict[str, Any]) -> str | None:
-    """What to say of a run that learnt less than how frequent tokens are; None of any other."""
-    if not summary.get("worse_than_unigram"):
-        return None
-    losses = f"{summary['val_loss']:.4g} against {summary['unigram_loss']:.4g}"
-    return f"worse than the unigram model of its own corpus: {losses}"
 
 
 def failure(error: Exception) -> dict[str, Any]:

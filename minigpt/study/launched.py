@@ -7,9 +7,8 @@ from pathlib import Path
 
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, ConfigError
-from minigpt.files.records import read_failure
+from minigpt.files.records import read_failure, summary_of
 from minigpt.run.claim import own_record
-from minigpt.run.record import read_summary
 from minigpt.study.declaration import Declaration
 from minigpt.study.find import read_run
 from minigpt.study.jobs import refuse_changes
@@ -87,7 +86,7 @@ class LaunchedRuns:
 
     def _read_loss(self, run: PlannedRun) -> float | None:
         (plan,) = self.plan_all([run])
-        summary = read_summary(plan.folder)
+        summary = summary_of(plan.folder)
         if summary is None or own_record(plan) is None:
             return None
         if summary["status"] == "diverged":

@@ -11,8 +11,7 @@ from types import TracebackType
 
 from minigpt.errors import CheckpointError
 from minigpt.files.reading import UnreadableError
-from minigpt.files.records import read_rows
-from minigpt.run.record import read_summary
+from minigpt.files.records import read_rows, summary_of
 from minigpt.terminal import bar, count, duration
 
 LOOK_S = 1.0  # between two looks at the folders
@@ -94,7 +93,7 @@ class LiveLine:
         """The part of a job's steps that is done."""
         if job.folder in self.ended:
             return 1.0
-        if (summary := read_summary(job.folder)) is not None:
+        if (summary := summary_of(job.folder)) is not None:
             self.ended[job.folder] = summary.get(self.metric)
             return 1.0
         try:

@@ -15,7 +15,7 @@ from minigpt.config import identity
 from minigpt.files import records
 from minigpt.files.reading import UnreadableError
 from minigpt.roles import scaled_lr
-from minigpt.run.record import worse_than_unigram
+from minigpt.run.answer import worse_than_unigram
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import Place
 from minigpt.terminal import escape_line

@@ -30,6 +30,7 @@ from minigpt.config.plan import Plan
 from minigpt.errors import (
     BusyError,
     ConfigError,
+    JobFailed,
     MinigptError,
     NumericsError,
     Stopped,
@@ -37,21 +38,14 @@ from minigpt.errors import (
 )
 from minigpt.files import durable
 from minigpt.files.reading import UnreadableError, read_bytes
+from minigpt.files.records import summary_of
 from minigpt.run.answer import answer, print_outcome
-from minigpt.run.record import FAILED, failure, read_summary
+from minigpt.run.record import FAILED, failure
 from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
 from minigpt.study.live import LiveLine, WatchedJob
 from minigpt.study.outcome import outcome_table
 from minigpt.study.record import changing, path_of, read_sweep
 from minigpt.terminal import escape_line
-
-
-class JobFailed(MinigptError):
-    """A job of a sweep failed. Its process has reported why."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class Sweep:
@@ -222,7 +216,7 @@ def _answers(plan: Plan | None) -> bool:
     if (
         plan is None
         or interrupt.requested()
-        or (read_summary(plan.folder) or {}).get("status") != "finished"
+        or (summary_of(plan.folder) or {}).get("status") != "finished"
     ):
         return False
     summary = answer(plan)

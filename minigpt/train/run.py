@@ -21,7 +21,7 @@ from minigpt.generate import sampling
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
 from minigpt.run.folder import RunFolder
-from minigpt.run.metrics import read_rows
+from minigpt.run.metrics import whole_rows
 from minigpt.seeding import generator
 from minigpt.train.bar import ProgressBar
 from minigpt.train.evaluate import Evaluation, evaluate
@@ -160,7 +160,7 @@ class Run:
     def summary(self, status: str, final: Evaluation | None) -> dict[str, Any]:
         """summary.json: what the run came to and what it cost."""
         progress, model = self.progress, self.model
-        rows = read_rows(self.folder.metrics.path)
+        rows = whole_rows(self.folder.metrics.path)
         unigram = final and self.unigram_loss()
         rates = [row["perf/tokens_per_s"] for row in rows if row.get("perf/tokens_per_s")]
         return {

@@ -12,7 +12,7 @@ from minigpt import interrupt
 from minigpt.config.plan import Plan
 from minigpt.errors import NumericsError
 from minigpt.run.folder import RunFolder
-from minigpt.run.metrics import read_rows
+from minigpt.run.metrics import whole_rows
 from minigpt.train.assemble import assemble
 from minigpt.train.evaluate import Evaluation
 from minigpt.train.loop import fit
@@ -32,7 +32,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
     with RunFolder(plan) as folder:
         live = assemble(plan, folder)
         summary: dict[str, Any] = {}
-        live.logger.start(folder.saved, plan.config, read_rows(folder.metrics.path))
+        live.logger.start(folder.saved, plan.config, whole_rows(folder.metrics.path))
         try:
             with live.bar:
                 if live.progress.final is None and not train(live):
