@@ -2,10 +2,11 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from minigpt.cli.arguments import Parser, exit_code_of
-from minigpt.errors import ConfigError
+from minigpt.errors import CheckpointError, ConfigError
 
 DESCRIPTION = """\
 Compare arms of a study and end in a verdict with an interval:
@@ -113,9 +114,15 @@ def status(options: argparse.Namespace) -> str:
     from minigpt.terminal import escape_line
 
     declared = declared_studies(options.paths, options.study)
-    by = options.by or (declared[0][0].by if len(declared) == 1 else "optim")
-    decided = "".join(f"{escape_line(x)}\n" for _, lines in declared for x in (*lines, ""))
-    return decided + status_text(sweeps(options.paths, options.study), by)
+    by = options.by or (declared[0][1].by if len(declared) == 1 else "optim")
+    decided = "".join(f"{escape_line(x)}\n" for *_, lines in declared for x in (*lines, ""))
+    asked = {}
+    for output, declaration, _ in declared:
+        from minigpt.compare import study_ends
+
+        with suppress(CheckpointError):  # then its records tell
+            asked[output, declaration.study] = study_ends.asked(output, declaration)
+    return decided + status_text(sweeps(options.paths, options.study, asked), by)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 See `cli.study.Ends`.
 """
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from minigpt.compare import study_plan
 from minigpt.compare.declared import CellRuling, judge_runs
 from minigpt.compare.study_findings import Ended, findings
 from minigpt.compare.study_report import write_report
-from minigpt.study.conduct import Conclusion, Look, conduct
+from minigpt.study.conduct import Conclusion, Look, Unfinished, conduct
 from minigpt.study.declaration import Declaration
 from minigpt.study.declaration_file import study_folder
 from minigpt.study.journal import Journal, read_decisions, refuse_another
@@ -53,6 +54,14 @@ def report_again(
     conclusion = conduct(declaration, runs, partial(judge, runs), known)
     found = findings(declaration, conclusion, runs, content)
     return on_stdout(write_report(found, out, figures))
+
+
+def asked(output: Path, declaration: Declaration) -> list[tuple[tuple[str, ...], str | None]]:
+    """The runs that a study asks for, as far as those that have ended tell, with their folders."""
+    runs = RecordedRuns(declaration, output)
+    with suppress(Unfinished):
+        conduct(declaration, runs, partial(judge, runs), lambda entry: None)
+    return [(tuple(run.overrides(declaration)), folder) for run, folder in runs.asked.items()]
 
 
 def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> None:

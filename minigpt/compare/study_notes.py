@@ -159,7 +159,16 @@ def _judged(cell: CellFindings) -> list[Run]:
 
 def _mixed(cell: CellFindings) -> list[str]:
     mixed = sorted({change for run in _judged(cell) for change in run.record.get("mixed") or ()})
-    return [f"runs went on after a change: {'; '.join(mixed)}"] if mixed else []
+    lines = [f"runs went on after a change: {'; '.join(mixed)}"] if mixed else []
+    for arm in cell.judged:
+        tuned, judged = cell.tuned[arm].values(), cell.judged[arm].values()
+        found: dict[str, set[str]] = {}
+        for run in (run for one in (*tuned, *judged) for run in one.values()):
+            for module, code in run.record["source"].items():
+                found.setdefault(module, set()).add(code)
+        if changed := sorted(module for module, codes in found.items() if len(codes) > 1):
+            lines.append(f"{arm}: code changed between its runs: {', '.join(changed)}")
+    return lines
 
 
 def _diverged(cell: CellFindings) -> list[str]:

@@ -14,8 +14,10 @@ from minigpt.study.planned import label
 
 def declared_studies(
     paths: Sequence[Path], study: str | None
-) -> list[tuple[Declaration, list[str]]]:
-    """Every declared study in these folders of runs, or the one of this name, with its lines."""
+) -> list[tuple[Path, Declaration, list[str]]]:
+    """Every declared study in these folders of runs, or the one of this name, with its folder of
+    runs and its lines.
+    """
     found = []
     for output in dict.fromkeys(path.resolve() for path in paths):
         for file in sorted(output.glob(f"studies/*/{DECLARATION}")):
@@ -25,7 +27,7 @@ def declared_studies(
             except (CheckpointError, StorageError):
                 continue  # who goes on with it is told
             if known is not None and study in (None, known[0].study):
-                found.append((known[0], lines(*known, decisions)))
+                found.append((output, known[0], lines(*known, decisions)))
     return found
 
 

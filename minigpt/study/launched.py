@@ -62,10 +62,12 @@ class LaunchedRuns:
         return next(iter(self._plans.values()))
 
     def run(self, phase: str, planned: Sequence[PlannedRun]) -> None:
-        """Train those that have not ended. Nothing is trained if code or tokens changed."""
+        """Train those that have not ended. Nothing is trained if code or tokens changed, since one
+        of these began or since one ended that the study rests on.
+        """
         assert self.launch is not None
         plans = self.plan_all(planned)
-        refuse_changes(plans)
+        refuse_changes([*plans, *self.plan_all(list(self._losses))])
         jobs = [self.overrides(run) for run in planned]
         first = self.task.add(jobs, plans)
         watched = [

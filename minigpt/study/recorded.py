@@ -23,12 +23,15 @@ class RecordedRuns:
         self.declaration, self.output = declaration, output
         self._folders = read_folders(study_folder(output, declaration.study))
         self._found: dict[PlannedRun, Run] = {}
+        self.asked: dict[PlannedRun, str | None] = {}  # all that were looked for -> their folders
 
     def run(self, phase: str, planned: Sequence[PlannedRun]) -> None:
         """Nothing: what is missing is named."""
 
     def loss(self, planned: PlannedRun) -> float | None:
         """Infinite if it diverged, None if it has not ended."""
+        own = " ".join(planned.overrides(self.declaration))
+        self.asked[planned] = self._folders.get(own)
         try:
             loss = self.read(planned).loss(self.declaration.metric)
         except CheckpointError:

@@ -7,10 +7,11 @@ there is nothing to wait for, and the runs that exist are shown.
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
+from types import MappingProxyType
 from typing import Any
 
 from minigpt.errors import CheckpointError, ConfigError
@@ -72,13 +73,21 @@ class SweepStatus:
     jobs: list[JobStatus] = field(default_factory=list)
 
 
-def sweeps(paths: Sequence[Path], study: str | None) -> list[SweepStatus]:
+# of a declared study: its folder of runs and name -> what it asks for, and in which folder
+Asked = Mapping[tuple[Path, str], Sequence[tuple[tuple[str, ...], str | None]]]
+
+
+def sweeps(
+    paths: Sequence[Path], study: str | None, asked: Asked = MappingProxyType({})
+) -> list[SweepStatus]:
     """The recorded sweeps under the paths, then, as one more, the runs outside of them.
 
+    asked: of each declared study, whose records tell only why jobs failed.
     Raises ConfigError if there is nothing at all.
     """
     found: list[SweepStatus] = []
     recorded: set[Path] = set()
+    failed: dict[Path, dict[str, Any] | None] = {}
     for path in paths:
         if not path.is_dir():
             raise ConfigError(f"no such folder: {path} (give the folder of runs, e.g. outputs)")
@@ -93,10 +102,20 @@ def sweeps(paths: Sequence[Path], study: str | None) -> list[SweepStatus]:
                 (_job(path, job.folder, job.overrides, job.failed), job) for job in record.jobs
             ]
             recorded |= {(path / job.name).resolve() for job, _ in pairs if job.name}
+            if (path.resolve(), record.study) in asked:
+                failed |= {path.resolve() / (job.folder or ""): job.failed for job in record.jobs}
+                continue
             jobs = [job for job, typed in pairs if study in (None, typed.study)]
             if jobs or study in (None, record.study):
                 title = f"{record.study or file.stem}  ({' '.join(record.command)})"
                 found.append(SweepStatus(title, jobs))
+    for (output, name), planned in asked.items():
+        jobs = [
+            _job(output, folder, overrides, failed.get(output / (folder or "")))
+            for overrides, folder in planned
+        ]
+        recorded |= {(output / job.name).resolve() for job in jobs if job.name}
+        found.append(SweepStatus(f"{name}: what it asks for by now", jobs))
     folders = [folder for path in paths for folder in run_folders(path)]
     rest = [folder for folder in folders if folder.resolve() not in recorded]
     jobs = [_job(folder.parent, folder.name, (), None) for folder in rest]

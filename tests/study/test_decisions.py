@@ -1,11 +1,15 @@
 """A declared study seen from outside: its phase and its decisions, from its journal alone."""
 
+import json
+import re
+
 import pytest
 from declared import FolderRuns, Notes, SimulatedRuns, conclude, conclude_in_folder, declared, noisy
 from studies import Compare, Study
 
 from minigpt.study.conduct import Unfinished
 from minigpt.study.decisions import phase
+from minigpt.study.journal import Journal
 from minigpt.study.planned import PlannedRun
 
 
@@ -27,12 +31,26 @@ def test_a_study_that_confirms(study: Study, compare: Compare) -> None:
     def loss(run: PlannedRun) -> float | None:
         return None if run.seed == 103 else noisy(0.08)(run)
 
+    runs = FolderRuns(declared(), study, loss)
     with pytest.raises(Unfinished):
-        conclude_in_folder(FolderRuns(declared(), study, loss))
+        conclude_in_folder(runs)
+    with Journal(study.folder, declared(), {}) as journal:
+        journal.note_folders(runs.names)
     assert compare("--status", "--study", "a_study") == 0, compare.err
     assert compare.out.splitlines()[1] == "  phase        confirm 8 pairs"
     assert compare.out.count("\n  chosen  ") == 2
     assert " pairs     muon " not in compare.out
+    # what a killed command and another way to type it left
+    (old,) = (study.folder / "sweeps").iterdir()
+    jobs = json.loads(old.read_text())
+    jobs["jobs"] = [{"overrides": ["seed=7"], "folder": "never-begun"}, *jobs["jobs"][:9]]
+    old.with_name("a_study-1.json").write_text(json.dumps(jobs))
+    old.unlink()
+    assert compare("--status", "--study", "a_study") == 0, compare.err
+    counts = re.findall(r"^  \d+ jobs: .*", compare.out, re.M)
+    assert counts == ["  44 jobs: 40 done, 4 interrupted"]
+    assert compare("--study", "a_study") == 1
+    assert "confirm 8 pairs: 4 of 32 runs did not end" in compare.err, "the same 4"
 
 
 def test_every_phase_in_order() -> None:

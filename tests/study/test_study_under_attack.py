@@ -168,6 +168,21 @@ def test_a_changed_result(
     refused_by_both(shell, typed, output, "decided otherwise before")
 
 
+def test_code_that_changed_between_tuning_and_confirming(
+    output: Path, shell: Shell, typed: list[str]
+) -> None:
+    """Refused although the run that is left has not begun: the choice rests on other code."""
+    tuned = one(output, "*-muon-*-lr_scale1-s0-steps4-*") / "run.json"
+    source = json.loads(tuned.read_text())["source"]
+    change(tuned, source=source | {"minigpt.optim.muon": "f" * 64})
+    assert shell("train", *typed) == 0, "nothing is left to train"
+    shutil.rmtree(one(output))
+    assert shell("train", *typed) == 4
+    assert "code changed: minigpt/optim/muon.py: nothing was trained" in shell.err
+    assert shell("train", *typed, "accept_changes=true") == 0, shell.err
+    assert "muon: code changed between its runs: minigpt.optim.muon" in shell.out
+
+
 def test_a_run_in_the_place_of_another(output: Path, shell: Shell, typed: list[str]) -> None:
     other, own = one(output, JUDGED.replace("101", "100")), one(output)
     shutil.rmtree(own)
