@@ -33,6 +33,10 @@ def train(plan: "Plan", inside: "Inside") -> float | None:
     from minigpt.files.durable import ensure_writable
     from minigpt.run.answer import answer, print_outcome
 
+    if plan.config["code"] is not None:
+        from minigpt.study.elsewhere import go_where_it_is
+
+        go_where_it_is(plan)
     summary = answer(plan)  # of a finished run, without loading torch
     if summary is None:
         check_built(plan)

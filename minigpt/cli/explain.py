@@ -17,6 +17,7 @@ from minigpt.terminal import did_you_mean
 
 LAUNCHERS = {  # launcher -> the plugin it comes with
     "joblib": "hydra_joblib_launcher",
+    "ray": "hydra_ray_launcher",
     "slurm": "hydra_submitit_launcher",
     "submitit_local": "hydra_submitit_launcher",
 }
@@ -126,7 +127,7 @@ def _explain_launcher(option: str) -> str:
         package = LAUNCHERS[option].replace("_", "-")
         return (
             f"missing package: hydra/launcher={option} needs {package} "
-            "(pip install 'minigpt[launchers]')"
+            f"(pip install 'minigpt[{'ray' if option == 'ray' else 'launchers'}]')"
         )
     return f"unknown choice: hydra/launcher={option} {did_you_mean(option, ['basic', *LAUNCHERS])}"
 

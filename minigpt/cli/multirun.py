@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -11,6 +13,7 @@ from omegaconf import DictConfig
 from minigpt import interrupt, streams
 from minigpt.cli import study
 from minigpt.cli.boundary import not_composed
+from minigpt.cli.code_arms import CODE
 from minigpt.cli.composition import groups_in
 from minigpt.cli.flags import canonical
 from minigpt.cli.launch import hide_bases, launch
@@ -18,7 +21,9 @@ from minigpt.cli.overrides import first_value, refuse_torchrun, without_glob
 from minigpt.config.composed import is_declared
 from minigpt.errors import Stopped
 from minigpt.files.durable import ensure_writable
+from minigpt.study.elsewhere import train_elsewhere
 from minigpt.study.jobs import Compose, only, shortest_first
+from minigpt.study.launched import LaunchedRuns
 from minigpt.study.sweep import Sweep
 from minigpt.study.task import StudyTask
 
@@ -42,6 +47,8 @@ def run(
     cfg = composed([first_value(override) for override in parsed.overrides])
     if study_ends is not None and is_declared(cfg):
         return _study(parsed, sweep, config_name, composed, cfg, study_ends())
+    if cfg.hydra.sweeper._target_ == study.OPTUNA_SWEEPER:
+        study.register_optuna()
     if "train" in cfg:
         ensure_writable(Path(cfg.output_dir).expanduser())
     arguments = canonical(parsed)
@@ -70,9 +77,23 @@ def _study(
     ends: study.Ends,
 ) -> int:
     """A declared study from its check to its report."""
-    task = StudyTask(sweep.run_job, sweep.set_up, sweep.report)
-    runs = study.prepare(cfg, parsed.overrides, task, composed)
-    base = study.check_whole(runs)
+    run_job = sweep.run_job
+    if cfg.verdict.by == CODE:
+        run_job = partial(train_elsewhere, parsed.config_dir)
+    task = StudyTask(run_job, sweep.set_up, sweep.report)
+    runs = study.prepare(cfg, parsed.overrides, task, composed, parsed.config_dir)
+    with closing(runs.planner):
+        return _conduct(parsed, config_name, cfg, ends, runs)
+
+
+def _conduct(
+    parsed: argparse.Namespace,
+    config_name: str,
+    cfg: DictConfig,
+    ends: study.Ends,
+    runs: LaunchedRuns,
+) -> int:
+    task, base = runs.task, study.check_whole(runs)
     parallel = study.runs_side_by_side(cfg, runs)
     output = Path(cfg.output_dir).expanduser()
     if cfg.dry_run:

@@ -80,14 +80,19 @@ def options_of(group: str, folders: list[Path]) -> dict[str, Path]:
 
 def first_value(override: str) -> str:
     """A sweep override with its first value, to check a sweep's keys before its first job."""
+    from hydra.core.override_parser.types import IntervalSweep
     from hydra.errors import HydraException
 
     parsed = _parsed(override)
     if parsed is None or not parsed.is_sweep_override():
         return override
     try:
-        value = next(iter(parsed.sweep_string_iterator()), None)
-    except HydraException:  # an interval has no first value
+        value: Any = parsed.value()
+        if not isinstance(value, IntervalSweep):
+            value = next(iter(parsed.sweep_string_iterator()), None)
+        else:
+            value = value.start
+    except HydraException:
         return override
     if value is None:
         raise ConfigError(f"an empty sweep: {override} (give at least one value)")

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from minigpt import interrupt
-from minigpt.config.build import check_built, choose_precision
-from minigpt.config.composed import choices_of, take_apart
+from minigpt.cli import code_arms
+from minigpt.cli.composition import groups_in
+from minigpt.config.build import choose_precision
+from minigpt.config.composed import choices_of
 from minigpt.config.identity import flatten
-from minigpt.config.plan import Plan, plan_composed
 from minigpt.config.schema import BASIC_SWEEPER
 from minigpt.errors import ConfigError, Stopped
 from minigpt.study.conduct import Conclusion, Look, Ruling, Unfinished, conduct
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext
 
 DICTIONARIES = ("verdict.budgets", "verdict.cells", "verdict.tune.over", "verdict.tune.per_arm")
+OPTUNA_SWEEPER = "hydra_plugins.minigpt.OptunaSweeper"
+
 Compose = Callable[[list[str]], DictConfig]
 
 
@@ -43,6 +46,15 @@ class Ends(Protocol):
     def report(self, runs: LaunchedRuns, conclusion: Conclusion, journal: Journal) -> None: ...
 
     def describe(self, runs: LaunchedRuns, output: Path, side_by_side: int) -> None: ...
+
+
+def register_optuna() -> None:
+    """Make `hydra/sweeper=optuna` known, by the only kind of name that Hydra takes."""
+    from hydra.core.plugins import Plugins
+
+    from minigpt.study.optuna_sweeper import OptunaSweeper
+
+    Plugins.instance().class_name_to_class[OPTUNA_SWEEPER] = OptunaSweeper
 
 
 @contextmanager
@@ -107,12 +119,17 @@ def runs_side_by_side(cfg: DictConfig, runs: LaunchedRuns) -> bool:
 
 
 def prepare(
-    cfg: DictConfig, typed: Sequence[str], task: StudyTask, compose: Compose
+    cfg: DictConfig,
+    typed: Sequence[str],
+    task: StudyTask,
+    compose: Compose,
+    config_dir: str | None = None,
 ) -> LaunchedRuns:
     """The checked study of a composed configuration.
 
-    typed: the overrides of the command. Raises ConfigError with everything that is wrong with the
-    declaration, or with one of its arms, cells and budgets, before anything is written.
+    typed: the overrides of the command. config_dir: beside them, for arms that are code.
+    Raises ConfigError with everything that is wrong with the declaration, or with one of its
+    arms, cells and budgets, before anything but checkouts is written.
     """
     if cfg.hydra.sweeper._target_ != BASIC_SWEEPER or cfg.hydra.sweeper.get("params"):
         raise ConfigError(
@@ -121,20 +138,25 @@ def prepare(
     refuse_no_slurm(cfg)
     study = cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment")
     node: Any = OmegaConf.to_container(cfg.verdict, resolve=True)
+    if node["by"] == code_arms.CODE:
+        node = code_arms.resolved(cfg, study, node)
     declaration = declaration_of(study, node)
     refuse_own_keys(declaration, typed)
     shared = [override for override in typed if not override.startswith(("verdict.", "hydra"))]
-    plans = partial(_plans, Planner(cfg, compose, shared))
-    return LaunchedRuns(declaration, shared, plans, task)
+    if not declaration.by_code:
+        return LaunchedRuns(declaration, shared, Planner(cfg, compose, shared), task)
+    shared = code_arms.spelled_out(cfg, shared, declaration.study, groups_in(config_dir), compose)
+    own = own_keys(declaration)
+    shared = [override for override in shared if override.partition("=")[0] not in own]
+    planner = code_arms.planner(cfg, node["arms"], shared, config_dir)
+    return LaunchedRuns(declaration, shared, planner, task)
 
 
 def refuse_own_keys(declaration: Declaration, typed: Sequence[str]) -> None:
     """Raise ConfigError for a sweep, or for a key that the declaration itself sets."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    tune, cells = declaration.tune, declaration.node["cells"]
-    own = {declaration.by, declaration.budget_key, "seed", *tune.over, *cells}
-    own |= {key for grid in tune.per_arm.values() for key in grid}
+    own = own_keys(declaration)
     for override in OverridesParser.create().parse_overrides(list(typed)):
         key = override.key_or_group
         if key in DICTIONARIES and not override.is_add():
@@ -152,18 +174,11 @@ def refuse_own_keys(declaration: Declaration, typed: Sequence[str]) -> None:
             )
 
 
-def _plans(planner: Planner, jobs: list[list[str]]) -> list[Plan]:
-    """Raises ConfigError for the first that cannot work."""
-    found = []
-    for job, plan in zip(jobs, planner.plans(jobs), strict=True):
-        if plan is None:  # once more, for the reason
-            own = " ".join(override for override in job if override not in planner.shared)
-            try:
-                plan = plan_composed(take_apart(planner.compose(job)))
-            except ConfigError as error:
-                raise ConfigError(*(f"{line} [{own}]" for line in error.problems)) from None
-        found.append(plan)
-    return found
+def own_keys(declaration: Declaration) -> set[str]:
+    """What a study sets in each of its runs."""
+    tune, cells = declaration.tune, declaration.node["cells"]
+    grids = (tune.over, cells, *tune.per_arm.values())
+    return {declaration.by, declaration.budget_key, "seed"}.union(*grids)
 
 
 def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
@@ -214,7 +229,7 @@ def _each_value(tuned: Sequence[PlannedRun]) -> list[PlannedRun]:
 def _check_built(runs: LaunchedRuns, run: PlannedRun) -> None:
     (plan,) = runs.plan_all([run])
     try:
-        check_built(plan)
+        runs.planner.check(plan)
     except ConfigError as error:
         where = label((*run.cell, (runs.declaration.by, run.arm), *run.setting))
         raise ConfigError(*(f"{line} [{where}]" for line in error.problems)) from None

@@ -284,4 +284,6 @@ def _facts(run: Run, metric: str) -> dict[str, str]:
         facts["bytes of the validation text"] = str(data.get("val_bytes"))
     else:
         facts["validation text"] = str(data.get("val_fingerprint", data["fingerprint"]))[:12]
+    if "code" in run.record["identity"]:  # it is what is compared
+        return facts
     return facts | {f"code of {module}": digest for module, digest in run.record["source"].items()}

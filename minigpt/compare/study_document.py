@@ -51,6 +51,8 @@ def document(found: Findings, figures: dict[str, list[Figure]]) -> Document:
     if found.stopped:
         blocks.append(Bullets("Not judged", list(found.stopped)))
     blocks.append(Paragraph(_rules(found)))
+    if declaration.by_code:
+        blocks.append(Bullets("Code of the arms", declaration.code_lines))
     blocks += _amendments(found)
     if several:
         blocks += _trends(found)

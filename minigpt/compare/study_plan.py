@@ -6,11 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from minigpt.compare.declared import ALPHA, MIN_PAIRS
 from minigpt.compare.statistics import detectable_difference
-from minigpt.config.build import build, vocabulary
 from minigpt.config.plan import Plan
 from minigpt.errors import ConfigError
 from minigpt.files.reading import UnreadableError, json_object, read_lines
@@ -78,6 +75,7 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
         f"{declaration.study}: {declaration.question}",
         f"arms        {', '.join(declaration.arms)} ({declaration.by}); baseline "
         f"{declaration.baseline}",
+        *(f"            {line}" for line in declaration.code_lines),
         f"budgets     {declaration.budget_key} = {', '.join(map(typed, declaration.budgets))}; "
         f"judged at {typed(declaration.primary)}",
         f"claims      beyond {declaration.margin:g} {_unit(declaration)}, 5 % over "
@@ -152,10 +150,7 @@ class _Cost:
     def _flops_per_token(self, plan: Plan) -> float:
         name = _of_model(plan.identity)
         if name not in self._flops:
-            vocab_size, _ = vocabulary(plan)
-            with torch.device("meta"):
-                model = build(plan.config["model"], vocab_size)
-            self._flops[name] = float(model.flops_per_token(plan.seq_len))
+            self._flops[name] = self.runs.planner.flops_per_token(plan)
         return self._flops[name]
 
 
@@ -167,7 +162,7 @@ def _tokens(plan: Plan) -> int | None:
 
 
 def _of_model(identity: dict[str, Any]) -> str:
-    return json.dumps(identity["model"], sort_keys=True)
+    return json.dumps([identity["model"], identity.get("code")], sort_keys=True)
 
 
 def _measured_rates(output: Path) -> dict[str, float]:

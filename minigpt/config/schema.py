@@ -119,7 +119,7 @@ class Verdict:
 
     question: str | None = None
     by: str | None = None  # the key or group whose values are the arms; null: no study
-    arms: list[Any] = key(list)
+    arms: Any = None  # a list; of by=code: name -> commit, or dirty
     baseline: Any = None
     metric: str = key("val_loss", choices=("val_loss", "val_bits_per_byte"))
     margin: float | None = key(None, least=0)
@@ -140,6 +140,7 @@ class TrainRoot:
     seed: int = key(0, least=0)
     attempt: int = key(1, optional=True, least=1)
     study: str | None = key(None, "place")
+    code: str | None = key(None, optional=True)  # digest of the code that trains it
     train: Train = key(Train)
     eval: Eval = key(Eval, "watching")
     checkpoint: Checkpoint = key(Checkpoint, "watching")

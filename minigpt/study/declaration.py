@@ -16,6 +16,7 @@ from minigpt.config.budget import BUDGET_KEYS
 from minigpt.config.identity import flatten
 from minigpt.config.ranges import value_problems
 from minigpt.errors import ConfigError
+from minigpt.study.checkouts import code_of, fault_of_arms
 
 Value = str | int | float | bool | None
 Setting = tuple[tuple[str, Value], ...]  # pairs of a key and its value, in the order declared
@@ -61,6 +62,20 @@ class Declaration:
     @property
     def arms(self) -> tuple[str, ...]:
         return tuple(typed(arm) for arm in self.node["arms"])
+
+    @property
+    def by_code(self) -> bool:
+        """Whether each arm is a commit, or a copy of the working tree."""
+        return self.by == "code"
+
+    def value(self, arm: str) -> str:
+        """What `by` is set to in the runs of an arm."""
+        return code_of(self.node["arms"][arm]).digest if self.by_code else arm
+
+    @property
+    def code_lines(self) -> list[str]:
+        """`mine: 0123456789 "subject"` for each arm; [] unless they are code."""
+        return [f"{arm}: {code_of(self.node['arms'][arm])}" for arm in self.arms if self.by_code]
 
     @property
     def baseline(self) -> str:
@@ -179,8 +194,10 @@ def _problems(study: str | None, verdict: dict[str, Any]) -> list[str]:
 
 
 def _arm_problems(verdict: dict[str, Any]) -> list[str]:
-    by, arms = verdict["by"], [typed(arm) for arm in verdict["arms"]]
-    problems = []
+    by, node = verdict["by"], verdict["arms"] or []
+    if wrong := fault_of_arms(by, node):
+        return [wrong]
+    problems, arms = [], [typed(arm) for arm in node]
     if by in PAIRING or by == "verdict":
         problems.append(f"not an arm: verdict.by={by} (runs are paired by seed and budget)")
     if len(arms) < 2:

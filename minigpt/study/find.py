@@ -13,7 +13,7 @@ from minigpt.files.reading import UnreadableError
 from minigpt.study.record import Place, id_in, places_in
 from minigpt.study.run import Run
 
-NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "wandb"}
+NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "code", "wandb"}
 
 
 @dataclass

@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt.config.budget import BUDGET_KEYS
+from minigpt.config.build import build, check_built, vocabulary
 from minigpt.config.composed import Composed, take_apart
 from minigpt.config.plan import Plan, plan_composed
-from minigpt.errors import CheckpointError, MinigptError
+from minigpt.errors import CheckpointError, ConfigError, MinigptError
 from minigpt.run.changes import changes_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,34 @@ class Planner:
                 yield plan_composed(dataclasses.replace(base, own=config, overrides=job))
             except (MinigptError, HydraException, OmegaConfBaseException, TypeError, ValueError):
                 yield None
+
+    def all(self, jobs: list[list[str]]) -> list[Plan]:
+        """Their plans. Raises ConfigError for the first that cannot work."""
+        found = []
+        for job, plan in zip(jobs, self.plans(jobs), strict=True):
+            if plan is None:  # once more, for the reason
+                own = " ".join(override for override in job if override not in self.shared)
+                try:
+                    plan = plan_composed(take_apart(self.compose(job)))
+                except ConfigError as error:
+                    raise ConfigError(*(f"{line} [{own}]" for line in error.problems)) from None
+            found.append(plan)
+        return found
+
+    def check(self, plan: Plan) -> None:
+        """Build it without memory. Raises ConfigError."""
+        check_built(plan)
+
+    def flops_per_token(self, plan: Plan) -> float:
+        """Of its model."""
+        import torch
+
+        vocab_size, _ = vocabulary(plan)
+        with torch.device("meta"):
+            return float(build(plan.config["model"], vocab_size).flops_per_token(plan.seq_len))
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def _base(self, shared: tuple[str, ...]) -> Composed:
         """What these overrides come to."""

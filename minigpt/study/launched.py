@@ -10,14 +10,14 @@ from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files.records import read_failure, summary_of
 from minigpt.run.claim import own_record
 from minigpt.study.declaration import Declaration
+from minigpt.study.elsewhere import ElsewherePlanner
 from minigpt.study.find import read_run
-from minigpt.study.jobs import refuse_changes
+from minigpt.study.jobs import Planner, refuse_changes
 from minigpt.study.live import LiveLine, WatchedJob
 from minigpt.study.planned import PlannedRun, label
 from minigpt.study.run import Run
 from minigpt.study.task import StudyTask
 
-Plans = Callable[[list[list[str]]], list[Plan]]
 Launch = Callable[[list[list[str]], int], None]
 
 
@@ -25,14 +25,18 @@ class LaunchedRuns:
     """See `conduct.Runs`.
 
     typed: the overrides that all runs of the study share.
-    plans: the plans of jobs; raises ConfigError for one that cannot work.
+    planner: plans jobs, here or by the code that is an arm.
     """
 
     def __init__(
-        self, declaration: Declaration, typed: list[str], plans: Plans, task: StudyTask
+        self,
+        declaration: Declaration,
+        typed: list[str],
+        planner: Planner | ElsewherePlanner,
+        task: StudyTask,
     ) -> None:
         self.declaration, self.typed = declaration, typed
-        self.plans, self.task = plans, task
+        self.planner, self.task = planner, task
         self.launch: Launch | None = None  # by Hydra's launcher; set once Hydra has made it
         self._plans: dict[PlannedRun, Plan] = {}
         self._losses: dict[PlannedRun, float] = {}
@@ -40,12 +44,14 @@ class LaunchedRuns:
 
     def overrides(self, run: PlannedRun) -> list[str]:
         """The job of a run: what one would type for it alone."""
-        return [*self.typed, *run.overrides(self.declaration)]
+        own = run.overrides(self.declaration)
+        # what is spelled out is long, and the name of a run has 80 characters
+        return [*own, *self.typed] if self.declaration.by_code else [*self.typed, *own]
 
     def plan_all(self, planned: Sequence[PlannedRun]) -> list[Plan]:
         """Their plans. Raises ConfigError for a run that cannot work."""
         new = [run for run in dict.fromkeys(planned) if run not in self._plans]
-        self._plans |= zip(new, self.plans([self.overrides(run) for run in new]))
+        self._plans |= zip(new, self.planner.all([self.overrides(run) for run in new]))
         return [self._plans[run] for run in planned]
 
     @property
@@ -67,7 +73,8 @@ class LaunchedRuns:
         """
         assert self.launch is not None
         plans = self.plan_all(planned)
-        refuse_changes([*plans, *self.plan_all(list(self._losses))])
+        if not self.declaration.by_code:  # else each job's own code does
+            refuse_changes([*plans, *self.plan_all(list(self._losses))])
         jobs = [self.overrides(run) for run in planned]
         first = self.task.add(jobs, plans)
         watched = [
@@ -75,7 +82,9 @@ class LaunchedRuns:
             for run, plan in zip(planned, plans, strict=True)
         ]
         with LiveLine(f"{self.declaration.study}  {phase}", watched, self.declaration.metric):
-            self.launch(jobs, first)
+            # the folder as its own code names it
+            folders = (f"hydra.sweep.subdir={plan.folder.name}" for plan in plans)
+            self.launch([[*job, folder] for job, folder in zip(jobs, folders)], first)
 
     def loss(self, run: PlannedRun) -> float | None:
         """Infinite if it diverged, also into a loss that is no number; None if it has not ended."""

@@ -19,7 +19,7 @@ class PlannedRun:
     def overrides(self, declaration: Declaration) -> list[str]:
         """What sets it apart from the other runs of its study."""
         pairs = [
-            (declaration.by, self.arm),
+            (declaration.by, declaration.value(self.arm)),
             *((key, typed(value)) for key, value in (*self.cell, *self.setting)),
             ("seed", str(self.seed)),
             (declaration.budget_key, typed(self.budget)),

@@ -72,8 +72,8 @@ class Run:
 
     @cached_property
     def changed_code(self) -> list[str]:
-        """Modules that computed it and have changed since."""
-        return changed_modules(self.record)
+        """Modules that computed it and have changed since. An arm that is code has its own."""
+        return [] if "code" in self.record["identity"] else changed_modules(self.record)
 
     @cached_property
     def tokens_per_step(self) -> int:

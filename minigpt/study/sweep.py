@@ -74,7 +74,8 @@ class Sweep:
     @property
     def is_quiet(self) -> bool:
         """Whether a job shares its terminal with others; train.log has its lines."""
-        return self.in_worker and multiprocessing.parent_process() is not None
+        of_ours = multiprocessing.parent_process() is not None or "ray" in sys.modules
+        return self.in_worker and of_ours
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a worker. Hydra composes the job there, so resolvers must be known before a call."""
@@ -124,7 +125,10 @@ class Sweep:
     def _write_record(self, study: str | None, arguments: list[str]) -> None:
         record = path_of(self.output, study, arguments)
         with durable.writing(record), changing(record, study, arguments) as jobs:
-            jobs[:] = self.jobs
+            if self.jobs:
+                jobs[:] = self.jobs
+            else:  # a search knows those of an earlier start
+                self.jobs = list(jobs)
         self.record = record
 
     def __call__(self, cfg: DictConfig) -> Any:
