@@ -17,6 +17,7 @@ from minigpt.config.identity import flatten
 from minigpt.config.ranges import value_problems
 from minigpt.errors import ConfigError
 from minigpt.study.checkouts import code_of, fault_of_arms
+from minigpt.study.values import is_number, is_positive, typed
 
 Value = str | int | float | bool | None
 Setting = tuple[tuple[str, Value], ...]  # pairs of a key and its value, in the order declared
@@ -155,15 +156,6 @@ def declaration_of(study: str | None, verdict: dict[str, Any]) -> Declaration:
     return Declaration(study, verdict)
 
 
-def typed(value: Any) -> str:
-    """A value as one types it on the command line, to the last digit."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
-
-
 def _grid(node: dict[str, Any]) -> Grid:
     return {str(key): tuple(values) for key, values in node.items()}
 
@@ -224,7 +216,7 @@ def _budget_problems(verdict: dict[str, Any]) -> list[str]:
         shown = ", ".join(map(str, node)) or "nothing"
         return [f"budgets: verdict.budgets has {shown} (give one of {', '.join(BUDGETS)})"]
     ((key, values),) = node.items()
-    if not isinstance(values, list) or not values or not all(map(_is_positive, values)):
+    if not isinstance(values, list) or not values or not all(map(is_positive, values)):
         return [f"out of range: verdict.budgets.{key}={values} (a list of numbers above 0)"]
     problems = []
     if len(set(values)) < len(values):
@@ -267,8 +259,8 @@ def _unbounded(verdict: dict[str, Any]) -> list[str]:
         f"no ends: verdict.tune: {key}={values} (random draws between positive numbers)"
         for grid in (tune["over"], *tune["per_arm"].values())
         for key, values in grid.items()
-        if isinstance(values, list) and any(map(_is_number, values))
-        if not all(map(_is_positive, values))
+        if isinstance(values, list) and any(map(is_number, values))
+        if not all(map(is_positive, values))
     ]
 
 
@@ -299,11 +291,3 @@ def _grid_problems(name: str, grid: dict[str, Any], least: int) -> list[str]:
         elif any(isinstance(value, float) and not math.isfinite(value) for value in values):
             problems.append(f"not finite: {name}.{key}={values}")
     return problems
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value) and value > 0

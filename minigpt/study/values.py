@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,23 @@ def same(value: Any, text: str) -> bool:
         return not isinstance(value, bool) and float(value) == float(text)
     except (TypeError, ValueError):
         return show(value).lower() == text.lower()
+
+
+def typed(value: Any) -> str:
+    """A value as one types it on the command line, to the last digit."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_positive(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value) and value > 0
 
 
 def csv_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
