@@ -1,6 +1,7 @@
 """What is not as it was when a run began: code, tokens, the hardware path."""
 
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from minigpt.files.records import read_record
 from minigpt.run.source_digest import source_digest
 
 
-def changes_of(plan: Plan) -> list[str]:
+def changes_of(plan: Plan, torch_too: bool = False) -> list[str]:
     """`changes_since` this run began; [] for a new run. Needs no torch.
 
+    torch_too: whether another version of torch is a change.
     Raises CheckpointError if the run cannot be read.
     """
     record = read_record(plan.folder)
@@ -23,7 +25,8 @@ def changes_of(plan: Plan) -> list[str]:
     with suppress(UnreadableError):
         fingerprint = read_json(plan.tokens_folder / "manifest.json").get("fingerprint")
     data = {"fingerprint": fingerprint} if isinstance(fingerprint, str) else record["data"]
-    return changes_since(record, {"source": source_digest(plan.config), "data": data})
+    changes = changes_since(record, {"source": source_digest(plan.config), "data": data})
+    return changes + _another_torch(record["versions"]["torch"], version("torch")) * torch_too
 
 
 def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -44,10 +47,11 @@ def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for key, value in now["chosen"].items()
         if saved["chosen"].get(key) != value
     ]
-    before, after = saved["versions"]["torch"], now["versions"]["torch"]
-    if before != after:
-        changes.append(f"torch version: {before} -> {after}")
-    return changes
+    return changes + _another_torch(saved["versions"]["torch"], now["versions"]["torch"])
+
+
+def _another_torch(before: str, after: str) -> list[str]:
+    return [] if before == after else [f"torch version: {before} -> {after}"]
 
 
 def refusal(folder: Path, changes: list[str]) -> CheckpointError:

@@ -15,6 +15,7 @@ from minigpt.config.composed import Composed, take_apart
 from minigpt.config.plan import Plan, plan_composed
 from minigpt.errors import CheckpointError, ConfigError, MinigptError
 from minigpt.run.changes import changes_of
+from minigpt.run.record import read_summary
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -124,18 +125,22 @@ class Planner:
 
 
 def refuse_changes(planned: list[Plan]) -> None:
-    """Raise CheckpointError if a job began with other code or tokens than those of now."""
+    """Raise CheckpointError if a job began with other code, tokens or torch than those of now.
+
+    Another torch counts if it would train what is left.
+    """
+    left = any(read_summary(plan.folder) is None for plan in planned)
     changes: dict[str, None] = {}
     changed = 0
     for plan in planned:
-        found = [] if plan.config["accept_changes"] else changes_of(plan)
+        found = [] if plan.config["accept_changes"] else changes_of(plan, torch_too=left)
         changed += bool(found)
         changes |= dict.fromkeys(found)
     if changes:
         raise CheckpointError(
             f"changed since {changed} of {len(planned)} jobs began: {'; '.join(changes)}: nothing "
             "was trained (accept_changes=true keeps what is finished and marks what goes on; "
-            "attempt=2 trains all anew, best under another study=)"
+            "attempt=2 under a new study= trains all anew; a study by: code compares the two)"
         )
 
 

@@ -46,7 +46,7 @@ def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str
     if record is not None and summary is not None:
         loss = "" if summary["val_loss"] is None else f"{summary['val_loss']:.4f}"
         if worse_than_unigram(summary):
-            loss += f", worse than unigram: {summary['unigram_loss']:.4f}"
+            loss += f" (worse than unigram: {summary['unigram_loss']:.4f})"
         columns = (loss, duration(summary["train_time_s"]), name)
         if summary["status"] == "finished":
             return 0, ("finished, code changed" if changed_modules(record) else "done", *columns)

@@ -182,7 +182,7 @@ def test_a_refused_job_and_a_diverged_one_have_their_rows_and_the_others_run(she
     assert shell("train", "-m", *SMALL, *bad, "optim.lr=1e-5,1e30") == 5
     assert [row[1] for row in table(shell)] == ["done", "diverged"]
     assert "worse than the unigram model of its own corpus: " in shell.out
-    assert table(shell)[0][3:6] == ["worse", "than", "unigram:"]
+    assert table(shell)[0][3:6] == ["(worse", "than", "unigram:"]
     path = next(p for p in finished(shell) if "diverged" not in p.read_text())
     summary = json.loads(path.read_text())
     assert summary["worse_than_unigram"]
@@ -206,12 +206,14 @@ def test_changed_code_stops_the_whole_sweep_before_any_job_trains(
     for path in (shell.folder / "outputs").glob("*-s0-*/run.json"):
         record = json.loads(path.read_text())
         record["source"]["minigpt.train.loop"] = "something else"
+        record["versions"]["torch"] = "0.1"
         path.write_text(json.dumps(record))
     before, known = finished(shell), records(shell)
     assert shell("train", *command, f"hydra/launcher={launcher}", "seed=0,1,2,3") == 4
     assert shell.err.count("code changed: minigpt/train/loop.py") == 1
     assert "changed since 1 of 4 jobs began" in shell.err
-    for way_out in ("accept_changes=true", "attempt=2", "study="):
+    assert shell.err.count("torch version: 0.1 -> ") == 1
+    for way_out in ("accept_changes=true", "attempt=2", "study=", "by: code"):
         assert way_out in shell.err
     loss = json.loads((path.parent / "summary.json").read_text())["val_loss"]
     row, *others = [line.split() for line in shell.err.splitlines() if line.startswith("seed=")]
