@@ -57,7 +57,7 @@ def run(
     if "submitit" in cfg.hydra.launcher._target_:
         interrupt.restore()  # this process only waits: Ctrl-C leaves the jobs in the queue
     sys.argv[1:] = arguments
-    with only(sweep.left), sweep.live(cfg):
+    with only(sweep.left, sweep.planned), sweep.live(cfg):
         failed = launch(sweep, config_name, only_shows=False)
     # told here, since OmegaConf adds the frames of an exception that is being handled
     if failed is not None:

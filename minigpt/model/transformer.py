@@ -70,6 +70,7 @@ class Transformer(nn.Module):
     embedding, attention, mlp: other classes for these parts, called with the arguments of
         nn.Embedding (V, D), of Attention and of SwiGLU. An embedding with an attribute `context`
         also gets so many tokens from before the given ones, and the documents (NgramEmbedding).
+        An attention with a method `connect(layer, attentions)` learns which of them all it is.
 
     The parameters are not drawn here: call `init_weights`, or load a state.
     Raises ValueError for sizes that do not fit each other.
@@ -127,6 +128,10 @@ class Transformer(nn.Module):
             self.final_norm = RMSNorm(d_model, norm_eps)
             self.head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
         number(self)
+        attentions: list[Any] = [block.attention for block in self.blocks]
+        for layer, part in enumerate(attentions):
+            if hasattr(part, "connect"):
+                part.connect(layer, attentions)
 
     def forward(
         self,
@@ -206,7 +211,7 @@ class Transformer(nn.Module):
         narrower = {"hidden": math.sqrt(width), "head": width}
         for name, parameter in self.named_parameters():
             role, kind = roles[name].name, roles[name].kind
-            if parameter.ndim < 2:
+            if role == "scalar":
                 parameter.fill_(1.0 if kind == "gain" else 0.0)
                 continue
             std = INIT_STD / math.sqrt(2 * len(self.blocks)) if kind in RESIDUAL else INIT_STD
@@ -217,8 +222,14 @@ class Transformer(nn.Module):
         """The role of every parameter, by its name in `named_parameters`.
 
         Inside blocks, a matrix is hidden and its kind is the name of its module
-        (`blocks.0.attention.q.weight` -> q). A tied head has the role embed.
+        (`blocks.0.attention.q.weight` -> q). A tied head has the role embed. A module may give its
+        own parameters other roles: `parameter_roles = {"scale": "scalar"}`.
         """
+        own = {
+            f"{path}.{name}": role
+            for path, module in self.named_modules()
+            for name, role in getattr(module, "parameter_roles", {}).items()
+        }
         heads = {
             f"{path}.{kind}": n_heads
             for path, module in self.named_modules()
@@ -227,7 +238,11 @@ class Transformer(nn.Module):
         roles = {}
         for name, parameter in self.named_parameters():
             path, _, last = name.rpartition(".")
-            if parameter.ndim < 2:
+            if name in own:
+                wide = own[name] in ("hidden", "head")
+                multiplier = self.width_multiplier if wide else 1.0
+                roles[name] = Role(own[name], last, width_multiplier=multiplier)
+            elif parameter.ndim < 2:
                 roles[name] = Role("scalar", last)
             elif path == "embed":
                 roles[name] = Role("embed", "embed" if last == "weight" else last)

@@ -14,8 +14,8 @@ from minigpt.config.build import build, check_built, vocabulary
 from minigpt.config.composed import Composed, take_apart
 from minigpt.config.plan import Plan, plan_composed
 from minigpt.errors import CheckpointError, ConfigError, MinigptError
+from minigpt.files.records import summary_of
 from minigpt.run.changes import changes_of
-from minigpt.run.record import read_summary
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -129,7 +129,7 @@ def refuse_changes(planned: list[Plan]) -> None:
 
     Another torch counts if it would train what is left.
     """
-    left = any(read_summary(plan.folder) is None for plan in planned)
+    left = any(summary_of(plan.folder) is None for plan in planned)
     changes: dict[str, None] = {}
     changed = 0
     for plan in planned:
@@ -154,11 +154,17 @@ def _is_value(override: "Override", groups: set[str]) -> bool:
 
 
 @contextmanager
-def only(jobs: list[list[str]] | None) -> Iterator[None]:
-    """Hydra's sweeper launches these jobs and no others; None: all that it finds."""
+def only(jobs: list[list[str]] | None, planned: list[list[str]]) -> Iterator[None]:
+    """Hydra's sweeper launches these jobs and no others; None: all that it finds.
+
+    planned: jobs that need no further look; Hydra composes all others before it launches any.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    every = BasicSweeper.split_arguments
+    every, look = BasicSweeper.split_arguments, BasicSweeper.validate_batch_is_legal
+
+    def validate(self: BasicSweeper, batch: list[list[str]]) -> None:
+        look(self, [job for job in batch if job not in planned])
 
     def split(overrides: "list[Override]", max_batch_size: int | None) -> list[list[list[str]]]:
         (found,) = every(overrides, None)
@@ -168,10 +174,12 @@ def only(jobs: list[list[str]] | None) -> Iterator[None]:
         ]
 
     BasicSweeper.split_arguments = staticmethod(split)  # type: ignore[method-assign, assignment]
+    BasicSweeper.validate_batch_is_legal = validate  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         BasicSweeper.split_arguments = staticmethod(every)  # type: ignore[method-assign, assignment]
+        BasicSweeper.validate_batch_is_legal = look  # type: ignore[method-assign]
 
 
 def shortest_first(overrides: list[str]) -> list[str]:

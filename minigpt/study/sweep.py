@@ -69,6 +69,7 @@ class Sweep:
         self.left: list[list[str]] | None = None  # overrides of jobs for Hydra to launch; None: all
         self.study: str | None = None
         self.in_worker = False
+        self.planned: list[list[str]] = []  # those of the jobs that are left which can work
         self.watched: list[WatchedJob] = []  # the jobs that are left
 
     @property
@@ -109,6 +110,7 @@ class Sweep:
         if jobs:
             left = [pair for pair in zip(jobs, planned, strict=True) if not _answers(pair[1])]
             self.left = [job for job, _ in left]
+            self.planned = [job for job, plan in left if plan is not None]
             self.watched = [
                 WatchedJob(plan.folder, "best", plan.config["train"]["steps"])
                 for _, plan in left
