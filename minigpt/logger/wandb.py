@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import Pipe
+from multiprocessing import Pipe, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from minigpt import interrupt
 log = logging.getLogger(__name__)
 LOCAL_S = 60.0  # for what no server decides: loading wandb, and starting offline
 STOPPED_S = 5.0  # for all that is left when the run was stopped by a signal
+# In a worker of a sweep: the process of its last run. To import wandb takes as long as a short run.
+_ready: list["WandbProcess"] = []
 
 
 @dataclass(eq=False)
@@ -53,6 +55,7 @@ class WandbLogger:
         self._thread: threading.Thread | None = None
         self._sending = threading.Event()  # it has started, or never will
         self._warned = False
+        self._done = False  # the process has ended its run, and can take another
 
     def start(
         self, run: dict[str, Any], config: dict[str, Any], rows: list[dict[str, Any]]
@@ -102,7 +105,9 @@ class WandbLogger:
             if waited > limit or interrupt.count() > heard:
                 self._warn(f"no answer for {waited:.0f} s")
                 break
-        if self._process is not None:
+        if self._process is not None and self._done and parent_process() is not None:
+            _ready.append(self._process)
+        elif self._process is not None:
             self._process.kill()
             self._thread.join(1.0)  # it sees the end of the process at once
             self._process.pipe.close()
@@ -117,7 +122,9 @@ class WandbLogger:
                 with suppress(OSError):  # it has ended, and says why
                     for message in iter(self._messages.get, None):
                         process.say(message)
-                if (answer := process.answer(None)) != "done":
+                if (answer := process.answer(None)) == "done":
+                    self._done = True
+                else:
                     self._warn(answer.removeprefix("failed "))
         except Exception as error:  # anything at all: it cannot stop a run
             self._warn(str(error) or type(error).__name__)
@@ -137,7 +144,7 @@ class WandbLogger:
                 break
             online = attempt == "online"
             options = {"mode": attempt, "resume": "allow" if online else None}
-            process = self._process = WandbProcess()
+            process = self._process = _ready.pop() if _ready else WandbProcess()
             begin = {"init": init | options, "settings": settings}
             why = process.start(begin, self.timeout_s if online else LOCAL_S)
             if why is None:

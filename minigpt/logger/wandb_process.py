@@ -3,7 +3,7 @@
 Started by wandb.py, as a script, with the descriptor of a pipe. Reads JSON objects: {"init": {...},
 "settings": {...}}, then {"row": {...}}, at the end {"summary": {...}}. Answers "ready" (wandb is
 imported), "started" and the process that wandb itself has started, "done"; or "failed" and why, as
-the last one.
+the last one. After "done" it is "ready" for another run, until the pipe is closed.
 """
 
 import json
@@ -46,7 +46,8 @@ def service() -> str:
 def main() -> None:
     pipe = Connection(int(sys.argv[1]))
     try:
-        mirror(pipe)
+        while True:
+            mirror(pipe)
     except BaseException as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         with suppress(OSError):

@@ -13,6 +13,7 @@ import yaml
 from runs import SMALL, Shell
 
 from minigpt import mirror
+from minigpt.logger import wandb
 
 
 def records_of(folder: Path) -> dict[str, list[Any]]:
@@ -63,9 +64,18 @@ def test_a_resumed_sweep_is_whole_in_its_last_segments_grouped_by_study_and_arm(
         assert [end["exit_code"] for end in last["exit"]] == [0]
 
 
-def test_sync_finds_every_run_of_the_shared_folder(shell: Shell) -> None:
+def test_sync_finds_every_run_of_the_shared_folder(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a worker of a sweep, where one process of wandb's takes all runs."""
+    monkeypatch.setattr(wandb, "parent_process", lambda: "a sweep")
     logger = ["logger=wandb", f"logger.folder={shell.folder / 'wandb'}"]
     assert shell("train", "-m", *SMALL, "seed=0,1,2", *logger) == 0, shell.err
+    (process,) = wandb._ready
+    assert process.process.poll() is None
+    wandb._ready.clear()
+    process.pipe.close()
+    assert process.process.wait(20) == 0, "it ends with the worker"
     sync = [sys.executable, "-m", "wandb", "sync", "--dry-run", "--yes"]
     loud = {key: value for key, value in os.environ.items() if key != "WANDB_SILENT"}
     done = subprocess.run(
