@@ -23,9 +23,10 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     Logs that it has finished, and which settings are ignored for that. Raises CheckpointError if
     code or tokens changed since, unless accepted; NumericsError if the run had diverged.
     """
-    source_digest(plan.config)  # now, before anything that computes is imported
     summary, record = records.summary_of(plan.folder), own_record(plan)
     if summary is None or record is None:
+        if not plan.config["dry_run"]:
+            source_digest(plan.config)  # now, before anything that computes is imported
         return None
     if (changes := changes_of(plan)) and not plan.config["accept_changes"]:
         raise refusal(plan.folder, changes)

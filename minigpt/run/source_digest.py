@@ -40,7 +40,7 @@ SILENT = {
 }
 
 
-DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef
+DOCUMENTED = {ast.Module, ast.ClassDef, ast.FunctionDef}
 
 
 def source_digest(config: dict[str, Any]) -> dict[str, str]:
@@ -102,16 +102,33 @@ def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
         return None
     _files[name] = module.path, _changed_at(module.path)
     imports: list[str] = []
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            imports += [alias.name for alias in node.names]
-        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]  # in place: nothing reads it from this tree
-    digest = hashlib.sha256(ast.dump(module.tree).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(_dump(module.tree, imports).encode()).hexdigest()[:16]
     return digest, [name for name in imports if name.startswith("minigpt.")]
+
+
+def _dump(node: Any, imports: list[str]) -> str:
+    """What `ast.dump` of Python 3.11 says of a tree without its docstrings; imports are added.
+
+    One pass takes half the time of three: docstrings removed, imports found, `ast.dump`.
+    """
+    kind = type(node)
+    if kind is list:
+        return f"[{', '.join([_dump(item, imports) for item in node])}]"
+    if not issubclass(kind, ast.AST):
+        return repr(node)
+    fields = node.__dict__
+    if kind in DOCUMENTED and ast.get_docstring(node, clean=False) is not None:
+        fields = fields | {"body": node.body[1:] or [ast.Pass()]}
+    elif kind is ast.ImportFrom:
+        base = node.module or ""
+        imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    elif kind is ast.Import:
+        imports += [alias.name for alias in node.names]
+    parts = []
+    for name in kind._fields:
+        if (value := fields[name]) is not None or getattr(kind, name, ...) is not None:
+            parts.append(f"{name}={_dump(value, imports)}")
+    return f"{kind.__name__}({', '.join(parts)})"
 
 
 def edited_since_digest() -> list[str]:

@@ -1,5 +1,6 @@
 """One id, one result; what a neighbour or an edit could do to it."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -15,7 +16,9 @@ from safetensors.torch import load_file
 from minigpt import verify
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.save import save_checkpoint
+from minigpt.config import signature
 from minigpt.optim.state_tree import decode
+from minigpt.run import source_digest
 
 WSD = [*SMALL, "schedule=wsd", "schedule.warmup=2"]
 
@@ -127,6 +130,24 @@ def test_a_checkpoint_is_pruned_only_after_the_next_one_was_proved(shell: Shell)
     assert kept() == ["step_00000005", "step_00000006"]
     assert shell("train", *often) == 0
     assert kept() == ["step_00000012"]
+
+
+def test_a_digest_is_of_all_but_docstrings_comments_and_layout() -> None:
+    """The values that runs have recorded: of what `ast.dump` says."""
+    for name in ("minigpt.optim.muon", "minigpt.config.signature", "minigpt.study"):
+        module = signature.load_module(name)
+        assert module is not None
+        imports: list[str] = []
+        dumped = source_digest._dump(module.tree, imports)
+        plain = ast.parse(module.path.read_text())
+        for node in ast.walk(plain):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+                ast.get_docstring(node) is not None
+            ):
+                node.body = node.body[1:] or [ast.Pass()]
+        shown: Any = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+        assert dumped == ast.dump(plain, **shown)
+        assert ("minigpt.optim.newton_schulz" in imports) == (name == "minigpt.optim.muon")
 
 
 def test_an_edit_while_a_run_starts_is_refused(tmp_path: Path) -> None:
