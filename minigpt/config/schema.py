@@ -169,6 +169,8 @@ class GenerateRoot:
     run: str | None = key(None, path=True)
     trust: Any = None  # a name, or a list of them
     prompt: str = ""
+    prompts: str | None = key(None, path=True)
+    format: str = "text"
     max_new_tokens: int = 200
     temperature: float = 0.8
     top_k: int | None = 50

@@ -76,6 +76,28 @@ def test_several_samples_differ(shell: Shell) -> None:
 
 
 @pytest.mark.faults(19, 50)
+def test_several_prompts_are_each_continued_as_alone(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = tmp_path / "prompts.txt"
+    lines.write_text("To be\n\nO, Romeo\n")
+    alone = []
+    for prompt in ("To be", "O, Romeo"):
+        assert shell("generate", f"prompt={prompt}", "max_new_tokens=9") == 0, shell.err
+        alone.append(shell.out)
+    assert shell("generate", f"prompts={lines}", "max_new_tokens=9") == 0, shell.err
+    assert shell.out == "---\n".join(alone)
+    with lines.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert shell("generate", "prompts=-", "max_new_tokens=9", "format=jsonl") == 0, shell.err
+    rows = [json.loads(line) for line in shell.out.splitlines()]
+    assert [row["prompt"] for row in rows] == ["To be", "O, Romeo"]
+    assert [row["text"] + "\n" for row in rows] == alone
+    for wrong in (["prompts=-", "prompt=x"], ["format=xml"], [f"prompts={tmp_path}"]):
+        assert shell("generate", *wrong) == 2
+    assert f"no prompts: prompts={tmp_path}" in shell.err
+
+
 def test_generating_writes_nothing(shell: Shell) -> None:
     before = {path: path.stat().st_mtime_ns for path in shell.folder.rglob("*")}
     assert shell("generate", "max_new_tokens=5") == 0
