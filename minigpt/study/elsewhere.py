@@ -83,7 +83,8 @@ class ElsewherePlanner:
         process = self._processes.get(digest)
         if process is None:
             folder = self.checkouts[digest]
-            command = [sys.executable, "-m", "minigpt.cli.plans", *self.arguments]
+            # -P: else the folder that one types in would come first
+            command = [sys.executable, "-P", "-m", "minigpt.cli.plans", *self.arguments]
             process = self._processes[digest] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 env=_environment(folder), start_new_session=True,

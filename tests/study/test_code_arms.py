@@ -3,11 +3,14 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from minigpt.errors import CheckpointError, ConfigError, DataError, NumericsErro
 from minigpt.study import checkouts
 from minigpt.study.checkouts import checkout, code_of, resolve
 from minigpt.study.declaration import declaration_of
-from minigpt.study.elsewhere import train_elsewhere
+from minigpt.study.elsewhere import ElsewherePlanner, train_elsewhere
 from minigpt.study.planned import PlannedRun
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
@@ -200,6 +203,23 @@ def test_plans_for_another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert "seed=-1" in bad["problems"][0]
 
 
+def test_an_arm_is_planned_by_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the folder that one types in has a `minigpt` too."""
+    monkeypatch.chdir(ROOT)
+    code = code_of({"asked": "a", "commit": "c", "subject": "One", "digest": "0123456789ab"})
+    stub = tmp_path / "minigpt" / "cli" / "plans.py"
+    planner = partial(ElsewherePlanner, {"base": code}, {code.digest: tmp_path}, [], None)
+    with pytest.raises(ConfigError, match=r"too old for an arm: .*base: c"):
+        planner()
+    stub.parent.mkdir(parents=True)
+    stub.write_text('input(); print(\'{"problems": ["own"]}\', flush=True); input()')
+    with closing(planner()) as own:
+        with pytest.raises(ConfigError, match=r'^own \[base: c "One"\]$'):
+            own.all([["code=0123456789ab"]])
+        with pytest.raises(ConfigError, match="its process ended"):
+            own.all([["code=0123456789ab"]])
+
+
 def trains(output: Path, script: str) -> Any:
     """The configuration of a job whose code is this script."""
     folder = output / "code" / "0123456789ab"
@@ -275,12 +295,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("train.py", ".gitignore"):
         shutil.copy(ROOT / name, folder)
     git(folder, "init", "-q", "-b", "main")
-    lacking = folder / "minigpt" / "config" / "schema.py"
-    whole = lacking.read_text()
-    lacking.write_text(whole.replace("    max_bad_steps: int = key(10, least=1)\n", ""))
+    files = (folder / "minigpt" / "config" / "schema.py", folder / "conf" / "train.yaml")
+    whole = [path.read_text() for path in files]
+    for path, text in zip(files, whole):
+        path.write_text(re.sub("  +max_bad_steps: .*\n", "", text))
     commit(folder, "No max_bad_steps")
     git(folder, "tag", "lacking")
-    lacking.write_text(whole)
+    for path, text in zip(files, whole):
+        path.write_text(text)
     commit(folder, "The loop")
     corpus = "".join(f"{n} green bottles hanging on the wall.\n" for n in range(60))
     (folder / "corpus.txt").write_text(corpus)
