@@ -14,6 +14,9 @@ os.environ.update(
     WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_SILENT="true"
 )
 os.environ.pop("WANDB_API_KEY", None)
+# Tests compute on the CPU, to the bit, and fork. What needs a GPU is a process with `gpu`.
+os.environ.setdefault("MINIGPT_TESTS_GPU", os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 ROOT = Path(__file__).parent.parent
 TRIES = pytest.StashKey[Tries]()
@@ -41,6 +44,12 @@ def other(
     """Another shell, with other folders."""
     (tmp_path / "other").mkdir()
     return Shell(tmp_path / "other", monkeypatch, capfd)
+
+
+@pytest.fixture
+def gpu() -> dict[str, str]:
+    """The environment of a process that may use a GPU; this one and its forks see none."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ["MINIGPT_TESTS_GPU"]}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 # A run of well under a second; everything below can be overridden by the arguments that follow.
 SMALL = [
     "debug=smoke",
+    "train.device=cpu",
     "train.steps=12",
     "model.d_model=32",
     "model.max_seq_len=16",

@@ -1,13 +1,16 @@
 """Checkpoints cross between compiled and eager code, GPU and CPU: told, and loaded to the bit."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from driver import SIX, Outcome, Pool, run_folder
 from fault_table import Tries
-from runs import rows
+from runs import ROOT, rows
 from safetensors.torch import load_file
 
 from minigpt import verify
@@ -19,19 +22,11 @@ from minigpt.generate.load import load_run
 PLAIN = [*SIX, "sample.every=null", "eval.every=null", "train.micro_batch_size=8"]
 
 
-def crossing(
-    pool: Pool,
-    folder: Path,
-    tokens: list[str],
-    before: str,
-    after: str,
-    environment: dict[str, str],
-) -> str:
-    """Three steps one way, the rest the other. Returns the refusal without accept_changes."""
+def crossing(go: Callable[..., Outcome], folder: Path, before: str, after: str) -> str:
+    """Three steps one way, the rest the other. Returns the refusal without accept_changes.
 
-    def go(*arguments: str) -> Outcome:
-        return pool.run(folder, [*PLAIN, *tokens, *arguments], environment=environment)
-
+    go: trains in the folder with more arguments.
+    """
     stopped = go(before, "train.stop_after=3")
     assert stopped.code == 0, stopped.said
     saved = run_folder(folder) / "checkpoints" / "step_00000003"
@@ -77,7 +72,10 @@ def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
     for before, after in (compiled, eager), (eager, compiled):
         folder = tmp_path / f"{before}-first"
         with tries.one():
-            said = crossing(pool, folder, tokens, before, after, environment)
+            go = lambda *more, at=folder: pool.run(
+                at, [*PLAIN, *tokens, *more], environment=environment
+            )
+            said = crossing(go, folder, before, after)
             assert f"compile: {before == compiled} -> {after == compiled}" in said
             assert losses(folder) == pytest.approx(losses(tmp_path / "eager"), rel=1e-4)
             found = newest_checkpoint(run_folder(folder) / "checkpoints")
@@ -90,8 +88,16 @@ def test_compiled_and_eager_runs_go_on_from_each_others_checkpoints(
 @pytest.mark.gpu
 @pytest.mark.faults(29)
 def test_a_run_saved_on_a_gpu_loads_on_the_cpu(
-    pool: Pool, tmp_path: Path, tokens: list[str]
+    tmp_path: Path, tokens: list[str], gpu: dict[str, str]
 ) -> None:
     same = ["train.precision=fp32", "train.compile=false"]
-    said = crossing(pool, tmp_path, [*tokens, *same], "train.device=cuda", "train.device=cpu", {})
+
+    def go(*more: str) -> Outcome:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *PLAIN, *tokens, *same, *more],
+            check=False, cwd=tmp_path, env=gpu, capture_output=True, text=True,
+        )  # fmt: skip
+        return Outcome(done.returncode, None, done.stdout + done.stderr)
+
+    said = crossing(go, tmp_path, "train.device=cuda", "train.device=cpu")
     assert "device: cuda -> cpu" in said
