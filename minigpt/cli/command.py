@@ -16,7 +16,7 @@ from minigpt.cli.boundary import not_composed
 from minigpt.cli.composition import compose
 from minigpt.cli.flags import canonical, parse
 from minigpt.cli.launch import Task, hide_bases, launch, needs_hydra
-from minigpt.cli.overrides import protect, refuse_secrets
+from minigpt.cli.overrides import protect, refuse_secrets, refuse_torchrun
 from minigpt.cli.process import look_for_garbage, set_up_process, set_up_worker
 from minigpt.config import schema
 from minigpt.config.composed import is_declared
@@ -49,6 +49,7 @@ def run(
         try:
             parsed = parse(sys.argv[1:])
             parsed.overrides = [protect(typed, parsed.multirun) for typed in parsed.overrides]
+            refuse_torchrun(parsed.multirun)
             if parsed.multirun:
                 from minigpt.cli import multirun
 

@@ -17,7 +17,7 @@ from minigpt.cli.code_arms import CODE
 from minigpt.cli.composition import groups_in
 from minigpt.cli.flags import canonical
 from minigpt.cli.launch import hide_bases, launch
-from minigpt.cli.overrides import first_value, refuse_torchrun, without_glob
+from minigpt.cli.overrides import first_value, without_glob
 from minigpt.config.composed import is_declared
 from minigpt.errors import Stopped
 from minigpt.files.durable import ensure_writable
@@ -30,7 +30,6 @@ from minigpt.study.task import StudyTask
 
 def laid_out(parsed: argparse.Namespace) -> list[str]:
     """The overrides of the command in the order of its jobs, with the options that globs name."""
-    refuse_torchrun()
     hide_bases()
     folders = groups_in(parsed.config_dir)
     return shortest_first([without_glob(typed, folders) for typed in parsed.overrides])

@@ -110,9 +110,15 @@ def _parsed(override: str) -> "Override | None":
         return None
 
 
-def refuse_torchrun() -> None:
-    """Each rank would start the whole sweep, and the second job would find the group gone."""
-    if "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ:
+def refuse_torchrun(multirun: bool) -> None:
+    """Each rank would start the same run; or a whole sweep, whose second job finds no group."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if "LOCAL_RANK" in os.environ and ranks != "1":
+        raise ConfigError(
+            f"several processes: torchrun, WORLD_SIZE={ranks} (a run trains on one device: start "
+            "it without torchrun)"
+        )
+    if multirun and ("TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ):
         raise ConfigError(
             "sweep under torchrun: -m (start the sweep without torchrun; each job is one process)"
         )

@@ -405,3 +405,12 @@ def test_advice_on_storage_names_the_key_that_chose_the_place(
     assert shell("preprocess", "data=one_play", f"data.out={tmp_path / 'file' / 'tokens'}") == 6
     assert "data_dir= or data.out=" in shell.err
     assert "output_dir" not in shell.err
+
+
+def test_ranks_of_torchrun_do_not_start_one_run_each(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert shell("train", "debug=smoke") == 2
+    assert "torchrun, WORLD_SIZE=4" in shell.err
