@@ -150,7 +150,8 @@ def _singular_values(matrix: Tensor) -> Tensor:
 
     Much faster than an SVD, and good to 1e-8 of the largest.
     """
-    x = wide(matrix.detach().double().flatten(1))
+    x = matrix.detach().flatten(1)
+    x = wide((x.cpu() if x.device.type == "mps" else x).double())  # MPS has no float64
     return torch.linalg.eigvalsh(x @ x.T).clamp(min=0).sqrt()
 
 

@@ -41,6 +41,13 @@ def logits(
     return torch.stack([decode(texts[:, i : i + 1], cache) for i in range(5, texts.shape[1])])
 
 
+def test_without_onednn_the_model_decodes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(torch.bfloat16)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)  # as in a build without it
+    assert decoder(model, 1) == model.next_logits
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

@@ -135,3 +135,20 @@ def test_the_matrices_looked_at_are_spread_over_the_layers(count, looked_at):
 def test_none_to_look_at_is_refused():
     with pytest.raises(ValueError, match="matrices_per_kind=0"):
         Microscope(by_role(Toy()), matrices_per_kind=0)
+
+
+def test_singular_values_on_a_device_without_float64_are_taken_on_the_cpu():
+    from minigpt.optim.microscope import _singular_values
+
+    class OnMps(torch.Tensor):
+        device = torch.device("mps")
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+        def double(self):
+            raise TypeError("the MPS framework doesn't support float64")
+
+    matrix = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    found = _singular_values(torch.nn.Parameter(matrix).as_subclass(OnMps))
+    torch.testing.assert_close(found, torch.linalg.svdvals(matrix.double()).flip(0))
