@@ -21,6 +21,7 @@ from minigpt.generate import sampling
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 from minigpt.train import memory
+from minigpt.train.clocks import Clocks
 from minigpt.train.loop import fit
 from minigpt.train.progress import Progress
 from minigpt.train.run import Run
@@ -75,6 +76,7 @@ class WatchedRun(Run):
         return None
 
     def on_step(self) -> None:
+        self.progress.clocks.settle()
         self.marks.append((time.perf_counter(), dict(self.progress.seconds)))
 
     def stop_requested(self) -> bool:
@@ -146,6 +148,7 @@ class Model:
             bar=nothing,
             past=past,
         )
+        run.progress.clocks = Clocks(run.progress.seconds, chosen.device)
         fit(run)
         times = []
         for (begin, before), (end, after) in zip(run.marks, run.marks[1:]):

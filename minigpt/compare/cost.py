@@ -114,7 +114,7 @@ def costs(result: Result, everything: Sequence[Run]) -> Costs:
         for name, runs in paths[best].items()
     }
     shown = ("host", "device", "precision", "threads")
-    path = ", ".join(f"{key} {value}" for key, value in best if key in shown)
+    path = ", ".join(f"{key} {value}" for key, value in best if key in shown and value)
     lacking = ", ".join(name for name in result.choices if name not in times)
     if not lacking:
         return Costs(times, "", path)

@@ -43,6 +43,16 @@ def accumulation_problem(batch_size: int, micro_batch_size: int) -> str | None:
     )
 
 
+def memory_problem(train: dict[str, Any]) -> str:
+    """That a step of a checked `train` node does not fit into memory, and what needs less."""
+    batch, micro = train["batch_size"], train["micro_batch_size"] or train["batch_size"]
+    smaller = [size for size in range(1, micro) if batch % size == 0]
+    ways = [f"train.micro_batch_size={smaller[-1]}"] if smaller else []
+    ways += [] if train["activation_checkpointing"] else ["train.activation_checkpointing=true"]
+    ways = ways or ["a smaller model"]
+    return f"out of memory: train.micro_batch_size={micro} (less is needed by {' or '.join(ways)})"
+
+
 def steps_for_tokens(tokens: int, batch_size: int, seq_len: int) -> int:
     """Optimizer steps that see at least `tokens` tokens; a remainder rounds up."""
     return math.ceil(tokens / (batch_size * seq_len))

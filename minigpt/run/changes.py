@@ -42,10 +42,11 @@ def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The chosen hardware path and library versions that differ, one line each."""
+    old, new = saved["chosen"], now["chosen"]  # threads on a CPU alone, the model of a GPU
     changes = [
-        f"{key}: {saved['chosen'].get(key)} -> {value}"
-        for key, value in now["chosen"].items()
-        if saved["chosen"].get(key) != value
+        f"{key}: {old[key]} -> {value}"
+        for key, value in new.items()
+        if old.get(key, value) != value
     ]
     return changes + _another_torch(saved["versions"]["torch"], now["versions"]["torch"])
 

@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import minigpt
-from minigpt.checkpoint.layout import NAMES
+from minigpt.checkpoint.layout import NAMES, steps_on_disk
 from minigpt.checkpoint.load import Checkpoint, check_state, newest_checkpoint
 from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.config.plan import Plan
@@ -118,10 +118,11 @@ class RunFolder:
     def begin(self, facts: dict[str, Any], accepted: Sequence[str] = ()) -> None:
         """Write who this run is, or check that it is still what it was.
 
-        facts: `chosen` (device, precision, compile, threads and micro-batch as they will be used),
+        facts: `chosen` (device, precision, compile and micro-batch as they will be used, ...),
             `hardware`, `data` (the tokens) and `steps` (of the whole run), for run.json.
         accepted: what marks a new run as mixed from its start.
-        Raises CheckpointError if code, tokens or the chosen path changed (but for accept_changes).
+        Raises CheckpointError if code or tokens changed, or the chosen path since a checkpoint (but
+        for accept_changes).
         """
         if edited := edited_since_digest():
             raise CheckpointError(
@@ -129,14 +130,17 @@ class RunFolder:
             )
         first, record = self.saved is None, new_record(self.plan, facts, accepted)
         if self.saved is not None:
-            accepted = [*changes_since(self.saved, record), *path_changes(self.saved, record)]
+            accepted, path = changes_since(self.saved, record), path_changes(self.saved, record)
+            if steps_on_disk(self.checkpoints):  # else nothing was computed the old way
+                accepted += path
             if accepted and not self.plan.config["accept_changes"]:
                 raise refusal(self.folder, accepted)
             # A kill between the two writes below leaves run.json alone.
-            if not accepted and (self.folder / "config.yaml").is_file():
+            if not (accepted or path) and (self.folder / "config.yaml").is_file():
                 return
-            now = {key: record[key] for key in ("source", "chosen", "data")}
-            record = {**self.saved, **now, "mixed": [*self.saved["mixed"], *accepted]}
+            now = ("source", "chosen", "data", "hardware", "versions")
+            record = {**self.saved, **{key: record[key] for key in now}}
+            record |= {"mixed": [*self.saved["mixed"], *accepted]}
         config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.plan.config)).encode()
         self._write_record(record)  # first: now the folder is ours
         with durable.writing(self.folder):

@@ -27,6 +27,7 @@ from minigpt.run.folder import RunFolder
 from minigpt.seeding import generator
 from minigpt.train import branch
 from minigpt.train.bar import ProgressBar
+from minigpt.train.clocks import Clocks
 from minigpt.train.peak import peak_of
 from minigpt.train.progress import Progress, progress_of
 from minigpt.train.run import Run
@@ -64,6 +65,7 @@ def assemble(plan: Plan, folder: RunFolder) -> Run:
     if probe is not None:
         probe = build(probe, optimizer, drop=identity.shared_scalars("probe", {}))
     progress = Progress() if saved is None else progress_of(saved.state)
+    progress.clocks = Clocks(progress.seconds, precision.device)
     run = Run(
         plan=plan,
         folder=folder,
@@ -160,22 +162,26 @@ def begin_folder(
     folder: RunFolder, tokens: Tokens, precision: Precision, budget: Budget, accepted: list[str]
 ) -> None:
     """Write who the run is, or check that it is still what it was."""
-    chosen = {
-        "device": precision.device,
-        "precision": precision.precision,
-        "compile": precision.compile,
-        "deterministic": folder.plan.config["train"]["deterministic"],
-        "threads": torch.get_num_threads(),
-        "micro_batch_size": budget.micro_batch_size,
-    }
     facts = {
-        "chosen": chosen,
+        "chosen": {
+            **path_of(precision),
+            "deterministic": folder.plan.config["train"]["deterministic"],
+            "micro_batch_size": budget.micro_batch_size,
+        },
         "hardware": describe_hardware(precision),
         "data": describe_tokens(tokens),
         "steps": budget.steps,
     }
     folder.begin(facts, accepted)
     folder.keep_tokenizer(tokens.tokenizer.files)
+
+
+def path_of(precision: Precision) -> dict[str, Any]:
+    """What computes a run: only what has a say in its numbers there."""
+    path = {key: getattr(precision, key) for key in ("device", "precision", "compile")}
+    if precision.device == "cuda":
+        return path | {"gpu": torch.cuda.get_device_name()}
+    return path | ({"threads": torch.get_num_threads()} if precision.device == "cpu" else {})
 
 
 def say_optimizer_share(run: Run) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from minigpt.train.clocks import timed, training_seconds
+from minigpt.train.clocks import Clocks
 from minigpt.train.spikes import WINDOW, is_spike
 
 
@@ -26,14 +26,17 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)  # by part of the run
     final: dict[str, Any] | None = None  # the last evaluation, once there
 
+    def __post_init__(self) -> None:
+        self.clocks = Clocks(self.seconds)
+
     @property
     def train_time_s(self) -> float:
-        """Seconds of training proper: no evaluation, no saving."""
-        return training_seconds(self.seconds)
+        """Seconds of training proper: no evaluation, no saving, no compilation."""
+        return self.clocks.training_seconds()
 
     def timed(self, part: str) -> AbstractContextManager[None]:
         """Count the time of a block as this part's."""
-        return timed(self.seconds, part)
+        return self.clocks.timed(part)
 
     def accepts(self, norm: torch.Tensor, factor: float | None) -> bool:
         """True unless the norm is a spike. Accepted norms are remembered.

@@ -96,6 +96,7 @@ class Run:
 
         Raises NumericsError, with nothing saved, if a weight is not finite.
         """
+        self.progress.clocks.settle()
         state = {
             **asdict(self.progress),
             "scaler": self.scaler.state_dict(),

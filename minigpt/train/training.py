@@ -2,20 +2,22 @@
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
 
 from minigpt import interrupt
+from minigpt.config.budget import memory_problem
 from minigpt.config.plan import Plan
-from minigpt.errors import NumericsError
+from minigpt.errors import ConfigError, NumericsError
 from minigpt.run.folder import RunFolder
 from minigpt.run.metrics import whole_rows
 from minigpt.train.assemble import assemble
 from minigpt.train.evaluate import Evaluation
-from minigpt.train.loop import fit
+from minigpt.train.loop import accumulate_gradients, fit
 from minigpt.train.run import Run
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
     Raises Stopped after a signal, with a checkpoint saved.
     """
     torch.set_num_threads(threads_of(plan))
-    with RunFolder(plan) as folder:
+    with RunFolder(plan) as folder, memory_told(plan):
         live = assemble(plan, folder)
         summary: dict[str, Any] = {}
         live.logger.start(folder.saved, plan.config, whole_rows(folder.metrics.path))
@@ -44,6 +46,15 @@ def run(plan: Plan) -> dict[str, Any] | None:
         return summary
 
 
+@contextmanager
+def memory_told(plan: Plan) -> Iterator[None]:
+    """Let a device's memory that is too small say what needs less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(memory_problem(plan.config["train"])) from error
+
+
 def threads_of(plan: Plan) -> int:
     """As many as the plan says, else PyTorch's choice."""
     return plan.threads or DEFAULT_THREADS
@@ -53,12 +64,24 @@ def train(live: Run) -> bool:
     """The loop, then the whole validation split. False if stopped on the way."""
     try:
         live.model.train()
-        if live.precision.compile:
-            live.forward = cast(Callable[..., torch.Tensor], torch.compile(live.model))
+        if live.precision.compile and live.progress.step < live.budget.steps:
+            compile_model(live)
         return fit(live) and evaluate_at_the_end(live)
     except NumericsError:
         live.folder.finish(live.summary("diverged", None))
         raise
+
+
+def compile_model(live: Run) -> None:
+    """Compile the model, by gradients that are thrown away: its seconds are none of training."""
+    torch.compiler.reset()  # else the ninth shape of a process, in a sweep, would not be compiled
+    live.forward = cast(Callable[..., torch.Tensor], torch.compile(live.model))
+    progress = live.progress
+    with progress.timed("compilation"):
+        live.progress = replace(progress, seconds={})
+        accumulate_gradients(live)
+        live.optimizer.zero_grad()
+    live.progress = progress
 
 
 def evaluate_at_the_end(live: Run) -> bool:
