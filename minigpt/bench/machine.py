@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from minigpt.config.precision import formats_of
+from minigpt.formats import native_bf16
 from minigpt.train.peak import matrix_product_flops
 
 PRODUCT_ROUNDS = 5
@@ -34,7 +35,9 @@ def machine_of(device: str) -> dict[str, Any]:
 
 def product_rates(device: str, train: dict[str, Any], seconds: float) -> dict[str, list[float]]:
     """FLOP/s of matrix products by "format threads", in rounds that take turns."""
-    formats = [p for p in formats_of(device) if train["precision"] in ("auto", p)]
+    formats = [
+        p for p in formats_of(device, native_bf16(device)) if train["precision"] in ("auto", p)
+    ]
     threads = [1]
     if device == "cpu":
         if train["precision"] == "auto":

@@ -43,10 +43,15 @@ def build_optimizer(node: dict[str, Any], model: Any) -> Any:
 
 def choose_precision(config: dict[str, Any]) -> "Precision":
     """Device, precision and compile for a configuration."""
+    import torch
+
     from minigpt.config import precision
 
     train, d_model = config["train"], identity.argument(config["model"], "d_model")
-    return precision.choose(train["device"], train["precision"], train["compile"], d_model=d_model)
+    asked = train["device"], train["precision"], train["compile"]
+    missing = asked[0] == "cuda" and not torch.cuda.is_available()
+    gpu = config["dry_run_gpu"] or ("a GPU" if missing else None)
+    return precision.choose(*asked, d_model=d_model, gpu=gpu if config["dry_run"] else None)
 
 
 def vocabulary(plan: Plan) -> tuple[int, str]:

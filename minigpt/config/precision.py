@@ -8,8 +8,8 @@ So two jobs of a sweep choose alike. The rule behind `auto`:
                bf16) and d_model >= 128, else fp32. Narrower models gain less: 1.4x at d_model 64,
                2.1x at 128, 3.5x at 512 on a CPU with avx512_bf16.
                MPS: fp32
-    compile    on CUDA with Triton from d_model 512 on; never on a CPU, where it costs tens of
-               seconds and gains little
+    compile    on CUDA from d_model 512 on, where Triton can work; never on a CPU, where it costs
+               tens of seconds and gains little
 
 bf16 and fp16 mean autocast: weights, gradients and optimizer state stay fp32. fp16 always comes
 with a loss scaler.
@@ -18,9 +18,11 @@ with a loss scaler.
 import ctypes
 import os
 import shutil
+import sysconfig
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from minigpt import formats
@@ -34,6 +36,8 @@ DeviceName = Literal["cpu", "cuda", "mps"]
 DEVICES: tuple[DeviceName, ...] = ("cpu", "mps", "cuda")
 BF16_FROM = 128  # d_model from which bf16 is chosen on a CPU
 COMPILE_FROM = 512  # d_model from which compilation is chosen on a GPU
+WITHOUT_BF16 = ("V100", "T4")  # of the GPUs that train/peak.py knows
+TRITON_FROM = (7, 0)  # compute capability: Volta
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,16 @@ def keep_freed_memory() -> None:
 
 
 def choose(
-    device: str = "auto", precision: str = "auto", compile: bool | str = "auto", *, d_model: int
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool | str = "auto",
+    *,
+    d_model: int,
+    gpu: str | None = None,
 ) -> Precision:
     """Resolve the three `auto`s; arguments as in train.device, precision, compile.
 
+    gpu: what is planned for, where it need not be here: with all that Triton needs.
     Raises ConfigError, naming every problem, for a device, precision or compiler that is not there.
     """
     problems = [
@@ -108,11 +118,13 @@ def choose(
         problems.append(f"unknown value: train.compile={compile} (choose auto, true or false)")
     if problems:
         raise ConfigError(*problems)
-    chosen, device_reason = _device(device)
-    number, precision_reason = _precision(precision, chosen, d_model)
-    missing = missing_compiler(chosen)
+    planned: tuple[DeviceName, str] = ("cuda", f"planned for {gpu}")
+    chosen, device_reason = planned if gpu else _device(device)
+    native = formats.native_bf16(chosen) if gpu is None else gpu not in WITHOUT_BF16
+    number, precision_reason = _precision(precision, chosen, native, d_model)
+    missing = missing_compiler(chosen) if gpu is None else None
     compiled, compile_reason = _compile(compile, chosen, missing, d_model)
-    known = formats_of(chosen)
+    known = formats_of(chosen, native)
     if number not in known:
         problems.append(
             f"not supported by {chosen}: train.precision={number} (use auto, {', '.join(known)})"
@@ -138,12 +150,13 @@ def _device(asked: str) -> tuple[DeviceName, str]:
     return asked, "asked for"
 
 
-def _precision(asked: str, device: DeviceName, d_model: int) -> tuple[PrecisionName, str]:
+def _precision(
+    asked: str, device: DeviceName, native: bool, d_model: int
+) -> tuple[PrecisionName, str]:
     if asked != "auto":
         return cast(PrecisionName, asked), "asked for"
     if device == "mps":
         return "fp32", "the rule on MPS"
-    native = formats.native_bf16(device)
     if device == "cuda":
         return ("bf16", "native on this GPU") if native else ("fp16", "this GPU has no bf16")
     if not native:
@@ -175,20 +188,27 @@ def _present_devices() -> list[DeviceName]:
     return [name for name, is_there in zip(DEVICES, there, strict=True) if is_there]
 
 
-def formats_of(device: str) -> tuple[PrecisionName, ...]:
+def formats_of(device: str, native_bf16: bool) -> tuple[PrecisionName, ...]:
     """What autocast can do on a device. fp16 on a CPU is about twenty times slower: for tests."""
-    if device == "cuda" and not formats.native_bf16(device):
-        return ("fp32", "fp16")
-    return PRECISIONS
+    return ("fp32", "fp16") if device == "cuda" and not native_bf16 else PRECISIONS
 
 
 def missing_compiler(device: str) -> str | None:
     """What torch.compile would miss here, in words; None if it can work."""
-    if device == "cuda":
-        return None if find_spec("triton") else "Triton is not installed"
     if device == "mps":
         return "it was never tried on MPS"
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) or shutil.which("clang++"):
-        return None
-    return f"there is no C++ compiler ({compiler})"
+    language, compilers = "C++", (os.environ.get("CXX", "g++"), "clang++")
+    if device == "cuda":
+        import torch
+
+        if not find_spec("triton"):
+            return "Triton is not installed"
+        if (found := torch.cuda.get_device_capability()) < TRITON_FROM:
+            return "Triton needs compute capability {}.{}, this GPU has {}.{}".format(
+                *TRITON_FROM, *found
+            )
+        language, compilers = "C", (os.environ.get("CC", "gcc"), "clang")
+    if not any(map(shutil.which, compilers)):
+        return f"there is no {language} compiler ({compilers[0]})"
+    headers = Path(sysconfig.get_path("include"))  # what is compiled is called from Python
+    return None if (headers / "Python.h").is_file() else f"there is no Python.h in {headers}"

@@ -77,6 +77,8 @@ def combination_problems(config: dict[str, Any]) -> list[str]:
     if train["micro_batch_size"] is not None:
         uneven = accumulation_problem(train["batch_size"], train["micro_batch_size"])
         problems += [uneven] if uneven else []
+    if config["dry_run_gpu"] is not None and not config["dry_run"]:
+        problems.append(f"a plan alone: dry_run_gpu={config['dry_run_gpu']} (add dry_run=true)")
     branch = config["branch"]
     if branch not in ("auto", "off") and not (Path(branch).expanduser() / "run.json").is_file():
         problems.append(f"no run: branch={branch} (auto, off, or the folder of a run)")

@@ -152,6 +152,7 @@ class TrainRoot:
     data_dir: str = key("outputs/tokens", "place", path=True)
     accept_changes: bool = key(False, "place")
     dry_run: bool = key(False, "watching")
+    dry_run_gpu: str | None = key(None, "watching")
     stand_in: Any = None
     model: Any = None
     optim: Any = None

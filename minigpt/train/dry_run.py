@@ -6,9 +6,9 @@ from minigpt.config.build import build, build_optimizer, choose_precision, vocab
 from minigpt.config.plan import Plan
 from minigpt.data.manifest import read_manifest
 from minigpt.data.windows import windows_in
-from minigpt.errors import DataError
-from minigpt.terminal import gib, table
-from minigpt.train import memory
+from minigpt.errors import ConfigError, DataError
+from minigpt.terminal import duration, gib, table
+from minigpt.train import memory, peak
 
 
 def describe(plan: Plan) -> str:
@@ -36,6 +36,15 @@ def describe(plan: Plan) -> str:
     chosen = choose_precision(config)
     micro = train["micro_batch_size"] or train["batch_size"]
     needed = memory.estimate(config, model, micro, vocab_size, chosen)
+    rest = "PyTorch and the heap"
+    if chosen.device == "cuda":
+        rest = "CUDA's context, and eager code is assumed"
+    gpu, rate = (
+        config["dry_run_gpu"],
+        peak.table_flops(config["dry_run_gpu"] or "", chosen.precision),
+    )
+    if gpu is not None and rate is None:
+        raise ConfigError(f"unknown GPU: dry_run_gpu={gpu} (one of {', '.join(peak.PEAK_TFLOPS)})")
     flops = model.flops_per_token(plan.seq_len)
     facts = {
         "parameters": f"{sum(sizes.values()):,} "
@@ -45,19 +54,22 @@ def describe(plan: Plan) -> str:
         "memory, estimated": f"{gib(needed.total)} with train.micro_batch_size={micro} "
         f"(weights {gib(needed.weights)}, optimizer state {gib(needed.state)}, "
         f"gradients {gib(needed.gradients)}, activations {gib(needed.activations)}, "
-        f"logits {gib(needed.logits)}; the rest is PyTorch and the heap)",
+        f"logits {gib(needed.logits)}; the rest is {rest})",
         "FLOPs per token": f"{flops:,} (forward and backward)",
         "tokens per step": f"{train['batch_size'] * plan.seq_len:,} "
         f"= {train['batch_size']} sequences x {plan.seq_len}",
-        "budget": budget_text(plan, flops),
+        "budget": budget_text(plan, flops, rate),
         "tokens in": str(plan.tokens_folder),
         "run folder": str(plan.folder),
     }
     return "\n".join([*table(rows), "", *(f"{key:<20}{fact}" for key, fact in facts.items())])
 
 
-def budget_text(plan: Plan, flops: int) -> str:
-    """How long the run is; epochs are steps once the tokens are there to be counted."""
+def budget_text(plan: Plan, flops: int, rate: float | None) -> str:
+    """How long the run is; epochs are steps once the tokens are there to be counted.
+
+    rate: FLOP/s of the GPU that is planned for, at its best.
+    """
     epochs, windows = plan.config["train"]["epochs"], 0
     if epochs is not None:
         try:
@@ -66,4 +78,8 @@ def budget_text(plan: Plan, flops: int) -> str:
             return f"{epochs:g} epochs (steps follow from the size of the corpus)"
         windows = windows_in(n_tokens, plan.seq_len)
     budget = plan.budget(windows)
-    return f"{budget.steps:,} steps = {budget.tokens:,} tokens = {flops * budget.tokens:.3g} FLOPs"
+    total = flops * budget.tokens
+    least = (
+        f" = {duration(total / rate)} at the peak of {plan.config['dry_run_gpu']}" if rate else ""
+    )
+    return f"{budget.steps:,} steps = {budget.tokens:,} tokens = {total:.3g} FLOPs{least}"

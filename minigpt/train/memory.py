@@ -5,7 +5,7 @@ measured on stand-ins, so that they stay true whatever an optimizer, an attentio
 layer keeps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from minigpt.train.optimizer_form import stepped
 PROGRAM_BYTES = 340 * 2**20
 # What a build for CUDA takes beside, also where it computes on the CPU (torch 2.15).
 CUDA_LIBRARIES_BYTES = 485 * 2**20
+# A CUDA context with the code of PyTorch's kernels. An estimate: it differs by GPU and driver.
+CONTEXT_BYTES = 500 * 2**20
 # What the C library's heap holds per byte of activations, in 16 and in 32 bits, measured with glibc
 # 2.36: the hole that a freed block leaves does not fit the next block of that size. With a page
 # mapping for each block it would be 1.0.
@@ -34,7 +36,7 @@ SEQUENCE = 64  # tokens of the stand-in; what a block keeps is linear in tokens
 class Memory:
     """Bytes of a run at its largest."""
 
-    program: float  # what PyTorch itself takes (CPU only)
+    program: float  # what PyTorch itself takes: of the host, or of the GPU
     weights: float
     state: float  # of the optimizer
     gradients: float
@@ -59,18 +61,22 @@ def estimate(
     parameters = sum(p.numel() for p in model.parameters())
     tokens, d_model = micro_batch * model.max_seq_len, model.embed.weight.shape[1]
     dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
-    on_cpu = chosen.device == "cpu"
+    device, on_cpu = chosen.device, chosen.device == "cpu"
     program = PROGRAM_BYTES + (CUDA_LIBRARIES_BYTES if torch.version.cuda else 0)
+    if chosen.device == "cuda":
+        program = CONTEXT_BYTES
+        if not torch.cuda.is_available():  # planned for: a CPU keeps about the same for backward
+            chosen = replace(chosen, device="cpu")
     # Each member of an ensemble keeps the gradients of its loss.
     members = len(getattr(model, "members", [model]))
     of_losses = (members - 1) * d_model * (4 * vocab_size + dtype.itemsize * tokens)
     return Memory(
-        program=program if on_cpu else 0,
+        program=program if device != "mps" else 0,
         weights=4 * parameters,
         state=state_bytes(cfg["optim"], model),
         gradients=4 * parameters,
         activations=activation_bytes(cfg, tokens, d_model, chosen, members),
-        logits=work_bytes(tokens, d_model, vocab_size, dtype, chosen.device) + of_losses,
+        logits=work_bytes(tokens, d_model, vocab_size, dtype, device) + of_losses,
         heap=(HEAP_32 if dtype == torch.float32 else HEAP_16) if on_cpu else 1.0,
     )
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +84,34 @@ def test_refusals_name_the_keys_and_come_together(machine: Machine) -> None:
         "not supported by cuda: train.precision=bf16 (use auto, fp32, fp16)",
         "cannot compile: train.compile=true, but Triton is not installed (use train.compile=false)",
     )
+
+
+@pytest.mark.parametrize(
+    ("lacks", "reason"),
+    [
+        ("nothing", None),
+        ("Triton", "Triton is not installed"),
+        ("Volta", "Triton needs compute capability 7.0, this GPU has 6.1"),
+        ("gcc", "there is no C compiler (gcc)"),
+        ("Python.h", "there is no Python.h in "),
+    ],
+)
+def test_auto_is_eager_with_a_reason_where_triton_cannot_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lacks: str, reason: str | None
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(module, "_present_devices", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr(formats, "native_bf16", lambda device: True)
+    monkeypatch.setattr(module, "find_spec", lambda name: None if lacks == "Triton" else name)
+    capability = (6, 1) if lacks == "Volta" else (9, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(module.shutil, "which", lambda name: None if lacks == "gcc" else name)
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(tmp_path))
+    if lacks != "Python.h":
+        (tmp_path / "Python.h").touch()
+    chosen = choose(d_model=512)
+    assert chosen.compile == (reason is None)
+    assert chosen.compile_reason.startswith(reason or "CUDA and d_model 512")
 
 
 def test_this_machine_can_do_what_auto_chooses() -> None:

@@ -87,3 +87,35 @@ def test_what_only_the_text_decides_is_known_once_it_is_prepared(
     after = said(shell, *command, "attempt=2")
     assert after == true(shell)
     assert after["vocab_size"] < before["vocab_size"]
+
+
+def test_a_gpu_that_is_not_here_is_planned_for(shell: Shell) -> None:
+    command = [*SMALL, "dry_run=true", "train.device=cuda"]
+    facts = lambda: dict(re.split(r"  +", line, maxsplit=1) for line in tail(shell.out))
+    tail = lambda out: out.rpartition("\n\n")[2].splitlines()
+    assert shell("train", *command) == 0, shell.err
+    here = facts()
+    assert here["device"].startswith("cuda (planned for a GPU), bf16 (native on this GPU), eager")
+    assert shell("train", *command, "dry_run_gpu=H100", "train.precision=fp32") == 0, shell.err
+    there = facts()
+    assert float(there["memory, estimated"].split()[0]) > 0.48, "its context"
+    flops = float(re.search(r"([\d.e+]+) FLOPs", there["budget"])[1])  # type: ignore[index]
+    assert (
+        there["budget"] == f"{here['budget']} = {1e3 * flops / 494.7e12:.0f} ms at the peak of H100"
+    )
+    assert shell("train", *command, "dry_run_gpu=T4") == 0, shell.err
+    assert "fp16 (this GPU has no bf16)" in facts()["device"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dry_run=true", "dry_run_gpu=H1000"], "unknown GPU: dry_run_gpu=H1000 (one of B200, "),
+        (["dry_run_gpu=H100"], "a plan alone: dry_run_gpu=H100 (add dry_run=true)"),
+    ],
+)
+def test_a_gpu_that_no_plan_is_for_is_refused(
+    shell: Shell, arguments: list[str], words: str
+) -> None:
+    assert shell("train", *SMALL, *arguments) == 2
+    assert words in shell.err
