@@ -22,6 +22,7 @@ FLOORS = [
     {"study"},
     {"cli"},
     {"compare", "bench", "export", "verify", "dashboard", "mirror", "runs"},
+    {"plot"},
 ]  # fmt: skip
 KNOW_HYDRA = {"config", "cli", "run", "generate", "study"}
 
