@@ -8,6 +8,7 @@ to disk.
 import dataclasses
 import json
 import re
+from contextlib import suppress
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -32,8 +33,6 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     references lead nowhere.
     """
     try:
-        if missing := sorted(OmegaConf.missing_keys(cfg)):
-            raise ConfigError(*(f"missing value: {key} (give it: {key}=...)" for key in missing))
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         return cast(dict[str, Any], plain)
     except RecursionError:
@@ -41,12 +40,22 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
             "unresolvable value: nested too deeply, or a cycle of ${...} (mend the reference)"
         ) from None
     except OmegaConfBaseException as error:
+        if missing := _missing(cfg):
+            lines = (f"missing value: {key} (give it: {key}=...)" for key in missing)
+            raise ConfigError(*lines) from None
         text = str(error).partition("\n    full_key:")[0]
         if own := _OWN_WORDS.match(text):
             raise ConfigError(own[1]) from None
         raise ConfigError(
             f"unresolvable value: {error.full_key}: {' '.join(text.split())} (mend the reference)"
         ) from None
+
+
+def _missing(cfg: DictConfig) -> list[str]:
+    """The keys that lack a value, as far as references can be followed."""
+    with suppress(OmegaConfBaseException):
+        return sorted(OmegaConf.missing_keys(cfg))
+    return []
 
 
 def root_problems(config: dict[str, Any], root: type) -> list[str]:

@@ -1,6 +1,7 @@
 """What is not as it was when a run began: code, tokens, the hardware path."""
 
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def changes_of(plan: Plan, torch_too: bool = False) -> list[str]:
         fingerprint = read_json(plan.tokens_folder / "manifest.json").get("fingerprint")
     data = {"fingerprint": fingerprint} if isinstance(fingerprint, str) else record["data"]
     changes = changes_since(record, {"source": source_digest(plan.config), "data": data})
-    return changes + _another_torch(record["versions"]["torch"], version("torch")) * torch_too
+    return changes + _another_torch(record["versions"]["torch"], _torch()) * torch_too
 
 
 def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -49,6 +50,11 @@ def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if old.get(key, value) != value
     ]
     return changes + _another_torch(saved["versions"]["torch"], now["versions"]["torch"])
+
+
+@cache
+def _torch() -> str:
+    return version("torch")
 
 
 def _another_torch(before: str, after: str) -> list[str]:
