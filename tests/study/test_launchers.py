@@ -197,13 +197,25 @@ def test_slurm_submits_one_script_and_a_job_near_its_end_saves_goes_back_to_the_
     assert shell.err.count("already finished") == 2
 
 
+@pytest.mark.slow
+def test_four_jobs_on_a_local_ray(tmp_path: Path) -> None:
+    pytest.importorskip(
+        "hydra_plugins.hydra_ray_launcher", reason="needs the extra: pip install 'minigpt[ray]'"
+    )
+    sweep = Command(tmp_path, "hydra/launcher=ray", "seed=0,1,2,3")
+    assert sweep.end() == 0, sweep.err
+    assert sweep.err.count("  done  ") == 4
+    assert "validation loss" not in sweep.out + sweep.err, "jobs are quiet beside each other"
+    assert len(sweep.runs()) == 4
+
+
 def test_without_slurm_or_without_the_plugins_one_line_says_what_to_do(tmp_path: Path) -> None:
     nowhere = Command(tmp_path, "hydra/launcher=slurm", "seed=0,1", PATH="/nonexistent")
     assert nowhere.end() == 2
     assert "no Slurm here: hydra/launcher=slurm" in nowhere.err
-    for launcher, plugin in (
-        ("joblib", "hydra-joblib-launcher"),
-        ("slurm", "hydra-submitit-launcher"),
+    for launcher, plugin, extra in (
+        ("ray", "hydra-ray-launcher", "ray"),
+        ("slurm", "hydra-submitit-launcher", "launchers"),
     ):
         code = (
             "import runpy, sys\nsys.modules['hydra_plugins'] = None\n"
@@ -217,7 +229,7 @@ def test_without_slurm_or_without_the_plugins_one_line_says_what_to_do(tmp_path:
         assert done.returncode == 2
         expected = (
             f"error: missing package: hydra/launcher={launcher} needs {plugin} "
-            "(pip install 'minigpt[launchers]')"
+            f"(pip install 'minigpt[{extra}]')"
         )
         assert done.stderr.strip() == expected
 
