@@ -23,6 +23,7 @@ from minigpt.errors import Stopped
 from minigpt.files.durable import ensure_writable
 from minigpt.study.elsewhere import train_elsewhere
 from minigpt.study.jobs import Compose, only, shortest_first
+from minigpt.study.journal import Journal
 from minigpt.study.launched import LaunchedRuns
 from minigpt.study.sweep import Sweep
 from minigpt.study.task import StudyTask
@@ -97,6 +98,7 @@ def _conduct(
     output = Path(cfg.output_dir).expanduser()
     if cfg.dry_run:
         streams.stdout_must_arrive()
+        Journal(output, runs.declaration, base).changes()  # refuses what the study would refuse
         ends.describe(runs, output, (os.cpu_count() or 1) if parallel else 1)
         return 0
     ensure_writable(output)

@@ -79,7 +79,8 @@ def _amendments(found: Findings) -> list[Block]:
         changes = "; ".join(amendment["changes"])
         after = count(amendment["after_decisions"], "decision")
         lines = [f"{amendment['why']} ({changes}; after {after})"]
-        lines += [f"read before it: {line}" for line in looks_before(amendment)]
+        nothing = ["no look was read before it"] if "looks" in amendment else []
+        lines += [f"read before it: {line}" for line in looks_before(amendment)] or nothing
         blocks.append(Bullets("Amended after it began", lines))
     if rate := _error_rate(found):
         levels = " + ".join(f"{100 * level:.3g} %" for level in found.spent)

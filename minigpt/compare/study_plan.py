@@ -14,7 +14,7 @@ from minigpt.files.reading import UnreadableError, json_object, read_lines
 from minigpt.study.conduct import known_search
 from minigpt.study.decisions import phase
 from minigpt.study.declaration import Declaration, Setting, typed
-from minigpt.study.declaration_file import study_folder
+from minigpt.study.declaration_file import read_declaration, study_folder
 from minigpt.study.find import find
 from minigpt.study.journal import JOURNAL, read_decisions
 from minigpt.study.launched import LaunchedRuns
@@ -85,14 +85,17 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
         grid = declaration.node["cells"].items()
         shown = "; ".join(f"{key} = {', '.join(map(typed, values))}" for key, values in grid)
         lines.append(f"cells       {len(declaration.cells)}: {shown}")
-    if decided := list(read_decisions(study_folder(output, declaration.study)).values()):
+    folder = study_folder(output, declaration.study)
+    known = read_declaration(folder)
+    if known is not None and known[0].sha256 == declaration.sha256:  # else it is to be amended
+        decided = list(read_decisions(folder).values())
         lines.append(f"so far      {phase(declaration, decided)}")
     lines += ["", *table(rows), "", *_power(declaration, output)]
     if declaration.looks[-1] < MIN_PAIRS:
         lines.append(
             f"No look can claim anything: a claim needs {MIN_PAIRS} pairs (verdict.confirm.looks)."
         )
-    if declaration.tune.extend:
+    if declaration.tune.extend and tuned:
         lines.append(
             f"A best value on an edge of its grid gets up to {declaration.tune.extend} more "
             "beyond it; their runs are not counted here."

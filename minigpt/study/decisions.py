@@ -33,7 +33,7 @@ def declared_studies(
 
 def phase(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> str:
     """`tune`, `confirm 16 pairs` or `ended`, as far as the journal tells."""
-    chosen = {(e["cell"], e["arm"]): e["setting"] for e in entries if e["what"] == "choose"}
+    chosen = {(e["cell"], e["arm"]): e.get("setting") for e in entries if e["what"] == "choose"}
     searches = len(declaration.cells) * len(declaration.arms)
     if len(chosen) < searches:
         return f"tune, {len(chosen)} of {searches} settings chosen"
@@ -41,7 +41,7 @@ def phase(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> str
     cells = [label(cell) if cell else "" for cell in declaration.cells]
     following = []
     for cell in cells:
-        arms = [arm for arm in declaration.arms if chosen[cell, arm] is not None]
+        arms = [arm for arm in declaration.arms if chosen.get((cell, arm)) is not None]
         if not is_judged(declaration, arms):
             continue
         if cell not in looks:

@@ -176,7 +176,9 @@ def test_looks_before_an_amendment_are_shown_and_their_levels_add_up(two: Findin
     assert "read before it: 8 pairs: muon worse +0.0123 (+0.0110 to +0.0136)" in text
     assert "2.5 % + 2.5 % of the looks before, and 5 % of those declared now" in text
     before_looks = replace(two, amendments=[amendment | {"looks": []}])
-    assert "claims are wrong" not in terminal_text(document(before_looks, {}))
+    text = terminal_text(document(before_looks, {}))
+    assert "no look was read before it" in text
+    assert "claims are wrong" not in text
     assert before_looks.error_rate == 0.05
     old = {key: value for key, value in amendment.items() if "looks" not in key}
     assert "is not known" in terminal_text(document(replace(two, amendments=[old]), {}))

@@ -324,6 +324,7 @@ def test_a_changed_declaration_is_refused(again: Path, shell: Shell, typed: list
     here = [*typed, f"output_dir={again}"]
     assert shell("train", *here, "verdict.margin=0.5") == 2
     assert "verdict.margin: 0.01 -> 0.5" in shell.err
+    assert shell("train", *here, "verdict.margin=0.5", "dry_run=true") == 2
     assert shell("train", *here, "schedule.warmup=1") == 2
     assert "run.muon.schedule.warmup" in shell.err
     assert shell("train", *here, "verdict.margin=0.5", "verdict.amend=a larger margin") == 0
