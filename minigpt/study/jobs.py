@@ -137,10 +137,12 @@ def refuse_changes(planned: list[Plan]) -> None:
         changed += bool(found)
         changes |= dict.fromkeys(found)
     if changes:
+        code = any(change.startswith("code changed") for change in changes)
         raise CheckpointError(
             f"changed since {changed} of {len(planned)} jobs began: {'; '.join(changes)}: nothing "
             "was trained (accept_changes=true keeps what is finished and marks what goes on; "
-            "attempt=2 under a new study= trains all anew; a study by: code compares the two)"
+            "attempt=2 under a new study= trains all anew"
+            f"{'; a study by: code compares the two' * code})"
         )
 
 
