@@ -162,6 +162,7 @@ def only(jobs: list[list[str]] | None, planned: list[list[str]]) -> Iterator[Non
     planned: jobs that need no further look; Hydra composes all others before it launches any.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.errors import HydraException
 
     every, look = BasicSweeper.split_arguments, BasicSweeper.validate_batch_is_legal
 
@@ -169,7 +170,10 @@ def only(jobs: list[list[str]] | None, planned: list[list[str]]) -> Iterator[Non
         look(self, [job for job in batch if job not in planned])
 
     def split(overrides: "list[Override]", max_batch_size: int | None) -> list[list[list[str]]]:
-        (found,) = every(overrides, None)
+        try:
+            (found,) = every(overrides, None)
+        except HydraException as error:
+            raise ConfigError(f"no grid: {error} (hydra/sweeper=optuna searches)") from None
         left = [job for job in found if jobs is None or job in jobs]
         return [
             list(chunk) for chunk in BasicSweeper.split_overrides_to_chunks(left, max_batch_size)

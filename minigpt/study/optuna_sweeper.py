@@ -1,32 +1,25 @@
 """A sweep whose next settings follow from the losses so far: Optuna's, asked and told.
 
-One study of Optuna a command, in <output_dir>/sweeps/optuna.db. The same command goes on with it:
-ended trials stay, one that was cut off is asked for again, and its run resumes.
+A command has a study of Optuna in <output_dir>/sweeps/optuna.db and goes on with it: ended trials
+stay, one that was cut off is asked for again, and its run resumes.
 """
 
 import json
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
 from minigpt import interrupt
 from minigpt.config.identity import short_hash
 from minigpt.errors import ConfigError, NumericsError, Stopped
 from minigpt.files import durable
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
-DIVERGED = NumericsError.exit_code
+IMPOSSIBLE = (ConfigError.exit_code, NumericsError.exit_code)  # settings, the worst ones
 
 
 class OptunaSweeper(Sweeper):
@@ -35,16 +28,12 @@ class OptunaSweeper(Sweeper):
     def __init__(self, n_trials: int, n_jobs: int, seed: int) -> None:
         self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.output = Path(config.output_dir).expanduser()
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+    def setup(self, *, config: Any, **how: Any) -> None:
+        self.database = Path(config.output_dir).expanduser() / "sweeps" / "optuna.db"
+        self.launcher: Any = Plugins.instance().instantiate_launcher(config=config, **how)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Raises ConfigError, and what the first job raised that failed; then nothing is lost."""
+        """Raises ConfigError, and what the first job raised that failed; it is tried again."""
         try:
             import optuna
         except ModuleNotFoundError:
@@ -54,48 +43,46 @@ class OptunaSweeper(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         parsed = OverridesParser.create().parse_overrides(arguments)
         space = {o.get_key_element(): _distribution(o) for o in parsed if o.is_sweep_override()}
-        fixed = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
+        fixed = [o.input_line for o in parsed if not o.is_sweep_override()]
         if not space:
             raise ConfigError("nothing to search: give a key=interval(...) or key=a,b,c")
-        own = {key: optuna.distributions.distribution_to_json(one) for key, one in space.items()}
-        database = self.output / "sweeps" / "optuna.db"
-        with durable.writing(database):
-            database.parent.mkdir(parents=True, exist_ok=True)
+        with durable.writing(self.database):
+            self.database.parent.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            storage=f"sqlite:///{database.resolve()}",
-            study_name=short_hash({"fixed": sorted(fixed), "space": own, "seed": self.seed}),
+            storage=f"sqlite:///{self.database.resolve()}",
+            study_name=short_hash({"fixed": fixed, "space": str(space), "seed": self.seed}),
             load_if_exists=True,
         )
-        done = (optuna.trial.TrialState.COMPLETE,)
-        for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
-            study.enqueue_trial(trial.params)
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        while (ended := len(study.get_trials(states=done))) < self.n_trials:
+        states = optuna.trial.TrialState
+        for cut in study.get_trials(states=(states.RUNNING,)):
+            study.enqueue_trial(cut.params)
+            study.tell(cut.number, state=states.FAIL)
+        while (ended := len(study.get_trials(states=(states.COMPLETE,)))) < self.n_trials:
             study.sampler = optuna.samplers.TPESampler(seed=self.seed + ended, constant_liar=True)
             batch = [study.ask(space) for _ in range(min(self.n_jobs, self.n_trials - ended))]
             jobs = [[*fixed, *_typed(trial.params)] for trial in batch]
-            returned = self.launcher.launch(jobs, initial_job_idx=ended)
-            for trial, job in zip(batch, returned, strict=True):
-                failed = job._return_value if job.status == JobStatus.FAILED else None
-                loss = job._return_value if failed is None else math.inf
-                if loss is not None and getattr(failed, "exit_code", DIVERGED) == DIVERGED:
-                    study.tell(trial, loss)
+            problems: list[Exception] = []
+            for trial, job in zip(batch, self.launcher.launch(jobs, initial_job_idx=ended)):
+                result = job._return_value
+                if job.status == JobStatus.FAILED and result.exit_code not in IMPOSSIBLE:
+                    problems.append(result)
+                elif job.status == JobStatus.FAILED:
+                    study.tell(trial, float("inf"))
+                elif result is None:
+                    typed = " ".join(_typed(trial.params))
+                    problems.append(ConfigError(f"no loss: {typed} (it did not run to its end)"))
+                else:
+                    study.tell(trial, result)
             if stop := interrupt.requested():
                 raise SystemExit(Stopped(stop).exit_code)
-            for job, overrides in zip(returned, jobs):
-                if getattr(job._return_value, "exit_code", DIVERGED) != DIVERGED:
-                    raise job._return_value
-                if job._return_value is None:
-                    raise ConfigError(f"no loss: {' '.join(overrides)} (it did not run to its end)")
-        _tell_best(study.best_value, study.best_params, self.n_trials)
-
-
-def _tell_best(loss: float, best: dict[str, Any], trials: int) -> None:
-    print(f"\nbest of {trials} trials   {loss:.4f}  {' '.join(_typed(best))}")
-    sizes = {key: v for key, v in best.items() if isinstance(v, float) and v > 0}
-    grid = {key: [float(f"{v * by:.3g}") for by in (0.5, 1, 2)] for key, v in sizes.items()}
-    if grid:
-        print(f"for a declaration    verdict.tune.over: {json.dumps(grid)}")
+            if problems:
+                raise problems[0]
+        best: dict[str, Any] = study.best_params
+        print(f"\nbest of {ended} trials   {study.best_value:.4f}  {' '.join(_typed(best))}")
+        sizes = {key: v for key, v in best.items() if isinstance(v, float) and v > 0}
+        grid = {key: [float(f"{v * by:.3g}") for by in (0.5, 1, 2)] for key, v in sizes.items()}
+        if grid:
+            print(f"for a declaration    verdict.tune.over: {json.dumps(grid)}")
 
 
 def _typed(params: dict[str, Any]) -> list[str]:
@@ -103,18 +90,14 @@ def _typed(params: dict[str, Any]) -> list[str]:
     return [f"{key}={v:.4g}" if isinstance(v, float) else f"{key}={v}" for key, v in params.items()]
 
 
-def _distribution(override: Override) -> "BaseDistribution":
+def _distribution(override: Override) -> Any:
     """interval(1e-3,1) is uniform, tag(log,interval(1e-3,1)) log-uniform; lists are choices."""
     from optuna import distributions
 
     value: Any = override.value()
-    if isinstance(value, RangeSweep | IntervalSweep):
-        low, high = value.start, value.stop if isinstance(value, RangeSweep) else value.end
-        log = "log" in value.tags
-        if isinstance(low, int) and isinstance(high, int):
-            step = int(getattr(value, "step", 1))
-            last = high - isinstance(value, RangeSweep)
-            return distributions.IntDistribution(low, last, log=log, step=1 if log else step)
-        step_size = value.step if isinstance(value, RangeSweep) else None
-        return distributions.FloatDistribution(low, high, log=log, step=step_size)
-    return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
+    if not isinstance(value, IntervalSweep):
+        return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
+    ends: list[Any] = [value.start, value.end]
+    whole = all(isinstance(end, int) for end in ends)
+    kind: Any = distributions.IntDistribution if whole else distributions.FloatDistribution
+    return kind(*ends, log="log" in value.tags)

@@ -13,6 +13,8 @@ def test_without_optuna(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert shell("train", *SEARCH) == 2
     assert "needs optuna (pip install 'minigpt[optuna]')" in shell.err
+    assert shell("train", "-m", *SEARCH[2:]) == 2
+    assert "no grid: " in shell.err
     assert "Traceback" not in shell.err
 
 
