@@ -8,7 +8,7 @@ python train.py -m experiment=muon_vs_adamw         a declared study, from tunin
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigpt.cli import entry
 
@@ -39,9 +39,9 @@ def train(plan: "Plan", inside: "Inside") -> float | None:
         go_where_it_is(plan)
     summary = answer(plan)  # of a finished run, without loading torch
     if summary is None:
-        check_built(plan)
+        built = check_built(plan)
         if plan.config["dry_run"]:
-            print_description(plan)
+            print_description(plan, *built)
             return None
     join_study(plan)
     if summary is None:
@@ -67,13 +67,13 @@ def join_study(plan: "Plan") -> None:
         print(f"warning: not noted in study={plan.study}: {error}", file=sys.stderr)
 
 
-def print_description(plan: "Plan") -> None:
+def print_description(plan: "Plan", model: Any, optimizer: Any) -> None:
     """The parameter table and what the run would cost, on stdout."""
     from minigpt import streams
     from minigpt.train.dry_run import describe
 
     streams.stdout_must_arrive()
-    print(describe(plan))
+    print(describe(plan, model, optimizer))
 
 
 def study_ends() -> "Ends":

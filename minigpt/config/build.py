@@ -73,22 +73,24 @@ def vocabulary(plan: Plan) -> tuple[int, str]:
     return 256, "assumed, until the tokens are prepared"
 
 
-def check_built(plan: Plan) -> None:
+def check_built(plan: Plan) -> tuple[Any, Any]:
     """Build everything without memory (on `meta`), so that what only constructors know comes early.
 
-    Raises ConfigError for arguments that no signature refuses: betas of 1.5, a d_model that heads
-    do not divide.
+    Returns the model and its optimizer. Raises ConfigError for arguments that no signature refuses:
+    betas of 1.5, a d_model that heads do not divide.
     """
     lazy_torch.load_torch()
     import torch
 
     config = plan.config
     problems: list[str] = []
+    optimizer = None
     vocab_size, _ = vocabulary(plan)
     with torch.device("meta"):
         model = _collect(problems, "model", lambda: build(config["model"], vocab_size))
         if model is not None:
-            _collect(problems, "optim", lambda: build_optimizer(config["optim"], model))
+            make = lambda: build_optimizer(config["optim"], model)
+            optimizer = _collect(problems, "optim", make)
     _collect(problems, "logger", lambda: build(config["logger"]))
     _collect(problems, "train", lambda: choose_precision(config))
     threads, cores = config["train"]["threads"], os.cpu_count() or 1
@@ -102,6 +104,7 @@ def check_built(plan: Plan) -> None:
         _collect(problems, "schedule", lambda: schedule(0, steps))
     if problems:
         raise ConfigError(*problems)
+    return model, optimizer
 
 
 def _collect(problems: list[str], node: str, action: Callable[[], Any]) -> Any:

@@ -1,23 +1,23 @@
 """`dry_run=true`: what a run would train and cost, without training it."""
 
-import torch
+from typing import Any
 
-from minigpt.config.build import build, build_optimizer, choose_precision, vocabulary
+from minigpt.config.build import choose_precision, vocabulary
 from minigpt.config.plan import Plan
 from minigpt.data.manifest import read_manifest
-from minigpt.data.windows import windows_in
 from minigpt.errors import ConfigError, DataError
+from minigpt.optim.by_role import ByRole
 from minigpt.terminal import duration, gib, table
 from minigpt.train import memory, peak
 
 
-def describe(plan: Plan) -> str:
-    """A table of the parameters, then memory, FLOPs, and where the run would live."""
+def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
+    """A table of the parameters, then memory, FLOPs, and where the run would live.
+
+    model, optimizer: those of the plan, which may lie on `meta`.
+    """
     config, train = plan.config, plan.config["train"]
     vocab_size, known = vocabulary(plan)
-    with torch.device("meta"):
-        model = build(config["model"], vocab_size)
-        optimizer = build_optimizer(config["optim"], model)
     roles, parameters = model.roles(), dict(model.named_parameters())
     owners = {
         optimizer.names[parameter]: (type(part).__name__, group)
@@ -72,6 +72,8 @@ def budget_text(plan: Plan, flops: int, rate: float | None) -> str:
     """
     epochs, windows = plan.config["train"]["epochs"], 0
     if epochs is not None:
+        from minigpt.data.windows import windows_in
+
         try:
             n_tokens = read_manifest(plan.tokens_folder)["splits"]["train"]["n_tokens"]
         except DataError:

@@ -5,6 +5,7 @@ measured on stand-ins, so that they stay true whatever an optimizer, an attentio
 layer keeps.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,10 +94,7 @@ def activation_bytes(
 
     def of(n_layers: int) -> tuple[float, float]:
         """(bytes a token, bytes whatever the number of tokens) of a model with so many blocks."""
-        one, two = (
-            saved_bytes(cfg["model"] | {"n_layers": n_layers}, batch, seq_len, chosen)
-            for batch in (1, 2)
-        )
+        one, two = saved_bytes(cfg["model"] | {"n_layers": n_layers}, (1, 2), seq_len, chosen)
         return (two - one) / seq_len, 2 * one - two
 
     (one, one_fixed), (two, two_fixed) = of(1), of(2)
@@ -109,26 +107,35 @@ def activation_bytes(
     return rest + n_layers * block_fixed + (n_layers + TEMPORARIES / members) * block * tokens
 
 
-def saved_bytes(node: dict[str, Any], batch: int, seq_len: int, chosen: Precision) -> int:
-    """Bytes that autograd keeps of a forward pass up to the head, beside the parameters."""
+def saved_bytes(
+    node: dict[str, Any], batches: Iterable[int], seq_len: int, chosen: Precision
+) -> list[int]:
+    """Bytes that autograd keeps of a forward pass up to the head, beside the parameters, by batch.
+
+    batches: sequences.
+    """
     with torch.random.fork_rng(devices=[]):
         model = build(node, 2).to(chosen.device)
-        parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        kept: dict[int, int] = {}
+        return [_saved_bytes(model, batch, seq_len, chosen) for batch in batches]
 
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in parameters:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
 
-        tokens = torch.zeros(batch, seq_len, dtype=torch.int64, device=chosen.device)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            chosen.autocast(),
-        ):
-            hidden = model.hidden(tokens)  # alive until here, so that no address is used twice
-        del hidden
+def _saved_bytes(model: Any, batch: int, seq_len: int, chosen: Precision) -> int:
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tokens = torch.zeros(batch, seq_len, dtype=torch.int64, device=chosen.device)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        chosen.autocast(),
+    ):
+        hidden = model.hidden(tokens)  # alive until here, so that no address is used twice
+    del hidden
     return sum(kept.values())
 
 
