@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from minigpt.compare.declared import MIN_PAIRS, Finding
+from minigpt.compare.explored import explore
 from minigpt.compare.groups import group_runs
-from minigpt.compare.judge import judge
 from minigpt.compare.question import Question
-from minigpt.compare.rules import Rules
 from minigpt.compare.statistics import p_value, t_interval
-from minigpt.compare.verdict import MIN_PAIRS, Comparison
+from minigpt.compare.study_findings import CellFindings
 from minigpt.errors import ConfigError, MinigptError
 from minigpt.study.find import find
 from minigpt.study.select import select
@@ -32,15 +32,16 @@ from minigpt.study.select import select
 STUDIES = 4000
 
 
-def comparison_of(path: Path, by: str, study: str | None) -> Comparison:
+def compared(path: Path, by: str, study: str | None) -> CellFindings:
     """The product's own comparison of the two arms."""
-    (group, *_) = group_runs(Question(by), select(find([path]).runs, study, [])).several or [None]
-    result = judge(group, Rules()) if group is not None else None
-    if result is None:
+    runs = select(find([path]).runs, study, [])
+    (group, *_) = group_runs(Question(by), runs).several or [None]
+    found = explore(group, group.first_typed, 0.0, runs) if group is not None else None
+    if found is None:
         raise ConfigError(
             f"nothing to compare: {path}: --by {by} (train the pairs first; see --help)"
         )
-    return result.at_headline.comparisons[0]
+    return found.cell
 
 
 def claims(studies: NDArray[np.float64]) -> float:
@@ -59,22 +60,24 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     try:
-        c = comparison_of(options.path, options.by, options.study)
-        if len(c.seeds) < 2 * MIN_PAIRS:
+        cell = compared(options.path, options.by, options.study)
+        (finding,) = cell.ruling.findings.values()
+        if finding.pairs < 2 * MIN_PAIRS:
             raise ConfigError(
-                f"too few pairs: {len(c.seeds)} (at least {2 * MIN_PAIRS}, better 40; see --help)"
+                f"too few pairs: {finding.pairs} (at least {2 * MIN_PAIRS}, better 40; see --help)"
             )
     except MinigptError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    a = np.array([c.arm.losses[seed] for seed in c.seeds])
-    b = np.array([c.baseline.losses[seed] for seed in c.seeds])
-    report(a, b, c)
+    at = {arm: found[cell.declaration.primary] for arm, found in cell.losses.items()}
+    pairs = [(loss, at[cell.baseline][seed]) for seed, loss in at[finding.arm].items()]
+    a, b = np.array([pair for pair in pairs if np.isfinite(pair).all()]).T
+    report(a, b, finding)
     draw(a - b, options.out / "null_pairs.png")
     return 0
 
 
-def report(a: NDArray[np.float64], b: NDArray[np.float64], c: Comparison) -> None:
+def report(a: NDArray[np.float64], b: NDArray[np.float64], finding: Finding) -> None:
     """What the pairs say, and what thousands of studies made from them would have said."""
     random, n = np.random.default_rng(0), len(a)
     d = a - b
@@ -82,7 +85,7 @@ def report(a: NDArray[np.float64], b: NDArray[np.float64], c: Comparison) -> Non
     print(
         f"{n} pairs, all together: {everything.mean:+.5f} "
         f"({everything.low:+.5f} to {everything.high:+.5f}), "
-        f"p {p_value(everything):.2f}, verdict {c.verdict}"
+        f"p {p_value(everything):.2f}, verdict {finding.word}"
     )
     if everything.constant:
         print("the pairs do not vary: the change does not reach the last bits; choose another one")
@@ -104,7 +107,7 @@ def report(a: NDArray[np.float64], b: NDArray[np.float64], c: Comparison) -> Non
         f"{STUDIES:,} that pair different seeds: "
         f"{100 * claims(strangers):.1f} % claim one (should: 5)"
     )
-    correlation = "none" if c.correlation is None else f"{c.correlation:.2f}"
+    correlation = "none" if finding.correlation is None else f"{finding.correlation:.2f}"
     worth = (a.var() + b.var()) / d.var()
     print(
         f"sd of a seed {np.concatenate([a, b]).std(ddof=1):.5f}, of a pair {everything.sd:.5f}; "

@@ -64,7 +64,7 @@ def parser() -> Parser:
     )
     add("--axis", "KEY", "a further key that each arm tunes", action="append", default=[])
     add("--out", "DIR", "write report.html, report.md, figures and results.csv here", type=Path)
-    kinds = "of a declared study: figures with editable text beside the PNGs (svg or pdf)"
+    kinds = "figures with editable text beside the PNGs (svg or pdf)"
     p.add_argument("--figures", choices=("png", "svg", "pdf"), default="png", help=kinds)
     status = "show a sweep: done, running, failed, waiting, time left"
     p.add_argument("--status", action="store_true", help=status)
@@ -96,8 +96,6 @@ def answer(options: argparse.Namespace) -> None:
             f"not a declared study here: --study {options.study} (look in another folder, or "
             "compare its runs with --by)"
         )
-    if options.figures != "png":
-        raise ConfigError(f"not a declared study: --figures {options.figures} (give its --study)")
     if options.by is None:
         raise ConfigError("missing argument: --by (what sets the arms apart, e.g. --by optim)")
     if options.margin is not None and not 0 <= options.margin < float("inf"):

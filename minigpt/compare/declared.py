@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 from minigpt.compare import statistics
 from minigpt.compare.statistics import Interval
@@ -23,6 +23,7 @@ from minigpt.study.conduct import Look
 from minigpt.study.declaration import Declaration
 from minigpt.study.planned import PlannedRun
 from minigpt.study.run import Run
+from minigpt.terminal import count
 
 ALPHA = 0.05
 MIN_PAIRS = 8  # fewer leave the spread itself too uncertain to claim anything
@@ -186,7 +187,7 @@ class _Pairs:
         McNemar (1947), Psychometrika 12: of the pairs in which one side diverged, half on each.
         """
         total = sum(self.diverged)
-        return float(binomtest(self.diverged[0], total).pvalue) if total else 1.0
+        return min(1.0, 2 * float(bdtr(min(self.diverged), total, 0.5)))
 
 
 def _moved(interval: Interval, by: float) -> Interval:
@@ -225,7 +226,8 @@ def _word(
     if interval.constant:
         return "undecided", f"all {interval.n} pairs differ by exactly as much", 1.0
     if pairs.number < MIN_PAIRS:
-        return "undecided", f"{pairs.number} pairs, of {MIN_PAIRS} that a claim needs", p["beyond"]
+        why = f"{count(pairs.number, 'pair')}, of {MIN_PAIRS} that a claim needs"
+        return "undecided", why, p["beyond"]
     if p["beyond"] <= alpha:
         word = "better" if interval.mean < 0 else "worse"
         return word, f"the interval lies beyond {_of_margin(margin)}", p["beyond"]
@@ -257,11 +259,11 @@ def blocked_arms(declaration: Declaration, runs: Mapping[str, Sequence[Run]]) ->
     runs: the judged runs by arm. Then the arm and that difference cannot be told apart.
     """
     found: dict[str, str] = {}
-    baseline = [_facts(run, declaration.metric) for run in runs[declaration.baseline]]
+    baseline = [facts_of(run, declaration.metric) for run in runs[declaration.baseline]]
     for arm, judged in runs.items():
         if arm == declaration.baseline:
             continue
-        facts = [_facts(run, declaration.metric) for run in judged]
+        facts = [facts_of(run, declaration.metric) for run in judged]
         for name in sorted({name for one in (*facts, *baseline) for name in one}):
             here = {one[name] for one in facts if name in one}
             there = {one[name] for one in baseline if name in one}
@@ -272,7 +274,7 @@ def blocked_arms(declaration: Declaration, runs: Mapping[str, Sequence[Run]]) ->
     return found
 
 
-def _facts(run: Run, metric: str) -> dict[str, str]:
+def facts_of(run: Run, metric: str) -> dict[str, str]:
     """What computed a run: device, precision, compile, PyTorch, each module of code; and on which
     text its loss was measured.
     """

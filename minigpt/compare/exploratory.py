@@ -1,22 +1,19 @@
 """Arms compared on whatever runs there are, without a declaration."""
 
 import argparse
+from dataclasses import replace
 
-from minigpt.compare import report
-from minigpt.compare.cost import Costs, costs
-from minigpt.compare.figures import Figure, figures
+from minigpt.compare.explored import Explored, explore
+from minigpt.compare.explored_notes import doubts
 from minigpt.compare.groups import Group, Groups, group_runs, nearest_split
-from minigpt.compare.judge import Result, judge
 from minigpt.compare.question import Question
-from minigpt.compare.report_html import html
-from minigpt.compare.report_text import markdown, terminal_text
-from minigpt.compare.results import csv_rows
-from minigpt.compare.rules import Rules
-from minigpt.compare.write_files import write_files
+from minigpt.compare.study_findings import Findings
+from minigpt.compare.study_report import write_report
 from minigpt.errors import ConfigError
+from minigpt.study.declaration import Declaration
 from minigpt.study.find import find
 from minigpt.study.select import select
-from minigpt.study.values import csv_bytes
+from minigpt.terminal import count, on_stdout
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -28,41 +25,66 @@ def compare(options: argparse.Namespace) -> None:
     runs = select(found.runs, options.study, options.where)
     question = Question(options.by, tuple(options.axis))
     groups = group_runs(question, runs)
-    others = [f"left out: {problem}" for problem in found.unreadable]
-    judged: list[tuple[Result, Costs, list[Figure]]] = []
-    rest = list(groups.single)
+    why_not = [f"left out: {problem}" for problem in found.unreadable]
+    explored: list[Explored] = []
     for group in groups.several:
-        result = judge(group, Rules(options.baseline, options.margin or 0.0))
-        if result is None:
-            rest.append(group)
-            others.append(no_common_budget(group))
-            continue
-        prefix = f"group{len(judged) + 1}_" if len(groups.several) > 1 else ""
-        drawn = figures(result, prefix) if options.out is not None else []
-        judged.append((result, costs(result, found.runs), drawn))
-    if not judged:
-        raise nothing_to_compare(question, groups, others)
-    title = f"{options.study or options.by}: {', '.join(judged[0][0].group.arms)}"
-    document = report.compose(title, judged, groups, others)
-    if options.out is not None:  # first, since stdout may be lost
-        files = {f"{figure.name}.png": figure.png for *_, drawn in judged for figure in drawn}
-        rows = csv_rows([result for result, *_ in judged], rest, found.runs)
-        files["results.csv"] = csv_bytes(rows)
-        files["report.md"] = markdown(document, options.out).encode()
-        files["report.html"] = html(document, options.out).encode()
-        write_files(options.out, files)
-    print(terminal_text(document), end="")
+        one = explore(
+            group, baseline_of(group, options.baseline), options.margin or 0.0, found.runs
+        )
+        if one is None:
+            why_not.append(nothing_in_common(group))
+        else:
+            explored.append(one)
+    if not explored:
+        raise nothing_to_compare(question, groups, why_not)
+    cells = [replace(one.cell, doubts=doubts(one)) for one in explored]
+    used = {run for cell in cells for run in cell.runs}
+    declaration = cells[0].declaration
+    told = Findings(
+        Declaration(options.study or options.by, declaration.node),
+        cells,
+        "",
+        None,
+        [*_others(groups), *why_not],
+        (),
+        [run for run in runs if run not in used],
+    )
+    # files first, since stdout may be lost
+    print(on_stdout(write_report(told, options.out, options.figures)), end="")
     if options.out is not None:
         print(f"\n{options.out / 'report.html'}")
 
 
-def no_common_budget(group: Group) -> str:
+def _others(groups: Groups) -> list[str]:
+    """What there is beside the groups of several arms."""
+    if len(groups.several) + len(groups.single) == 1:
+        return []
+    keys = ", ".join(groups.split_keys) or "none"
+    return [
+        f"runs that differ in these keys are not mixed: {keys}",
+        *(f"{count(len(one.runs), 'run')} of one arm only: {one.title}" for one in groups.single),
+    ]
+
+
+def baseline_of(group: Group, name: str | None) -> str:
+    """The baseline's name. Raises ConfigError if it is not among the arms."""
+    if name is not None and name not in group.arms:
+        raise ConfigError(
+            f"no such arm: --baseline {name} (arms of {group.question.by}: {', '.join(group.arms)})"
+        )
+    return name if name is not None else group.first_typed
+
+
+def nothing_in_common(group: Group) -> str:
     """Why a group has no verdict."""
-    budgets = "; ".join(
-        f"{name}: {', '.join(f'{tokens:,}' for tokens in sorted(arm.budgets)) or 'none'} tokens"
-        for name, arm in group.arms.items()
-    )
-    return f"no budget at which two arms have ended runs: {group.title} ({budgets})"
+    shown = []
+    for arm, ended in group.ended.items():
+        seeds: dict[int, set[int]] = {}
+        for run, tokens in ended.items():
+            seeds.setdefault(tokens, set()).add(run.seed)
+        at = (f"{t:,} tokens on {', '.join(map(str, sorted(s)))}" for t, s in sorted(seeds.items()))
+        shown.append(f"{arm}: {'; '.join(at) or 'none ended'}")
+    return f"no seed and budget that two arms have ended: {group.title} ({' | '.join(shown)})"
 
 
 def nothing_to_compare(question: Question, groups: Groups, others: list[str]) -> ConfigError:

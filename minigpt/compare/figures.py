@@ -4,18 +4,18 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from minigpt.compare import panels
-from minigpt.compare.judge import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Okabe and Ito's palette without black and yellow: told apart by the colour-blind, readable on
+# white and on black.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+INK = "#1f2328"
 GRID = "#d0d4d9"
 STYLE: Any = {
-    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), panels.INK),
+    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("axes.edgecolor", "grid.color"), GRID),
     "svg.fonttype": "none",  # text stays text
     "pdf.fonttype": 42,  # also in PDF: TrueType, not outlines
@@ -46,20 +46,6 @@ class Figure:
         """By name."""
         found = {f"{self.name}.png": self.png}
         return found | ({f"{self.name}.{self.other[0]}": self.other[1]} if self.other else {})
-
-
-def figures(result: Result, prefix: str) -> list[Figure]:
-    """Every figure for which there is something to draw. prefix: of the files' names."""
-    drawn: dict[str, Callable[..., str | None]] = {
-        "differences": panels.differences,
-        "budgets": panels.budgets,
-        "loss_tokens": partial(panels.curves, x="tokens"),
-        "loss_seconds": partial(panels.curves, x="time_s"),
-        "sensitivity": panels.sensitivity,
-        "cost": panels.cost,
-    }
-    found = [draw_figure(prefix + name, partial(draw, result)) for name, draw in drawn.items()]
-    return [figure for figure in found if figure is not None]
 
 
 def draw_figure(
@@ -115,4 +101,4 @@ def page_svg(svg: str, name: str) -> str:
     for size in ("width", "height"):
         svg = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg)
-    return svg.replace(panels.INK, "var(--ink)").replace(GRID, "var(--line)").strip()
+    return svg.replace(INK, "var(--ink)").replace(GRID, "var(--line)").strip()

@@ -7,25 +7,30 @@ differ in anything else go into another group, and the report names the keys tha
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
-from minigpt.compare.arms import Arm, Setting
 from minigpt.compare.question import Key, Question, as_typed
 from minigpt.study.run import Run
 
 
 @dataclass
 class Group:
-    """Comparable runs."""
+    """Comparable runs, by arm and age."""
 
     question: Question
-    arms: dict[str, Arm]
+    ended: dict[str, dict[Run, int]]  # by arm: its ended runs, with their budgets in tokens
+    unended: dict[str, list[Run]]
     shared: dict[str, str]
     split: dict[str, str] = field(default_factory=dict)  # keys that set it apart from other groups
     duplicates: list[str] = field(default_factory=list)
 
     @property
+    def arms(self) -> list[str]:
+        return list(self.ended)
+
+    @property
     def runs(self) -> list[Run]:
-        return [run for arm in self.arms.values() for run in (*arm.runs, *arm.unended)]
+        return [run for arm in self.arms for run in (*self.ended[arm], *self.unended[arm])]
 
     @property
     def first_typed(self) -> str:
@@ -86,27 +91,26 @@ def group_runs(question: Question, runs: list[Run]) -> Groups:
 def _group(question: Question, shared: dict[str, str], runs: list[Run]) -> Group:
     # A diverged run over epochs has the tokens of a finished one over as many.
     budgets = {_asked(run): run.budget_tokens for run in runs if run.budget_tokens is not None}
-    arms: dict[str, Arm] = {}
-    duplicates = []
+    arms = sorted({question.arm(run) for run in runs}, key=_natural)
+    group = Group(question, {arm: {} for arm in arms}, {arm: [] for arm in arms}, shared)
+    first: dict[Any, Run] = {}
 
     def age(run: Run) -> tuple[bool, str, str]:
         """Ended runs first: a later attempt never replaces a run that diverged."""
         return run.loss("val_loss") is None, *run.age
 
     for run in sorted(runs, key=age):
-        name = question.arm(run)
-        arm = arms.setdefault(name, Arm(name))
+        arm = question.arm(run)
         tokens = run.budget_tokens or budgets.get(_asked(run))
         if tokens is None or run.loss(question.metric) is None:
-            arm.unended.append(run)
+            group.unended[arm].append(run)
             continue
-        key = question.setting(run)
-        by_seed = arm.settings.setdefault(key, Setting(key)).runs.setdefault(tokens, {})
-        first = by_seed.setdefault(run.seed, run)
-        if first is not run:
-            duplicates.append(f"{run.name} repeats {first.name}; the older one counts")
-    in_order = {name: arms[name] for name in sorted(arms, key=_natural)}
-    return Group(question, in_order, shared, duplicates=duplicates)
+        older = first.setdefault((arm, question.setting(run), tokens, run.seed), run)
+        if older is run:
+            group.ended[arm][run] = tokens
+        else:
+            group.duplicates.append(f"{run.name} repeats {older.name}; the older one counts")
+    return group
 
 
 def _asked(run: Run) -> tuple[str, int]:

@@ -9,7 +9,6 @@ from minigpt.study.select import key_hint
 from minigpt.study.values import show
 
 PAIRING = ("seed", "train.steps", "train.tokens", "train.epochs", "attempt", "name", "study")
-UNITS = {"val_loss": "nats per token", "val_bits_per_byte": "bits per byte"}
 Key = tuple[tuple[str, str], ...]  # pairs of a key and its value as JSON, sorted
 
 
@@ -31,10 +30,6 @@ class Question:
     def metric(self) -> str:
         """Nats per token compare one tokenizer with itself; bits per byte cross tokenizers too."""
         return "val_bits_per_byte" if _below(self.node, "data.tokenizer") else "val_loss"
-
-    @property
-    def unit(self) -> str:
-        return UNITS[self.metric]
 
     def is_tuned(self, key: str) -> bool:
         """Whether each arm may have its own best value of a key."""

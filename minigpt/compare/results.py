@@ -1,12 +1,9 @@
 """results.csv: one row for each run that was looked at, for other tools to check or go on with."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from minigpt.compare.cost import ran_alone
-from minigpt.compare.groups import Group
-from minigpt.compare.judge import Result
-from minigpt.roles import ROLES
+from minigpt.compare.study_findings import Findings
 from minigpt.study.run import Run, differing
 
 RESULTS = ("step", "tokens", "val_loss", "val_bits_per_byte", "train_time_s", "tokens_per_s")
@@ -14,58 +11,41 @@ COSTS = ("parameters", "flops_per_token", "optimizer_flops_share", "optimizer_st
 PATH = ("device", "precision", "compile", "threads")
 
 
-def csv_rows(
-    judged: Iterable[Result], rest: Iterable[Group], everything: Sequence[Run]
-) -> list[dict[str, Any]]:
-    """One row for each run that was looked at.
-
-    rest: groups without a verdict. everything: all runs that were found.
-    """
-    alone = ran_alone(everything)
-    rows = []
-    for number, result in enumerate(judged, 1):
-        for name, arm in result.group.arms.items():
-            place: dict[str, Any] = {"group": str(number), "arm": name}
-            choice = result.choices.get(name)
-            for setting in arm.settings.values():
-                place |= {"setting": arm.describe(setting)}
-                place |= {"chosen": choice is not None and setting is choice.setting}
-                for run in setting.all_runs:
-                    role = "tuning" if result.rules.tunes(run.seed) else "unused"
-                    role = "confirmation" if result.rules.confirms(run.seed) else role
-                    rows.append(_row(run, place, role, run in alone))
-            place |= {"setting": "", "chosen": False}
-            rows += [_row(run, place, "not ended", False) for run in arm.unended]
-    for group in rest:
-        for name, arm in group.arms.items():
-            place = {"group": "", "arm": name, "setting": "", "chosen": False}
-            runs = (*arm.runs, *arm.unended)
-            rows += [_row(run, place, "not compared", run in alone) for run in runs]
-    listed = {row["folder"] for row in rows}
-    own = differing([run for run in everything if str(run.folder) in listed])
-    more = {str(run.folder): keys for run, keys in own.items()}
-    return [row | more.get(row["folder"], {}) | row for row in rows]
+def csv_rows(found: Findings) -> list[dict[str, Any]]:
+    """Every key that differs between the runs is a column."""
+    rows = [(about | _row(run), run) for about, run in _looked_at(found)]
+    own = differing([run for _, run in rows])
+    return [row | own[run] | row for row, run in rows]
 
 
-def _row(run: Run, place: dict[str, Any], role: str, alone: bool) -> dict[str, Any]:
+def _looked_at(found: Findings) -> Iterable[tuple[dict[str, Any], Run]]:
+    """Each run, and what for: it tuned, it confirmed, or neither."""
+    by, study = found.declaration.by, {"study": found.declaration.study}
+    for cell in found.cells:
+        about, key = study | dict(cell.ruling.look.cell), cell.declaration.budget_key
+        for arm, settings in cell.tuned.items():
+            for setting, by_seed in settings.items():
+                tune = about | {"phase": "tune", by: arm, **dict(setting)}
+                yield from ((tune, run) for run in by_seed.values())
+        for arm, by_budget in cell.judged.items():
+            confirm = about | {"phase": "confirm", by: arm, **dict(cell.ruling.look.chosen[arm])}
+            for budget, by_seed in by_budget.items():
+                yield from ((confirm | {key: budget}, run) for run in by_seed.values())
+    yield from ((study | {"phase": "none"}, run) for run in found.others)
+
+
+def _row(run: Run) -> dict[str, Any]:
     summary, record = run.summary or {}, run.record
     return {
-        "run": run.name,
-        **place,
-        "role": role,
         "seed": run.seed,
         "status": run.status,
         "budget_tokens": run.budget_tokens,
-        **{key: summary.get(key) for key in RESULTS},
-        "step_time_s": run.step_time_s,
-        "ran_alone": alone,
-        **{key: summary.get(key) for key in COSTS},
+        **{key: summary.get(key) for key in (*RESULTS, *COSTS)},
         **{key: record["chosen"].get(key) for key in PATH},
         "host": record["hardware"].get("host"),
         "commit": (record.get("git") or {}).get("commit"),
-        "mixed": "; ".join(record.get("mixed", [])),
-        "study": "; ".join(run.studies),
+        "mixed": "; ".join(record.get("mixed") or ()),
+        "studies": "; ".join(run.studies),
         "started": record.get("started"),
-        **{f"optim.{role}.lr": run.decided(f"optim.{role}.lr") for role in ROLES},
-        "folder": str(run.folder),
+        "run": run.name,
     }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import nctdtr, nctdtrinc, ndtr, stdtr, stdtrit
+from scipy.special import nctdtrinc, stdtr, stdtrit
 
 MOST_PAIRS = 1000  # beyond this a question is not one of more seeds
 POWER = 0.8
@@ -112,30 +112,6 @@ def detectable_difference(sd: float, n: int, confidence: float = 0.95) -> float 
     if n < 2 or sd == 0:
         return None
     return float(nctdtrinc(n - 1, 1 - POWER, t_quantile(confidence, n - 1))) * sd / math.sqrt(n)
-
-
-def pairs_to_decide(
-    interval: Interval, margin: float, least: int, confidence: float = 0.95
-) -> int | None:
-    """The pairs with which 8 of 10 studies would decide, were the observed mean and spread true.
-
-    They decide if the interval lies beyond the margin (noncentral t), or within it (Schuirmann's
-    test with the t quantile, and the normal distribution for the mean).
-    None without a spread to judge by, or for more than MOST_PAIRS.
-    """
-    if interval.n < 2 or interval.constant:
-        return None
-    n = np.arange(max(least, 2), MOST_PAIRS + 1)
-    error = interval.sd / np.sqrt(n)
-    quantile = stdtrit(n - 1, (1 + confidence) / 2)
-    beyond = (abs(interval.mean) - margin) / error
-    decided = np.zeros(len(n)) if beyond[0] <= 0 else 1 - nctdtr(n - 1, beyond, quantile)
-    if margin > abs(interval.mean):
-        room = margin / error - quantile
-        decided = ndtr(room - interval.mean / error) + ndtr(room + interval.mean / error) - 1
-    # nctdtr gives NaN far out in the tail, where power is 1
-    enough = n[np.nan_to_num(decided, nan=1.0) >= POWER]
-    return int(enough[0]) if len(enough) else None
 
 
 def second_difference(x: Sequence[float], y: Sequence[float]) -> float:

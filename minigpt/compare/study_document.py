@@ -18,6 +18,7 @@ from minigpt.compare.document import (
     Table,
     VerdictLine,
 )
+from minigpt.compare.explored import FIRST_CONFIRMATION_SEED
 from minigpt.compare.figures import Figure
 from minigpt.compare.study_findings import CellFindings, EqualCost, Findings
 from minigpt.compare.study_notes import notes
@@ -37,8 +38,16 @@ from minigpt.compare.study_tables import (
 from minigpt.study.decisions import looks_before
 from minigpt.terminal import count
 
-WORDS = {"better": "than", "equivalent": "to", "no difference": "from", "undecided": "against",
-         "worse": "than"}  # fmt: skip
+WORDS = {"better": "than", "lower": "than", "equivalent": "to", "alike": "as",
+         "no difference": "from", "undecided": "against", "worse": "than",
+         "higher": "than"}  # fmt: skip
+EXPLORED = {
+    "lower": "{} ended lower than {}",
+    "higher": "{} ended higher than {}",
+    "alike": "{} and {} ended alike",
+    "no difference": "there is no difference between {} and {}",
+    "undecided": "{} against {} is undecided",
+}
 
 
 def document(found: Findings, figures: dict[str, list[Figure]]) -> Document:
@@ -46,20 +55,24 @@ def document(found: Findings, figures: dict[str, list[Figure]]) -> Document:
     declaration = found.declaration
     blocks: list[Block] = []
     several = len(found.cells) > 1
-    for cell in found.cells:
+    # groups that nobody declared may differ in many keys: each has its verdicts below its name
+    apart = several and found.declared is None
+    for cell in [] if apart else found.cells:
         blocks += _verdicts(cell, several, _error_rate(found))
     if found.stopped:
-        blocks.append(Bullets("Not judged", list(found.stopped)))
+        title = "Not judged" if found.declared else "Not compared"
+        blocks.append(Bullets(title, list(found.stopped)))
     blocks.append(Paragraph(_rules(found)))
     if declaration.by_code:
         blocks.append(Bullets("Code of the arms", declaration.code_lines))
     blocks += _amendments(found)
-    if several:
+    if several and found.declared:
         blocks += _trends(found)
         blocks += _figures(figures.get("", []), found.cells)
     for cell in found.cells:
-        if several:
+        if several or (cell.exploratory and cell.name):
             blocks.append(Heading(cell.name))
+        blocks += _verdicts(cell, False, "") if apart else []
         blocks += _cell(cell, figures.get(cell.name, []))
     return Document(f"{declaration.study}: {declaration.question}", blocks)
 
@@ -101,11 +114,18 @@ def _verdicts(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
         return
     unit = UNITS[cell.declaration.metric]
     for arm, finding in cell.ruling.findings.items():
-        where = f"{cell.name}: " if several else ""
-        line = f"{where}{arm} against {cell.baseline}: "
+        said = EXPLORED[finding.word] if cell.exploratory else "{} against {}"
+        line = f"{_where(cell, several)}{said.format(arm, cell.baseline)}: "
         line += _cost_line(finding, cell.equal_costs(arm), unit)
         line += f"; {finding.why}{_amended(rate)}."
         yield VerdictLine(finding.word, line, runs_of(cell, arm, cell.baseline))
+
+
+def _where(cell: CellFindings, several: bool) -> str:
+    """What a verdict is about, before it."""
+    if cell.exploratory:
+        return f"Exploratory, at {cell.tokens(cell.declaration.primary):,} tokens: "
+    return f"{cell.name}: " if several else ""
 
 
 def _amended(rate: str) -> str:
@@ -114,7 +134,7 @@ def _amended(rate: str) -> str:
 
 def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
     """`better: than adamw: muon -0.0421, lion -0.0310`, best first."""
-    where = f"{cell.name}: " if several else ""
+    where = _where(cell, several)
     ranked = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings]
     unit, pairs = UNITS[cell.declaration.metric], cell.ruling.look.pairs
     for word, than in WORDS.items():
@@ -131,6 +151,14 @@ def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
 
 def _rules(found: Findings) -> str:
     declaration = found.declaration
+    if found.declared is None:
+        return (
+            "Exploratory: nothing was declared before these runs, so nothing is claimed. "
+            f"Baseline {declaration.baseline}, margin {declaration.margin:g} "
+            f"{UNITS[declaration.metric]}; settings chosen on seeds below "
+            f"{FIRST_CONFIRMATION_SEED}, pairs of the same seed from there on (of any seed where "
+            "nothing was chosen); 95 % intervals over seeds, not over texts; Holm over the arms."
+        )
     looks = ", ".join(map(str, declaration.looks))
     confidence = 100 * (1 - found.cells[0].alpha)
     when = "before the first run"

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigpt.compare.figures import SIZE, Figure, draw_figure
-from minigpt.compare.panels import COLOURS, INK
+from minigpt.compare.figures import COLOURS, INK, SIZE, Figure, draw_figure
 from minigpt.compare.study_findings import CellFindings, Findings, loss_of
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def study_figures(found: Findings, kind: str = "png") -> dict[str, list[Figure]]
     kind: of the files that are written: png, svg or pdf.
     """
     drawn: dict[str, list[Figure]] = {}
-    if len(found.cells) > 1:
+    if len(found.cells) > 1 and found.declared:
         drawn[""] = _draw("cells-", {"effects": partial(effects, found)}, kind)
     for number, cell in enumerate(found.cells):
         prefix = f"{number:02d}-" if len(found.cells) > 1 else ""
@@ -117,7 +116,7 @@ def forest(cell: CellFindings, axes: "Axes") -> str | None:
     _row_names(axes, [f"{arm} (baseline)" if arm == cell.baseline else arm for arm in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     return (
-        f"Paired differences at {cell.tokens(primary):,} tokens, best arm on top, left is better: "
+        f"Paired differences at {cell.tokens(primary):,} tokens, lowest on top, left is lower: "
         f"a dot a seed, the mean and its {100 * (1 - cell.alpha):.3g} % interval, grey the margin."
     )
 
@@ -252,7 +251,7 @@ def effects(found: Findings, axes: "Axes") -> str | None:
     axes.set_ylim(-0.6, len(names) - 0.4)
     width = CHARACTER * (max(map(len, names)) - 12)
     _legend(axes, cells[0], arms, max(0.0, width), 0.12 * len(arms) * len(names) - 1.5)
-    return "The difference in each cell, with its interval; left is better, grey the margin."
+    return "The difference in each cell, with its interval; left is lower, grey the margin."
 
 
 def _legend(

@@ -46,6 +46,8 @@ class CellFindings:
     judged: dict[str, dict[float, dict[int, Run]]]  # arm -> budget -> seed
     tuned: dict[str, dict[Setting, dict[int, Run]]]  # arm -> setting -> tuning seed
     everything: Sequence[Run] = ()  # all runs of the study, which may have shared the machine
+    exploratory: bool = False  # nobody declared it
+    doubts: Sequence[str] = ()  # beside those of study_notes
 
     @property
     def runs(self) -> list[Run]:
@@ -137,13 +139,12 @@ class CellFindings:
     def why_no_seconds(self) -> str:
         """Why seconds of arms do not compare; empty if they do."""
         judged = [run for runs in self.at_primary.values() for run in runs.values()]
-        for what, value in (
-            ("hosts", lambda run: run.record["hardware"].get("host")),
-            ("devices", lambda run: run.record["chosen"].get("device")),
-            ("threads", lambda run: run.record["chosen"].get("threads")),
-        ):
-            if len({value(run) for run in judged}) > 1:
-                return f"runs of different {what}"
+        if len({run.record["hardware"].get("host") for run in judged}) > 1:
+            return "runs of different hosts"
+        for key in ("device", "precision", "threads"):
+            values = {run.record["chosen"].get(key) for run in judged}
+            if len(values) > 1 and self.declaration.by != f"train.{key}":
+                return f"runs of different {key.removesuffix('s')}s"
         loads = self.loads.values()
         if max(loads) - min(loads) > EQUALLY_LOADED:
             shown = ", ".join(f"{arm} {load:.2f}" for arm, load in self.loads.items())
@@ -208,14 +209,19 @@ class CellFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """A study. sha256: of all that was declared; declared: when."""
+    """A study. sha256: of all that was declared; declared: when, None if nobody did.
+
+    Without a declaration cells are groups of runs, each read as one of its own. others: runs that
+    neither tuned nor judged.
+    """
 
     declaration: Declaration
     cells: list[CellFindings]
     sha256: str
-    declared: datetime
+    declared: datetime | None
     stopped: Sequence[str]  # arms that are not judged, and why
     amendments: Sequence[Mapping[str, Any]]
+    others: Sequence[Run] = ()
 
     @property
     def spent(self) -> list[float]:
@@ -247,7 +253,7 @@ class Findings:
     def begun_before(self) -> int:
         """The number of runs that were there before anything was declared."""
         begun = [run.interval_s[0] for run in self.runs if run.interval_s is not None]
-        return sum(second < self.declared.timestamp() for second in begun)
+        return sum(self.declared is None or s < self.declared.timestamp() for s in begun)
 
     def trend(self, arm: str) -> Trend | None:
         """Over the difference at the primary budget."""

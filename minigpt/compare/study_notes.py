@@ -18,6 +18,7 @@ ALONE = 0.05  # other runs at a time, below which a run had its machine to itsel
 def notes(cell: CellFindings) -> list[str]:
     """One sentence each."""
     return [
+        *cell.doubts,
         *_edges(cell),
         *_between_points(cell),
         *_close_runners_up(cell),
@@ -84,7 +85,7 @@ def _between_points(cell: CellFindings) -> list[str]:
             if hidden > margin:
                 hiding.setdefault(key, []).append(f"{arm} by up to {hidden:.4f}")
     return [
-        f"between the points of {key} an arm may be better by more than the margin of {margin:g} "
+        f"between the points of {key} an arm may end lower by more than the margin of {margin:g} "
         f"({', '.join(arms)}): claims allow for what a parabola says of it (finer grids need none)"
         for key, arms in hiding.items()
     ]

@@ -58,7 +58,7 @@ def still_needed(cell: CellFindings) -> Table:
                 "spread of pairs": Cell(f"{interval.sd:.4f}"),
                 "pairs judged": Cell(str(finding.pairs)),
                 "pairs needed": Cell(f"more than {MOST_PAIRS}" if needed is None else str(needed)),
-                "": Cell(_what_to_do(declaration, needed, finding.pairs)),
+                "": Cell(_what_to_do(declaration, needed, finding.pairs, cell.exploratory)),
             }
         )
     return Table(
@@ -70,9 +70,13 @@ def still_needed(cell: CellFindings) -> Table:
     )
 
 
-def _what_to_do(declaration: Declaration, needed: int | None, judged: int) -> str:
+def _what_to_do(
+    declaration: Declaration, needed: int | None, judged: int, exploratory: bool
+) -> str:
     if needed is not None and needed <= judged:
         return "enough were judged: the difference may lie near the margin"
+    if exploratory:
+        return "declare them: README, A study in one command"
     if needed is None or needed > declaration.looks[-1]:
         return f"{declaration.looks[-1]} are declared: another study=, or verdict.amend"
     return ""

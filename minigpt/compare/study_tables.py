@@ -25,7 +25,9 @@ def ranking(cell: CellFindings) -> Table:
                 "": Cell(str(place)),
                 "arm": Cell(ranked.arm),
                 "final loss": Cell(interval_text(ranked.loss), runs_of(cell, ranked.arm)),
-                "minus the baseline": Cell(difference),
+                "minus the baseline": Cell(
+                    difference, () if finding is None else runs_of(cell, ranked.arm, cell.baseline)
+                ),
                 "verdict": Cell("" if finding is None else finding.word),
                 **({"why": Cell("" if finding is None else finding.why)} if grouped else {}),
                 "may be the best": Cell("yes" if ranked.may_be_best else f"no, p {ranked.p:.2g}"),
@@ -34,7 +36,7 @@ def ranking(cell: CellFindings) -> Table:
     return Table(
         "Arms by final loss",
         rows,
-        "May be the best: no other arm is shown to be better (Hsu's multiple comparisons with the "
+        "May be the best: no other arm is shown to end lower (Hsu's multiple comparisons with the "
         "best, paired, Holm).",
     )
 
@@ -165,6 +167,8 @@ def ratio_text(ratio: Estimate) -> str:
 
 
 def _range(estimate: Estimate, form: str) -> str:
+    if estimate.low in (0.0, -math.inf) and math.isinf(estimate.high):
+        return "no interval"
     low = f"{estimate.low:{form}}" if math.isfinite(estimate.low) else "no lower bound"
     return f"{low} to {estimate.high:{form}}" if math.isfinite(estimate.high) else f"{low} or more"
 

@@ -199,3 +199,11 @@ def _checked(path: Path, value: dict[str, Any], shape: Any) -> dict[str, Any]:
 
 def _other_schema(value: dict[str, Any]) -> str:
     return f"schema {str(value.get('schema'))[:20]}, this minigpt reads {SCHEMA}"
+
+
+def worse_than_unigram(summary: dict[str, Any]) -> str | None:
+    """What to say of a run that learnt less than how frequent tokens are; None of any other."""
+    if not summary.get("worse_than_unigram"):
+        return None
+    losses = f"{summary['val_loss']:.4g} against {summary['unigram_loss']:.4g}"
+    return f"worse than the unigram model of its own corpus: {losses}"

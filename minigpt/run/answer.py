@@ -42,14 +42,6 @@ def answer(plan: Plan) -> dict[str, Any] | None:
     return summary
 
 
-def worse_than_unigram(summary: dict[str, Any]) -> str | None:
-    """What to say of a run that learnt less than how frequent tokens are; None of any other."""
-    if not summary.get("worse_than_unigram"):
-        return None
-    losses = f"{summary['val_loss']:.4g} against {summary['unigram_loss']:.4g}"
-    return f"worse than the unigram model of its own corpus: {losses}"
-
-
 def print_outcome(folder: Path, summary: dict[str, Any]) -> None:
     """Print what a finished run came to: a sample, loss, training and where everything is."""
     try:
@@ -62,7 +54,7 @@ def print_outcome(folder: Path, summary: dict[str, Any]) -> None:
     loss = f"{summary['val_loss']:.4f} nats per token"
     loss += "" if bits is None else f", {bits:.4f} bits per byte"
     print(f"validation loss   {loss}  ({summary['val_tokens']:,} tokens)")
-    if doubt := worse_than_unigram(summary):
+    if doubt := records.worse_than_unigram(summary):
         print(f"                  {doubt}")
     training = f"{summary['step']:,} steps, {summary['tokens']:,} tokens"
     training += f", {summary['train_time_s']:.1f} s"

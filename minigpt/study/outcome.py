@@ -11,7 +11,7 @@ from minigpt.checkpoint.layout import step_of, steps_on_disk
 from minigpt.errors import BusyError, CheckpointError, NumericsError
 from minigpt.files import records
 from minigpt.files.lock import lock_is_held
-from minigpt.run.answer import worse_than_unigram
+from minigpt.files.records import worse_than_unigram
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import folder_of
 from minigpt.terminal import duration, table

@@ -15,7 +15,6 @@ from minigpt.config import identity
 from minigpt.files import records
 from minigpt.files.reading import UnreadableError
 from minigpt.roles import scaled_lr
-from minigpt.run.answer import worse_than_unigram
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import Place
 from minigpt.terminal import escape_line
@@ -203,7 +202,7 @@ def differing(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
 
 def weak_runs(runs: Iterable[Run]) -> list[str]:
     """A sentence about the runs that ended worse than a unigram model; none if there is none."""
-    said = {run.name: worse_than_unigram(run.summary or {}) for run in runs}
+    said = {run.name: records.worse_than_unigram(run.summary or {}) for run in runs}
     found = [f"{name}: {doubt}" for name, doubt in said.items() if doubt]
     more = f" (and {len(found) - 1} more)" if found[1:] else ""
     return [f"finite failures: {found[0]}{more}"] if found else []

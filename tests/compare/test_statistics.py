@@ -82,34 +82,11 @@ def test_detectable_difference_has_a_power_of_eighty_percent() -> None:
     )
 
 
-def test_pairs_to_decide_are_enough_and_one_fewer_is_not() -> None:
-    interval = statistics.Interval(mean=0.5, low=-0.3, high=1.3, sd=1.0, n=8)
-    n = statistics.pairs_to_decide(interval, margin=0.0, least=8)
-    assert n is not None
-    power = {
-        k: 1 - stats.nct.cdf(stats.t.ppf(0.975, k - 1), k - 1, 0.5 * math.sqrt(k))
-        for k in (n - 1, n)
-    }
-    assert power[n - 1] < 0.8 <= power[n]
-    assert n == 34  # the textbook's answer for an effect of half a standard deviation
-
-
-def test_pairs_to_decide_knows_equivalence_and_hopelessness() -> None:
-    alike = statistics.Interval(mean=0.0, low=-0.5, high=0.5, sd=1.0, n=8)
-    assert statistics.pairs_to_decide(alike, margin=0.0, least=8) is None
-    n = statistics.pairs_to_decide(alike, margin=0.5, least=8)
-    assert n is not None
-    assert 40 < n < 60  # (1.96 + 1.2816)^2 / 0.25 = 42, and a little more for t
-    certain = statistics.Interval(mean=1.0, low=0.9, high=1.1, sd=0.01, n=8)
-    assert statistics.pairs_to_decide(certain, margin=0.0, least=8) == 8
-
-
 def test_one_value_has_no_interval_and_no_claim() -> None:
     one = statistics.t_interval([3.0])
     assert (one.low, one.high) == (-math.inf, math.inf)
     assert statistics.p_value(one) == 1.0
     assert statistics.equivalence_p_value(one, 0.1) == 1.0
-    assert statistics.pairs_to_decide(one, 0.0, 8) is None
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -4.3])
@@ -121,4 +98,3 @@ def test_zero_variance_is_never_nan(value: float) -> None:
     assert found.constant
     assert statistics.p_value(found) == 1.0
     assert statistics.detectable_difference(found.sd, found.n) is None
-    assert statistics.pairs_to_decide(found, 0.0, 8) is None

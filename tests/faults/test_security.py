@@ -508,7 +508,6 @@ OTHER_WAYS_IN = {
     "config/budget_layers.py": "YAML of the user's own configuration folders",
     "cli/explain.py": "YAML of the user's own configuration folders",
     "files/records.py": "one line of metrics.jsonl, whose file reading.py has opened",
-    "compare/arms.py": "JSON that this module itself made",
     "compare/question.py": "JSON that this room itself made",
     "data/content.py": "the user's texts, regular files only",
     "data/rows.py": "a line of the user's texts",

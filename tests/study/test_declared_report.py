@@ -225,9 +225,3 @@ def test_figures_in_other_formats_have_editable_text(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert compare("--study", "a_study", "--out", str(out), "--figures", kind) == 0, compare.err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-
-
-def test_figures_belong_to_a_declared_study(study: Study, compare: Compare) -> None:
-    study.run("muon", 0, 4.0)
-    assert compare("--by", "optim", "--figures", "pdf") == 2
-    assert "not a declared study: --figures pdf" in compare.err

@@ -406,7 +406,7 @@ def test_a_grid_that_hides_more_than_the_margin_is_named(study: Study) -> None:
         scale: Any = dict(run.setting)["optim.lr_scale"]
         return noisy(0.05)(run) + 0.0673 * math.log2(scale) ** 2
 
-    doubt = "between the points of optim.lr_scale an arm may be better by more than"
+    doubt = "between the points of optim.lr_scale an arm may end lower by more than"
     assert doubt in "; ".join(notes(cell_of(declared(), study, curved)))
 
 
