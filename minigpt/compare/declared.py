@@ -5,8 +5,8 @@ declared, Holm's adjustment over the declared arms, and an equal share of the 5 
 look (Bonferroni). Seeds that diverged are results: an exact test of pairs judges them.
 
 A grid has only some values, and the best ones of two arms lie elsewhere between its points. So a
-claim has to hold twice: of the settings as they were chosen, and less what the tuning losses say
-that each arm would gain between its points.
+claim has to hold in the case that is worst for it: the arm that it disfavours gains what the tuning
+losses say of values between the points of its grid, and the other one nothing.
 """
 
 import math
@@ -96,10 +96,11 @@ def judge(
     """
     alpha, margin = ALPHA / len(declaration.looks), declaration.margin
     at = {arm: by_budget[declaration.primary] for arm, by_budget in look.losses.items()}
-    gain = gains(look)
-    of_baseline = gain.get(declaration.baseline, 0.0)
+    gain = dict.fromkeys(at, 0.0) | gains(look)
     pairs = {
-        arm: _Pairs(losses, at[declaration.baseline], 1 - alpha, of_baseline - gain.get(arm, 0.0))
+        arm: _Pairs(
+            losses, at[declaration.baseline], 1 - alpha, (gain[arm], gain[declaration.baseline])
+        )
         for arm, losses in at.items()
         if arm != declaration.baseline
     }
@@ -145,7 +146,7 @@ def judge_runs(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
 class _Pairs:
     """The losses of an arm and of the baseline, paired by common seeds.
 
-    between: what to add to the difference for values between the points of both grids.
+    gains: what the arm, and the baseline, would gain between the points of its grid.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class _Pairs:
         arm: Mapping[int, float],
         baseline: Mapping[int, float],
         confidence: float,
-        between: float,
+        gains: tuple[float, float],
     ) -> None:
         seeds = sorted(arm.keys() & baseline.keys())
         self.number = len(seeds)
@@ -166,19 +167,26 @@ class _Pairs:
         a, b = [arm[s] for s in ended], [baseline[s] for s in ended]
         self.interval = differences(a, b, confidence) if ended else None
         self.correlation = statistics.correlation(a, b) if ended else None
-        self.tuned = _moved(self.interval, between) if self.interval else None
+        self.lowest = _moved(self.interval, -gains[0]) if self.interval else None
+        self.highest = _moved(self.interval, gains[1]) if self.interval else None
+
+    @property
+    def least(self) -> Interval | None:
+        """The difference in the case that is worst for a claim: the other arm gains, this not."""
+        is_lower = self.interval is not None and self.interval.mean < 0
+        return self.highest if is_lower else self.lowest
 
     def beyond(self, margin: float) -> float:
         """p of a difference within the margin, as chosen or between the points."""
-        if self.interval is None or self.tuned is None or self.interval.mean * self.tuned.mean < 0:
+        if self.interval is None or self.least is None or self.interval.mean * self.least.mean < 0:
             return 1.0
-        return max(statistics.p_value(one, margin) for one in (self.interval, self.tuned))
+        return statistics.p_value(self.least, margin)
 
     def within(self, margin: float) -> float:
         """p of a difference beyond the margin, as chosen or between the points."""
-        if self.interval is None or self.tuned is None:
+        if self.lowest is None or self.highest is None:
             return 1.0
-        both = (self.interval, self.tuned)
+        both = (self.lowest, self.highest)
         return max(statistics.equivalence_p_value(one, margin) for one in both)
 
     def uneven(self, margin: float) -> float:
@@ -241,10 +249,11 @@ def _word(
     if alone <= alpha:
         why = "the interval alone would do, but not after Holm's adjustment for several arms"
     else:
-        assert pairs.tuned is not None
+        assert pairs.lowest is not None
+        assert pairs.highest is not None
         why = (
-            f"it holds of the chosen values, but between the points of both grids the difference "
-            f"would be {pairs.tuned.mean:+.4f} (give finer grids)"
+            "it holds of the chosen values, but between the points of a grid the difference may be "
+            f"{pairs.lowest.mean:+.4f} to {pairs.highest.mean:+.4f} (give finer grids)"
         )
     return "undecided", why, p["beyond"]
 

@@ -33,8 +33,8 @@ def rank(
     Multiple comparisons with the best, after Hsu (1984), Ann. Statist. 12, in its paired form: an
     arm is out if one of the others is better by a one-sided paired t test, adjusted by Holm over
     those others. The best arm is then out in at most `alpha` of all studies, however many arms
-    there are. Another arm has to be better as chosen and less both gains. An arm that diverged on a
-    seed comes last. It is out if another one is shown to diverge less often, by a one-sided exact
+    there are. Another arm has to be better by more than this one may gain. An arm that diverged on
+    a seed comes last. It is out if another one is shown to diverge less often, by a one-sided exact
     test of pairs (McNemar 1947): a seed that diverges by chance proves as little as a loss that is
     high by chance.
     """
@@ -45,7 +45,7 @@ def rank(
         ended = [value for value in by_seed.values() if math.isfinite(value)]
         loss = t_interval(ended, 1 - alpha) if ended else Interval(math.inf, 0, math.inf, 0.0, 0)
         others = [
-            _p_better(losses[other], by_seed, gains.get(arm, 0.0) - gains.get(other, 0.0))
+            _p_better(losses[other], by_seed, gains.get(arm, 0.0))
             for other in losses
             if other != arm
         ]
@@ -54,11 +54,11 @@ def rank(
     return sorted(ranked, key=lambda one: (not finite[one.arm], one.loss.mean))
 
 
-def _p_better(other: Mapping[int, float], arm: Mapping[int, float], between: float) -> float:
+def _p_better(other: Mapping[int, float], arm: Mapping[int, float], gain: float) -> float:
     """One-sided p of `other` being no better than `arm`; of losses, or of how often they diverge if
     any did.
 
-    between: what to add to the difference for values between the points of both grids.
+    gain: of the arm, between the points of its grid.
     """
     pairs = [(other[seed], arm[seed]) for seed in other if seed in arm]
     ended = [(math.isfinite(a), math.isfinite(b)) for a, b in pairs]
@@ -70,5 +70,4 @@ def _p_better(other: Mapping[int, float], arm: Mapping[int, float], between: flo
     interval = t_interval([a - b for a, b in pairs])
     if interval.n < 2 or interval.constant:
         return 1.0
-    highest = interval.mean + max(0.0, between)
-    return float(stdtr(interval.n - 1, highest / interval.standard_error))
+    return float(stdtr(interval.n - 1, (interval.mean + gain) / interval.standard_error))
