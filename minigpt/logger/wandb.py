@@ -33,7 +33,7 @@ class WandbLogger:
     Online if WANDB_API_KEY is set, or netrc has the host. WANDB_MODE wins.
 
     project, entity: as wandb knows them.
-    folder: where wandb keeps its files, shared by all runs.
+    folder: where wandb keeps its files, shared by all runs; wandb insists on the name `wandb`.
     timeout_s: how long an online start may take before it falls back to offline.
     finish_timeout_s: how long the end of a run waits for the last upload. Then wandb is stopped,
         and `wandb sync` can send what lies on the disk. After a stop signal it is STOPPED_S at
@@ -50,6 +50,8 @@ class WandbLogger:
         for name in ("timeout_s", "finish_timeout_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be more than 0, and finite")
+        if Path(self.folder).name != "wandb":
+            raise ValueError(f"folder={self.folder}: wandb names it itself (.../wandb)")
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._process: WandbProcess | None = None
         self._thread: threading.Thread | None = None

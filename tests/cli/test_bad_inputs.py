@@ -143,6 +143,7 @@ TABLE = [
     ("generate temperature=nan", ["temperature=nan"]),
     ("generate top_p=0", ["top_p=0"]),
     ("generate top_p=1.5", ["top_p=1.5"]),
+    ("train logger=wandb logger.folder=other", ["folder=other", "wandb"]),
     ("train logger=wandb logger.timeout_s=-1", ["logger", "timeout_s=-1"]),
     ("train logger=wandb logger.finish_timeout_s=0", ["logger", "finish_timeout_s=0"]),
     ("generate top_k=0", ["top_k=0"]),
