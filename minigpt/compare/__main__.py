@@ -37,8 +37,8 @@ Runs are compared only if they are equal in all but KEY, learning rates, --axis 
 the budget; what splits them is named. Each arm's setting is chosen on tuning seeds (below 100) and
 judged on confirmation seeds (100 and above), paired by seed. Fewer than 8 pairs claim nothing.
 
-DIR gets report.html (opens offline), report.md, figures as PNG and results.csv (a row for each
-run).
+DIR gets report.html (opens offline), report.md, figures as PNG, results.csv (a row for each run)
+and report.json (every figure that the report shows).
 
 Exit codes: 0 done; 1 a study that has not ended; 2 bad arguments or nothing to compare;
 6 DIR cannot be written.
@@ -63,7 +63,7 @@ def parser() -> Parser:
         type=float,
     )
     add("--axis", "KEY", "a further key that each arm tunes", action="append", default=[])
-    add("--out", "DIR", "write report.html, report.md, figures and results.csv here", type=Path)
+    add("--out", "DIR", "write the report, its figures and results.csv here", type=Path)
     kinds = "figures with editable text beside the PNGs (svg or pdf)"
     p.add_argument("--figures", choices=("png", "svg", "pdf"), default="png", help=kinds)
     status = "show a sweep: done, running, failed, waiting, time left"

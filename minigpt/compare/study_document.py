@@ -1,4 +1,4 @@
-"""What the report of a declared study says, in which order: verdicts first, then what they rest on.
+"""What the report of a study says, in which order: verdicts first, then what they rest on.
 
 The blocks are those of document.py, so the writers for the terminal, Markdown and HTML are shared.
 """
@@ -38,7 +38,7 @@ from minigpt.compare.study_tables import (
 from minigpt.study.decisions import looks_before
 from minigpt.terminal import count
 
-WORDS = {"better": "than", "lower": "than", "equivalent": "to", "alike": "as",
+WORDS = {"better": "than", "lower": "than", "equivalent": "to", "alike": "with",
          "no difference": "from", "undecided": "against", "worse": "than",
          "higher": "than"}  # fmt: skip
 EXPLORED = {
@@ -133,10 +133,10 @@ def _amended(rate: str) -> str:
 
 
 def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
-    """`better: than adamw: muon -0.0421, lion -0.0310`, best first."""
+    """`better than adamw: muon -0.0421, lion -0.0310`, best first."""
     where = _where(cell, several)
     ranked = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings]
-    unit, pairs = UNITS[cell.declaration.metric], cell.ruling.look.pairs
+    unit = UNITS[cell.declaration.metric]
     for word, than in WORDS.items():
         arms = [arm for arm in ranked if cell.ruling.words[arm] == word]
         shown = []
@@ -144,8 +144,11 @@ def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
             interval = cell.ruling.findings[arm].interval
             shown.append(arm if interval is None else f"{arm} {interval.mean:+.4f}")
         if arms:
-            line = f"{where}{than} {cell.baseline}: {', '.join(shown)} ({unit} at equal tokens, "
-            line += f"{count(pairs, 'pair')}; intervals and reasons below){_amended(rate)}."
+            least, *_, most = sorted(cell.ruling.findings[arm].pairs for arm in (*arms, *arms))
+            pairs = f"{least} to {most} pairs" if least < most else count(most, "pair")
+            line = f"{where}{word} {than} {cell.baseline}: {', '.join(shown)} "
+            line += f"({unit} at equal tokens, {pairs}; intervals and reasons below)"
+            line += f"{_amended(rate)}."
             yield VerdictLine(word, line, runs_of(cell, *arms, cell.baseline))
 
 

@@ -1,4 +1,4 @@
-"""The figures of a declared study: a forest of arms, losses over budgets, tuning, cells."""
+"""The figures of a study: a forest of arms, losses over budgets, tuning, cells."""
 
 import math
 from collections.abc import Callable

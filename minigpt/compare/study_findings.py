@@ -1,4 +1,4 @@
-"""Everything that a report of a declared study says, as figures with the runs behind them."""
+"""Everything that a report of a study says, as figures with the runs behind them."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Doubts about a declared study that block no claim."""
+"""Doubts about a study that block no claim."""
 
 import math
 from statistics import fmean

@@ -1,4 +1,4 @@
-"""The tables of a declared study: each of one cell, each number with the runs behind it."""
+"""The tables of a study: each of one cell, each number with the runs behind it."""
 
 import math
 
