@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -76,6 +77,7 @@ def hide_bases() -> None:
 
     every = ConfigLoaderImpl.get_group_options
 
+    @cache  # --help asks thrice
     def options(self: ConfigLoaderImpl, *arguments: Any, **more: Any) -> list[str]:
         return [name for name in every(self, *arguments, **more) if not name.startswith("_")]
 

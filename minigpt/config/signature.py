@@ -18,6 +18,7 @@ from typing import Any
 
 REQUIRED = "<required>"
 OPAQUE = "<not a literal>"
+BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")  # where a statement has others
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Module:
     def names(self) -> dict[str, ast.stmt | ast.expr | str]:
         """What names mean: a definition, an assigned value, or the path of what was imported."""
         found: dict[str, ast.stmt | ast.expr | str] = {}
-        for node in ast.walk(self.tree):
+        for node in _statements(self.tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     top = alias.name.partition(".")[0]
@@ -80,6 +81,15 @@ class Module:
         """The module that a `from ... import` names."""
         package = self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
         return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All statements, the outermost first: imports are among them, and expressions are many."""
+    level: list[ast.AST] = [tree]
+    while level:
+        blocks = [getattr(node, name, []) for node in level for name in BLOCKS]
+        level = [node for block in blocks for node in block]
+        yield from level
 
 
 Found = tuple[Module, ast.ClassDef | ast.FunctionDef]
