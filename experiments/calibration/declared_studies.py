@@ -290,7 +290,7 @@ def _study(world: World, random: np.random.Generator, tally: Tally) -> None:
     runs, declaration = SimulatedRuns(world, random), world.declaration
     try:
         conclusion = conduct(declaration, runs, judge, lambda entry: None)
-    except Unfinished:  # an arm diverged at every setting, on a seed that tunes
+    except Unfinished:  # all runs that tune an arm diverged
         tally.count("nothing to compare", True)
         return
     tally.count("nothing to compare", False)

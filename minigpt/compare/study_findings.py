@@ -297,8 +297,8 @@ def findings(
     cells = [replace(found, everything=runs) for found in cells]
     declared = datetime.fromisoformat(content["declared"])
     stopped = [
-        f"{f'{label(cell)}: ' if cell else ''}{arm}: none of "
-        f"{count(len(search.scores), 'setting')} ended on all tuning seeds "
+        f"{f'{label(cell)}: ' if cell else ''}{arm}: all of "
+        f"{count(len(search.scores), 'setting')} diverged on all tuning seeds "
         "(other values in verdict.tune.over)"
         for (cell, arm), search in conclusion.searches.items()
         if search.stopped

@@ -85,9 +85,9 @@ def conduct(declaration: Declaration, runs: Runs, judge: Judge, note: Note) -> C
     judged = [cell for cell, arms in chosen.items() if is_judged(declaration, arms)]
     if not judged:
         raise Unfinished(
-            "unfinished: tune: no setting ended on all tuning seeds, of the baseline "
-            f"{declaration.baseline} or of all others: there is nothing to compare (other values "
-            'in verdict.tune.over, with verdict.amend="why" or another study=)'
+            f"unfinished: tune: all runs of the baseline {declaration.baseline}, or of all others, "
+            "diverged: there is nothing to compare (other values in verdict.tune.over, with "
+            'verdict.amend="why" or another study=)'
         )
     looks: dict[Setting, Look] = {}
     rulings: dict[Setting, Ruling] = {}
@@ -166,7 +166,7 @@ def _note_search(note: Note, cell: Setting, arm: str, before: Search, found: Sea
 
 
 def is_judged(declaration: Declaration, arms: Collection[str]) -> bool:
-    """Whether a cell is, in which these arms have a setting that ended on all tuning seeds."""
+    """Whether a cell is, in which tuning did not diverge throughout for these arms."""
     return declaration.baseline in arms and len(arms) > 1
 
 

@@ -86,7 +86,7 @@ def looks_before(amendment: Mapping[str, Any]) -> list[str]:
 
 def _choice(entry: Mapping[str, Any]) -> str:
     if entry["setting"] is None:
-        return f"none: no setting of {entry['trials']} ended on all tuning seeds"
+        return f"none of {entry['trials']}: all diverged on all tuning seeds"
     setting = label(tuple(entry["setting"].items()))
     loss = entry.get("loss")
     return f"{setting}  (loss {loss})" if loss is not None else setting

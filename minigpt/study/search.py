@@ -34,7 +34,8 @@ class Search:
     waves: int = 0
     most_waves: int = 0
     chosen: Setting | None = None
-    stopped: bool = False  # no setting that was tried ended on all tuning seeds
+    ended: bool = False  # at least one of its runs did not diverge
+    stopped: bool = False  # all did
     scores: dict[Setting, float] = field(default_factory=dict)
     extensions: list[tuple[str, Value]] = field(default_factory=list)  # key, value beyond an edge
 
@@ -67,7 +68,7 @@ def search(tune: Tuning, arm: str, losses: Losses, waves: int) -> Search:
             found.chosen = _on_a_grid(grid, tune, losses, found)
     except _Waiting:
         pass
-    if found.chosen and math.isinf(found.scores[found.chosen]):
+    if found.chosen and not found.ended:
         found.chosen, found.stopped = None, True
     return found
 
@@ -83,6 +84,7 @@ def _best(settings: Iterable[Setting], losses: Losses, found: Search) -> Setting
             found.wanted.append(setting)
         else:
             found.scores[setting] = fmean(known.values())
+            found.ended |= any(map(math.isfinite, known.values()))
     if found.wanted:
         raise _Waiting
     return min(settings, key=lambda setting: found.scores[setting])

@@ -192,7 +192,7 @@ def test_an_arm_that_no_setting_saved_is_told_and_in_the_tables(tmp_path: Path) 
     runs = FolderRuns(declaration, Study(tmp_path), loss)
     study = findings(declaration, conclude_in_folder(runs), runs, content())
     text = terminal_text(document(study, {}))
-    assert "train.batch_size=4: lion: none of 3 settings ended on all tuning seeds" in text
+    assert "train.batch_size=4: lion: all of 3 settings diverged on all tuning seeds" in text
     assert re.search(r"lion +none +diverged", text)
     assert "lion" not in study.cells[0].ruling.words
     assert study_report.facts(study)["not_judged"] == study.stopped

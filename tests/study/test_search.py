@@ -80,6 +80,16 @@ def test_a_setting_that_diverged_comes_last() -> None:
     assert dict(found.ranking[-1]) == {"optim.lr_scale": 1}
 
 
+def test_a_search_stops_only_where_every_run_diverged() -> None:
+    known = {0: math.inf, 1: math.inf}
+    found = search(tuning(), "muon", lambda setting: known, 1)
+    assert found.stopped
+    assert found.chosen is None
+    found = search(tuning(), "muon", lambda setting: known | {1: 4.0}, 1)
+    assert not found.stopped
+    assert found.chosen is not None, "how often it diverges is for the seeds that judge"
+
+
 def test_a_hole_blocks_the_choice() -> None:
     """A setting that lacks a seed's loss is wanted again, whatever the others say."""
     known: dict[Setting, dict[int, float]] = {(("optim.lr_scale", 1),): {0: 1.0, 1: 1.0}}
