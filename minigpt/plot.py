@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.compare.cost import flops_per_token
-from minigpt.compare.figures import draw_figure
+from minigpt.compare.figures import COLOURS, draw_figure
 from minigpt.errors import ConfigError
 from minigpt.files import durable
 from minigpt.study.find import find
@@ -38,8 +38,6 @@ Draw one figure of runs: a line an arm, the mean over its runs, with a band or d
 FINAL = {"val/loss": "val_loss", "val/bits_per_byte": "val_bits_per_byte"}
 ALONG = ("tokens", "step", "time_s", "flops")
 KINDS = ("png", "svg", "pdf")
-# Okabe and Ito's palette without black and yellow: told apart by the colour-blind.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 Line = list[tuple[float, list[float]]]  # x, and what each run of the arm has there
 
 
