@@ -80,7 +80,6 @@ def cells(row: Row) -> tuple[str, ...]:
         step += f" of {row['steps']:,}"
     age, rate = row.get("age_s"), row.get("tokens_per_s")
     status = row["status"] + " (worse than unigram)" * row.get("worse_than_unigram", False)
-    status += f": {row['error']}" * (status == "unreadable")
     return (
         row.get("differs", ""),
         row.get("study", ""),
@@ -89,7 +88,7 @@ def cells(row: Row) -> tuple[str, ...]:
         *("" if (x := row.get(k)) is None else f"{x:.4f}" for k in ("val_loss", "bits_per_byte")),
         "" if rate is None else f"{rate:,.0f}",
         "" if age is None else duration(age),
-        row["run"],
+        row["run"] + f": {row['error']}" * (status == "unreadable"),
     )
 
 
@@ -108,7 +107,8 @@ def _read(
             own = tuple(places(folder.parent).get(id_in(folder.name), ()))
             runs.append(Run(folder, record, {}, summary, failure, running, own))
         except CheckpointError as error:
-            why = {"status": "unreadable", "error": why_unreadable(error)}
+            words = why_unreadable(error).removeprefix(f"{folder.name}/")
+            why = {"status": "unreadable", "error": words}
             bad.append({"run": folder.name, "folder": str(folder), **why})
     return runs, bad
 

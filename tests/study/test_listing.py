@@ -37,7 +37,7 @@ def test_runs_are_listed_selected_sorted_and_a_bad_folder_says_why(
     assert "-s2-" in str(listed("--sort=-seed")[0]["run"])
     assert runs.main([outputs]) == 0
     text = capsys.readouterr().out
-    assert "unreadable: bad/run.json: " in text
+    assert "  bad: run.json: not JSON" in text
     assert "finished (worse than unigram)" in text
     assert runs.main([outputs, "--csv"]) == 0
     assert capsys.readouterr().out.startswith("run,differs,study,status,step,steps,val_loss,")
