@@ -15,8 +15,10 @@ Instead of any of them: {"problems": ["..."]}.
 import json
 import os
 import sys
+import traceback
 from dataclasses import asdict
 from functools import cache, partial
+from importlib import import_module
 from typing import Any, TextIO
 
 from minigpt.cli.composition import compose
@@ -44,6 +46,9 @@ def serve(answers: TextIO) -> None:
             answer = _answer(planner(tuple(request["shared"])), request)
         except MinigptError as error:
             answer = {"problems": error.problems}
+        except Exception as error:  # of code that is being tried
+            traceback.print_exc()
+            answer = {"problems": [f"{type(error).__name__}: {error} (mend the code)"]}
         print(json.dumps(answer, default=str), file=answers, flush=True)
 
 
@@ -51,6 +56,7 @@ def _answer(planner: Planner, request: dict[str, Any]) -> dict[str, Any]:
     if "plan" in request:
         return {"plans": [asdict(plan) for plan in planner.all(request["plan"])]}
     if "check" in request:
+        import_module("minigpt.train.training")  # whatever trains
         planner.check(*planner.all([request["check"]]))
         return {}
     return {"flops": planner.flops_per_token(*planner.all([request["flops"]]))}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import minigpt
-from minigpt.errors import CheckpointError, ConfigError
+from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.files import durable
 from minigpt.terminal import say
 
@@ -48,8 +48,8 @@ def code_of(node: Any) -> Code:
         code = Code(**{key: str(value) for key, value in node.items()})
     except (AttributeError, TypeError):
         raise ValueError(f"no code: {node}") from None
-    if not re.fullmatch("[0-9a-f]{12}", code.digest):
-        raise ValueError(f"no digest of code: {code.digest}")
+    if not re.fullmatch("[0-9a-f]{12}", code.digest) or not re.fullmatch("[0-9a-f]+", code.commit):
+        raise ValueError(f"no code: {node}")
     return code
 
 
@@ -82,14 +82,18 @@ def resolve(arms: Any, known: Mapping[str, Any], output: Path) -> dict[str, dict
         before = code_of(known[arm]) if arm in known else None
         if before is not None and before.asked == str(asked):
             found[str(arm)] = before
-            if asked == DIRTY and tree_digest(ROOT, output) != before.digest:
+            if asked != DIRTY:
+                _refuse_another(before)
+            elif _digest_of(ROOT, _files(ROOT, output)) != before.digest:
                 say(f"note: {arm} is the working tree as it was declared; it has changed since")
             continue
         commit = _commit("HEAD" if asked == DIRTY else str(asked), arm)
         if before is not None and before.commit == commit and DIRTY not in (asked, before.asked):
             found[str(arm)] = before
+            _refuse_another(before)
             continue
-        digest = tree_digest(ROOT, output) if asked == DIRTY else _commit_digest(commit)
+        own = _digest_of(ROOT, _files(ROOT, output)) if asked == DIRTY else ""
+        digest = own or _commit_digest(commit)
         subject = _git(ROOT, "log", "-1", "--format=%s", commit).strip()
         found[str(arm)] = Code(str(asked), commit, subject, digest)
     first: dict[str, str] = {}
@@ -113,19 +117,25 @@ def checkout(home: Path, code: Code, output: Path) -> Path:
             home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".tmp-", dir=home) as made:
                 fresh = Path(made) / code.digest
-                _export(fresh, code, output)
-                if tree_digest(fresh) != code.digest:
+                try:
+                    _export(fresh, code, output)
+                except subprocess.CalledProcessError as error:
+                    why = " ".join(str(error.stderr).split())
+                    raise StorageError(f"cannot copy {code}: {folder}: {why}") from None
+                if _digest_of(fresh, _copied(fresh)) != code.digest:
                     raise CheckpointError(
                         f"not the code of the study: {folder}: {code} has changed since "
                         "(restore the folder, or another study=)"
                     )
                 with suppress(OSError):  # another process was faster
                     fresh.rename(folder)
-    if tree_digest(folder) != code.digest:
+    if _digest_of(folder, _copied(folder)) != code.digest:
         raise CheckpointError(
             f"changed code: {folder}: its files are not those of {code} (move it away: of a "
             "commit it is made again)"
         )
+    with durable.writing(folder):  # runs ask git for their commit: its settings can run code too
+        durable.write_atomic(folder / ".git" / "config", b"[core]\n\trepositoryformatversion = 0\n")
     local = ROOT / "conf" / "local"  # of this machine: no repository has it
     if local.is_dir() and not os.path.lexists(folder / "conf" / "local"):
         (folder / "conf" / "local").symlink_to(local)
@@ -139,25 +149,28 @@ def _export(folder: Path, code: Code, output: Path) -> None:
     info = folder / ".git" / "objects" / "info"
     info.mkdir(exist_ok=True)
     (info / "alternates").write_text(f"{objects.resolve()}\n")
-    try:
-        _git(folder, "checkout", "--quiet", "--detach", code.commit)
-    except subprocess.CalledProcessError as error:
-        raise CheckpointError(f"no such commit: {code}: {_words(error)} (fetch it)") from None
+    _git(folder, "checkout", "--quiet", "--detach", code.commit)
     if code.asked == DIRTY:
         kept = set(_files(ROOT, output))
-        for name in set(_files(folder)) - kept:
+        for name in set(_copied(folder)) - kept:
             (folder / name).unlink()
         for name in kept:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            (folder / name).unlink(missing_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
 
 
-def tree_digest(root: Path, output: Path | None = None) -> str:
-    """Of the files as they stand."""
-    names = [name for name in _files(root, output) if _is_code(name)]
-    blobs = _git(root, "hash-object", "--stdin-paths", typed="\n".join(names)).split()
-    modes = ("100755" if os.access(root / name, os.X_OK) else "100644" for name in names)
-    return _digest([f"{mode} {blob} {name}" for mode, blob, name in zip(modes, blobs, names)])
+def _digest_of(root: Path, names: Sequence[str]) -> str:
+    """Of files as they stand. Git is not asked: in a foreign folder its settings can run code."""
+    lines = []
+    for name in filter(_is_code, names):
+        path = root / name
+        link = os.readlink(path).encode() if path.is_symlink() else None
+        mode = "100755" if os.access(path, os.X_OK) else "100644"
+        content = path.read_bytes() if link is None else link
+        blob = hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+        lines.append(f"{mode if link is None else '120000'} {blob} {name}")
+    return _digest(lines)
 
 
 def _commit_digest(commit: str) -> str:
@@ -174,17 +187,35 @@ def _is_code(name: str) -> bool:
     return not name.startswith(NO_CODE) and not name.endswith(".md")
 
 
-def _files(root: Path, output: Path | None = None) -> list[str]:
+def _copied(folder: Path) -> list[str]:
+    """All files and links of a copy, but for what Git and this machine add."""
+    found = [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
+    names = {path.relative_to(folder).as_posix(): path.resolve() for path in found}
+    local = ("conf/local", (ROOT / "conf" / "local").resolve())
+    return [name for name in names if name[:5] != ".git/" and (name, names[name]) != local]
+
+
+def _files(root: Path, output: Path) -> list[str]:
     """Tracked files that are there, and new .py and .yaml files outside of the folder of runs."""
     tracked = _git(root, "ls-files", "-z").split("\0")
     others = _git(root, "ls-files", "-zo", "--exclude-standard").split("\0")
     new = [
         name
         for name in others
-        if name.endswith((".py", ".yaml"))
-        and (output is None or output.resolve() not in (root / name).parents)
+        if name.endswith((".py", ".yaml")) and output.resolve() not in (root / name).parents
     ]
-    return [name for name in (*tracked, *new) if name and (root / name).is_file()]
+    kept = filter(None, (*tracked, *new))
+    return [name for name in kept if (root / name).is_file() or (root / name).is_symlink()]
+
+
+def _refuse_another(code: Code) -> None:
+    """Raise CheckpointError for a commit that is not here, or whose code has another digest."""
+    try:
+        if _commit_digest(code.commit) == code.digest:
+            return
+    except subprocess.CalledProcessError:
+        pass
+    raise CheckpointError(f"no such commit: {code} with the code {code.digest} (fetch it)")
 
 
 def _refuse_no_repository() -> None:
@@ -210,13 +241,9 @@ def _commit(revision: str, arm: str) -> str:
         ) from None
 
 
-def _git(folder: Path, *arguments: str, typed: str = "") -> str:
+def _git(folder: Path, *arguments: str) -> str:
     """Raises CalledProcessError, or OSError without git."""
     own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["git", "-C", str(folder), *arguments]
     how: Any = {"capture_output": True, "text": True, "errors": "surrogateescape", "env": own}
-    return str(subprocess.run(command, input=typed, check=True, **how).stdout)
-
-
-def _words(error: subprocess.CalledProcessError) -> str:
-    return " ".join(str(error.stderr).split())
+    return str(subprocess.run(command, check=True, **how).stdout)

@@ -184,4 +184,6 @@ def folder_of_code(output: Path, digest: str) -> Path:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(folder.resolve())}
+    """Without bytecode, a copy holds nothing but what was copied."""
+    own = {"PYTHONPATH": str(folder.resolve()), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **own}

@@ -112,6 +112,15 @@ def test_what_was_declared_stays(
     assert (mine / "one.py").read_text() == "one = 1.5\n"
     named = asked | {"base": declared["base"]["commit"][:8]}
     assert resolve(named, declared, tmp_path) == declared
+    forged = declared | {"base": declared["base"] | {"digest": "0" * 12}}
+    with pytest.raises(CheckpointError, match="no such commit: "):
+        resolve(asked, forged, tmp_path)
+    for planted in (mine / "json.py", mine / "torch", mine / "__pycache__" / "one.cpython-311.pyc"):
+        planted.parent.mkdir(exist_ok=True)
+        planted.symlink_to(tmp_path) if planted.name == "torch" else planted.touch()
+        with pytest.raises(CheckpointError, match="changed code: "):
+            checkout(tmp_path / "code", code_of(declared["mine"]), tmp_path)
+        planted.unlink()
     (mine / "one.py").write_text("one = 2\n")
     with pytest.raises(CheckpointError, match="changed code: "):
         checkout(tmp_path / "code", code_of(declared["mine"]), tmp_path)
@@ -164,7 +173,12 @@ def test_the_runs_of_an_arm_name_its_code() -> None:
         "code=ba9876543210", "optim.lr_scale=2", "seed=7", "train.steps=200",
     ]  # fmt: skip
     assert declaration.code_lines[1] == 'mine: the working tree on cccccccccc "One"'
-    for wrong in (["a", "b"], {"base": "HEAD", "mine": code}, {"base": code | {"digest": "../x"}}):
+    for wrong in (
+        ["a", "b"],
+        {"base": "HEAD", "mine": code},
+        {"base": code | {"digest": "../x"}},
+        {"base": code | {"commit": "--all"}},
+    ):
         with pytest.raises(ConfigError, match=r"verdict\.arms"):
             declaration_of("a_study", node | {"arms": wrong})
     with pytest.raises(ConfigError, match=r"with verdict\.by=optim: a list"):
@@ -368,6 +382,11 @@ def test_a_change_of_the_loop_is_judged(clone: Path, capsys: pytest.CaptureFixtu
     assert other.returncode == 2
     assert "unknown key: train.max_bad_steps" in other.stderr
     assert '"No max_bad_steps"' in other.stderr.splitlines()[-1]
+    loop.write_text(f"{loop.read_text()}x = (\n")
+    broken = run(clone, "study=broken")
+    assert broken.returncode == 2
+    assert "error: SyntaxError: '(' was never closed (loop.py" in broken.stderr.splitlines()[-1]
+    assert len(list(clone.glob("outputs/*/run.json"))) == len(records)
 
 
 @pytest.mark.slow
