@@ -31,7 +31,10 @@ def _arms_left_out(found: Explored) -> Iterable[str]:
         if arm not in found.arms:
             yield f"{arm}: not judged: none of its runs has ended"
         else:
-            yield f"{arm}: not judged: no ended seed in common with {baseline} at {at:,} tokens"
+            setting = found.plan.choices[arm].setting
+            chosen = f"{label(setting)}, which its tuning chose, has" if setting else "it has"
+            lacks = f"no ended seed in common with {baseline} at {at:,} tokens"
+            yield f"{arm}: not judged: {chosen} {lacks}"
 
 
 def _unpaired(found: Explored) -> Iterable[str]:

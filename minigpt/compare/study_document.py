@@ -155,9 +155,10 @@ def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
 def _rules(found: Findings) -> str:
     declaration = found.declaration
     if found.declared is None:
+        baselines = ", ".join(dict.fromkeys(cell.baseline for cell in found.cells))
         return (
             "Exploratory: nothing was declared before these runs, so nothing is claimed. "
-            f"Baseline {declaration.baseline}, margin {declaration.margin:g} "
+            f"Baseline {baselines}, margin {declaration.margin:g} "
             f"{UNITS[declaration.metric]}; settings chosen on seeds below "
             f"{FIRST_CONFIRMATION_SEED}, pairs of the same seed from there on (of any seed where "
             "nothing was chosen); 95 % intervals over seeds, not over texts; Holm over the arms."

@@ -42,6 +42,7 @@ def facts(found: Findings) -> dict[str, Any]:
     content: dict[str, Any] = {
         "study": declaration.study,
         "declaration": found.sha256,
+        "exploratory": found.declared is None,
         "declared": found.declared.isoformat() if found.declared else None,
         "verdict": declaration.node | {"amend": None},
         "primary": declaration.primary,
@@ -62,7 +63,9 @@ def facts(found: Findings) -> dict[str, Any]:
 
 def _cell(cell: CellFindings) -> dict[str, Any]:
     look = cell.ruling.look
-    return {
+    # groups that nobody declared differ in what was found of them
+    own = {"verdict": cell.declaration.node, "primary": cell.declaration.primary}
+    return (own if cell.exploratory else {}) | {
         "cell": dict(look.cell),
         "pairs": look.pairs,
         "findings": {

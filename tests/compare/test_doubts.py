@@ -195,7 +195,10 @@ def test_an_arm_of_few_seeds_costs_the_others_nothing(study: Study, compare: Com
     assert compare("--by", "optim", "--baseline", "adamw") == 0
     assert lines_of(compare, "muon ended lower") == [alone]
     assert "lion against adamw is undecided" in compare.out
-    assert "sgd: not judged: no ended seed in common with adamw at 102,400 tokens" in compare.out
+    assert (
+        "sgd: not judged: it has no ended seed in common with adamw at 102,400 tokens"
+        in compare.out
+    )
 
 
 @pytest.mark.parametrize("more", [{}, {"optim.lr_scale": 1.0}])
