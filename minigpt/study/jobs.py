@@ -63,6 +63,7 @@ class Planner:
     def __init__(self, first: DictConfig, compose: Compose, shared: Collection[str]) -> None:
         self.first, self.compose, self.shared = first, compose, shared
         self.bases: dict[tuple[str, ...], Composed] = {}
+        self.copies: dict[tuple[tuple[str, ...], tuple[str, ...]], Composed] = {}
 
     def plans(self, jobs: list[list[str]]) -> Iterator[Plan | None]:
         """The plan of each job, in their order; None for a job that cannot work."""
@@ -79,12 +80,11 @@ class Planner:
             apart = {value.input_line for value in values}
             shared = tuple(text for text in job if text not in apart)
             try:
-                config = copy.deepcopy(self._base(shared).own)
+                base = self._base(shared, tuple(value.key_or_group for value in values))
                 for value in values:
                     key, new = value.key_or_group, value.value()
-                    OmegaConf.update(config, key, new, merge=True, force_add=True)
-                base = self._base(shared)
-                yield plan_composed(dataclasses.replace(base, own=config, overrides=job))
+                    OmegaConf.update(base.own, key, new, merge=True, force_add=True)
+                yield plan_composed(dataclasses.replace(base, overrides=job))
             except (MinigptError, HydraException, OmegaConfBaseException, TypeError, ValueError):
                 yield None
 
@@ -116,12 +116,15 @@ class Planner:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _base(self, shared: tuple[str, ...]) -> Composed:
-        """What these overrides come to."""
+    def _base(self, shared: tuple[str, ...], keys: tuple[str, ...]) -> Composed:
+        """What these overrides come to, for jobs that set all of these keys, each its own way."""
         if shared not in self.bases:
             hydras = self.first.hydra.overrides.hydra
             self.bases[shared] = take_apart(self.compose([*shared, *hydras]))
-        return self.bases[shared]
+        if (shared, keys) not in self.copies:
+            base = self.bases[shared]
+            self.copies[shared, keys] = dataclasses.replace(base, own=copy.deepcopy(base.own))
+        return self.copies[shared, keys]
 
 
 def refuse_changes(planned: list[Plan]) -> None:
