@@ -18,9 +18,10 @@ from minigpt.compare.document import (
     Table,
     VerdictLine,
 )
+from minigpt.compare.equal_cost import EqualCost
 from minigpt.compare.explored import FIRST_CONFIRMATION_SEED
 from minigpt.compare.figures import Figure
-from minigpt.compare.study_findings import CellFindings, EqualCost, Findings
+from minigpt.compare.study_findings import CellFindings, Findings
 from minigpt.compare.study_notes import notes
 from minigpt.compare.study_power import still_needed
 from minigpt.compare.study_tables import (

@@ -134,7 +134,7 @@ def _zero_and_margin(axes: "Axes", cell: CellFindings) -> None:
 
 def budgets(cell: CellFindings, axes: "Axes") -> str | None:
     """Final losses over budgets, with the fit."""
-    known = {arm: cell.measured(arm) for arm in _order(cell)}
+    known = {arm: cell.measured[arm] for arm in _order(cell)}
     fits = {arm: measured for arm, measured in known.items() if measured is not None}
     if not fits:
         return None

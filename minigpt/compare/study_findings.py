@@ -9,12 +9,11 @@ from functools import cached_property
 from statistics import fmean, median
 from typing import Any
 
-import numpy as np
-
-from minigpt.compare.budget_fit import Estimate, Measured, budget_ratio, difference_at_equal_cost
+from minigpt.compare.budget_fit import Measured
 from minigpt.compare.cell_trend import Trend, trend
 from minigpt.compare.cost import beside, flops_per_token
 from minigpt.compare.declared import ALPHA, CellRuling, Ended, gains
+from minigpt.compare.equal_cost import EqualCost, at_equal_cost, shared_losses
 from minigpt.compare.ranking import Ranked, rank
 from minigpt.compare.tuning_value import expected_best, good_range
 from minigpt.study.conduct import Conclusion
@@ -25,15 +24,6 @@ from minigpt.study.search import Search
 from minigpt.terminal import count
 
 EQUALLY_LOADED = 0.1  # arms do not differ by more in how many other runs they ran beside
-
-
-@dataclass(frozen=True)
-class EqualCost:
-    """An arm at equal cost."""
-
-    what: str  # tokens, FLOPs or seconds
-    ratio: Estimate  # of the baseline's cost at its primary budget, for the same loss
-    difference: Estimate  # of losses where both spend the same
 
 
 @dataclass(frozen=True)
@@ -86,39 +76,15 @@ class CellFindings:
         runs = self.judged[self.baseline][budget].values()
         return int(median((run.summary or {})["tokens"] for run in runs))
 
-    def measured(self, arm: str) -> Measured | None:
-        """What the curves of an arm and the baseline are fitted to: budgets and seeds of both.
-
-        None for one budget, or with a diverged run.
-        """
-        if arm not in self._measured:
-            self._measured[arm] = self._measured_with(arm)
-        return self._measured[arm]
-
     @cached_property
-    def _measured(self) -> dict[str, Measured | None]:
-        return {}
-
-    def _measured_with(self, arm: str) -> Measured | None:
-        primary, both = self.declaration.primary, (self.losses[arm], self.losses[self.baseline])
-        shared = {
-            budget: {seed for seed in both[0].get(budget, ()) if seed in both[1].get(budget, ())}
-            for budget in self.declaration.budgets
+    def measured(self) -> dict[str, Measured | None]:
+        """Arm -> what its curve and that of the baseline are fitted to."""
+        primary, base = self.declaration.primary, self.losses[self.baseline]
+        tokens = {budget: float(self.tokens(budget)) for budget in self.declaration.budgets}
+        return {
+            arm: shared_losses({arm: found, self.baseline: base}, tokens, primary)
+            for arm, found in self.losses.items()
         }
-        seeds, budgets = shared[primary], {primary}
-        for budget in sorted(shared, key=lambda one: -len(shared[one])):
-            # a budget with few of the seeds is left out before it leaves no spread
-            if len(seeds & shared[budget]) >= min(2, len(shared[primary])):
-                seeds, budgets = seeds & shared[budget], budgets | {budget}
-        losses = {
-            name: np.array(
-                [[self.losses[name][b][s] for s in sorted(seeds)] for b in sorted(budgets)]
-            )
-            for name in (arm, self.baseline)
-        }
-        if len(budgets) < 2 or not all(np.isfinite(loss).all() for loss in losses.values()):
-            return None
-        return Measured(tuple(float(self.tokens(budget)) for budget in sorted(budgets)), losses)
 
     def flops(self, arm: str) -> float | None:
         """FLOPs a token, with those of the optimizer; None where one does not tell its own."""
@@ -161,35 +127,23 @@ class CellFindings:
 
     def equal_costs(self, arm: str) -> list[EqualCost]:
         """The arm at equal tokens, FLOPs and seconds, as far as they are known."""
-        if arm not in self._equal_costs:
-            self._equal_costs[arm] = self._at_equal_cost(arm)
         return self._equal_costs[arm]
 
     @cached_property
     def _equal_costs(self) -> dict[str, list[EqualCost]]:
-        return {}
-
-    def _at_equal_cost(self, arm: str) -> list[EqualCost]:
-        measured, primary = self.measured(arm), float(self.tokens(self.declaration.primary))
-        if measured is None:
-            return []
-        confidence = 1 - self.alpha
-        tokens = budget_ratio(measured, arm, self.baseline, primary, confidence)
-        costs: list[tuple[str, float | None]] = [
-            ("tokens", 1.0),
-            ("FLOPs", _over(self.flops(arm), self.flops(self.baseline))),
-        ]
-        if not self.why_no_seconds:
-            costs.append(("seconds", _over(self.seconds(arm), self.seconds(self.baseline))))
-        return [
-            EqualCost(
-                what,
-                Estimate(tokens.value * cost, tokens.low * cost, tokens.high * cost, tokens.bound),
-                difference_at_equal_cost(measured, arm, self.baseline, primary, cost, confidence),
-            )
-            for what, cost in costs
-            if cost is not None
-        ]
+        found: dict[str, list[EqualCost]] = {}
+        primary = float(self.tokens(self.declaration.primary))
+        for arm in self.ruling.findings:
+            costs = {"tokens": 1.0, "FLOPs": _over(self.flops(arm), self.flops(self.baseline))}
+            if not self.why_no_seconds:
+                costs["seconds"] = _over(self.seconds(arm), self.seconds(self.baseline))
+            measured = self.measured[arm]
+            found[arm] = [
+                at_equal_cost(measured, arm, self.baseline, primary, what, cost, 1 - self.alpha)
+                for what, cost in costs.items()
+                if measured is not None and cost is not None
+            ]
+        return found
 
     def tuning_curve(self, arm: str) -> list[float]:
         """The best loss to expect after 1 .. k trials of the search."""
