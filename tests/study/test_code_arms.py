@@ -382,8 +382,10 @@ def test_a_change_of_the_loop_is_judged(clone: Path, capsys: pytest.CaptureFixtu
     assert other.returncode == 2
     assert "unknown key: train.max_bad_steps" in other.stderr
     assert '"No max_bad_steps"' in other.stderr.splitlines()[-1]
-    loop.write_text(f"{loop.read_text()}x = (\n")
+    whole = loop.read_text()
+    loop.write_text(f"{whole}x = (\n")
     broken = run(clone, "study=broken")
+    loop.write_text(whole)
     assert broken.returncode == 2
     assert "error: SyntaxError: '(' was never closed (loop.py" in broken.stderr.splitlines()[-1]
     assert len(list(clone.glob("outputs/*/run.json"))) == len(records)
