@@ -30,6 +30,7 @@ TRAIN_GROUPS = [
     "model/attention",
     "model/embedding",
     "hydra/launcher",
+    "hydra/sweeper",
 ]
 
 
