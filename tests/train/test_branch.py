@@ -60,6 +60,7 @@ def test_a_sweep_of_budgets_trains_the_trunk_once_and_every_run_is_as_if_trained
 ) -> None:
     command = [*WSD_RUN, f"optim={optim}", "model.dropout=0.1", "train.micro_batch_size=4"]
     assert shell("train", "-m", *command, "train.steps=40,10,20") == 0, shell.err
+    assert "would reuse its weights" not in shell.err  # said of runs alone
     assert other("train", "-m", *command, "train.steps=10,20,40", "branch=off") == 0, other.err
     branched, straight = by_steps(shell), by_steps(other)
     assert branched.keys() == straight.keys() == {10, 20, 40}
