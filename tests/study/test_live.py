@@ -20,7 +20,7 @@ def test_without_a_terminal_it_tells_of_the_phase_at_once_and_of_ends(
     monkeypatch.setattr(live, "ENDED_S", 0.0)
     jobs = [WatchedJob(tmp_path / name, name, 10) for name in ("a", "b")]
     monkeypatch.setattr(
-        live, "read_summary", lambda folder: {"val_loss": 4.0} if folder.exists() else None
+        live, "summary_of", lambda folder: {"val_loss": 4.0} if folder.exists() else None
     )
     with LiveLine("a_study  tune", jobs, "val_loss"):
         assert said.getvalue() == "a_study  tune  2 jobs\n"
