@@ -17,6 +17,12 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         self._begin = time.monotonic()
         self._bar: Any = None
 
+    def restart(self) -> None:
+        """Let the time that is left be told from now on: what went before was no step."""
+        self._begin = time.monotonic()
+        if self._bar is not None:
+            self._bar.unpause()
+
     def step(self) -> None:
         if self._bar is not None:
             self._bar.update()

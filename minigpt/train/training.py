@@ -82,6 +82,7 @@ def compile_model(live: Run) -> None:
         accumulate_gradients(live)
         live.optimizer.zero_grad()
     live.progress = progress
+    live.bar.restart()
 
 
 def evaluate_at_the_end(live: Run) -> bool:

@@ -15,7 +15,7 @@ from minigpt.config import precision
 from minigpt.config.budget import memory_problem
 from minigpt.config.precision import Precision
 from minigpt.run.changes import path_changes
-from minigpt.train import clocks, training
+from minigpt.train import bar, clocks, training
 from minigpt.train.assemble import path_of
 from minigpt.train.clocks import Clocks
 from minigpt.train.run import Run
@@ -76,7 +76,7 @@ def test_compilation_is_no_training(
 ) -> None:
     """Neither its seconds nor its rate, and no number changes by it."""
     late = [0.0]
-    now = lambda: time.perf_counter() + late[0]
+    now = lambda: time.monotonic() + late[0]
 
     def compile(model: Any) -> Any:
         def forward(*arguments: Any) -> Any:
@@ -86,10 +86,12 @@ def test_compilation_is_no_training(
         return forward
 
     monkeypatch.setattr(clocks, "time", SimpleNamespace(perf_counter=now))
+    monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=now))
     monkeypatch.setattr(torch, "compile", compile)
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
     command = [*SMALL, "model.dropout=0.1", "train.micro_batch_size=4"]
     assert shell("train", *command, "train.compile=true") == 0, shell.err
+    assert " h\n" not in shell.err, "the time that is left"
     summary = json.loads((shell.run_folder() / "summary.json").read_text())
     assert summary["seconds"]["compilation"] > 1000
     assert summary["train_time_s"] < 500
