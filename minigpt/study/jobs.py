@@ -170,7 +170,11 @@ def only(jobs: list[list[str]] | None, planned: list[list[str]]) -> Iterator[Non
     every, look = BasicSweeper.split_arguments, BasicSweeper.validate_batch_is_legal
 
     def validate(self: BasicSweeper, batch: list[list[str]]) -> None:
-        look(self, [job for job in batch if job not in planned])
+        try:
+            look(self, [job for job in batch if job not in planned])
+        except HydraException as error:
+            said = [str(one).partition("\n")[0] for one in (error, error.__cause__) if one]
+            raise ConfigError(f"configuration: {': '.join(said)} (see --help)") from None
 
     def split(overrides: "list[Override]", max_batch_size: int | None) -> list[list[list[str]]]:
         try:
