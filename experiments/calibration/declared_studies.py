@@ -245,12 +245,16 @@ class Tally:
         return self.hits[name] / self.of[name] if self.of[name] else None
 
     def row(self) -> dict[str, Any]:
-        shares = {name: self.share(name) for name in COLUMNS}
+        """Shares of fewer than a twentieth of the studies are left out: they are of odd ones."""
+        studies = self.of["nothing to compare"]
+        shares = {
+            name: self.share(name) if 20 * self.of[name] >= studies else None for name in COLUMNS
+        }
         return {
             "world": self.world.name,
             "margin": self.world.margin,
             "looks": " ".join(map(str, self.world.looks)),
-            "studies": self.of["nothing to compare"],
+            "studies": studies,
             **{name: "" if value is None else f"{value:.4f}" for name, value in shares.items()},
         }
 
