@@ -141,7 +141,8 @@ def main() -> None:
                         break
                     time.sleep(min(left, 0.002))
         code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-        seen = json.loads(report.read_text()) if report.exists() else None
+        # a process that is killed may have written half of it
+        seen = json.loads(report.read_text()) if code >= 0 and report.exists() else None
         answers.write(json.dumps({"code": code, "operations": seen}) + "\n")
         answers.flush()
 

@@ -38,6 +38,7 @@ def one_rank(
 ) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
     torch.save(state_after(name, start, steps), f"{folder}/{rank}.pt")
+    dist.barrier()  # a rank that leaves early can abort the other
     dist.destroy_process_group()
 
 
