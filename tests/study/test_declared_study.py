@@ -228,7 +228,7 @@ def test_on_slurm_it_comes_to_the_same(typed: list[str], whole: Study, tmp_path:
     assert without_clock(done.stdout.rpartition("\nreport ")[0]) == without_clock(whole.verdict)
     scripts = sorted((tmp_path / "slurm" / "state").glob("script_*.sh"))
     jobs = [re.search(r"--array=0-(\d+)", script.read_text()) for script in scripts]
-    phases = re.findall(r"^small_study  .*? of (\d+) done", done.stderr, re.MULTILINE)
+    phases = re.findall(r"^small_study  .*  (\d+) jobs$", done.stderr, re.MULTILINE)
     assert [int(found[1]) + 1 for found in jobs if found] == [int(phase) for phase in phases]
 
 
