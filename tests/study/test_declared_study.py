@@ -186,16 +186,24 @@ def test_compare_names_what_is_missing(again: Path, capsys: pytest.CaptureFixtur
         ("joblib", 2),
         pytest.param("basic", 10, marks=pytest.mark.slow),
         pytest.param("joblib", 10, marks=pytest.mark.slow),
+        pytest.param("slurm", 10, marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_typed_again(
     typed: list[str], whole: Study, tmp_path: Path, launcher: str, kills: int
 ) -> None:
-    """Same decisions, same runs, same verdict as a study that nothing disturbed."""
+    """Same decisions, same runs, same verdict as a study that nothing disturbed.
+
+    Jobs that Slurm has go on without the command.
+    """
     output = tmp_path / "outputs"
     typed_again = command(typed, output, f"hydra/launcher={launcher}")
     draw = random.Random(f"{launcher} {kills}")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if launcher == "slurm":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+        environment["PATH"] = f"{slurm.install(tmp_path / 'slurm')}:{environment['PATH']}"
+        typed_again.append("hydra.launcher.partition=debug")
     for _ in range(kills):
         with subprocess.Popen(
             typed_again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
