@@ -27,13 +27,17 @@ SMALL = [
 
 
 def load_script(path: Path) -> ModuleType:
-    """A script that is no module, as one."""
+    """A script that is no module, as one; it finds what lies beside it."""
     specification = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[module.__name__] = module
-    specification.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))
+    try:
+        specification.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 

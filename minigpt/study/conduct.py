@@ -14,8 +14,6 @@ from minigpt.study.declaration import Declaration, Setting
 from minigpt.study.planned import PlannedRun, judging_runs, label, tuning_runs
 from minigpt.study.search import Search, search
 
-BETWEEN = 4  # digits of a loss in the journal
-
 
 class Unfinished(MinigptError):
     """Runs of a study failed: nothing is decided without them."""

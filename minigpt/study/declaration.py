@@ -172,9 +172,8 @@ def _problems(study: str | None, verdict: dict[str, Any]) -> list[str]:
         problems.append(
             "missing value: verdict.margin (the smallest difference of losses that matters)"
         )
-    budgets = _budget_problems(verdict)
-    problems += budgets
-    problems += _tune_problems(verdict, check_budget=not budgets)
+    problems += _budget_problems(verdict)
+    problems += _tune_problems(verdict)
     looks = verdict["confirm"]["looks"]
     if not looks or looks != sorted(set(looks)):
         problems.append(
@@ -235,7 +234,7 @@ def _budget_problems(verdict: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _tune_problems(verdict: dict[str, Any], check_budget: bool) -> list[str]:
+def _tune_problems(verdict: dict[str, Any]) -> list[str]:
     tune = verdict["tune"]
     problems = _grid_problems("verdict.tune.over", tune["over"], least=2)
     for arm, grid in tune["per_arm"].items():

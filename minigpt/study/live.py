@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,3 @@ class LiveLine:
         if passed < 2 * LOOK_S or gained <= 0:
             return "time left unknown"
         return f"about {duration(passed * (1 - share) / gained)} left"
-
-
-Watch = Callable[[str, Sequence[WatchedJob]], LiveLine]

@@ -115,11 +115,6 @@ class Run:
         origin, steps = self.record.get("branched_from"), (self.summary or {}).get("step")
         return 1 - origin["step"] / steps if origin and steps else 1.0
 
-    @property
-    def spent_s(self) -> float:
-        """Seconds of training that this run took itself."""
-        return self.own_share * float((self.summary or {}).get("train_time_s") or 0.0)
-
     @cached_property
     def interval_s(self) -> tuple[float, float] | None:
         """When it ran, as seconds since 1970: from its first start, for as long as it took."""

@@ -19,6 +19,15 @@ from minigpt.study.journal import Journal
 from minigpt.study.planned import PlannedRun
 from minigpt.study.recorded import RecordedRuns
 
+# A study of a tiny model, up to what it declares.
+SMALL_STUDY = """# @package _global_
+train: {batch_size: 4, threads: 1}
+model: {d_model: 32, n_layers: 1, max_seq_len: 16}
+eval: {every: null}
+log: {every: 1}
+sample: {max_new_tokens: 1}
+verdict:
+"""
 # What is declared unless a test says otherwise.
 PLAIN: dict[str, Any] = {
     "by": "optim",

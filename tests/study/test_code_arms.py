@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from declared import verdict
+from declared import SMALL_STUDY, verdict
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from runs import ROOT, SMALL, Shell
@@ -283,13 +283,9 @@ def test_code_that_is_not_there(shell: Shell) -> None:
     assert "no such code: code=0123456789ab" in shell.err
 
 
-STUDY = """# @package _global_
-train: {batch_size: 4, threads: 1}
-model: {d_model: 32, n_layers: 1, max_seq_len: 16}
-eval: {every: null}
-log: {every: 1}
-sample: {max_new_tokens: 1}
-verdict:
+STUDY = (
+    SMALL_STUDY
+    + """\
   by: code
   arms: {base: main, mine: dirty}
   baseline: base
@@ -298,6 +294,7 @@ verdict:
   tune: {over: {optim.lr_scale: [1, 2]}, seeds: [0], extend: 1}
   confirm: {first_seed: 100, looks: [2, 3]}
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -15,19 +15,15 @@ from typing import Any
 
 import pytest
 import slurm
+from declared import SMALL_STUDY
 from runs import ROOT, Shell
 
 from minigpt.compare.__main__ import main as compare
 
 # A study of well under a minute: 12 tuning runs of 4 steps, 8 pairs at two budgets.
-STUDY = """# @package _global_
-study: small_study
-train: {batch_size: 4, threads: 1}
-model: {d_model: 32, n_layers: 1, max_seq_len: 16}
-eval: {every: null}
-log: {every: 1}
-sample: {max_new_tokens: 1}
-verdict:
+STUDY = (
+    SMALL_STUDY
+    + """\
   question: Does Muon end lower?
   by: optim
   arms: [muon, adamw_by_role]
@@ -40,6 +36,7 @@ verdict:
     extend: 1
   confirm: {first_seed: 100, looks: [2, 3]}
 """
+)
 
 
 @pytest.fixture(scope="module")

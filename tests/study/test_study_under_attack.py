@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from declared import declared
+from declared import SMALL_STUDY, declared
 from runs import ROOT, Shell
 
 from minigpt.compare.__main__ import main as compare
@@ -21,14 +21,9 @@ from minigpt.study.declaration_file import study_folder
 from minigpt.study.journal import Journal
 
 # 4 tuning runs of 4 steps, 3 pairs at two budgets.
-STUDY = """# @package _global_
-study: small_study
-train: {batch_size: 4, threads: 1}
-model: {d_model: 32, n_layers: 1, max_seq_len: 16}
-eval: {every: null}
-log: {every: 1}
-sample: {max_new_tokens: 1}
-verdict:
+STUDY = (
+    SMALL_STUDY
+    + """\
   question: Does Muon end lower?
   by: optim
   arms: [muon, adamw_by_role]
@@ -42,6 +37,7 @@ verdict:
     extend: 0
   confirm: {first_seed: 100, looks: [2, 3]}
 """
+)
 JUDGED = "*-muon-*-lr_scale1-s101-steps4-*"  # one of the runs that judge
 
 
