@@ -90,11 +90,10 @@ def _arms(runs: list[Run], by: str | None) -> dict[str, list[Run]]:
     if by is None:
         typed = own_overrides([run.record.get("overrides", []) for run in runs])
         return {" ".join(own) or run.name: [run] for own, run in zip(typed, runs)}
-    for run in runs:
-        if run.has(by):
-            arms.setdefault(show(run.value(by)), []).append(run)
-    if not arms:
+    if not any(run.has(by) for run in runs):
         raise ConfigError(f"unknown key: --by {by} {key_hint(by, runs)}")
+    for run in runs:
+        arms.setdefault(show(run.value(by)) if run.has(by) else "null", []).append(run)
     return arms
 
 

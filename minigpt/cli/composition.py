@@ -7,7 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
 from minigpt.cli.constructor_keys import accept_constructor_keys
-from minigpt.cli.overrides import CONF, quote
+from minigpt.cli.overrides import quote
+from minigpt.config.places import CONF
 from minigpt.errors import ConfigError
 
 

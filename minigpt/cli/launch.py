@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error
 from minigpt.cli.constructor_keys import accept_constructor_keys
-from minigpt.cli.overrides import CONF
+from minigpt.config.places import CONF
 from minigpt.errors import ConfigError
 
 Task = Callable[[DictConfig], Any]

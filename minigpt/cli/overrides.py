@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt.config.places import CONF
 from minigpt.config.schema import PATH_KEYS
 from minigpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-CONF = Path(__file__).parent.parent.parent / "conf"
 TEXT_KEYS = ("prompt", "sample.prompt")
 SECRET = re.compile(r"(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 # The same inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}

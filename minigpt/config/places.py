@@ -8,6 +8,8 @@ from minigpt.errors import ConfigError
 from minigpt.files import durable, reading
 from minigpt.files.reading import UnreadableError, read_json
 
+CONF = Path(__file__).parents[2] / "conf"
+
 
 def run_folder(output: Path, id: str, name: str) -> Path:
     """The folder of the run with this id, whatever it is called before that; else a new one.

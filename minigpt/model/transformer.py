@@ -226,7 +226,7 @@ class Transformer(nn.Module):
         own parameters other roles: `parameter_roles = {"scale": "scalar"}`.
         """
         own = {
-            f"{path}.{name}": role
+            f"{path}.{name}".lstrip("."): role
             for path, module in self.named_modules()
             for name, role in getattr(module, "parameter_roles", {}).items()
         }
@@ -256,10 +256,22 @@ class Transformer(nn.Module):
     def flops_per_token(self, seq_len: int) -> int:
         """FLOPs of forward and backward pass for one token of a sequence (PaLM, appendix B).
 
-        6 per weight of a matrix product: 2 forward, 4 backward. The embedding's lookup is none, the
-        head is one, tied or not. Queries by keys and weights by values add 12 n_layers d_model
-        seq_len, from which the causal half is not taken off.
+        6 per hidden weight, each time that it is used: 2 forward, 4 backward. The embedding's
+        lookup is none, the head is one, tied or not. Queries by keys and weights by values add 12
+        n_layers d_model seq_len, from which the causal half is not taken off. An attention or mlp
+        that computes otherwise tells its own by this method.
         """
-        of_blocks = sum(p.numel() for p in self.blocks.parameters() if p.ndim >= 2)
-        products = of_blocks + self.head_weight.numel()
-        return 6 * products + 12 * len(self.blocks) * self.n_heads * self.head_size * seq_len
+        roles = self.roles()
+        hidden = {p for name, p in self.named_parameters() if roles[name].name == "hidden"}
+
+        def products(part: Any) -> int:
+            every = part.named_parameters(remove_duplicate=False)
+            return 6 * sum(p.numel() for _, p in every if p in hidden)
+
+        pairs = 12 * self.n_heads * self.head_size * seq_len
+        total = products(self.blocks) + len(self.blocks) * pairs + 6 * self.head_weight.numel()
+        parts = [(part, n) for b in self.blocks for part, n in ((b.attention, pairs), (b.mlp, 0))]
+        for part, assumed in parts:
+            if tells := getattr(part, "flops_per_token", None):
+                total += tells(seq_len) - products(part) - assumed
+        return total

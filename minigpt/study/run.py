@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.config import identity
+from minigpt.config.places import CONF
 from minigpt.files import records
 from minigpt.files.reading import UnreadableError
 from minigpt.roles import scaled_lr
@@ -137,7 +138,9 @@ class Run:
         return rows
 
     def value(self, key: str) -> Any:
-        """A group's choice (`optim`, `data/tokenizer`), else what this key was set to.
+        """A group's choice (`optim`, `model/attention`), else what this key was set to.
+
+        Without a choice a class tells; an optional group whose node is empty is `none`.
 
         Raises KeyError if there is no such key.
         """
@@ -151,8 +154,10 @@ class Run:
         for flat in (self.flat_config, self.flat_identity, chosen):
             if key in flat:
                 return flat[key]
-            if (target := flat.get(f"{key}._target_")) is not None:
+            if (target := flat.get(f"{key.replace('/', '.')}._target_")) is not None:
                 return str(target).rpartition(".")[2]
+        if "/" in key and (CONF / key / "none.yaml").is_file():
+            return "none"
         raise KeyError(key)
 
     def has(self, key: str) -> bool:

@@ -28,8 +28,8 @@ def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
     rows = [("parameter", "role", "kind", "shape", "count", "optimizer", "lr", "decay")]
     sizes = dict.fromkeys(optimizer.optimizers, 0)
     for name, parameter in parameters.items():
-        role, (owner, group) = roles[name], owners[name]
-        sizes[role.name] += parameter.numel()
+        role, (owner, group) = roles[name], owners.get(name, ("frozen", {"lr": 0}))
+        sizes[role.name] = sizes.get(role.name, 0) + parameter.numel()
         shape, count = " x ".join(map(str, parameter.shape)), f"{parameter.numel():,}"
         lr, decay = f"{group['lr']:g}", f"{group.get('weight_decay', 0):g}"
         rows.append((name, role.name, role.kind, shape, count, owner, lr, decay))

@@ -60,6 +60,7 @@ def estimate(
 ) -> Memory:
     """The memory of a plan's run. model: its model, on `meta` or anywhere."""
     parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     tokens, d_model = micro_batch * model.max_seq_len, model.embed.weight.shape[1]
     dtype = torch.float32 if chosen.precision == "fp32" else torch.bfloat16
     device, on_cpu = chosen.device, chosen.device == "cpu"
@@ -75,7 +76,7 @@ def estimate(
         program=program if device != "mps" else 0,
         weights=4 * parameters,
         state=state_bytes(cfg["optim"], model),
-        gradients=4 * parameters,
+        gradients=4 * trained,
         activations=activation_bytes(cfg, tokens, d_model, chosen, members),
         logits=work_bytes(tokens, d_model, vocab_size, dtype, device) + of_losses,
         heap=(HEAP_32 if dtype == torch.float32 else HEAP_16) if on_cpu else 1.0,
@@ -141,15 +142,17 @@ def _saved_bytes(model: Any, batch: int, seq_len: int, chosen: Precision) -> int
 
 def state_bytes(optim: dict[str, Any], model: Any) -> float:
     """Optimizer state, measured on a small stand-in for each parameter and scaled up."""
-    roles, shapes = model.roles(), []
-    for name, parameter in model.named_parameters():
-        shape = (2 * roles[name].n_heads, 16) if parameter.dim() == 2 else (16,)
-        shapes.append((name, shape, roles[name]))
-    optimizer = stepped(optim, shapes)
+    roles, forms = model.roles(), []
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        matrix = (2 * roles[name].n_heads, 16)
+        shape = (2,) * (parameter.dim() - 2) + (matrix if parameter.dim() > 1 else (16,))
+        forms.append((name, (shape, roles[name], parameter.requires_grad)))
+    optimizer = stepped(optim, forms)
     states = {p: part.state[p] for part in optimizer.optimizers.values() for p in part.state}
     per_value = {
         name: sum(v.nbytes for v in states.get(p, {}).values() if isinstance(v, torch.Tensor))
         / p.numel()
         for p, name in optimizer.names.items()
     }
-    return sum(per_value[name] * p.numel() for name, p in model.named_parameters())
+    return sum(value * parameters[name].numel() for name, value in per_value.items())

@@ -14,14 +14,17 @@ from minigpt.optim.by_role import FROM_CONFIG, ByRole
 from minigpt.optim.state_tree import to_tree
 from minigpt.roles import Role
 
+Form = tuple[tuple[int, ...], Role, bool]  # of a parameter: shape, role, whether it is trained
 
-def stepped(optim: dict[str, Any], shapes: Iterable[tuple[str, tuple[int, ...], Role]]) -> ByRole:
+
+def stepped(optim: dict[str, Any], forms: Iterable[tuple[str, Form]]) -> ByRole:
     """The optimizer of a checked `optim` node on parameters of ones, after one step.
 
-    shapes: name, shape and role of each parameter.
+    forms: name and form of each parameter.
     """
     stand_ins = [
-        (name, nn.Parameter(torch.ones(shape, device="cpu")), role) for name, shape, role in shapes
+        (name, nn.Parameter(torch.ones(shape, device="cpu"), trained), role)
+        for name, (shape, role, trained) in forms
     ]
     optimizer: ByRole = build(optim, stand_ins, drop=identity.shared_scalars("optim", optim))
     for _, stand_in, _ in stand_ins:
@@ -39,14 +42,13 @@ def check_optimizer_state(
     One parameter of each role and shape stands in for all of them, so this takes little time.
     """
     roles = model.roles()  # type: ignore[operator]
-    kinds = {
-        name: (tuple(p.shape), roles[name])
-        for name, p in model.named_parameters()
-        if p.requires_grad
+    every = {
+        name: (tuple(p.shape), roles[name], p.requires_grad) for name, p in model.named_parameters()
     }
-    examples = {kind: name for name, kind in kinds.items()}
+    examples = {kind: name for name, kind in every.items()}
     with torch.random.fork_rng(devices=[]):
-        optimizer = stepped(optim, [(name, *kind) for kind, name in examples.items()])
+        optimizer = stepped(optim, [(name, kind) for kind, name in examples.items()])
+    kinds = {name: kind for name, kind in every.items() if kind[2]}
     ours = optimizer.state_tree()
     like = {name: ours["like"][examples[kind]] for name, kind in kinds.items()}
     try:

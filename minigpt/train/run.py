@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -86,10 +87,14 @@ class Run:
             lr = row.get("lr/hidden", 0.0)
             self.bar.show(progress.step, row["train/loss"], row["perf/tokens_per_s"], lr)
 
+    @cached_property
+    def flops_per_token(self) -> int:
+        return self.model.flops_per_token(self.budget.seq_len)
+
     def mfu(self, tokens_per_s: float) -> float:
         """Model FLOPs utilisation (PaLM, appendix B): FLOPs of the model over the device's peak."""
         peak = peak_of(self.precision.device, self.precision.precision)
-        return tokens_per_s * self.model.flops_per_token(self.budget.seq_len) / peak.flops
+        return tokens_per_s * self.flops_per_token / peak.flops
 
     def save(self, final: bool) -> None:
         """Save a checkpoint. The final one holds the weights to use, others those to go on with.
@@ -179,7 +184,7 @@ class Run:
             "tokens_per_s": median(rates) if rates else None,
             "mfu": self.mfu(median(rates)) if rates else None,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "flops_per_token": model.flops_per_token(self.budget.seq_len),
+            "flops_per_token": self.flops_per_token,
             "optimizer_flops_share": self.optimizer_flops_share(),
             "optimizer_state_bytes": self.optimizer_state_bytes,
             "mixed": (self.folder.saved or {}).get("mixed", []),
@@ -196,7 +201,7 @@ class Run:
 
         About 4.2 d_model / tokens of a step for Newton-Schulz. None if an optimizer does not tell.
         """
-        flops, budget = self.optimizer.flops_per_step(), self.budget
+        flops = self.optimizer.flops_per_step()
         if flops is None:
             return None
-        return flops / (self.model.flops_per_token(budget.seq_len) * budget.tokens_per_step)
+        return flops / (self.flops_per_token * self.budget.tokens_per_step)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from studies import Compare, Study
 
+from minigpt import plot
+
 
 def pair(study: Study, seeds: range = range(100, 102), **muon: Any) -> None:
     for seed in seeds:
@@ -90,6 +92,22 @@ def test_a_key_instead_of_a_group_sets_arms_apart(study: Study, compare: Compare
         )
     assert compare("--by", "optim.hidden.momentum") == 0
     assert "0.95 against 0.9 is undecided" in compare.out
+
+
+def test_a_part_given_as_a_class_is_no_trial_of_the_arm_without_it(
+    study: Study, compare: Compare, tmp_path: Path
+) -> None:
+    mlp = {"_target_": "minigpt.model.relu_squared.ReLUSquared", "_partial_": True}
+    for seed in (100, 101):
+        study.run("muon", seed, 3.2)
+        study.run("muon", seed, 3.1 + seed / 1000, config={"model.mlp": mlp})
+    assert compare("--by", "model/mlp") == 0
+    assert "ReLUSquared against none" in compare.out
+    assert compare("--by", "optim", "--where", "model/mlp=gated") == 2
+    assert "(there are: ReLUSquared, none)" in compare.err
+    drawn = [str(study.folder), "--by", "model/mlp", "--labels", "none=SwiGLU"]
+    assert plot.main([*drawn, "--out", str(tmp_path / "arms.svg")]) == 0
+    assert "SwiGLU" in (tmp_path / "arms.svg").read_text()
 
 
 @pytest.mark.parametrize("key", ["optim.hidden.lr", "optim.lr"])

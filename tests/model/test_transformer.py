@@ -147,6 +147,17 @@ def test_flops_per_token_by_hand() -> None:
     assert tied.flops_per_token(10) == expected
 
 
+def test_flops_of_shared_matrices_and_of_a_part_that_tells(make_model: Make) -> None:
+    expected = make_model(n_layers=3).flops_per_token(10)
+    shared = make_model(n_layers=3)
+    shared.blocks[2] = shared.blocks[0]  # one block, used twice
+    shared.blocks[1].attention.q = shared.blocks[0].attention.q
+    assert shared.flops_per_token(10) == expected
+    shared.blocks[1].mlp.flops_per_token = lambda seq_len: seq_len
+    of_mlp = 6 * sum(p.numel() for p in shared.blocks[1].mlp.parameters())
+    assert shared.flops_per_token(10) == expected - of_mlp + 10
+
+
 @pytest.mark.parametrize(
     ("d_model", "d_ff"), [(512, 1376), (128, 352), (768, 2048), (1024, 2752), (96, 256)]
 )

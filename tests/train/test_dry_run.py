@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from runs import SMALL, Shell
@@ -105,6 +106,34 @@ def test_a_gpu_that_is_not_here_is_planned_for(shell: Shell) -> None:
     )
     assert shell("train", *command, "dry_run_gpu=T4") == 0, shell.err
     assert "fp16 (this GPU has no bf16)" in facts()["device"]
+
+
+OWN = """
+import torch
+from torch import nn
+from minigpt.model.transformer import Transformer
+
+class Own(Transformer):
+    def __init__(self, vocab_size, **transformer):
+        super().__init__(vocab_size, **transformer)
+        self.embed.weight.requires_grad_(False)
+        self.mix, self.stack = (nn.Parameter(torch.empty(2, 4, 8)) for _ in range(2))
+        self.parameter_roles = {"mix": "scalar"}
+"""
+
+
+def test_frozen_and_stacked_parameters_of_a_model_of_ones_own(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mixing.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = [*SMALL, "model._target_=mixing.Own", "dry_run=true"]
+    assert shell("train", *command) == 0, shell.err
+    shown = re.findall(r"^(embed.weight|mix|stack) +(\w+) .*  (\w+) ", shell.out, re.MULTILINE)
+    assert [(name, role) for name, role, _ in shown] == [
+        ("mix", "scalar"), ("stack", "hidden"), ("embed.weight", "embed")
+    ]  # fmt: skip
+    assert re.search(r"^embed.weight .* frozen +0 ", shell.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
