@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.data.content import open_regular
+from minigpt.data.content import LOOKED_AT, open_regular
 from minigpt.data.shards import Layout, foreign_layout
 from minigpt.errors import DataError
 from minigpt.interrupt import stop_if_requested
@@ -57,6 +57,7 @@ class Bin:
         shards = []
         for number, path in enumerate(self.paths(split)):
             layout = foreign_layout(path)
+            refuse_other_ids(path, layout)
             link = folder / f"{split}_{number:05d}.bin"
             if link.is_symlink():
                 link.unlink()
@@ -88,6 +89,26 @@ class Bin:
 def printable(name: str) -> str:
     """A file's name as text; bytes that are no UTF-8 become U+FFFD."""
     return os.fsencode(name).decode("utf-8", errors="replace")
+
+
+def refuse_other_ids(path: Path, layout: Layout) -> None:
+    """DataError for an array of NumPy, or for ids of 32 or 64 bits: read as uint16, every second
+    one (and more) would be the upper half of the one before it.
+    """
+    with open_regular(path) as file:
+        start = file.read(LOOKED_AT)
+    kind = None
+    if start.startswith((b"\x93NUMPY", b"PK\3\4")):
+        kind = "an array of NumPy"
+    elif layout.format == "bare" and len(start) >= 256:
+        ids = np.frombuffer(start, layout.dtype)
+        if ids[1::2].max() < 4 <= ids[::2].max():
+            kind = "ids of 32 or 64 bits"
+    if kind is not None:
+        raise DataError(
+            f"not uint16 ids but {kind}: {path} "
+            "(if all ids are below 65536, write it again: ids.astype('uint16').tofile('ids.bin'))"
+        )
 
 
 def count_ids(path: Path, layout: Layout, occurrences: np.ndarray) -> str:

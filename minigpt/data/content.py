@@ -36,7 +36,12 @@ SIGNATURES = (
     (0, b"Obj\1", "Avro", "convert it to Parquet"),
     (0, b"\x89HDF", "HDF5", CONVERT),
     (0, b"SQLite format 3\0", "SQLite", CONVERT),
-    (0, b"\x93NUMPY", "an array of NumPy", "for token ids use data=bin"),
+    (
+        0,
+        b"\x93NUMPY",
+        "an array of NumPy",
+        "for token ids: ids.astype('uint16').tofile(), data=bin",
+    ),
     (0, b"minigpt\0", "tokens of minigpt", "for token ids use data=bin"),
     (0, (20240520).to_bytes(4, "little"), "tokens of llm.c", "use data=bin"),
     (0, b"%PDF-", "PDF", CONVERT),

@@ -30,8 +30,9 @@ HASHED_BYTES = 256 * 2**20  # up to here a corpus is known by content, above by 
 class Files(Source):
     """A file, a folder (searched to any depth) or a glob of files, in the order of their names.
 
-    All but .parquet may be packed: .gz, .bz2, .xz, .zst. A single file with another suffix is plain
-    text. What is no text by its content is refused.
+    All but .parquet may be packed: .gz, .bz2, .xz, .zst. A single file with another suffix, and
+    those of a glob that ends in one (`notes/**/*.md`), are plain text. What is no text by its
+    content is refused.
 
     column: the key of the text where a row is a document.
     """
@@ -49,7 +50,7 @@ class Files(Source):
 
         Raises DataError if there is none, or if `column` is given and every file is plain text.
         """
-        root = Path(self.path).expanduser()
+        root, suffixes = Path(self.path).expanduser(), set(SUFFIXES)
         if root.is_file():
             listed = [(root.name, root)]
         else:
@@ -57,14 +58,16 @@ class Files(Source):
                 found = list(root.rglob("*"))
             else:
                 pattern = str(root)
+                suffixes |= {inner_suffix(root)} - {""}
                 root = glob_root(pattern)
                 found = [Path(path) for path in glob.glob(pattern, recursive=True)]
-            found = [path for path in found if inner_suffix(path) in SUFFIXES and path.is_file()]
+            found = [path for path in found if inner_suffix(path) in suffixes and path.is_file()]
             listed = sorted((path.relative_to(root).as_posix(), path) for path in found)
         if not listed:
-            suffixes = f"{', '.join(SUFFIXES)} files (or packed: {', '.join(COMPRESSED)})"
             raise DataError(
-                f"no {suffixes}: data.path={self.path} (give a file, a folder or a glob)"
+                f"no {', '.join(SUFFIXES)} files (or packed: {', '.join(COMPRESSED)}): "
+                f"data.path={self.path} (give a file, a folder or a glob; one that ends in another "
+                "suffix, such as data.path='notes/**/*.md', is read as plain text)"
             )
         for _, path in listed:
             refuse_unread(path)

@@ -8,6 +8,7 @@ import functools
 import io
 import json
 from collections.abc import Iterator
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,23 @@ def json_lines(path: Path, column: str, skip: int) -> Rows:
                 row = parse(line)
             except ValueError as error:
                 raise DataError(f"not JSON: {where} ({error})") from None
-            if not isinstance(row, dict) or column not in row:
-                keys = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
-                raise DataError(f"no key {column!r}: {where} (it has: {keys}; set data.column)")
-            yield number, as_text(row[column], column, where)
+            try:
+                path_in = [column] if column in row else column.split(".")
+                value = functools.reduce(getitem, path_in, row)
+            except (KeyError, TypeError):
+                keys = ", ".join(keys_of(row)) if isinstance(row, dict) else type(row).__name__
+                raise DataError(
+                    f"no key {column!r}: {where} (it has: {keys}; set data.column)"
+                ) from None
+            yield number, as_text(value, column, where)
+
+
+def keys_of(row: dict[str, Any]) -> list[str]:
+    """The keys of a row; of one that holds an object, the keys in there: doc.body."""
+    keys = []
+    for key, value in row.items():
+        keys += [f"{key}.{x}" for x in value] if value and isinstance(value, dict) else [key]
+    return sorted(keys)
 
 
 def parse(line: bytes) -> Any:
@@ -65,6 +79,7 @@ def csv_rows(path: Path, column: str, skip: int, delimiter: str = ",") -> Rows:
         rows = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             header = next(rows, [])
+            refuse_other_delimiter(header, path)
             place = place_of(column, header, path)
             for number, row in enumerate(filter(None, rows)):  # a blank line is an empty row
                 if len(row) != len(header):
@@ -77,6 +92,15 @@ def csv_rows(path: Path, column: str, skip: int, delimiter: str = ",") -> Rows:
                     yield number, row[place]
         except csv.Error as error:
             raise DataError(f"not CSV: {path}, line {rows.line_num} ({error})") from None
+
+
+def refuse_other_delimiter(header: list[str], path: Path) -> None:
+    """DataError for one column whose name holds what divides columns elsewhere."""
+    if len(header) == 1 and (found := [mark for mark in ",;|\t" if mark in header[0]]):
+        raise DataError(
+            f"one column {header[0]!r}, it seems divided by {found[0]!r}: {path} "
+            "(.csv is divided by commas, .tsv by tabs: name or write it so)"
+        )
 
 
 tsv_rows = functools.partial(csv_rows, delimiter="\t")

@@ -69,6 +69,7 @@ def test_a_glob_a_file_and_home(mixed: Path, monkeypatch: pytest.MonkeyPatch) ->
         "deep",
     ]
     assert texts_of(Files(str(mixed / "ignored.md")).documents()) == ["no"]
+    assert texts_of(Files(str(mixed / "**" / "*.md")).documents()) == ["no"]
     monkeypatch.setenv("HOME", str(mixed))
     assert texts_of(Files("~/deep").documents()) == ["deep"]
     assert texts_of(Files("~/d*/*.txt").documents()) == ["deep"]
@@ -115,6 +116,12 @@ def test_large_corpora_are_recognised_by_names_and_sizes(
         ),
         ("x.jsonl", b'{"text": "a"}\n{"text"', r"not JSON: .*x\.jsonl, line 2"),
         ("x.jsonl", b'{"text": 5}\n', r"'text' is no text but int: .*x\.jsonl, line 1"),
+        (
+            "x.jsonl",
+            b'{"doc": {"body": "a"}, "n": 1}',
+            r"no key 'text': .*line 1 \(it has: doc\.body, n; set data\.column",
+        ),
+        ("x.csv", b"id;text\n1;a\n", r"one column 'id;text', it seems divided by ';': .*x\.csv"),
         ("x.jsonl", b"[1]\n", r"no key 'text': .*line 1 \(it has: list"),
         ("x.parquet", b"PAR1 this is none PAR1", r"damaged parquet file: .*x\.parquet"),
         ("x.parquet", b"", r"damaged parquet file: .*x\.parquet"),
@@ -131,6 +138,14 @@ def test_unreadable_files_are_named(
 
 
 def test_another_column(tmp_path: Path) -> None:
+    rows = tmp_path / "nested.jsonl"
+    rows.write_text('{"doc": {"body": "a"}}\n{"doc.body": "b", "doc": "c"}\n')
+    assert texts_of(Files(str(rows), column="doc.body").documents()) == ["a", "b"]
+    with pytest.raises(DataError, match=r"'doc' is no text but dict: .*line 1"):
+        list(Files(str(rows), column="doc").documents())
+    with pytest.raises(DataError, match=r"no key 'doc\.body\.x': .*line 1"):
+        list(Files(str(rows), column="doc.body.x").documents())
+    rows.unlink()
     write_parquet(tmp_path / "x.parquet", ["a", "b"], column="content")
     assert texts_of(Files(str(tmp_path), column="content").documents()) == ["a", "b"]
     with pytest.raises(
@@ -267,6 +282,22 @@ def test_foreign_ids_outside_the_vocabulary(tmp_path: Path) -> None:
     # Half-made folders belong to their request, too.
     with pytest.raises(DataError, match=r"tokenizer.vocab_size 300 -> 301"):
         prepare(source, Ids(301, 300), tmp_path / "tokens", progress=False)
+
+
+@pytest.mark.faults(33)
+def test_foreign_ids_of_another_width(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 300, 500)
+    ids.astype(np.uint16).tofile(tmp_path / "16.bin")
+    np.save(tmp_path / "array.npy", ids)
+    for dtype, top in ((np.int32, 0), (np.int64, 0), (np.uint32, 3 << 16)):
+        ids.astype(dtype).__iadd__(dtype(top)).tofile(tmp_path / f"{np.dtype(dtype)}-{top}.bin")
+    good = str(tmp_path / "16.bin")
+    names = ("array.npy", "int32-0.bin", "int64-0.bin", "uint32-196608.bin")
+    for number, name in enumerate(names):
+        source = Bin(good, str(tmp_path / name))
+        with pytest.raises(DataError, match=rf"not uint16 ids but .*{name} \(if all ids are below"):
+            prepare(source, Ids(50257, 50256), tmp_path / f"tokens{number}", progress=False)
+    prepare(Bin(good, good), Ids(50257, 50256), tmp_path / "tokens", progress=False)
 
 
 def test_missing_foreign_files(tmp_path: Path) -> None:
