@@ -42,7 +42,8 @@ class World:
 
     effects: of each new arm at the primary budget, at its best scale; below 0 it is better.
     between: the best scale lies anywhere between two points of the grid, and not on one.
-    reach: and so many doublings from the grid's middle at most; the grid reaches 2.
+    reach: and so many doublings from the grid's middle at most; the grid reaches 2, extended 4.
+    far: the baseline's best scale lies so many doublings further up.
     widening: of the baseline's spread at each budget.
     slope: of the effect, for each doubling of the cell's batch size.
     """
@@ -53,6 +54,7 @@ class World:
     looks: tuple[int, ...] = (8, 16, 32)
     between: bool = False
     reach: int = 0
+    far: float = 0.0
     step: float = 1.0  # doublings between two points of the grid
     curvature: float = CURVATURE
     skew: float = 1.0  # above the best scale the curvature is so many times that, below it 1 / skew
@@ -126,7 +128,7 @@ class SimulatedRuns:
             centre = int(random.integers(-world.reach, world.reach + 1))
             for arm in world.arms:
                 off = random.uniform(-world.step / 2, world.step / 2) if world.between else 0.0
-                self.best[cell, arm] = centre + off
+                self.best[cell, arm] = centre + off + world.far * (arm == BASELINE)
         self._losses: dict[PlannedRun, float] = {}
         self._shared: dict[tuple[Setting, int, float], float] = {}
         self._rows: dict[tuple[Setting, int], Mapping[tuple[bool, float], float]] = {}
@@ -245,6 +247,7 @@ def worlds() -> list[World]:
             margin=0.0,
         ),
         World("equal, optima up to a doubling beyond the grid", between=True, reach=3),
+        World("equal, one optimum a step or two beyond its edge", between=True, far=5.5),
         World("equal, optima between, losses rise 4 times as fast above", between=True, skew=2.0),
         World(
             "worse by the margin, losses rise 4 times as fast above",

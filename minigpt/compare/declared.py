@@ -6,7 +6,7 @@ look (Bonferroni). Seeds that diverged are results: an exact test of pairs judge
 
 A grid has only some values, and the best ones of two arms lie elsewhere between its points. So a
 claim has to hold in the case that is worst for it: the arm that it disfavours gains what the tuning
-losses say of values between the points of its grid, and the other one nothing.
+losses say of values between the points of its grid or beyond its edge, and the other one nothing.
 """
 
 import math
@@ -18,7 +18,7 @@ from scipy.special import bdtr
 
 from minigpt.compare import statistics
 from minigpt.compare.statistics import Interval
-from minigpt.compare.tuning_value import between_points
+from minigpt.compare.tuning_value import gain_off_grid
 from minigpt.study.conduct import Look
 from minigpt.study.declaration import Declaration
 from minigpt.study.planned import PlannedRun
@@ -126,8 +126,8 @@ def judge(
 
 
 def gains(look: Look) -> dict[str, float]:
-    """What each arm would gain between the points of its grid, by its tuning losses."""
-    return {arm: between_points(scores, look.chosen[arm]) for arm, scores in look.scores.items()}
+    """What each arm would gain off the points of its grid, by its tuning losses."""
+    return {arm: gain_off_grid(scores, look.chosen[arm]) for arm, scores in look.scores.items()}
 
 
 def judge_runs(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
@@ -146,7 +146,7 @@ def judge_runs(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
 class _Pairs:
     """The losses of an arm and of the baseline, paired by common seeds.
 
-    gains: what the arm, and the baseline, would gain between the points of its grid.
+    gains: what the arm, and the baseline, would gain off the points of its grid.
     """
 
     def __init__(
@@ -177,13 +177,13 @@ class _Pairs:
         return self.highest if is_lower else self.lowest
 
     def beyond(self, margin: float) -> float:
-        """p of a difference within the margin, as chosen or between the points."""
+        """p of a difference within the margin, as chosen or off the grid."""
         if self.interval is None or self.least is None or self.interval.mean * self.least.mean < 0:
             return 1.0
         return statistics.p_value(self.least, margin)
 
     def within(self, margin: float) -> float:
-        """p of a difference beyond the margin, as chosen or between the points."""
+        """p of a difference beyond the margin, as chosen or off the grid."""
         if self.lowest is None or self.highest is None:
             return 1.0
         both = (self.lowest, self.highest)
@@ -252,8 +252,8 @@ def _word(
         assert pairs.lowest is not None
         assert pairs.highest is not None
         why = (
-            "it holds of the chosen values, but between the points of a grid the difference may be "
-            f"{pairs.lowest.mean:+.4f} to {pairs.highest.mean:+.4f} (give finer grids)"
+            "it holds of the chosen values, but off the points of their grids the difference may "
+            f"be {pairs.lowest.mean:+.4f} to {pairs.highest.mean:+.4f} (give finer or wider grids)"
         )
     return "undecided", why, p["beyond"]
 

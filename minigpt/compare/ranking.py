@@ -28,7 +28,7 @@ def rank(
     gains: Mapping[str, float] | None = None,
 ) -> list[Ranked]:
     """The arms, best first. losses: arm -> final loss by seed; pairs are of common seeds.
-    gains: arm -> what it would gain between the points of its grid, 0 for others.
+    gains: arm -> what it would gain off the points of its grid, 0 for others.
 
     Multiple comparisons with the best, after Hsu (1984), Ann. Statist. 12, in its paired form: an
     arm is out if one of the others is better by a one-sided paired t test, adjusted by Holm over
@@ -58,7 +58,7 @@ def _p_better(other: Mapping[int, float], arm: Mapping[int, float], gain: float)
     """One-sided p of `other` being no better than `arm`; of losses, or of how often they diverge if
     any did.
 
-    gain: of the arm, between the points of its grid.
+    gain: of the arm, off the points of its grid.
     """
     pairs = [(other[seed], arm[seed]) for seed in other if seed in arm]
     ended = [(math.isfinite(a), math.isfinite(b)) for a, b in pairs]

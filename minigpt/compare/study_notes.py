@@ -56,7 +56,8 @@ def _edges(cell: CellFindings) -> list[str]:
             if len(tried) > 1 and value in (min(tried), max(tried)):
                 lines.append(
                     f"{arm}: the best {key}={value} still lies on an edge of what was tried "
-                    f"({min(tried):g} to {max(tried):g})"
+                    f"({min(tried):g} to {max(tried):g}); claims that it loses allow for what it "
+                    "may gain beyond"
                 )
     return lines
 

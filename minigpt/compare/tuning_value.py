@@ -1,4 +1,6 @@
-"""What tuning buys: the best loss to expect after k trials, and how wide the good range is."""
+"""What tuning buys: the best loss to expect after k trials, how wide the good range is, and what
+lies off the points of a grid.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,6 +8,7 @@ from statistics import fmean
 
 from minigpt.compare.statistics import second_difference
 from minigpt.study.declaration import Setting
+from minigpt.study.search import LEAST_RATIO
 
 
 def expected_best(losses: Sequence[float]) -> list[float]:
@@ -59,26 +62,37 @@ def good_range(
     return low, high, math.log2(high / low)
 
 
-def between_points(scores: Mapping[Setting, float], best: Setting) -> float:
-    """How much lower the tuning loss may be between the points of a grid than at its best point.
+def gain_off_grid(scores: Mapping[Setting, float], best: Setting) -> float:
+    """How much lower the tuning loss may be than at the best point of a grid, off its points.
 
     For each key the parabola in log2 through the best value and its neighbours, at its vertex; the
-    gains add up. A value on an edge, or that is no size, or beside a run that diverged, counts 0.
+    gains add up. On an edge it goes through the last three points (two: a line). If it still falls
+    there, it counts as falling on at that slope for as far as the grid is wide: losses that bend up
+    gain no more. A value that is no size, or beside a run that diverged, counts 0.
     """
     gain = 0.0
     for key, value in best:
         line = along(scores, best, key)
         x = sorted(line)
-        at = x.index(value) if isinstance(value, int | float) and value in x else 0
-        if not 0 < at < len(x) - 1 or x[0] <= 0:
+        if len(x) < 2 or x[0] <= 0 or not isinstance(value, int | float) or value not in x:
             continue
-        left, middle, right = (math.log2(v) for v in x[at - 1 : at + 2])
-        y = [line[v] for v in x[at - 1 : at + 2]]
+        is_edge = value in (x[0], x[-1])
+        if value == x[0]:
+            x.reverse()  # an edge comes last
+        at = x.index(value)
+        near = x[-3:] if is_edge else x[at - 1 : at + 2]
+        y = [line[v] for v in near]
         if not all(map(math.isfinite, y)):
             continue
-        bend = second_difference((left, middle, right), y)
-        slope = (y[1] - y[0]) / (middle - left) + bend * (middle - left)  # at the middle
-        gain += slope**2 / (4 * bend) if bend > 0 else 0.0
+        step = abs(math.log2(value / x[at - 1]))
+        off = [math.copysign(1.0, value - x[at - 1]) * math.log2(v / value) for v in near]
+        bend = max(0.0, second_difference(off, y)) if len(y) > 2 else 0.0
+        slope = (line[value] - line[x[at - 1]]) / step + bend * step  # at the best value
+        if is_edge and slope < 0:
+            grows = step >= math.log2(LEAST_RATIO)
+            gain -= slope * abs(math.log2(x[-1] / x[0])) * grows
+        elif bend > 0:
+            gain += slope**2 / (4 * bend)
     return gain
 
 

@@ -54,6 +54,12 @@ def test_claims_are_seldom_wrong_and_intervals_cover(name: str) -> None:
     assert_covers(tally, "best kept", "best arm kept")
 
 
+def test_no_arm_loses_from_the_edge_of_its_grid() -> None:
+    """A baseline that is best where nothing was tried was called worse in every study."""
+    tally = simulated("equal, one optimum a step or two beyond its edge", 20)
+    assert tally.share("wrong claims") == 0
+
+
 def test_ten_equal_arms_are_seldom_told_apart() -> None:
     tally = simulated("ten equal arms, optima on the grid, margin 0", 40)
     assert tally.share("wrong claims") <= 0.05 + three_errors(0.05, 40)

@@ -10,7 +10,7 @@ from scipy import stats
 from minigpt.compare.cell_trend import trend
 from minigpt.compare.ranking import rank
 from minigpt.compare.statistics import t_interval
-from minigpt.compare.tuning_value import between_points, expected_best, good_range
+from minigpt.compare.tuning_value import expected_best, gain_off_grid, good_range
 
 
 def arms(effects: dict[str, float], n: int = 8, seed: int = 0) -> dict[str, dict[int, float]]:
@@ -118,19 +118,27 @@ def test_between_the_points_of_a_grid() -> None:
         return {
             (("lr", lr), ("beta", beta)): 4
             + 0.1 * (math.log2(lr) - best) ** 2
-            + (0.2 if beta == 0.5 else 0.0)
+            + (0.2 if beta == 0.8 else 0.0)
             for lr in (0.25, 0.5, 1, 4)
-            for beta in (0.5, 0.9)
+            for beta in (0.8, 0.9)
         }
 
     chosen = (("lr", 1), ("beta", 0.9))
-    assert between_points(scores(0.0), chosen) == pytest.approx(0.0)
-    assert between_points(scores(0.3), chosen) == pytest.approx(0.1 * 0.3**2)
-    assert between_points(scores(-0.4), chosen) == pytest.approx(0.1 * 0.4**2)
+    assert gain_off_grid(scores(0.0), chosen) == pytest.approx(0.0)
+    assert gain_off_grid(scores(0.3), chosen) == pytest.approx(0.1 * 0.3**2)
+    assert gain_off_grid(scores(-0.4), chosen) == pytest.approx(0.1 * 0.4**2)
     edge = (("lr", 4), ("beta", 0.9))
-    assert between_points(scores(2.0), edge) == 0, "nothing is known beyond an edge"
+    assert gain_off_grid(scores(2.0), edge) == pytest.approx(0.0)
+    assert gain_off_grid(scores(1.8), edge) == pytest.approx(0.1 * 0.2**2)
+    assert gain_off_grid(scores(2.5), edge) == pytest.approx(0.1 * 4), (
+        "it still falls: as wide again"
+    )
+    assert gain_off_grid(scores(-3.0), (("lr", 0.25), ("beta", 0.9))) == pytest.approx(0.2 * 4)
+    two = {(("lr", lr),): 1.0 - 0.1 * math.log2(lr) for lr in (1, 2)}
+    assert gain_off_grid(two, (("lr", 2),)) == pytest.approx(0.1)
+    assert gain_off_grid({(("lr", 2),): 1.0}, (("lr", 2),)) == 0
     broken = scores(0.3) | {(("lr", 4), ("beta", 0.9)): math.inf}
-    assert between_points(broken, chosen) == 0
+    assert gain_off_grid(broken, chosen) == 0
 
 
 def test_one_cell_has_no_trend() -> None:

@@ -394,7 +394,7 @@ def test_a_claim_that_holds_of_the_chosen_values_alone_is_none() -> None:
     assert finding.interval is not None
     assert finding.interval.high < -0.005
     assert finding.word == "undecided"
-    assert "between the points of a grid the difference may be -0.01" in finding.why
+    assert "off the points of their grids the difference may be -0.01" in finding.why
     farther = SimulatedRuns(noisy(0.01, spread=0.001, best=best))
     assert conclude(declared(margin=0.005), farther).rulings[()].words == {"muon": "better"}
 
