@@ -22,7 +22,13 @@ from minigpt.study.conduct import Conclusion, Look, Ruling, Unfinished, conduct
 from minigpt.study.declaration import Declaration, declaration_of
 from minigpt.study.jobs import Planner
 from minigpt.study.journal import Journal
-from minigpt.study.launched import Launch, LaunchedRuns, refuse_other_texts, refuse_same_runs
+from minigpt.study.launched import (
+    Launch,
+    LaunchedRuns,
+    refuse_other_texts,
+    refuse_same_runs,
+    refuse_unequal_tokens,
+)
 from minigpt.study.planned import PlannedRun, judging_runs, label, tuning_runs
 from minigpt.study.search import search
 from minigpt.study.sweep import refuse_no_slurm
@@ -187,7 +193,7 @@ def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
     Returns the identity of an arm's first run, by arm.
 
     Raises ConfigError for what cannot work, for arms, settings or cells that come to the
-    same run, and for losses of different tokenizers.
+    same run, for losses of different tokenizers and for unequal numbers of tokens.
     """
     declaration = runs.declaration
     base: dict[str, Any] = {}
@@ -212,6 +218,7 @@ def check_whole(runs: LaunchedRuns) -> dict[str, Any]:
         plans = dict(zip(planned, runs.plan_all(planned)))
         refuse_same_runs(declaration, plans, first)
         refuse_other_texts(declaration, plans)
+        refuse_unequal_tokens(declaration, plans)
     return base
 
 

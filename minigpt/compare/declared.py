@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from scipy.special import bdtr
 
 from minigpt.compare import statistics
+from minigpt.compare.aligned import blocked_arms
 from minigpt.compare.statistics import Interval
 from minigpt.compare.tuning_value import gain_off_grid
 from minigpt.study.conduct import Look
@@ -27,8 +28,6 @@ from minigpt.terminal import count
 
 ALPHA = 0.05
 MIN_PAIRS = 8  # fewer leave the spread itself too uncertain to claim anything
-# What two arms may not differ in throughout, unless it is what is compared.
-PATH = ("device", "precision", "compile")
 
 
 class Ended(Protocol):
@@ -260,41 +259,3 @@ def _word(
 
 def _of_margin(margin: float) -> str:
     return f"the margin of {margin:g}" if margin else "0"
-
-
-def blocked_arms(declaration: Declaration, runs: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    """Arms that differ from the baseline throughout in what is not compared, and in what.
-
-    runs: the judged runs by arm. Then the arm and that difference cannot be told apart.
-    """
-    found: dict[str, str] = {}
-    baseline = [facts_of(run, declaration.metric) for run in runs[declaration.baseline]]
-    for arm, judged in runs.items():
-        if arm == declaration.baseline:
-            continue
-        facts = [facts_of(run, declaration.metric) for run in judged]
-        for name in sorted({name for one in (*facts, *baseline) for name in one}):
-            here = {one[name] for one in facts if name in one}
-            there = {one[name] for one in baseline if name in one}
-            if here and there and not here & there and declaration.by != name:
-                shown = f"{'/'.join(sorted(here))} for {arm}, {'/'.join(sorted(there))} for "
-                found[arm] = f"{name} differs with the arm ({shown}{declaration.baseline})"
-                break
-    return found
-
-
-def facts_of(run: Run, metric: str) -> dict[str, str]:
-    """What computed a run: device, precision, compile, PyTorch, each module of code; and on which
-    text its loss was measured.
-    """
-    chosen = run.record["chosen"]
-    facts = {f"train.{key}": str(chosen.get(key)) for key in PATH}
-    facts["torch"] = str(run.record.get("versions", {}).get("torch"))
-    data = run.record["data"]
-    if metric == "val_bits_per_byte":
-        facts["bytes of the validation text"] = str(data.get("val_bytes"))
-    else:
-        facts["validation text"] = str(data.get("val_fingerprint", data["fingerprint"]))[:12]
-    if "code" in run.record["identity"]:  # it is what is compared
-        return facts
-    return facts | {f"code of {module}": digest for module, digest in run.record["source"].items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from minigpt.compare.declared import blocked_arms, facts_of
+from minigpt.compare.aligned import blocked_arms, facts_of
 from minigpt.compare.explored import Explored
 from minigpt.study.planned import label
 from minigpt.study.run import Run

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -9,8 +10,7 @@ from typing import Any
 from minigpt.compare.declared import ALPHA, MIN_PAIRS
 from minigpt.compare.statistics import detectable_difference
 from minigpt.config.plan import Plan
-from minigpt.errors import ConfigError
-from minigpt.files.reading import UnreadableError, json_object, read_lines
+from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.study.conduct import known_search
 from minigpt.study.decisions import phase
 from minigpt.study.declaration import Declaration, Setting, typed
@@ -211,15 +211,8 @@ def measured_spread(output: Path) -> float | None:
     """The median spread of pairs that the studies of this folder have noted at their looks."""
     spreads = []
     for path in sorted(output.glob(f"studies/*/{JOURNAL}")):
-        try:
-            entries = [json_object(line) for line in read_lines(path) if line.endswith(b"\n")]
-        except (UnreadableError, ValueError):
-            continue
-        for entry in entries:
-            if entry.get("what") == "look":
-                spreads += [
-                    verdict["spread"]
-                    for verdict in entry["verdicts"].values()
-                    if "spread" in verdict
-                ]
+        with suppress(CheckpointError, StorageError):  # who goes on with it is told
+            for entry in read_decisions(path.parent).values():
+                found = entry.get("verdicts", {}).values()
+                spreads += [verdict["spread"] for verdict in found if "spread" in verdict]
     return median(spreads) if spreads else None

@@ -10,12 +10,21 @@ from typing import Any
 
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files.reading import UnreadableError, read_yaml
-from minigpt.files.shape import fault, instant, natural
+from minigpt.files.shape import amount, fault, instant, natural
 from minigpt.study.declaration import Declaration, declaration_of
+from minigpt.study.values import is_number
 
 SCHEMA = 1
 DECLARATION = "declaration.yaml"
-LOOK = {"cell": str, "pairs": natural, "verdicts": {str: {"word": str}}}
+
+
+def ends(value: Any) -> bool:
+    """two numbers"""
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+
+
+VERDICT = {"word": str, "difference?": float, "interval?": ends, "spread?": amount}
+LOOK = {"cell": str, "pairs": natural, "verdicts": {str: VERDICT}}
 AMENDMENT = {
     "why": str,
     "changes": [str],

@@ -26,7 +26,7 @@ from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.files import durable
 from minigpt.files.lock import FolderLock
 from minigpt.files.reading import UnreadableError, json_object, read_bytes, read_json
-from minigpt.files.shape import fault, file_name
+from minigpt.files.shape import fault, file_name, natural
 from minigpt.study.declaration import Declaration
 from minigpt.study.declaration_file import (
     DECLARATION,
@@ -38,6 +38,14 @@ from minigpt.study.declaration_file import (
 )
 
 JOURNAL, RUNS = "journal.jsonl", "runs.json"
+VALUE = (str, float, bool, None)
+SEARCHED = {"arm": str, "cell": str}
+ENTRIES = {  # by what is decided
+    "amendment": {},
+    "extend": SEARCHED | {"number": natural, "key": str, "value": VALUE},
+    "choose": SEARCHED | {"setting": (None, {str: VALUE}), "trials": natural},
+    "look": LOOK,
+}
 FOLDERS = {"runs": {str: file_name}}
 
 
@@ -56,11 +64,13 @@ def _decisions(folder: Path) -> list[dict[str, dict[str, Any]]]:
     for number, line in enumerate(_whole_lines(path), 1):
         try:
             entry = json_object(line)
+            if wrong := fault(entry, ENTRIES[entry["what"]]):
+                raise ValueError(wrong)
             if entry["what"] == "amendment":
                 known.append({})
             else:
                 known[-1][_key(entry)] = entry
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"damaged journal: {path}: line {number}: {error} "
                 "(restore it, or move the study's folder away)"

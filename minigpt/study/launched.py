@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from minigpt.config.budget import Budget
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files.records import read_failure, summary_of
@@ -142,11 +143,12 @@ def refuse_same_runs(
     """
 
     def name(run: PlannedRun) -> str:
-        return label((*run.cell, (declaration.by, run.arm), *run.setting))
+        budget = (declaration.budget_key, run.budget)
+        return label((*run.cell, (declaration.by, run.arm), *run.setting, budget))
 
     for run, plan in plans.items():
         other = first.setdefault(plan.id, run)
-        if (other.cell, other.arm, other.setting) != (run.cell, run.arm, run.setting):
+        if name(other) != name(run):
             raise ConfigError(
                 f"the same run: {name(other)} and {name(run)} are {plan.id} "
                 "(what differs does not reach the run)"
@@ -165,3 +167,23 @@ def refuse_other_texts(declaration: Declaration, plans: dict[PlannedRun, Plan]) 
             f"tokens of different tokenizers: verdict.metric=val_loss: {one}; {two} "
             "(verdict.metric=val_bits_per_byte compares them)"
         )
+
+
+def refuse_unequal_tokens(declaration: Declaration, plans: dict[PlannedRun, Plan]) -> None:
+    """Raise ConfigError where arms or settings of a cell train on more tokens than others."""
+    first: dict[float, tuple[PlannedRun, Budget]] = {}
+    for run, plan in plans.items():
+        if plan.config["train"]["steps"] is None:
+            continue  # only the corpus knows: the judge looks
+        own = plan.budget()
+        other, its = first.setdefault(run.budget, (run, own))
+        # train.tokens is rounded up to whole steps, and arms may have different ones
+        step = max(own.tokens_per_step, its.tokens_per_step)
+        if abs(own.tokens - its.tokens) >= (
+            step if declaration.budget_key == "train.tokens" else 1
+        ):
+            one, two = (" ".join(each.overrides(declaration)) for each in (other, run))
+            raise ConfigError(
+                f"unequal tokens: {one}: {its.tokens:,}; {two}: {own.tokens:,} "
+                "(verdict.budgets in train.tokens are the same for all)"
+            )

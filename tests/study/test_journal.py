@@ -14,7 +14,9 @@ from minigpt.study.declaration_file import digest, read_declaration, study_folde
 from minigpt.study.journal import Journal
 
 BASE = {"muon": {"model": {"d_model": 32}}}
-CHOICE = {"what": "choose", "arm": "muon", "cell": "", "loss": 4.0}
+CHOICE = {"what": "choose", "arm": "muon", "cell": "", "setting": {}, "trials": 1, "loss": 4.0}
+
+LOOKED = b'{"what": "look", "cell": "", "pairs": 8, "verdicts": {"muon": {"word": "better", %s}}}'
 
 
 def lines(output: Path) -> list[dict[str, object]]:
@@ -113,9 +115,17 @@ def test_a_torn_line_goes_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path, declared(), BASE) as journal:
         assert not journal.note(CHOICE)
     assert path.read_bytes() == whole
-    path.write_bytes(b"{x\n" + whole)
-    with pytest.raises(CheckpointError, match="line 1"):
-        Journal(tmp_path, declared(), BASE).__enter__()
+    for line, words in (
+        (b"{x", "not JSON"),
+        (b'{"what": 3}', "3"),
+        (b'{"what": "choose"}', "arm is missing"),
+        (b'{"what": "look", "cell": "", "pairs": 8}', "verdicts is missing"),
+        (LOOKED % b'"spread": "wide"', "verdicts.muon.spread is not a number"),
+        (LOOKED % b'"interval": [1]', "verdicts.muon.interval is not two numbers"),
+    ):
+        path.write_bytes(line + b"\n" + whole)
+        with pytest.raises(CheckpointError, match=f"line 1: .*{words}"):
+            Journal(tmp_path, declared(), BASE).__enter__()
 
 
 def test_two_processes_do_not_conduct_one_study(tmp_path: Path) -> None:

@@ -336,6 +336,13 @@ def test_arms_of_unequal_flops_are_doubted_and_judged_at_equal_flops(study: Stud
     assert ratios["FLOPs"].ratio.value > 10
 
 
+def test_an_arm_of_more_tokens_gets_no_claim(study: Study) -> None:
+    cell = cell_of(declared(), study, noisy(0.08), muon={"config": {"train.batch_size": 16}})
+    finding = cell.ruling.findings["muon"]
+    assert finding.word == "undecided"
+    assert finding.why == "no claim: muon trains on 204,800 tokens, adamw on 102,400"
+
+
 # 15
 def between_grid_points(number: int) -> Loss:
     """Equal arms whose best learning rates lie anywhere between two points of the grid.

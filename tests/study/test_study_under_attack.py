@@ -263,6 +263,8 @@ def declare(typed: list[str], changes: str) -> list[str]:
         ("    over: {log.every: [1, 2]}", "the same run"),
         ("    over: {verdict.margin: [1, 2]}", "the same run"),
         ("  cells: {log.every: [1, 2]}", "the same run"),
+        ("  budgets: {train.tokens: [100, 120]}", "train.tokens=120 are"),
+        ("    over: {train.batch_size: [2, 4]}", "unequal tokens: optim=muon train.batch_size=2"),
         ("    over: {model.n_heads: [4, 5]}", "not a multiple of n_heads=5"),
         ("    over: {optim.lr_scale: [1, 2], model.n_heads: [4, 5]}", "n_heads=5"),
     ],
@@ -331,7 +333,7 @@ def test_without_slurm_nothing_is_declared(
     assert not (shell.folder / "outputs").exists()
 
 
-CHOICE = {"what": "choose", "arm": "muon", "cell": "", "loss": 4.0}
+CHOICE = {"what": "choose", "arm": "muon", "cell": "", "setting": {}, "trials": 1, "loss": 4.0}
 
 
 @pytest.mark.parametrize("gone", ["folder", "lock"])
