@@ -1,13 +1,16 @@
 """Every test runs without a network, without a wandb key, and with few threads on tiny models."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_table import Tries, table
-from runs import Shell
+from runs import Shell, tell
 from studies import Compare, Study
 
 os.environ.update(
@@ -46,10 +49,39 @@ def other(
     return Shell(tmp_path / "other", monkeypatch, capfd)
 
 
-@pytest.fixture
+@cache
+def _with_gpu() -> dict[str, str] | None:
+    """The environment of a process that may use a GPU, None without one."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ["MINIGPT_TESTS_GPU"]}
+    ask = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
+    there = subprocess.run(ask, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    return environment if there.stdout.split()[-1] == "True" else None
+
+
+@pytest.fixture(scope="session")
 def gpu() -> dict[str, str]:
     """The environment of a process that may use a GPU; this one and its forks see none."""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": os.environ["MINIGPT_TESTS_GPU"]}
+    if (environment := _with_gpu()) is None:
+        pytest.skip("there is no CUDA device here")
+    return environment
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """cuda; cpu where the tests for a GPU are rehearsed without one."""
+    if not os.environ.get("MINIGPT_REHEARSAL"):
+        request.getfixturevalue("gpu")
+    return "cpu" if os.environ.get("MINIGPT_REHEARSAL") else "cuda"
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        tell({"test": report.location[2], "result": report.longrepr[2]})
+    elif report.failed:
+        why = str(getattr(getattr(report.longrepr, "reprcrash", None), "message", ""))
+        tell({"test": report.location[2], "result": f"FAILED: {why.splitlines()[:1]}"})
+    elif report.when == "call":
+        tell({"test": report.location[2], "result": "passed", "s": report.duration})
 
 
 @pytest.fixture

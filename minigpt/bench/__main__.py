@@ -2,22 +2,18 @@
 
 import argparse
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from minigpt.bench.processes import figures_in, measure
 from minigpt.cli import composition, process
 from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.config import schema
-from minigpt.errors import ConfigError, StorageError
+from minigpt.errors import ConfigError
 from minigpt.files.durable import storage_error, write_atomic
-from minigpt.files.reading import UnreadableError, read_json
 
 if TYPE_CHECKING:
     from minigpt.config.plan import Plan
@@ -30,6 +26,7 @@ Measure this machine and end in advice to copy: number format, threads, micro-ba
   python -m minigpt.bench --tokens 1_000_000_000        how long each takes for a billion tokens
   python -m minigpt.bench --only small optim=adamw model.n_layers=12     your own variant
   python -m minigpt.bench --json machine.json           every figure, for a script
+  python -m minigpt.bench gpu                           ten minutes on a GPU: does all of it work?
 """
 EPILOG = """\
 What the columns say
@@ -61,7 +58,7 @@ COMMANDS = {
 SHARES = {"tiny": 1.0, "small": 2.5, "medium": 3.0, "large": 3.0}  # of the time
 COMPILE_SHARE = 2.0
 PRODUCTS_SHARE = 0.1
-GRACE_S = 3.0  # after which a process that overran its time is ended
+FIGURES = {"machine", "product_flops", "models"}  # in the file of --json
 
 
 def parser() -> Parser:
@@ -79,7 +76,12 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return exit_code_of(lambda: bench(parser().parse_intermixed_args(arguments)))
+    typed = sys.argv[1:] if arguments is None else arguments
+    if typed[:1] == ["gpu"]:
+        from minigpt.bench import gpu
+
+        return exit_code_of(lambda: gpu.main(typed[1:]))
+    return exit_code_of(lambda: bench(parser().parse_intermixed_args(typed)))
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -116,13 +118,9 @@ def bench(options: argparse.Namespace) -> None:
     for number, name in enumerate(names):
         later = sum(shares[other] for other in names[number:])
         unit_s = max(0.0, deadline - time.time()) / later
-        results[name] = measure(
-            name,
-            commands[name],
-            candidates,
-            SHARES[name] * unit_s,
-            COMPILE_SHARE * unit_s if name in to_compile else 0.0,
-        )
+        compiling_s = COMPILE_SHARE * unit_s if name in to_compile else 0.0
+        run_s = SHARES[name] * unit_s
+        results[name] = measure(name, commands[name], candidates, run_s, compiling_s)
         budget = own_budget(plans[name])
         results[name] |= derived(results, name, chosen.device, rates) | {"budget_tokens": budget}
 
@@ -149,7 +147,7 @@ def check(options: argparse.Namespace) -> None:
     if options.json is not None:
         if not options.json.expanduser().absolute().parent.is_dir():
             raise ConfigError(f"no such folder: --json {options.json} (make it first)")
-        refuse_foreign(options.json.expanduser())
+        figures_in(options.json.expanduser(), FIGURES, "--json")
     if bad := [o for o in options.overrides if "=" not in o]:
         way = "(write key=value; models are chosen with --only)"
         raise ConfigError(*(f"unreadable argument: {o} {way}" for o in bad))
@@ -157,70 +155,10 @@ def check(options: argparse.Namespace) -> None:
 
 def write(path: Path, figures: dict[str, Any]) -> None:
     try:
-        refuse_foreign(path.expanduser())
+        figures_in(path.expanduser(), FIGURES, "--json")
         write_atomic(path.expanduser(), (json.dumps(figures, indent=1) + "\n").encode())
     except OSError as error:
         raise storage_error(path, error, "--json") from None
-
-
-def refuse_foreign(path: Path) -> None:
-    """Raise StorageError if a file stands there that this command did not write."""
-    try:
-        ours = read_json(path).keys() == {"machine", "product_flops", "models"}
-    except UnreadableError as error:
-        ours = error.missing and not os.path.lexists(path)
-    if not ours or path.is_symlink():
-        raise StorageError(
-            f"not written: {path}: no figures of minigpt.bench (move it away, or another --json)"
-        )
-
-
-def measure(
-    name: str,
-    command: list[str],
-    candidates: list[tuple[str, int]],
-    seconds: float,
-    compile_seconds: float = 0.0,
-) -> dict[str, Any]:
-    """What a process of its own finds out about a model in that time. Raises its ConfigError."""
-    print(f"{name}: at most {seconds + compile_seconds:.0f} s", file=sys.stderr, flush=True)
-    job = {
-        "name": name,
-        "overrides": command,
-        "candidates": candidates,
-        "deadline": time.time() + seconds,
-        "compile_seconds": compile_seconds,
-    }
-    with subprocess.Popen(
-        [sys.executable, "-m", "minigpt.bench.worker", json.dumps(job)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that compilers end with it
-    ) as worker:
-        try:
-            told, _ = worker.communicate(timeout=seconds + compile_seconds + GRACE_S)
-            why = f"exit code {worker.returncode}"
-        except subprocess.TimeoutExpired:
-            end(worker)
-            told, _ = worker.communicate()
-            why = f"not done within {seconds + compile_seconds:.0f} s"
-        finally:
-            end(worker)
-    whole = [line for line in told.splitlines(keepends=True) if line.endswith("\n")]
-    result: dict[str, Any] = json.loads(whole[-1]) if whole else {}
-    if "error" in result:
-        raise ConfigError(*result["error"])
-    if "tokens_per_s" not in result:
-        result.setdefault("skipped", f"{why} (give --seconds)")
-    elif compile_seconds and "compile_speedup" not in result:
-        result["compile_note"] = f"{why} (train.compile=false, or give --seconds)"
-    return result
-
-
-def end(worker: subprocess.Popen[str]) -> None:
-    """Kill a worker and what it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)
 
 
 def derived(

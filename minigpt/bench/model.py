@@ -16,8 +16,10 @@ from minigpt.config.build import build, build_optimizer, check_built, choose_pre
 from minigpt.config.plan import plan_of
 from minigpt.config.precision import Precision, choose
 from minigpt.data.windows import TrainWindows
+from minigpt.errors import ConfigError
 from minigpt.formats import torch_dtype
 from minigpt.generate import sampling
+from minigpt.generate.hugging_face import hugging_face_config, names
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 from minigpt.train import memory
@@ -45,7 +47,7 @@ class StepTime:
 
 @dataclass
 class RandomTokens:
-    """Sequences of random ids, in the place of a corpus."""
+    """Sequences of random ids, small ones more often, in the place of a corpus."""
 
     vocab_size: int
     seq_len: int
@@ -53,8 +55,9 @@ class RandomTokens:
     def batch(
         self, step: int, batch_size: int, rows: slice = slice(None)
     ) -> tuple[np.ndarray, np.ndarray]:
-        shape = (batch_size, self.seq_len + 1)
-        tokens = np.random.default_rng(step).integers(0, self.vocab_size, shape)[rows]
+        numbers = range(batch_size)[rows]
+        drawn = np.random.default_rng((step, numbers[0])).random((len(numbers), self.seq_len + 1))
+        tokens = (self.vocab_size * drawn * drawn * drawn).astype(np.int64)
         return tokens[:, :-1].copy(), tokens[:, 1:].copy()
 
 
@@ -66,6 +69,7 @@ class WatchedRun(Run):
 
     def __post_init__(self) -> None:
         self.marks = [(time.perf_counter(), dict[str, float]())]
+        self.losses: list[float] = []
 
     @property
     def keep_at(self) -> tuple[int, ...]:
@@ -82,18 +86,40 @@ class WatchedRun(Run):
     def stop_requested(self) -> bool:
         return len(self.marks) > 1 and self.past()
 
-    def record(self, row: dict[str, Any]) -> None: ...
+    def record(self, row: dict[str, Any]) -> None:
+        self.losses.append(row["train/loss"])
+
     def save(self, final: bool) -> None: ...
+
+
+class Llama(torch.nn.Module):
+    """transformers' Llama in the shape of a model of ours, with our loss: nats, summed."""
+
+    def __init__(self, ours: Transformer) -> None:
+        super().__init__()
+        try:
+            from transformers import LlamaConfig, LlamaForCausalLM
+        except ImportError as error:
+            raise ConfigError(f"no transformers here: {error} (pip install transformers)") from None
+        self.llama = LlamaForCausalLM(LlamaConfig(**hugging_face_config(ours, None)))
+        of, theirs = ours.roles(), names(len(ours.blocks))
+        self.roles = lambda: {f"llama.{theirs[name]}": role for name, role in of.items()}
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor, _: None) -> torch.Tensor:
+        """It shifts the labels itself, so a sequence has a target less."""
+        loss = self.llama(input_ids=inputs, labels=inputs, use_cache=False).loss
+        return cast(torch.Tensor, loss * targets.numel())
 
 
 class Model:
     """A composed model with its optimizer, ready to step. Nothing is written anywhere.
 
     overrides: as behind train.py.
+    rival: step transformers' Llama instead, in our loop. Memory is estimated as ours.
     Raises ConfigError for a configuration that train.py would refuse.
     """
 
-    def __init__(self, overrides: list[str]) -> None:
+    def __init__(self, overrides: list[str], rival: bool = False) -> None:
         self.plan = plan_of(composition.compose("train", overrides, None, plan_of))
         check_built(self.plan)
         cfg = self.config = self.plan.config
@@ -102,9 +128,12 @@ class Model:
         self.chosen.activate()
         model: Transformer = build(cfg["model"], self.vocab_size)
         model.init_weights(generator(0, "init"))
-        self.model = model.to(self.chosen.device).train()
+        self.model = model.to("meta" if rival else self.chosen.device).train()
+        self.trained: torch.nn.Module = self.model  # what steps
+        if rival:
+            self.trained = Llama(self.model).to(self.chosen.device).train()
         self.model.activation_checkpointing = cfg["train"]["activation_checkpointing"]
-        self.optimizer = build_optimizer(cfg["optim"], self.model)
+        self.optimizer = build_optimizer(cfg["optim"], self.trained)
         self.seq_len, self.batch_size = self.model.max_seq_len, int(cfg["train"]["batch_size"])
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.flops_per_token = self.model.flops_per_token(self.seq_len)
@@ -115,31 +144,41 @@ class Model:
         return choose(self.chosen.device, precision, compile, d_model=d_model)
 
     def steps(
-        self,
-        chosen: Precision,
-        micro_batch: int,
-        count: int,
-        micro_batches: int = 1,
+        self, chosen: Precision, micro_batch: int, count: int, micro_batches: int = 1,
         past: Callable[[], bool] = lambda: False,
-    ) -> list[StepTime]:
+    ) -> list[StepTime]:  # fmt: skip
         """Times of `count` steps of minigpt.train.loop.fit on random tokens, fewer once `past()`.
 
         The lr is 0: nothing is learnt from noise.
         """
-        nothing: Any = None  # a watched run writes nothing
-        forward = torch.compile(self.model) if chosen.compile else self.model
+        budget = Budget(count, micro_batch * micro_batches, micro_batch, self.seq_len)
+        run = self.watched(chosen, budget, 0.0, past)
+        times = []
+        for (begin, before), (end, after) in zip(run.marks, run.marks[1:]):
+            spent = {part: seconds - before.get(part, 0.0) for part, seconds in after.items()}
+            times.append(StepTime(micro_batches, **spent, total=end - begin))
+        return times
+
+    def watched(
+        self, chosen: Precision, budget: Budget, multiplier: float,
+        past: Callable[[], bool] = lambda: False,
+    ) -> WatchedRun:  # fmt: skip
+        """A run that the product's loop has trained. multiplier: of each lr."""
+        nothing: Any = None  # it writes nothing
+        forward = torch.compile(self.trained) if chosen.compile else self.trained
         train = {"grad_clip": 1.0, "max_bad_steps": 10, "skip_spikes": None, "stop_after": None}
-        quiet = {part: {"every": None} for part in ("eval", "checkpoint", "sample", "log")}
+        quiet = {part: {"every": None} for part in ("eval", "checkpoint", "sample")}
+        config = {"seed": 0, "train": train, "log": {"every": 1 if multiplier else None}, **quiet}
         run = WatchedRun(
-            plan=replace(self.plan, config={"seed": 0, "train": train, **quiet}),
+            plan=replace(self.plan, config=config),
             folder=nothing,
             tokens=nothing,
             model=self.model,
             forward=cast(Callable[..., torch.Tensor], forward),
             optimizer=self.optimizer,
-            schedule=lambda step, steps: 0.0,
+            schedule=lambda step, steps: multiplier,
             windows=cast(TrainWindows, RandomTokens(self.vocab_size, self.seq_len)),
-            budget=Budget(count, micro_batch * micro_batches, micro_batch, self.seq_len),
+            budget=budget,
             precision=chosen,
             scaler=chosen.grad_scaler(),
             progress=Progress(),
@@ -150,11 +189,7 @@ class Model:
         )
         run.progress.clocks = Clocks(run.progress.seconds, chosen.device)
         fit(run)
-        times = []
-        for (begin, before), (end, after) in zip(run.marks, run.marks[1:]):
-            spent = {part: seconds - before.get(part, 0.0) for part, seconds in after.items()}
-            times.append(StepTime(micro_batches, **spent, total=end - begin))
-        return times
+        return run
 
     def memory(self, micro_batch: int, chosen: Precision) -> memory.Memory:
         """What dry_run=true would say."""

@@ -1,5 +1,6 @@
 """The figures as text: tables, then the advice as overrides to copy."""
 
+from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
@@ -146,3 +147,48 @@ def quantity(tokens: float) -> str:
         if tokens >= size:
             return f"{tokens / size:.3g}{unit}"
     return f"{tokens:.0f}"
+
+
+TITLES = {
+    "machine": "The machine",
+    "tests": "Tests marked gpu",
+    "resume": "A run killed and resumed, train.deterministic=true",
+    "losses": "Losses of the same 20 steps",
+    "speed": "Training in bf16 with AdamW; Llama is transformers', in minigpt's loop",
+    "muon": "A step of Muon on the hidden matrices of a model; on a CPU operators, not launches",
+}
+REHEARSAL = """\
+**This is a rehearsal on a CPU.** It shows that the kit runs to its end here, and says nothing about
+any GPU. Models have one layer of width 64. Not run: CUDA against the CPU, copies to a device,
+deterministic kernels of CUDA, code of Triton, a device's clock and memory, launches of kernels, the
+sizes small and medium, Llama and medium compiled, and the tests that say skipped.
+"""
+
+
+def kit_report(
+    done: dict[str, dict[str, Any]], facts: dict[str, Any], stages: Iterable[str], command: str
+) -> str:
+    """The report of minigpt.bench.gpu, in Markdown: every figure or failure so far."""
+    on_cpu = facts["device"] == "cpu"
+    lines = [f"# {'Rehearsal on a CPU' if on_cpu else facts['name']}", "", f"`{command}`", ""]
+    lines += [REHEARSAL] if on_cpu else []
+    lines += [f"- {stage} was not reached" for stage in stages if stage not in done]
+    lines += [f"- {stage} FAILED: {r['failed']}" for stage, r in done.items() if r["failed"]]
+    for kind, title in TITLES.items():
+        results = {stage: r for stage, r in done.items() if stage.split()[0] == kind}
+        rows = [{"device": facts["device"], **row} for r in results.values() for row in r["rows"]]
+        if kind == "machine":
+            rows = [{"what": key, "value": value} for row in rows for key, value in row.items()]
+        keys = dict.fromkeys(key for row in rows for key in row)
+        cells = [[*keys], ["---"] * len(keys), *([cell(row.get(k)) for k in keys] for row in rows)]
+        ended = (f"{stage}: {r['s']:.0f} s, ended {r['date']}" for stage, r in results.items())
+        measured = [f"| {' | '.join(row)} |" for row in cells] if rows else ["Nothing is known."]
+        lines += ["", f"## {title}", "", *measured, "", "; ".join(ended)]
+    return "\n".join([*lines, ""])
+
+
+def cell(value: Any) -> str:
+    """A value in a table of Markdown, numbers to four digits."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
+    return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")

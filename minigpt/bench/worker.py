@@ -1,18 +1,15 @@
-"""A process that measures one model. Each line of its stdout is all that it knows by then, in JSON.
-
-A process of its own, so that peak memory is the model's, and running out of memory or time ends no
-more than this measurement.
-"""
+"""The process that measures one model."""
 
 import json
 import sys
 import time
+import traceback
 from statistics import median
 from typing import Any
 
 import torch
 
-from minigpt.bench.machine import available_memory, peak_memory
+from minigpt.bench.machine import available_memory, forget_peak, peak_memory
 from minigpt.bench.model import Model, StepTime
 from minigpt.cli import process
 from minigpt.config import schema
@@ -20,14 +17,14 @@ from minigpt.errors import MinigptError
 from minigpt.terminal import count, gib
 from minigpt.train.training import threads_of
 
-TOKENS = 1024  # of the smallest micro-batch tried, or one sequence
+TOKENS = {"cpu": 1024, "cuda": 4096}  # of the smallest micro-batch tried, or one sequence
 SLICE_S = 0.3  # a round of a quick model has as many steps as fit
 ROUNDS = 7  # after one that warms up
 MUCH_SLOWER = 1.5  # a candidate is dropped after its first round
 AS_GOOD = 1.03  # the smallest micro-batch within 3 % of the fastest is advised
 ROOM = 0.8  # share of the free memory that a micro-batch may be estimated to need
 
-Pair = tuple[str, int]  # number format and threads
+Path = tuple[str, int, bool]  # number format, threads, compiled
 
 
 class Worker:
@@ -35,43 +32,42 @@ class Worker:
 
     candidates: formats and threads, the fastest at matrix products first.
     deadline: by time.time(), of all but compiling, which has `compile_seconds` after it.
+    rival: measure transformers' Llama in that shape instead; generate: also how fast it writes.
     """
 
     def __init__(
-        self, name: str, overrides: list[str], candidates: list[Pair], deadline: float,
-        compile_seconds: float,
+        self, name: str, overrides: list[str], candidates: list[tuple[str, int]], deadline: float,
+        compile_seconds: float, rival: bool = False, generate: bool = True,
     ) -> None:  # fmt: skip
         self.name, self.deadline, self.compile_seconds = name, deadline, compile_seconds
-        self.candidates = [(precision, threads) for precision, threads in candidates]
-        self.model = model = Model(overrides)
+        self.generate = generate
+        self.candidates: list[Path] = [(precision, n, False) for precision, n in candidates]
+        self.model = model = Model(overrides, rival)
         self.result: dict[str, Any] = {
             "parameters": model.parameters,
             "seq_len": model.seq_len,
             "batch_size": model.batch_size,
             "flops_per_token": model.flops_per_token,
             "device": model.chosen.device,
-            "auto": {
-                "precision": model.chosen.precision,
-                "threads": threads_of(model.plan),
-                "compile": model.chosen.compile,
-            },
+            "auto": {"precision": model.chosen.precision, "threads": threads_of(model.plan)},
         }
         self.tell()
 
     def run(self) -> None:
         """Micro-batches with the first candidate, then all candidates, generation, compiling."""
-        pair = self.candidates[0]
-        by_size = self.micro_batches(pair)
+        path = self.candidates[0]
+        by_size = self.micro_batches(path)
         if not by_size:
             self.result["skipped"] = "no room in memory for a sequence"
             return self.tell()
         seconds = {size: self.seconds_of(times, size) for size, times in by_size.items()}
         size = min(n for n in seconds if seconds[n] <= AS_GOOD * min(seconds.values()))
-        self.conclude(pair, size, {pair: [by_size[size]]})
-        rounds = self.rounds(size)
-        best = min(rounds, key=lambda p: median(self.seconds_of(r, size) for r in rounds[p]))
+        self.conclude(path, size, {path: [by_size[size]]})
+        rounds = self.rounds(size, self.candidates, 0.75 * self.left())
+        best = min(rounds, key=lambda path: self.middle(rounds[path], size))
         self.conclude(best, size, rounds)
-        self.generation()
+        if self.generate:
+            self.generation()
         if self.compile_seconds:
             self.compare_compiled(best, size)
         return None
@@ -79,17 +75,15 @@ class Worker:
     def left(self) -> float:
         return self.deadline - time.time()
 
-    def step(
-        self, pair: Pair, micro_batch: int, seconds: float, compile: bool = False
-    ) -> list[StepTime]:
+    def step(self, path: Path, micro_batch: int, seconds: float) -> list[StepTime]:
         """As many steps as `seconds` hold, one at least."""
         on_cpu = self.model.chosen.device == "cpu"
         if on_cpu:
-            torch.set_num_threads(pair[1])
+            torch.set_num_threads(path[1])
         # Where the device runs behind the host a whole batch is measured, not put together.
         micro_batches = 1 if on_cpu else self.model.batch_size // micro_batch
         end = min(time.time() + seconds, self.deadline)
-        chosen = self.model.with_format(pair[0], compile)
+        chosen = self.model.with_format(path[0], path[2])
         past = lambda: time.time() > end
         return self.model.steps(chosen, micro_batch, 10_000, micro_batches, past)
 
@@ -97,18 +91,23 @@ class Worker:
         """The median seconds of an optimizer step of the whole batch."""
         return median(t.of_batch(self.model.batch_size // micro_batch) for t in times)
 
+    def middle(self, rounds: list[list[StepTime]], micro_batch: int) -> float:
+        """The median of that over rounds."""
+        return median(self.seconds_of(times, micro_batch) for times in rounds)
+
     def sizes(self) -> list[int]:
         """The micro-batches to try: as asked, else four that divide the batch."""
         model = self.model
         if asked := model.config["train"]["micro_batch_size"]:
             return [asked]
         sizes = [n for n in range(1, model.batch_size + 1) if model.batch_size % n == 0]
-        first = max(n for n in sizes if n == 1 or n * model.seq_len <= TOKENS)
+        tokens = TOKENS.get(model.chosen.device, 1024)
+        first = max(n for n in sizes if n == 1 or n * model.seq_len <= tokens)
         return [n for n in sizes if n >= first][:4]
 
-    def micro_batches(self, pair: Pair) -> dict[int, list[StepTime]]:
+    def micro_batches(self, path: Path) -> dict[int, list[StepTime]]:
         """Rising sizes, so that the peak memory after each is its own; as memory and time allow."""
-        device, chosen = self.model.chosen.device, self.model.with_format(pair[0])
+        device, chosen = self.model.chosen.device, self.model.with_format(path[0])
         room, share = ROOM * available_memory(device), 0.4 * self.left()
         end = time.time() + share
         found: dict[int, list[StepTime]] = {}
@@ -119,42 +118,48 @@ class Worker:
             # The next size takes twice as long at most, and comes twice: cold and warm.
             if needed.work + needed.state > room or (found and 4 * last > end - time.time()):
                 break
-            found[size] = self.step(pair, size, 0.0)
-            if 2 * found[size][0].total < self.left():
-                found[size] = self.step(pair, size, max(SLICE_S, share / 12))
+            try:
+                times = self.step(path, size, 0.0)
+                if 2 * times[0].total < self.left():
+                    times = self.step(path, size, max(SLICE_S, share / 12))
+            except torch.OutOfMemoryError:  # a rival needs more than is estimated
+                self.say(f"micro-batch {size} is out of memory")
+                break
+            found[size] = times
             figures[size] = {
-                "tokens_per_s": self.say_rate(pair, size, found[size]),
+                "tokens_per_s": self.say_rate(path, size, found[size]),
                 "memory": peak_memory(device),
                 # the allocator of a GPU knows nothing of what the program takes
                 "memory_estimated": needed.total - (needed.program if device == "cuda" else 0),
             }
         return found
 
-    def rounds(self, size: int) -> dict[Pair, list[list[StepTime]]]:
-        """Steps of each candidate in rounds that take turns, so that other work hits all alike."""
-        end = time.time() + 0.75 * self.left()
-        rounds: dict[Pair, list[list[StepTime]]] = {}
-        live, slowest = list(self.candidates), 0.0
+    def rounds(
+        self, size: int, paths: list[Path], seconds: float
+    ) -> dict[Path, list[list[StepTime]]]:
+        """Steps of each path in rounds that take turns, so that other work hits all alike."""
+        end = time.time() + seconds
+        rounds: dict[Path, list[list[StepTime]]] = {}
+        live, slowest = list(paths), 0.0
         for number in range(1 + ROUNDS):
-            for pair in list(live):
+            for path in list(live):
                 # Those that were not yet seen multiply more slowly.
-                expected = rounds[pair][-1][-1].total if pair in rounds else 2 * slowest
+                expected = rounds[path][-1][-1].total if path in rounds else 2 * slowest
                 if rounds and time.time() + expected > end:
                     continue
-                seen = self.step(pair, size, SLICE_S if number else 0.0)
+                seen = self.step(path, size, SLICE_S if number else 0.0)
                 slowest = max(slowest, seen[-1].total)
-                rounds.setdefault(pair, []).append(seen)
+                rounds.setdefault(path, []).append(seen)
             if number == 1:
-                latest = {pair: self.say_rate(pair, size, rounds[pair][-1]) for pair in rounds}
-                live = [
-                    pair for pair in rounds if MUCH_SLOWER * latest[pair] > max(latest.values())
-                ]
-        return {pair: seen[1:] or seen for pair, seen in rounds.items()}
+                latest = {path: self.say_rate(path, size, rounds[path][-1]) for path in rounds}
+                fastest = max(latest.values())
+                live = [path for path in rounds if MUCH_SLOWER * latest[path] > fastest]
+        return {path: seen[1:] or seen for path, seen in rounds.items()}
 
-    def conclude(self, best: Pair, size: int, rounds: dict[Pair, list[list[StepTime]]]) -> None:
+    def conclude(self, best: Path, size: int, rounds: dict[Path, list[list[StepTime]]]) -> None:
         """Tell the figures so far, for the case that time runs out later."""
         tokens = self.model.batch_size * self.model.seq_len
-        seconds = {pair: [self.seconds_of(r, size) for r in seen] for pair, seen in rounds.items()}
+        seconds = {path: [self.seconds_of(r, size) for r in seen] for path, seen in rounds.items()}
         middle = median(seconds[best])
         optimizer = median(t.optimizer for r in rounds[best] for t in r)
         self.result |= {
@@ -169,32 +174,36 @@ class Worker:
             "optimizer_share": optimizer / middle,
             "formats": {
                 f"{precision} {threads}": tokens / median(values)
-                for (precision, threads), values in seconds.items()
+                for (precision, threads, _), values in seconds.items()
             },
         }
         self.tell()
 
-    def compare_compiled(self, pair: Pair, size: int) -> None:
+    def compare_compiled(self, path: Path, size: int) -> None:
         """Compiled against eager steps in turn, after what compiling costs."""
         self.deadline += self.compile_seconds
-        begin = time.time()
-        self.step(pair, size, 0.0, compile=True)
+        compiled, begin = (*path[:2], True), time.time()
+        self.step(compiled, size, 0.0)
         self.result["compile_s"] = time.time() - begin
         self.say(f"compiled in {self.result['compile_s']:.0f} s")
-        rounds: dict[bool, list[float]] = {False: [], True: []}
-        for compile in [False, True] * ROUNDS:
-            if rounds[True] and self.left() < 0:
-                break
-            times = self.step(pair, size, SLICE_S, compile)
-            rounds[compile].append(self.seconds_of(times, size))
-        self.result["compile_speedup"] = median(rounds[False]) / median(rounds[True])
+        forget_peak(self.model.chosen.device)
+        rate = self.say_rate(compiled, size, self.step(compiled, size, 0.0))
+        memory = peak_memory(self.model.chosen.device)
+        self.result["compiled"] = {"tokens_per_s": rate, "memory": memory}
+        self.tell()
+        rounds = self.rounds(size, [path, compiled], self.left())
+        if rounds.keys() == {path, compiled}:
+            seconds = self.middle(rounds[compiled], size)
+            tokens = self.model.batch_size * self.model.seq_len
+            self.result["compiled"]["tokens_per_s"] = tokens / seconds
+            self.result["compile_speedup"] = self.middle(rounds[path], size) / seconds
         self.tell()
 
     def generation(self) -> None:
         """One text at a time, in each format."""
         if self.model.chosen.device == "cpu":
             torch.set_num_threads(self.result["threads"])
-        known = {precision for precision, _ in self.candidates}
+        known = {path[0] for path in self.candidates}
         self.result["generation"] = {}
         for precision in [p for p in ("fp32", "bf16") if p in known]:
             rate = self.model.generation(precision, max(0.3, min(2.0, self.left() / 3)))
@@ -202,10 +211,11 @@ class Worker:
             self.say(f"generation, {precision}: {rate:,.0f} tokens/s")
             self.tell()
 
-    def say_rate(self, pair: Pair, size: int, times: list[StepTime]) -> float:
+    def say_rate(self, path: Path, size: int, times: list[StepTime]) -> float:
         """Tokens per second, also said."""
         rate = self.model.batch_size * self.model.seq_len / self.seconds_of(times, size)
-        setting = f"{pair[0]}, {count(pair[1], 'thread')}, micro-batch {size}"
+        setting = f"{path[0]}, {count(path[1], 'thread')}, micro-batch {size}"
+        setting += ", compiled" * path[2]
         peak = gib(peak_memory(self.model.chosen.device))
         self.say(f"{setting}: {rate:,.0f} tokens/s, {peak}")
         return rate
@@ -221,13 +231,18 @@ def main() -> int:
     """Read a job from the command line; exit code of the error, if any."""
     schema.register()
     process.register_resolvers()
+    known: dict[str, Any] = {}
     try:
-        Worker(**json.loads(sys.argv[1])).run()
+        worker = Worker(**json.loads(sys.argv[1]))
+        known = worker.result
+        worker.run()
     except MinigptError as error:
         print(json.dumps({"error": list(error.problems)}), flush=True)
         return error.exit_code
-    except torch.OutOfMemoryError:
-        print("out of memory", file=sys.stderr)
+    except Exception as error:
+        traceback.print_exc()
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        print(json.dumps(known | {"stopped": why}), flush=True)
         return 1
     return 0
 

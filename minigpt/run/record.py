@@ -33,16 +33,16 @@ def new_record(plan: Plan, facts: dict[str, Any], accepted: Sequence[str]) -> di
         "study": plan.study,
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "git": _git_state(),
+        "git": git_state(),
         "source": source_digest(plan.config),
-        "versions": _versions(),
+        "versions": versions(),
         **facts,
         "branched_from": None,
         "mixed": list(accepted),
     }
 
 
-def _git_state() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """Commit and uncommitted diff of the code; None outside a repository or without git."""
 
     def git(*arguments: str) -> str:
@@ -58,10 +58,10 @@ def _git_state() -> dict[str, Any] | None:
     return {"commit": commit, "dirty": bool(diff), "diff": kept}
 
 
-def _versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that take part in a result."""
+def versions(*more: str) -> dict[str, str]:
+    """Versions of Python, of the libraries that take part in a result, and of more."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *more):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

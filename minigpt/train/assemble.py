@@ -109,6 +109,8 @@ def precision_of(plan: Plan) -> Precision:
     precision = choose_precision(plan.config)
     precision.activate()
     deterministic = plan.config["train"]["deterministic"]
+    if deterministic:  # else cuBLAS refuses every product; it reads this before its first one
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(deterministic)  # the call imports a compiler
     log.info("%s", precision.describe())

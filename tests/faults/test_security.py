@@ -501,7 +501,7 @@ OTHER_WAYS_IN = {
     "formats.py": "/proc/cpuinfo",
     "bench/machine.py": "/proc/self/status and /proc/meminfo",
     "bench/worker.py": "the job in its own command line",
-    "bench/__main__.py": "lines from its own worker",
+    "bench/processes.py": "lines from processes that it started",
     "logger/wandb_process.py": "objects from the run that started it",
     "dashboard.py": "the text that a model of wandb's just wrote",
     "config/signature.py": "Python source of installed packages, parsed and never run",

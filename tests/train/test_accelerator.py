@@ -1,6 +1,7 @@
 """What only a GPU does, as far as a CPU shows it: memory that ends, clocks that run behind."""
 
 import json
+import os
 import time
 import weakref
 from functools import partial
@@ -64,6 +65,17 @@ def test_a_gpu_is_named_and_threads_count_on_a_cpu_alone(monkeypatch: pytest.Mon
     assert path_changes(a100, h100) == ["gpu: A100 -> H100"]
     assert path_changes(cpu, a100) == ["device: cpu -> cuda"]
     assert "threads" in cpu["chosen"].keys() - a100["chosen"].keys()
+
+
+def test_deterministic_products_are_asked_of_cublas(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that PyTorch refuses each product on CUDA."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "restored afterwards")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    assert shell("train", *SMALL, "train.deterministic=true", "train.stop_after=1") == 0, shell.err
+    torch.use_deterministic_algorithms(False)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 @pytest.fixture

@@ -1,0 +1,178 @@
+"""What the tests for a GPU run in another process: python gpu_checks.py DEVICE < names of checks.
+
+The figures of each check are a line of JSON. DEVICE cpu is a rehearsal with small sizes.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import traceback
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from minigpt.bench.gpu import SHRUNK
+from minigpt.bench.model import Model, RandomTokens
+from minigpt.cli import process
+from minigpt.config import schema
+from minigpt.config.budget import Budget
+from minigpt.config.precision import Precision, missing_compiler
+from minigpt.train.clocks import Clocks
+from minigpt.train.peak import matrix_product_flops, peak_of, table_flops
+
+SMALL = ["model=small", "data=fineweb_edu", *SHRUNK, "train.batch_size=8", "logger=none"]
+STEPS = 20
+
+
+def model_of(device: str, *overrides: str) -> Model:
+    """Two layers of the reference shape; in a rehearsal one of width 64."""
+    real = ["model=small", "data=fineweb_edu", "model.n_layers=2", "train.batch_size=4"]
+    torch.compiler.reset()
+    return Model([*(SMALL if device == "cpu" else real), *overrides])
+
+
+def losses(device: str) -> dict[str, list[float]]:
+    """Of the same 20 steps, by "device precision" and whether they were compiled."""
+    found = {}
+    formats = ["fp32", "bf16", "fp16"] if device == "cuda" else ["fp32", "bf16"]
+    compiled = ["fp32", "bf16"] if device == "cuda" else ["fp32"]
+    paths = [("cpu", "fp32", False), *((device, precision, False) for precision in formats)]
+    if missing_compiler(device) is None:
+        paths += [(device, precision, True) for precision in compiled]
+    for where, precision, compile in paths:
+        keys = [f"train.device={where}", f"train.precision={precision}", f"train.compile={compile}"]
+        name = "reference" if not found else f"{precision} {'compiled' if compile else 'eager'}"
+        model = model_of(device, *keys)
+        budget = Budget(STEPS, model.batch_size, model.batch_size, model.seq_len)
+        # A start without warm-up stays calm at a tenth of the lr.
+        found[name] = model.watched(model.chosen, budget, 0.1).losses
+    return found
+
+
+def copies(device: str) -> dict[str, Any]:
+    """What reached the model of 40 micro-batches, against what was sent; names of the copies."""
+    model, seen = model_of(device, f"train.device={device}"), list[torch.Tensor]()
+    real = model.trained
+
+    def forward(inputs: torch.Tensor, targets: torch.Tensor, documents: Any) -> torch.Tensor:
+        if device == "cuda":
+            torch.cuda._sleep(2_000_000)  # the device is behind: what is overwritten is seen
+        seen.append(torch.stack([inputs, targets]).clone())
+        return real(inputs, targets, documents)
+
+    model.trained = forward  # type: ignore[assignment]
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if device == "cuda" else []
+    with torch.profiler.profile(activities=kinds) as profile:
+        model.steps(model.chosen, 1, 10, micro_batches=4)
+    source = RandomTokens(model.vocab_size, model.seq_len)
+    wrong = 0
+    for number, batch in enumerate(seen):
+        step, micro = divmod(number, 4)
+        sent = source.batch(step, 4, slice(micro, micro + 1))
+        wrong += not np.array_equal(batch.cpu().numpy(), np.stack(sent))
+    names = [event.name for event in profile.events() if "HtoD" in event.name]
+    return {"micro-batches": len(seen), "wrong": wrong, "copies": sorted({*names})}
+
+
+def tf32(device: str) -> dict[str, Any]:
+    """The error of an fp32 product with the switches of a run, and of one without TF32."""
+    model = model_of(device, f"train.device={device}", "train.precision=fp32")
+    model.chosen.activate()
+    switch, errors = torch.get_float32_matmul_precision(), {}
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(512, 512, generator=random) for _ in range(2))
+    exact = a.double() @ b.double()
+    for setting in (switch, "highest"):
+        torch.set_float32_matmul_precision(setting)
+        found = (a.to(device) @ b.to(device)).cpu().double()
+        errors[setting] = float((found - exact).norm() / exact.norm())
+    return {"switch": switch, "errors": errors}
+
+
+def fp16(device: str) -> dict[str, Any]:
+    """Steps with a scale that overflows at first."""
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**26)
+    model = model_of(device, f"train.device={device}", "train.precision=fp16")
+    with patch.object(Precision, "grad_scaler", lambda self: scaler):
+        run = model.watched(model.chosen, Budget(STEPS, 4, 4, model.seq_len), 1.0)
+    return {
+        "skipped": run.progress.skipped,
+        "scale": scaler.get_scale(),
+        "losses": run.losses,
+        "finite": all(bool(p.isfinite().all()) for p in model.model.parameters()),
+    }
+
+
+def adamw(device: str) -> dict[str, float]:
+    """How far fused AdamW ends from torch's plain one on the CPU, relative to its way."""
+    random = torch.Generator().manual_seed(0)
+    start = torch.randn(300, 200, generator=random)
+    gradients = [torch.randn(300, 200, generator=random) for _ in range(10)]
+    ends = []
+    for where, fused in ((device, True), ("cpu", False)):
+        weight = torch.nn.Parameter(start.to(where, copy=True))
+        optimizer = torch.optim.AdamW(
+            [weight], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, fused=fused, foreach=False
+        )
+        for gradient in gradients:
+            weight.grad = gradient.to(where)
+            optimizer.step()
+        ends.append(weight.detach().cpu())
+    return {"apart": float((ends[0] - ends[1]).norm() / (ends[1] - start).norm())}
+
+
+def mfu(device: str) -> dict[str, Any]:
+    """The rate of matrix products, and the peak that runs are held against."""
+    model_of(device, f"train.device={device}").chosen.activate()
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    rates = {p: matrix_product_flops(device, p, 1.0) for p in ("bf16", "fp32")}
+    peaks = {p: peak_of(device, p).flops for p in rates}
+    return {"name": name, "known": table_flops(name, "bf16") is not None} | {
+        f"{p} {what}": value[p]
+        for p in rates
+        for what, value in (("measured", rates), ("peak", peaks))
+    }
+
+
+def clocks(device: str) -> dict[str, float]:
+    """Work of the device by the loop's clock, which the host does not wait for, and by waiting."""
+    x = torch.randn(4096 if device == "cuda" else 256, 4096, device=device)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    work = lambda: [x @ x.T for _ in range(50)]
+    work()
+    wait()
+    begin = time.perf_counter()
+    work()
+    wait()
+    waited = time.perf_counter() - begin
+    clock = Clocks({}, device)
+    begin = time.perf_counter()
+    with clock.timed("optimizer"):
+        work()
+    queued = time.perf_counter() - begin
+    return {"waited": waited, "clock": clock.training_seconds(), "queued": queued}
+
+
+def context(device: str) -> dict[str, float]:
+    """Bytes that the device lacks after a few steps, beside what the allocator holds."""
+    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    before = 2**20 * int(subprocess.check_output(ask, text=True).split()[0])
+    model = model_of(device, f"train.device={device}", "train.precision=bf16")
+    model.steps(model.chosen, 4, 3)
+    free, total = torch.cuda.mem_get_info()
+    return {"context": total - free - before - torch.cuda.memory_reserved()}
+
+
+if __name__ == "__main__":
+    schema.register()
+    process.register_resolvers()
+    for name in map(str.strip, sys.stdin):
+        try:
+            found = globals()[name](sys.argv[1])
+        except Exception:
+            found = {"error": traceback.format_exc()}
+        print(json.dumps(found), flush=True)
