@@ -6,7 +6,7 @@ A model can have learnt control sequences, and the name of a file can hold them.
 import re
 import sys
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 # C0 and C1 controls but tab and newline, marks that reorder text, halves of surrogate pairs.
@@ -74,6 +74,13 @@ def gib(size: float) -> str:
 def count(number: int, what: str) -> str:
     """`1 pair`, `8 pairs`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def few(names: Iterable[str], most: int = 4) -> str:
+    """The first names in order, and how many more: `a, b, c, d and 5 more`."""
+    shown = sorted(names)
+    more = len(shown) - most
+    return ", ".join(shown[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def table(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:

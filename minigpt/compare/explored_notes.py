@@ -1,13 +1,12 @@
 """Doubts about runs that nobody declared: what was not judged, and what does not match."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from minigpt.compare.aligned import blocked_arms, facts_of
 from minigpt.compare.explored import Explored
 from minigpt.study.planned import label
 from minigpt.study.run import Run
-
-SHOWN = 4  # names listed before "and n more"
+from minigpt.terminal import few
 
 
 def doubts(found: Explored) -> list[str]:
@@ -71,9 +70,9 @@ def _choices(found: Explored) -> Iterable[str]:
         if choice.at not in (None, plan.budget):
             yield f"{arm}: tuned at {choice.at:,} tokens, judged at {plan.budget:,}"
         if choice.overlooked:
-            few = _few([label(setting) for setting in choice.overlooked])
+            settings = few(label(setting) for setting in choice.overlooked)
             seeds = ", ".join(map(str, next(iter(choice.tuned.values()))))
-            yield f"{arm}: not chosen from, since not tried on seeds {seeds}: {few}"
+            yield f"{arm}: not chosen from, since not tried on seeds {seeds}: {settings}"
         if keys[arm] and any(keys[arm] < other for other in keys.values()):
             lacking = ", ".join(sorted(everywhere - keys[arm]))
             yield f"{arm}: not tuned over {lacking}, which another arm was"
@@ -97,10 +96,7 @@ def _budgets(found: Explored) -> Iterable[str]:
 def _unlike(found: Explored) -> Iterable[str]:
     """Code, torch, device, precision that differ between the judged runs, with the arm or not."""
     cell = found.cell
-    judged = {
-        arm: [run for by_seed in by_budget.values() for run in by_seed.values()]
-        for arm, by_budget in cell.judged.items()
-    }
+    judged = {arm: cell.judged_runs(arm) for arm in cell.judged}
     aligned = blocked_arms(cell.declaration, judged)
     yield from (f"{arm}: {why}: either may be the cause" for arm, why in aligned.items())
     values: dict[str, dict[str, list[Run]]] = {}
@@ -114,18 +110,11 @@ def _unlike(found: Explored) -> Iterable[str]:
     }
     if differ:
         fewest = min((runs for by_value in differ.values() for runs in by_value.values()), key=len)
-        yield f"judged runs differ in {_few(list(differ))}; one side: {_few(fewest)}"
+        yield f"judged runs differ in {few(differ)}; one side: {few(run.name for run in fewest)}"
 
 
 def _unended(found: Explored) -> Iterable[str]:
     for arm, unended in found.group.unended.items():
         for status in ("failed", "unfinished", "running"):
             if runs := [run for run in unended if run.status == status]:
-                yield f"{arm}: {len(runs)} {status}: {_few(runs)}"
-
-
-def _few(things: Sequence[str | Run]) -> str:
-    """A few names in order, and how many more."""
-    names = sorted(thing.name if isinstance(thing, Run) else thing for thing in things)
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+                yield f"{arm}: {len(runs)} {status}: {few(run.name for run in runs)}"

@@ -26,7 +26,6 @@ from minigpt.compare.study_notes import notes
 from minigpt.compare.study_power import still_needed
 from minigpt.compare.study_tables import (
     MOST_BOXES,
-    UNITS,
     budgets,
     choices,
     costs,
@@ -113,11 +112,10 @@ def _verdicts(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
     if len(cell.ruling.findings) > MOST_BOXES:
         yield from _grouped(cell, several, rate)
         return
-    unit = UNITS[cell.declaration.metric]
     for arm, finding in cell.ruling.findings.items():
         said = EXPLORED[finding.word] if cell.exploratory else "{} against {}"
         line = f"{_where(cell, several)}{said.format(arm, cell.baseline)}: "
-        line += _cost_line(finding, cell.equal_costs(arm), unit)
+        line += _cost_line(finding, cell.equal_costs(arm), cell.declaration.unit)
         line += f"; {finding.why}{_amended(rate)}."
         yield VerdictLine(finding.word, line, runs_of(cell, arm, cell.baseline))
 
@@ -137,7 +135,6 @@ def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
     """`better than adamw: muon -0.0421, lion -0.0310`, best first."""
     where = _where(cell, several)
     ranked = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings]
-    unit = UNITS[cell.declaration.metric]
     for word, than in WORDS.items():
         arms = [arm for arm in ranked if cell.ruling.words[arm] == word]
         shown = []
@@ -148,7 +145,9 @@ def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
             least, *_, most = sorted(cell.ruling.findings[arm].pairs for arm in (*arms, *arms))
             pairs = f"{least} to {most} pairs" if least < most else count(most, "pair")
             line = f"{where}{word} {than} {cell.baseline}: {', '.join(shown)} "
-            line += f"({unit} at equal tokens, {pairs}; intervals and reasons below)"
+            line += (
+                f"({cell.declaration.unit} at equal tokens, {pairs}; intervals and reasons below)"
+            )
             line += f"{_amended(rate)}."
             yield VerdictLine(word, line, runs_of(cell, *arms, cell.baseline))
 
@@ -160,7 +159,7 @@ def _rules(found: Findings) -> str:
         return (
             "Exploratory: nothing was declared before these runs, so nothing is claimed. "
             f"Baseline {baselines}, margin {declaration.margin:g} "
-            f"{UNITS[declaration.metric]}; settings chosen on seeds below "
+            f"{declaration.unit}; settings chosen on seeds below "
             f"{FIRST_CONFIRMATION_SEED}, pairs of the same seed from there on (of any seed where "
             "nothing was chosen); 95 % intervals over seeds, not over texts; Holm over the arms."
         )
@@ -174,7 +173,7 @@ def _rules(found: Findings) -> str:
     return (
         f"Declared {when} (SHA-256 {found.sha256[:12]}): "
         f"{declaration.by} in {', '.join(declaration.arms)}, baseline {declaration.baseline}, "
-        f"margin {declaration.margin:g} {UNITS[declaration.metric]}, judged at "
+        f"margin {declaration.margin:g} {declaration.unit}, judged at "
         f"{declaration.budget_key}={declaration.primary:g} on seeds from "
         f"{declaration.seeds(1)[0]}, tuned on {list(declaration.tune.seeds)}, read at {looks} "
         f"pairs; {confidence:.3g} % intervals over seeds, not over texts; Holm over the arms."
@@ -197,13 +196,7 @@ def _cell(cell: CellFindings, figures: list[Figure]) -> list[Block]:
 
 
 def _figures(figures: list[Figure], cells: list[CellFindings]) -> list[Block]:
-    drawn = tuple(
-        run
-        for cell in cells
-        for by_budget in cell.judged.values()
-        for by_seed in by_budget.values()
-        for run in by_seed.values()
-    )
+    drawn = tuple(run for cell in cells for arm in cell.judged for run in cell.judged_runs(arm))
     return [Figures(figures, Cell(count(len(drawn), "run"), drawn))] if figures else []
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.compare import study_plan
-from minigpt.compare.declared import CellRuling, judge_runs
-from minigpt.compare.study_findings import Ended, findings
+from minigpt.compare.declared import judge_runs
+from minigpt.compare.study_findings import findings
 from minigpt.compare.study_report import write_report
-from minigpt.study.conduct import Conclusion, Look, Unfinished, conduct
+from minigpt.study.conduct import Conclusion, Unfinished, conduct
 from minigpt.study.declaration import Declaration
 from minigpt.study.declaration_file import study_folder
 from minigpt.study.journal import Journal, read_decisions, refuse_another
@@ -20,10 +20,7 @@ from minigpt.study.launched import LaunchedRuns
 from minigpt.study.recorded import RecordedRuns
 from minigpt.terminal import on_stdout
 
-
-def judge(runs: Ended, declaration: Declaration, look: Look) -> CellRuling:
-    """What a look says."""
-    return judge_runs(runs, declaration, look)
+judge = judge_runs
 
 
 def report(runs: LaunchedRuns, conclusion: Conclusion, journal: Journal) -> None:

@@ -14,7 +14,6 @@ from minigpt.compare.study_findings import CellFindings, Findings, loss_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-UNITS = {"val_loss": "nats per token", "val_bits_per_byte": "bits per byte"}
 MARKERS = "osD^vPX<>h"
 FEW = 3  # arms, up to which each seed is drawn
 CHARACTER = 0.095  # inches of a letter in a name
@@ -128,8 +127,7 @@ def _zero_and_margin(axes: "Axes", cell: CellFindings) -> None:
     axes.axvline(0, color=INK, linewidth=1)
     axes.axvspan(-margin, margin, color=INK, alpha=0.08, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    unit = UNITS[cell.declaration.metric]
-    axes.set_xlabel(_label(f"loss minus that of {cell.baseline}, {unit}"))
+    axes.set_xlabel(_label(f"loss minus that of {cell.baseline}, {cell.declaration.unit}"))
 
 
 def budgets(cell: CellFindings, axes: "Axes") -> str | None:
@@ -151,7 +149,7 @@ def budgets(cell: CellFindings, axes: "Axes") -> str | None:
         axes.plot(fine, fitted, linewidth=1.5, **style | {"marker": ""})
     _budget_axis(axes, sorted({budget for fit in fits.values() for budget in fit.budgets}))
     axes.set_xlabel("training tokens")
-    axes.set_ylabel(_label(f"final loss, {UNITS[cell.declaration.metric]}"))
+    axes.set_ylabel(_label(f"final loss, {cell.declaration.unit}"))
     _legend(axes, cell, list(fits))
     seeds = "small a seed, large the mean" if len(fits) <= FEW else "means over seeds"
     return f"Final losses of whole schedules by budget: {seeds}; lines the fit."
@@ -207,7 +205,7 @@ def sensitivity(cell: CellFindings, axes: "Axes") -> str | None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45 if len(ticks) > 8 else 0)
     axes.minorticks_off()
     axes.set_xlabel(key)
-    axes.set_ylabel(_label(f"tuning loss, {UNITS[cell.declaration.metric]}"))
+    axes.set_ylabel(_label(f"tuning loss, {cell.declaration.unit}"))
     _legend(axes, cell, drawn)
     seeds = ", ".join(map(str, cell.declaration.tune.seeds))
     dots = "small dots; " if len(cell.searches) <= FEW else ""
@@ -225,7 +223,7 @@ def tuning(cell: CellFindings, axes: "Axes") -> str | None:
     for arm, curve in curves.items():
         axes.plot(range(1, len(curve) + 1), curve, markersize=5, **_style(cell, arm))
     axes.set_xlabel("trials")
-    axes.set_ylabel(_label(f"expected best tuning loss, {UNITS[cell.declaration.metric]}"))
+    axes.set_ylabel(_label(f"expected best tuning loss, {cell.declaration.unit}"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(axes, cell, list(curves))
     return "What tuning buys: the best tuning loss to expect of so many random trials."

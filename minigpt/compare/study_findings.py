@@ -18,9 +18,10 @@ from minigpt.compare.ranking import Ranked, rank
 from minigpt.compare.tuning_value import expected_best, good_range
 from minigpt.study.conduct import Conclusion
 from minigpt.study.declaration import Declaration, Setting
-from minigpt.study.planned import judging_runs, label, tuning_runs
+from minigpt.study.planned import cell_name, judging_runs, tuning_runs
 from minigpt.study.run import Run
 from minigpt.study.search import Search
+from minigpt.study.values import is_positive
 from minigpt.terminal import count
 
 EQUALLY_LOADED = 0.1  # arms do not differ by more in how many other runs they ran beside
@@ -42,13 +43,18 @@ class CellFindings:
     @property
     def runs(self) -> list[Run]:
         """All that tuned or judged."""
-        tuned = [by_seed for arm in self.tuned.values() for by_seed in arm.values()]
-        judged = [by_seed for arm in self.judged.values() for by_seed in arm.values()]
-        return [run for by_seed in (*tuned, *judged) for run in by_seed.values()]
+        tuned = [run for arm in self.tuned for run in self.tuned_runs(arm)]
+        return tuned + [run for arm in self.judged for run in self.judged_runs(arm)]
+
+    def tuned_runs(self, arm: str) -> list[Run]:
+        return [run for by_seed in self.tuned[arm].values() for run in by_seed.values()]
+
+    def judged_runs(self, arm: str) -> list[Run]:
+        return [run for by_seed in self.judged[arm].values() for run in by_seed.values()]
 
     @property
     def name(self) -> str:
-        return label(self.ruling.look.cell) if self.ruling.look.cell else ""
+        return cell_name(self.ruling.look.cell)
 
     @property
     def baseline(self) -> str:
@@ -216,11 +222,7 @@ class Findings:
         if any(effect is None for effect in effects):
             return None
         numeric = [
-            {
-                key: float(value)
-                for key, value in cell.ruling.look.cell
-                if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-            }
+            {key: float(value) for key, value in cell.ruling.look.cell if is_positive(value)}
             for cell in self.cells
         ]
         known = [effect for effect in effects if effect is not None]
@@ -251,7 +253,7 @@ def findings(
     cells = [replace(found, everything=runs) for found in cells]
     declared = datetime.fromisoformat(content["declared"])
     stopped = [
-        f"{f'{label(cell)}: ' if cell else ''}{arm}: all of "
+        f"{cell_name(cell)}{': ' * bool(cell)}{arm}: all of "
         f"{count(len(search.scores), 'setting')} diverged on all tuning seeds "
         "(other values in verdict.tune.over)"
         for (cell, arm), search in conclusion.searches.items()

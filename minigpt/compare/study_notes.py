@@ -6,9 +6,12 @@ from statistics import fmean
 from minigpt.compare.statistics import second_difference
 from minigpt.compare.study_findings import CellFindings, loss_of
 from minigpt.compare.tuning_value import along
+from minigpt.run.source_digest import in_short
 from minigpt.study.declaration import Setting
 from minigpt.study.planned import label
-from minigpt.study.run import Run, weak_runs
+from minigpt.study.run import weak_runs
+from minigpt.study.values import is_number
+from minigpt.terminal import few
 
 NOTABLE_COST = 1.1  # a factor of FLOPs a token from which equal tokens need a word
 BEST_FEW = 3  # draws, whose spread tells what luck did
@@ -27,7 +30,7 @@ def notes(cell: CellFindings) -> list[str]:
         *_unequal_costs(cell),
         *_mixed(cell),
         *_diverged(cell),
-        *weak_runs(_judged(cell)),
+        *weak_runs(run for arm in cell.judged for run in cell.judged_runs(arm)),
         *_seconds(cell),
     ]
 
@@ -47,12 +50,8 @@ def _edges(cell: CellFindings) -> list[str]:
     lines = []
     for arm, search in cell.searches.items():
         for key, value in search.chosen or ():
-            tried = {
-                other
-                for setting in search.scores
-                if isinstance(other := dict(setting)[key], int | float)
-                and not isinstance(other, bool)
-            }
+            values = [dict(setting)[key] for setting in search.scores]
+            tried = {float(one) for one in values if is_number(one)}
             if len(tried) > 1 and value in (min(tried), max(tried)):
                 lines.append(
                     f"{arm}: the best {key}={value} still lies on an edge of what was tried "
@@ -155,29 +154,29 @@ def _unequal_costs(cell: CellFindings) -> list[str]:
     return lines
 
 
-def _judged(cell: CellFindings) -> list[Run]:
-    return [run for found in cell.judged.values() for one in found.values() for run in one.values()]
-
-
 def _mixed(cell: CellFindings) -> list[str]:
-    mixed = sorted({change for run in _judged(cell) for change in run.record.get("mixed") or ()})
-    lines = [f"runs went on after a change: {'; '.join(mixed)}"] if mixed else []
-    for arm in cell.judged:
-        tuned, judged = cell.tuned[arm].values(), cell.judged[arm].values()
+    judged = {arm: cell.judged_runs(arm) for arm in cell.judged}
+    mixed = {change for runs in judged.values() for run in runs for change in run.record["mixed"]}
+    shown = "; ".join(in_short(sorted(mixed)))
+    lines = [f"runs went on after a change: {shown}"] if mixed else []
+    for arm, runs in judged.items():
         found: dict[str, set[str]] = {}
-        for run in (run for one in (*tuned, *judged) for run in one.values()):
+        for run in (*cell.tuned_runs(arm), *runs):
             for module, code in run.record["source"].items():
                 found.setdefault(module, set()).add(code)
-        if changed := sorted(module for module, codes in found.items() if len(codes) > 1):
-            lines.append(f"{arm}: code changed between its runs: {', '.join(changed)}")
+        if changed := [module for module, codes in found.items() if len(codes) > 1]:
+            lines.append(f"{arm}: code changed between its runs: {few(changed)}")
     return lines
 
 
 def _diverged(cell: CellFindings) -> list[str]:
     lines = []
     for arm, by_budget in cell.losses.items():
+        at: dict[str, list[str]] = {}  # seeds -> budgets at which they diverged
         for budget, by_seed in by_budget.items():
-            seeds = [str(seed) for seed, loss in by_seed.items() if math.isinf(loss)]
-            if seeds:
-                lines.append(f"{arm}: seeds {', '.join(seeds)} diverged at {budget:g}")
+            if seeds := [str(seed) for seed, loss in by_seed.items() if math.isinf(loss)]:
+                at.setdefault(", ".join(seeds), []).append(f"{budget:g}")
+        if at:
+            shown = "; ".join(f"seeds {s} diverged at {', '.join(b)}" for s, b in at.items())
+            lines.append(f"{arm}: {shown}")
     return lines

@@ -78,7 +78,7 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
         *(f"            {line}" for line in declaration.code_lines),
         f"budgets     {declaration.budget_key} = {', '.join(map(typed, declaration.budgets))}; "
         f"judged at {typed(declaration.primary)}",
-        f"claims      beyond {declaration.margin:g} {_unit(declaration)}, 5 % over "
+        f"claims      beyond {declaration.margin:g} {declaration.unit}, 5 % over "
         f"{count(len(declaration.looks), 'look')}",
     ]
     if declaration.cells != ((),):
@@ -112,10 +112,6 @@ def _tuning_name(declaration: Declaration) -> str:
     tune = declaration.tune
     how = {"grid": "a grid", "random": f"{tune.trials} random settings", "coordinate": "by keys"}
     return f"tune, {how[tune.method]}, {count(len(tune.seeds), 'seed')}"
-
-
-def _unit(declaration: Declaration) -> str:
-    return "nats per token" if declaration.metric == "val_loss" else "bits per byte"
 
 
 class _Cost:

@@ -91,10 +91,7 @@ def _cell(cell: CellFindings) -> dict[str, Any]:
             }
             for arm, search in cell.searches.items()
         },
-        "runs": {
-            arm: [run.name for by_seed in by_budget.values() for run in by_seed.values()]
-            for arm, by_budget in cell.judged.items()
-        },
+        "runs": {arm: [run.name for run in cell.judged_runs(arm)] for arm in cell.judged},
         "notes": notes(cell),
     }
 

@@ -11,7 +11,6 @@ from minigpt.study.run import Run
 from minigpt.terminal import count
 
 MOST_BOXES = 3  # arms beside the baseline that get a box of their own
-UNITS = {"val_loss": "nats", "val_bits_per_byte": "bits per byte"}
 
 
 def ranking(cell: CellFindings) -> Table:
@@ -43,7 +42,6 @@ def ranking(cell: CellFindings) -> Table:
 
 def costs(cell: CellFindings) -> Table:
     rows = []
-    unit = UNITS[cell.declaration.metric]
     ranked = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings]
     for arm in ranked:
         for cost in cell.equal_costs(arm):
@@ -55,7 +53,7 @@ def costs(cell: CellFindings) -> Table:
                         f"{ratio_text(cost.ratio)} ({_range(cost.ratio, '.2f')})",
                         runs_of(cell, arm, cell.baseline),
                     ),
-                    f"loss at equal cost, {unit}": Cell(
+                    f"loss at equal cost, {cell.declaration.unit}": Cell(
                         f"{cost.difference.bound} {cost.difference.value:+.4f} "
                         f"({_range(cost.difference, '+.4f')})".strip(),
                         runs_of(cell, arm, cell.baseline),
@@ -103,7 +101,6 @@ def choices(cell: CellFindings) -> Table:
         if not search.scores:
             continue
         best, *others = search.ranking
-        runs = tuple(run for by_seed in cell.tuned[arm].values() for run in by_seed.values())
         second = f"{label(others[0])}: {_loss(search.scores[others[0]])}" if others else ""
         ranges = "; ".join(
             f"{key} {low:.3g} to {high:.3g} ({width:.1f} doublings)"
@@ -117,7 +114,7 @@ def choices(cell: CellFindings) -> Table:
                 ),
                 "tuning loss": Cell(_loss(search.scores[best])),
                 "runner-up": Cell(second),
-                "trials": Cell(str(len(search.scores)), runs),
+                "trials": Cell(str(len(search.scores)), tuple(cell.tuned_runs(arm))),
                 "within the margin of the best": Cell(ranges),
             }
         )

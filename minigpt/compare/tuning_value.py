@@ -4,11 +4,11 @@ lies off the points of a grid.
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 from minigpt.compare.statistics import second_difference
 from minigpt.study.declaration import Setting
 from minigpt.study.search import LEAST_RATIO
+from minigpt.study.values import is_number
 
 
 def expected_best(losses: Sequence[float]) -> list[float]:
@@ -25,11 +25,6 @@ def expected_best(losses: Sequence[float]) -> list[float]:
     # the minimum is at least the i-th of n if all k draws are
     at_least = [[((n - i) / n) ** k for i in range(n + 1)] for k in range(1, n + 1)]
     return [sum(loss * (p[i] - p[i + 1]) for i, loss in enumerate(ordered)) for p in at_least]
-
-
-def trials(scores: Mapping[Setting, Mapping[int, float]]) -> list[float]:
-    """The loss of each setting that was tried, over its tuning seeds."""
-    return [fmean(by_seed.values()) for by_seed in scores.values()]
 
 
 def good_range(
@@ -105,6 +100,6 @@ def along(scores: Mapping[Setting, float], best: Setting, key: str) -> dict[floa
     for setting, score in scores.items():
         values = dict(setting)
         value = values.pop(key, None)
-        if values == others and isinstance(value, int | float) and not isinstance(value, bool):
+        if values == others and is_number(value):
             line[float(value)] = score
     return line

@@ -10,7 +10,7 @@ from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError
 from minigpt.files.reading import UnreadableError, read_json
 from minigpt.files.records import read_record
-from minigpt.run.source_digest import source_digest
+from minigpt.run.source_digest import CODE, in_short, source_digest
 
 
 def changes_of(plan: Plan, torch_too: bool = False) -> list[str]:
@@ -34,7 +34,7 @@ def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Code and tokens that are not what they were, one line each."""
     old, new = saved["source"], now["source"]
     modules = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    changes = [f"code changed: {name.replace('.', '/')}.py" for name in modules]
+    changes = [f"{CODE}{name.replace('.', '/')}.py" for name in modules]
     before, after = saved["data"]["fingerprint"], now["data"]["fingerprint"]
     if before != after:
         changes.append(f"tokens changed: {before[:12]} -> {after[:12]}")
@@ -65,5 +65,5 @@ def refusal(folder: Path, changes: list[str]) -> CheckpointError:
     """What is raised for changes that were not accepted."""
     way_out = "accept_changes=true goes on and marks the run; attempt=2 starts anew"
     return CheckpointError(
-        *(f"changed since the run began: {folder}: {change} ({way_out})" for change in changes)
+        *(f"changed since the run began: {folder}: {one} ({way_out})" for one in in_short(changes))
     )

@@ -35,7 +35,7 @@ from minigpt.run.log import RunLog
 from minigpt.run.metrics import Metrics
 from minigpt.run.neighbour import describe_neighbour
 from minigpt.run.record import FAILED, failure, new_record
-from minigpt.run.source_digest import edited_since_digest
+from minigpt.run.source_digest import edited_since_digest, in_short
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class RunFolder:
         with durable.writing(self.folder):
             durable.remove_leftovers(self.folder, FILES)  # of a start that wrote no record
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
-        for change in accepted:
+        for change in in_short(accepted):
             log.warning("warning: accepted change: %s", change)
         if first:
             log.info("%s", self.folder)

@@ -8,12 +8,15 @@ count. Neither does a new file that the run does not use: adding an optimizer le
 import ast
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from minigpt.config import signature
+from minigpt.terminal import few
 
+CODE = "code changed: "  # before the file of a module, where changes are told
 COMPUTES = (
     "minigpt.train.loop",
     "minigpt.train.evaluate",
@@ -65,6 +68,12 @@ def changed_modules(record: dict[str, Any]) -> list[str]:
         for name, digest in record["source"].items()
         if _is_ours(name) and (now := _digest_and_imports(name)) and now[0] != digest
     ]
+
+
+def in_short(changes: Sequence[str]) -> list[str]:
+    """For people: all modules that changed on one line, of many the first."""
+    code = [name for change in changes if (name := change.removeprefix(CODE)) != change]
+    return [f"{CODE}{few(code)}"] * bool(code) + [c for c in changes if not c.startswith(CODE)]
 
 
 def _is_ours(name: str) -> bool:

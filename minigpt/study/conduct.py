@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from minigpt.errors import MinigptError
 from minigpt.study.declaration import Declaration, Setting
-from minigpt.study.planned import PlannedRun, judging_runs, label, tuning_runs
+from minigpt.study.planned import PlannedRun, cell_name, judging_runs, label, tuning_runs
 from minigpt.study.search import Search, search
 
 
@@ -90,7 +90,7 @@ def conduct(declaration: Declaration, runs: Runs, judge: Judge, note: Note) -> C
     looks: dict[Setting, Look] = {}
     rulings: dict[Setting, Ruling] = {}
     for pairs in declaration.looks:
-        still_open = [cell for cell in judged if not _decided(rulings.get(cell))]
+        still_open = [c for c in judged if c not in rulings or not rulings[c].decided]
         if not still_open:
             break
         seeds = declaration.seeds(pairs)
@@ -105,7 +105,7 @@ def conduct(declaration: Declaration, runs: Runs, judge: Judge, note: Note) -> C
             scores = {arm: searches[cell, arm].scores for arm in chosen[cell]}
             looks[cell] = Look(cell, pairs, chosen[cell], losses, scores)
             rulings[cell] = judge(declaration, looks[cell])
-            note({"what": "look", "cell": _name(cell), "pairs": pairs, **rulings[cell].entry()})
+            note({"what": "look", "cell": cell_name(cell), "pairs": pairs, **rulings[cell].entry()})
     return Conclusion(searches, looks, rulings)
 
 
@@ -147,7 +147,7 @@ def known_search(
 
 
 def _note_search(note: Note, cell: Setting, arm: str, before: Search, found: Search) -> None:
-    where = {"arm": arm, "cell": _name(cell)}
+    where = {"arm": arm, "cell": cell_name(cell)}
     for number, (key, value) in enumerate(found.extensions, 1):
         if number > len(before.extensions):
             note({"what": "extend", **where, "number": number, "key": key, "value": value})
@@ -205,14 +205,6 @@ def _losses(
         assert loss is not None, "every run has ended"
         losses.setdefault(run.arm, {}).setdefault(run.budget, {})[run.seed] = loss
     return losses
-
-
-def _decided(ruling: Ruling | None) -> bool:
-    return ruling is not None and ruling.decided
-
-
-def _name(cell: Setting) -> str:
-    return label(cell) if cell else ""
 
 
 def _rounded(loss: float) -> float | str:

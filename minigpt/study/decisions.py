@@ -9,7 +9,7 @@ from minigpt.study.conduct import is_judged
 from minigpt.study.declaration import Declaration, typed
 from minigpt.study.declaration_file import DECLARATION, read_declaration
 from minigpt.study.journal import read_decisions
-from minigpt.study.planned import label
+from minigpt.study.planned import cell_name, label
 
 
 def declared_studies(
@@ -38,9 +38,8 @@ def phase(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> str
     if len(chosen) < searches:
         return f"tune, {len(chosen)} of {searches} settings chosen"
     looks = {e["cell"]: e for e in entries if e["what"] == "look"}  # the last of each cell
-    cells = [label(cell) if cell else "" for cell in declaration.cells]
     following = []
-    for cell in cells:
+    for cell in map(cell_name, declaration.cells):
         arms = [arm for arm in declaration.arms if chosen.get((cell, arm)) is not None]
         if not is_judged(declaration, arms):
             continue

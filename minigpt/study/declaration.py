@@ -87,6 +87,11 @@ class Declaration:
         return str(self.node["metric"])
 
     @property
+    def unit(self) -> str:
+        """Of losses, and so of the margin."""
+        return "nats" if self.metric == "val_loss" else "bits per byte"
+
+    @property
     def margin(self) -> float:
         return float(self.node["margin"])
 

@@ -16,6 +16,7 @@ from minigpt.config.plan import Plan, plan_composed
 from minigpt.errors import CheckpointError, ConfigError, MinigptError
 from minigpt.files.records import summary_of
 from minigpt.run.changes import changes_of
+from minigpt.run.source_digest import CODE, in_short
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -140,11 +141,12 @@ def refuse_changes(planned: list[Plan]) -> None:
         changed += bool(found)
         changes |= dict.fromkeys(found)
     if changes:
-        code = any(change.startswith("code changed") for change in changes)
+        code = any(change.startswith(CODE) for change in changes)
         raise CheckpointError(
-            f"changed since {changed} of {len(planned)} jobs began: {'; '.join(changes)}: nothing "
-            "was trained (accept_changes=true keeps what is finished and marks what goes on; "
-            "attempt=2 under a new study= trains all anew"
+            f"changed since {changed} of {len(planned)} jobs began: "
+            f"{'; '.join(in_short(list(changes)))}: nothing was trained "
+            "(accept_changes=true keeps what is finished and marks what goes on; attempt=2 under "
+            "a new study= trains all anew"
             f"{'; a study by: code compares the two' * code})"
         )
 

@@ -32,6 +32,11 @@ def label(setting: Setting) -> str:
     return ", ".join(f"{key}={typed(value)}" for key, value in setting) or "as configured"
 
 
+def cell_name(cell: Setting) -> str:
+    """The same, but empty for the only cell of a study without cells."""
+    return label(cell) if cell else ""
+
+
 def tuning_runs(
     declaration: Declaration, cell: Setting, arm: str, settings: Iterable[Setting]
 ) -> list[PlannedRun]:

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from minigpt.study.declaration import Grid, Setting, Tuning, Value
+from minigpt.study.values import is_number, is_positive
 
 # Neighbours closer than this are no scale of sizes (0.9, 0.95): nothing lies beyond their ends.
 LEAST_RATIO = 1.2
@@ -136,7 +137,7 @@ def _beyond(grid: Grid, best: Setting, key: str, tune: Tuning, found: Search) ->
     if done >= tune.extend or not math.isfinite(found.scores[best]):
         return None
     values: list[Any] = list(grid[key])
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or v <= 0 for v in values):
+    if not all(map(is_positive, values)):
         return None
     values.sort()
     if len(values) < 2 or dict(best)[key] not in (values[0], values[-1]):
@@ -161,7 +162,7 @@ def drawn(grid: Grid, trials: int) -> list[Setting]:
     source = random.Random(hashlib.sha256(json.dumps(grid).encode()).digest())
 
     def draw(values: tuple[Any, ...]) -> Value:
-        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+        if not all(map(is_number, values)):
             return source.choice(values)
         low, high = min(values), max(values)
         value = math.exp(source.uniform(math.log(low), math.log(high)))

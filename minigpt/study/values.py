@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from minigpt.terminal import escape_line
 
@@ -35,11 +35,11 @@ def typed(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def is_positive(value: Any) -> bool:
+def is_positive(value: Any) -> TypeGuard[float]:
     return is_number(value) and math.isfinite(value) and value > 0
 
 

@@ -186,3 +186,11 @@ def test_names_that_hide_or_break_a_line_are_refused(shell: Shell, override: str
 def test_a_bad_value_of_a_sweep_is_one_line(shell: Shell, sweep: str) -> None:
     assert shell("train", "-m", *SMALL, sweep) == 2, shell.err
     assert "Traceback" not in shell.err
+
+
+def test_many_changed_modules_are_told_in_one_line() -> None:
+    changes = ["tokens changed: a -> b", *(f"code changed: {name}.py" for name in "fedcba")]
+    assert source_digest.in_short(changes) == [
+        "code changed: a.py, b.py, c.py, d.py and 2 more",
+        "tokens changed: a -> b",
+    ]
