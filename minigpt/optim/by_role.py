@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minigpt.errors import CheckpointError, ConfigError
+from minigpt.optim.attributes import changed, fingerprints
 from minigpt.optim.role_groups import BuildOptimizer, build_optimizer, check_roles
 from minigpt.optim.state_tree import bytes_of, from_tree, to_tree
 from minigpt.roles import ROLES, Role
@@ -88,20 +89,28 @@ class ByRole:
             )
 
         self._training_weights: dict[Tensor, Tensor] = {}  # while eval() is on
+        self._stepped = False
         for switchable in self._switchable():
             switchable.train()
         self._configured = {
             key: _settings(group) for key, (_, group) in self._keyed_groups().items()
         }
+        self._attributes = {r: fingerprints(o, self.names) for r, o in self.optimizers.items()}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
     def step(self) -> None:
-        """Step every optimizer. The caller has made sure that the gradients are finite."""
+        """Step every optimizer. The caller has made sure that the gradients are finite.
+
+        The first step proves that the state can be saved: ConfigError if not.
+        """
         for optimizer in self.optimizers.values():
             optimizer.step()
+        if not self._stepped:
+            self._stepped = True
+            self.state_tree()
 
     def zero_grad(self) -> None:
         for p in self.names:
@@ -134,7 +143,7 @@ class ByRole:
 
     def state_bytes(self) -> int:
         """Memory of all optimizer state so far (it is made in the first step)."""
-        return bytes_of(to_tree([list(x.state.values()) for x in self.optimizers.values()]))
+        return bytes_of([list(x.state.values()) for x in self.optimizers.values()])
 
     def flops_per_step(self) -> int | None:
         """FLOPs of the matrix products in one step; None if an optimizer does not tell.
@@ -160,9 +169,10 @@ class ByRole:
         optimizers: {role: class}
 
         Call it in training mode (after `train`). Raises ConfigError if an optimizer keeps what
-        cannot be saved.
+        cannot be saved, or keeps it where it is not saved.
         """
         assert not self._training_weights, "call train() first: these are weights for evaluation"
+        self._refuse_lost_state()
         parameters: dict[str, Any] = {}
         changed: dict[str, Any] = {}
         for key, (optimizer, group) in self._keyed_groups().items():
@@ -172,7 +182,7 @@ class ByRole:
             except TypeError as error:
                 raise ConfigError(
                     f"optimizer state: optim.{group['role']}: {_class_name(optimizer)}: {error} "
-                    "(choose another optimizer)"
+                    "(state is tensors, numbers, text, lists, and dicts with keys of text)"
                 ) from None
             changed[key] = {
                 setting: to_tree(value)
@@ -225,6 +235,17 @@ class ByRole:
                 raise CheckpointError(
                     f"optimizer state does not fit: {what}: {_difference(saved, own)} "
                     "(saved -> this run; start a new run, or take only the weights with init_from=)"
+                )
+
+    def _refuse_lost_state(self) -> None:
+        for role, optimizer in self.optimizers.items():
+            before, after = self._attributes[role], fingerprints(optimizer, self.names)
+            if lost := changed(before, after):
+                raise ConfigError(
+                    f"optimizer state: optim.{role}: {_class_name(optimizer)} changes "
+                    f"{', '.join(f'self.{name}' for name in lost)}, which no checkpoint holds "
+                    "(keep it in self.state[p] or in a param group; if it need not survive, say so "
+                    f"in the class: scratch = {tuple(lost)})"
                 )
 
     def _keyed_groups(self) -> dict[str, tuple[Optimizer, dict[str, Any]]]:

@@ -31,7 +31,8 @@ def to_tree(value: Any) -> Any:
         return [to_tree(item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: to_tree(item) for key, item in value.items()}
-    raise TypeError(f"a {type(value).__name__} cannot be saved")
+    what = "dict with other keys than text" if isinstance(value, dict) else type(value).__name__
+    raise TypeError(f"a {what} cannot be saved")
 
 
 def from_tree(tree: Any, device: torch.device, scalars_on: torch.device | None = None) -> Any:
@@ -54,12 +55,12 @@ def from_tree(tree: Any, device: torch.device, scalars_on: torch.device | None =
 
 
 def bytes_of(tree: Any) -> int:
-    """Bytes of all tensors of a tree."""
+    """Bytes of all tensors of a tree, or of state that is not yet one."""
     if isinstance(tree, Tensor):
         return tree.numel() * tree.element_size()
     if isinstance(tree, dict):
         tree = list(tree.values())
-    return sum(bytes_of(item) for item in tree) if isinstance(tree, list) else 0
+    return sum(bytes_of(item) for item in tree) if isinstance(tree, list | tuple) else 0
 
 
 def encode(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:

@@ -240,11 +240,36 @@ def test_state_that_cannot_be_saved_names_the_role_and_the_optimizer():
                 self.state[p]["callable"] = print
 
     model = Toy()
-    optimizer = by_role(model, partial(Opaque, lr=0.1))
-    train(model, optimizer, range(1))
-    with pytest.raises(
+    with pytest.raises(  # at the first step, not hours later at the first checkpoint
         ConfigError, match=r"optim.hidden: .*Opaque: a builtin_function_or_method cannot be saved"
     ):
+        train(model, by_role(model, partial(Opaque, lr=0.1)), range(1))
+
+
+def test_state_where_no_checkpoint_sees_it_is_refused():
+    class Counting(torch.optim.SGD):
+        def __init__(self, params, lr):
+            super().__init__(params, lr)
+            self.k, self.generator = 0, torch.Generator()
+            self.kept = [p for group in self.param_groups for p in group["params"]]
+            self.slow = [torch.zeros(3, dtype=torch.bfloat16)]
+
+        def step(self, closure=None):
+            super().step(closure)
+            self.k += 1
+            if self.k == 2:
+                self.slow[0][1] = 1
+                torch.rand(1, generator=self.generator)
+
+    class Scratch(Counting):
+        scratch = ("k",)
+
+    with pytest.raises(ConfigError, match=r"optim\.hidden: .*Counting changes self\.k, which no"):
+        train(model := Toy(), by_role(model, partial(Counting, lr=0.1)), range(1))
+    model = Toy()
+    train(model, optimizer := by_role(model, partial(Scratch, lr=0.1)), range(1))
+    train(model, optimizer, range(1, 2))
+    with pytest.raises(ConfigError, match=r"Scratch changes self\.generator, self\.slow, which"):
         optimizer.state_tree()
 
 
