@@ -28,7 +28,9 @@ class Runs(Protocol):
         """Train those that have not ended."""
 
     def loss(self, planned: PlannedRun) -> float | None:
-        """The final loss: infinite if it diverged, None if it has not ended."""
+        """The final loss: infinite if it diverged, None if it has not ended, not a number if such a
+        run cannot be: a value beyond an edge, as a share of 1.25.
+        """
 
     def why(self, planned: PlannedRun) -> str:
         """Why it has not ended, in a few words."""
@@ -141,6 +143,8 @@ def known_search(
     def losses(setting: Setting) -> dict[int, float] | None:
         found = {run.seed: runs.loss(run) for run in tuning_runs(declaration, cell, arm, [setting])}
         known = {seed: loss for seed, loss in found.items() if loss is not None}
+        if any(map(math.isnan, known.values())):
+            return {}
         return known if len(known) == len(found) else None
 
     return search(declaration.tune, arm, losses, wave)

@@ -46,6 +46,7 @@ ENTRIES = {  # by what is decided
     "look": LOOK,
 }
 FOLDERS = {"runs": {str: file_name}}
+IMPOSSIBLE = "impossible"  # instead of a folder: its configuration cannot work
 
 
 def read_decisions(folder: Path) -> dict[str, dict[str, Any]]:

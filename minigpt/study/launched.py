@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from minigpt.study.declaration import Declaration
 from minigpt.study.elsewhere import ElsewherePlanner
 from minigpt.study.find import read_run
 from minigpt.study.jobs import Planner, refuse_changes
+from minigpt.study.journal import IMPOSSIBLE
 from minigpt.study.live import LiveLine, WatchedJob
 from minigpt.study.planned import PlannedRun, label
 from minigpt.study.run import Run
 from minigpt.study.task import StudyTask
+from minigpt.terminal import escape_line
 
 Launch = Callable[[list[list[str]], int], None]
 
@@ -41,6 +44,7 @@ class LaunchedRuns:
         self.launch: Launch | None = None  # by Hydra's launcher; set once Hydra has made it
         self._plans: dict[PlannedRun, Plan] = {}
         self._losses: dict[PlannedRun, float] = {}
+        self._impossible: set[PlannedRun] = set()
         self.exit_code: int | None = None  # of the first job that failed
 
     def overrides(self, run: PlannedRun) -> list[str]:
@@ -58,10 +62,9 @@ class LaunchedRuns:
     @property
     def folders(self) -> dict[str, str]:
         """The folder of each run that was asked for, by what one would type for it."""
-        return {
-            " ".join(run.overrides(self.declaration)): plan.folder.name
-            for run, plan in self._plans.items()
-        }
+        names = {run: plan.folder.name for run, plan in self._plans.items()}
+        names |= dict.fromkeys(self._impossible, IMPOSSIBLE)
+        return {" ".join(run.overrides(self.declaration)): name for run, name in names.items()}
 
     @property
     def any_plan(self) -> Plan:
@@ -88,13 +91,30 @@ class LaunchedRuns:
             self.launch([[*job, folder] for job, folder in zip(jobs, folders)], first)
 
     def loss(self, run: PlannedRun) -> float | None:
-        """Infinite if it diverged, also into a loss that is no number; None if it has not ended."""
+        """Infinite if it diverged, also into a loss that is no number; None if it has not ended;
+        not a number if it is of a value beyond an edge, which its configuration does not allow.
+        """
+        if self._cannot_be(run):
+            return math.nan
         if run not in self._losses:
             loss = self._read_loss(run)
             if loss is None:
                 return None
             self._losses[run] = loss
         return self._losses[run]
+
+    def _cannot_be(self, run: PlannedRun) -> bool:
+        # all that stands in the declaration was checked before the first run
+        tunes = run.seed in self.declaration.tune.seeds
+        if tunes and run not in self._plans and run not in self._impossible:
+            try:
+                self.planner.check(*self.plan_all([run]))
+            except ConfigError as error:
+                self._plans.pop(run, None)
+                self._impossible.add(run)
+                where = f"{run.arm}, {label(run.setting)}, seed {run.seed}"
+                print(escape_line(f"not tried: {where}: {error}"), file=sys.stderr)
+        return run in self._impossible
 
     def _read_loss(self, run: PlannedRun) -> float | None:
         (plan,) = self.plan_all([run])

@@ -10,7 +10,7 @@ from minigpt.files.reading import UnreadableError
 from minigpt.study.declaration import Declaration
 from minigpt.study.declaration_file import read_declaration, study_folder
 from minigpt.study.find import read_run
-from minigpt.study.journal import read_folders
+from minigpt.study.journal import IMPOSSIBLE, read_folders
 from minigpt.study.planned import PlannedRun
 from minigpt.study.record import folder_of, id_in
 from minigpt.study.run import Run
@@ -29,8 +29,10 @@ class RecordedRuns:
         """Nothing: what is missing is named."""
 
     def loss(self, planned: PlannedRun) -> float | None:
-        """Infinite if it diverged, None if it has not ended."""
+        """Infinite if it diverged, None if it has not ended, not a number if it cannot be."""
         own = " ".join(planned.overrides(self.declaration))
+        if self._folders.get(own) == IMPOSSIBLE:
+            return math.nan
         self.asked[planned] = self._folders.get(own)
         try:
             loss = self.read(planned).loss(self.declaration.metric)

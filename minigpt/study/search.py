@@ -19,7 +19,8 @@ from minigpt.study.values import is_number, is_positive
 
 # Neighbours closer than this are no scale of sizes (0.9, 0.95): nothing lies beyond their ends.
 LEAST_RATIO = 1.2
-# setting -> final loss of each tuning seed, infinite if it diverged; None until all have ended
+# setting -> final loss of each tuning seed, infinite if it diverged; None until all have ended,
+# none at all if no such run can be
 Losses = Callable[[Setting], dict[int, float] | None]
 
 
@@ -83,19 +84,19 @@ def _best(settings: Iterable[Setting], losses: Losses, found: Search) -> Setting
     for setting in settings:
         if (known := losses(setting)) is None:
             found.wanted.append(setting)
-        else:
+        elif known:
             found.scores[setting] = fmean(known.values())
             found.ended |= any(map(math.isfinite, known.values()))
     if found.wanted:
         raise _Waiting
-    return min(settings, key=lambda setting: found.scores[setting])
+    return min((s for s in settings if s in found.scores), key=lambda s: found.scores[s])
 
 
 def _on_a_grid(grid: Grid, tune: Tuning, losses: Losses, found: Search) -> Setting:
     """The best point of the product of all values, which grows where the best is on an edge."""
     while True:
         best = _best(_points(grid), losses, found)
-        beyond = {key: _beyond(grid, best, key, tune, found) for key in grid}
+        beyond = {key: _beyond(grid, best, key, tune, losses, found) for key in grid}
         grown = {key: value for key, value in beyond.items() if value is not None}
         if not grown:
             return best
@@ -113,7 +114,7 @@ def _by_coordinates(grid: Grid, tune: Tuning, losses: Losses, found: Search) -> 
             while True:
                 line = [tuple((at | {key: value}).items()) for value in grid[key]]
                 best = _best(line, losses, found)
-                value = _beyond(grid, best, key, tune, found)
+                value = _beyond(grid, best, key, tune, losses, found)
                 if value is None:
                     break
                 found.extensions.append((key, value))
@@ -128,7 +129,9 @@ def _points(grid: Grid) -> list[Setting]:
     return [tuple(zip(grid, values)) for values in product(*grid.values())]
 
 
-def _beyond(grid: Grid, best: Setting, key: str, tune: Tuning, found: Search) -> Value:
+def _beyond(
+    grid: Grid, best: Setting, key: str, tune: Tuning, losses: Losses, found: Search
+) -> Value:
     """The value beyond the edge that the best setting lies on; None if there is none to try.
 
     It keeps the ratio of the two values at that edge. Values are sizes: positive numbers.
@@ -148,8 +151,8 @@ def _beyond(grid: Grid, best: Setting, key: str, tune: Tuning, found: Search) ->
         return None
     value = float(f"{edge * ratio:.6g}")
     if all(isinstance(v, int) for v in values) and value == int(value) and value >= 1:
-        return int(value)
-    return value
+        value = int(value)
+    return None if losses(tuple((dict(best) | {key: value}).items())) == {} else value
 
 
 def drawn(grid: Grid, trials: int) -> list[Setting]:

@@ -1,13 +1,28 @@
 """A study from tuning to its verdict, over simulated runs."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from declared import Notes, SimulatedRuns, conclude, declared, noisy
+from declared import (
+    FolderRuns,
+    Notes,
+    SimulatedRuns,
+    conclude,
+    conclude_in_folder,
+    declared,
+    noisy,
+)
+from studies import Study
 
-from minigpt.study.conduct import Unfinished
+from minigpt.errors import ConfigError
+from minigpt.study.conduct import Unfinished, known_search
 from minigpt.study.decisions import phase
+from minigpt.study.journal import Journal
+from minigpt.study.launched import LaunchedRuns
 from minigpt.study.planned import PlannedRun
+from minigpt.study.recorded import RecordedRuns
 
 
 def test_phases_in_order_and_a_verdict() -> None:
@@ -67,6 +82,39 @@ def test_without_a_baseline_that_ended_nothing_is_judged() -> None:
         with pytest.raises(Unfinished, match="nothing to compare"):
             conclude(declared(), runs)
         assert [phase for phase, _ in runs.phases] == ["tune"]
+
+
+def test_a_value_that_cannot_be_ends_no_study(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What lies beyond an edge is not tried where its configuration is refused, and compare, which
+    builds nothing, comes to the same.
+    """
+
+    class Refuses:
+        def all(self, jobs: list[list[str]]) -> list[Any]:
+            return [SimpleNamespace(folder=study.folder / "none") for _ in jobs]
+
+        def check(self, plan: Any) -> None:
+            raise ConfigError("invalid value: a share of 4.0")
+
+    declaration = declared()
+    beyond = (("optim.lr_scale", 4.0),)
+    launched = LaunchedRuns(declaration, [], Refuses(), None)  # type: ignore[arg-type]
+
+    class Runs(FolderRuns):
+        def loss(self, planned: PlannedRun) -> float | None:
+            return launched.loss(planned) if planned.setting == beyond else super().loss(planned)
+
+    runs = Runs(declaration, study, noisy(0.08, best={"muon": 2.0, "adamw": 1.0}))
+    done = conclude_in_folder(runs)
+    assert "not tried: muon, optim.lr_scale=4.0, seed 0: invalid value" in capsys.readouterr().err
+    assert done.searches[(), "muon"].chosen == (("optim.lr_scale", 2),)
+    assert done.searches[(), "muon"].extensions == []
+    with Journal(study.folder, declaration, {}) as journal:
+        journal.note_folders(runs.names | launched.folders)
+    recorded = known_search(declaration, RecordedRuns(declaration, study.folder), (), "muon", 9)
+    assert recorded.chosen == (("optim.lr_scale", 2),)
 
 
 def test_equal_arms_within_the_margin() -> None:

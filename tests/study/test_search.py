@@ -54,6 +54,22 @@ def test_extensions_end() -> None:
     assert to_the_end(tuning(extend=0), bowl(64))[0].extensions == []
 
 
+def test_nothing_lies_beyond_an_edge_where_no_run_can_be() -> None:
+    """A share of a run beyond 1, say: no losses at all, where None is a run that has not ended."""
+
+    def losses(setting: Setting) -> dict[int, float]:
+        values: dict[str, Any] = dict(setting)
+        share, scale = values["share"], values["optim.lr_scale"]
+        return {} if share >= 1 or share + scale > 5 else {0: -share - scale}
+
+    for method in ("grid", "coordinate"):
+        tune = tuning(over={"share": [0.2, 0.5], "optim.lr_scale": [1, 2]}, method=method)
+        found = search(tune, "muon", losses, 100)
+        assert dict(found.chosen or ()) == {"share": 0.5, "optim.lr_scale": 4}
+        assert found.extensions == [("optim.lr_scale", 4)]
+        assert all(dict(setting)["share"] < 1 for setting in found.scores)
+
+
 def test_what_is_no_size_is_not_extended() -> None:
     """0.95 is the upper end of 0.9, 0.95; 1.0028 would be no momentum."""
     tune = tuning(over={}, per_arm={"muon": {"optim.hidden.momentum": [0.9, 0.95]}})
