@@ -4,6 +4,7 @@ The figures of each check are a line of JSON. DEVICE cpu is a rehearsal with sma
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -31,7 +32,8 @@ def model_of(device: str, *overrides: str) -> Model:
     """Two layers of the reference shape; in a rehearsal one of width 64."""
     real = ["model=small", "data=fineweb_edu", "model.n_layers=2", "train.batch_size=4"]
     torch.compiler.reset()
-    return Model([*(SMALL if device == "cpu" else real), *overrides])
+    eager = [] if any("compile" in key for key in overrides) else ["train.compile=false"]
+    return Model([*(SMALL if device == "cpu" else real), *eager, *overrides])
 
 
 def losses(device: str) -> dict[str, list[float]]:
@@ -94,11 +96,11 @@ def tf32(device: str) -> dict[str, Any]:
 
 
 def fp16(device: str) -> dict[str, Any]:
-    """Steps with a scale that overflows at first."""
-    scaler = torch.amp.GradScaler(device, init_scale=2.0**26)
+    """Steps with a scale that overflows at first, and falls by 16 each time."""
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**40, backoff_factor=2.0**-4)
     model = model_of(device, f"train.device={device}", "train.precision=fp16")
     with patch.object(Precision, "grad_scaler", lambda self: scaler):
-        run = model.watched(model.chosen, Budget(STEPS, 4, 4, model.seq_len), 1.0)
+        run = model.watched(model.chosen, Budget(STEPS, 4, 4, model.seq_len), 0.1)
     return {
         "skipped": run.progress.skipped,
         "scale": scaler.get_scale(),
@@ -142,7 +144,11 @@ def clocks(device: str) -> dict[str, float]:
     """Work of the device by the loop's clock, which the host does not wait for, and by waiting."""
     x = torch.randn(4096 if device == "cuda" else 256, 4096, device=device)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    work = lambda: [x @ x.T for _ in range(50)]
+
+    def work() -> None:
+        for _ in range(50):
+            x @ x.T
+
     work()
     wait()
     begin = time.perf_counter()
@@ -159,7 +165,9 @@ def clocks(device: str) -> dict[str, float]:
 
 def context(device: str) -> dict[str, float]:
     """Bytes that the device lacks after a few steps, beside what the allocator holds."""
-    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    which = os.environ["CUDA_VISIBLE_DEVICES"].split(",")[0]
+    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    ask.append(f"--id={which}")
     before = 2**20 * int(subprocess.check_output(ask, text=True).split()[0])
     model = model_of(device, f"train.device={device}", "train.precision=bf16")
     model.steps(model.chosen, 4, 3)

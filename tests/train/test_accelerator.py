@@ -15,6 +15,12 @@ from runs import SMALL, Shell, rows
 from minigpt.config import precision
 from minigpt.config.budget import memory_problem
 from minigpt.config.precision import Precision
+from minigpt.model import transformer
+from minigpt.model.dropout import sequences
+from minigpt.model.rope import rope_table
+from minigpt.model.transformer import Transformer
+from minigpt.optim.muon import Muon
+from minigpt.optim.normuon import NorMuon
 from minigpt.run.changes import path_changes
 from minigpt.train import bar, clocks, training
 from minigpt.train.assemble import path_of
@@ -76,6 +82,26 @@ def test_deterministic_products_are_asked_of_cublas(
     assert shell("train", *SMALL, "train.deterministic=true", "train.stop_after=1") == 0, shell.err
     torch.use_deterministic_algorithms(False)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_a_step_elsewhere_leaves_nothing_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, documents: bool
+) -> None:
+    """On `meta`, which computes nothing, and refuses tensors of another device."""
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda gradients: torch.ones(()))
+    model = Transformer(64, 2, 32, 4, 2, max_seq_len=16, dropout=0.1, qk_norm=True).to("meta")
+    model.activation_checkpointing = documents
+    tokens = torch.zeros(4, 16, dtype=torch.int64, device="meta")
+    with sequences(range(4), "meta"):
+        model(tokens, tokens, tokens if documents else None).backward()
+    hidden = [p for p in model.blocks.parameters() if p.dim() == 2]
+    for optimizer in (Muon(hidden), NorMuon(hidden), torch.optim.AdamW(model.parameters())):
+        optimizer.step()
+        optimizer.step()
+    monkeypatch.setattr(transformer, "rope_table", lambda *where: rope_table(*where[:-1], "cpu"))
+    with pytest.raises(RuntimeError, match="device"):
+        model(tokens, tokens)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_fp16_with_the_loss_scaler_on_cuda(
     found = check("fp16")
     assert found["finite"]
     assert 0 < found["skipped"] < 10, "its first scale overflows"
-    assert found["scale"] == 2.0 ** (26 - found["skipped"])
+    assert found["scale"] == 2.0 ** (40 - 4 * found["skipped"])
     assert found["losses"][-1] < found["losses"][0]
     if device == "cuda":
         agree(device, losses, "fp16 eager", "reference")
@@ -127,7 +127,7 @@ def test_mfu_against_the_table_of_known_gpus(device: str, check: Callable[[str],
 
 def test_deterministic_kernels(tmp_path: Path, device: str, environment: dict[str, str]) -> None:
     """A run that is killed and typed again ends with the bits of one that was let be."""
-    real = ["model=small", "model.n_layers=4", "train.batch_size=8", "eval.tokens=4096"]
+    real = ["model=small", "model.n_layers=4", "train.batch_size=8", "train.compile=false"]
     command = [
         sys.executable, "train.py", *(real if device == "cuda" else ["debug=smoke"]),
         "data=one_play", "logger=none", "model.dropout=0.1", f"data_dir={tmp_path / 'tokens'}",
