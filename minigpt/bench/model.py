@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, cast
@@ -23,6 +23,7 @@ from minigpt.generate.hugging_face import hugging_face_config, names
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 from minigpt.train import memory
+from minigpt.train.batches import Batches
 from minigpt.train.clocks import Clocks
 from minigpt.train.loop import fit
 from minigpt.train.progress import Progress
@@ -52,13 +53,9 @@ class RandomTokens:
     vocab_size: int
     seq_len: int
 
-    def batch(
-        self, step: int, batch_size: int, rows: slice = slice(None)
-    ) -> tuple[np.ndarray, np.ndarray]:
-        numbers = range(batch_size)[rows]
-        drawn = np.random.default_rng((step, numbers[0])).random((len(numbers), self.seq_len + 1))
-        tokens = (self.vocab_size * drawn * drawn * drawn).astype(np.int64)
-        return tokens[:, :-1].copy(), tokens[:, 1:].copy()
+    def sequences(self, numbers: Sequence[int]) -> np.ndarray:
+        drawn = np.random.default_rng(numbers[0]).random((len(numbers), self.seq_len + 1))
+        return (self.vocab_size * drawn * drawn * drawn).astype(np.int32)
 
 
 @dataclass
@@ -169,6 +166,7 @@ class Model:
         train = {"grad_clip": 1.0, "max_bad_steps": 10, "skip_spikes": None, "stop_after": None}
         quiet = {part: {"every": None} for part in ("eval", "checkpoint", "sample")}
         config = {"seed": 0, "train": train, "log": {"every": 1 if multiplier else None}, **quiet}
+        tokens = cast(TrainWindows, RandomTokens(self.vocab_size, self.seq_len))
         run = WatchedRun(
             plan=replace(self.plan, config=config),
             folder=nothing,
@@ -177,7 +175,7 @@ class Model:
             forward=cast(Callable[..., torch.Tensor], forward),
             optimizer=self.optimizer,
             schedule=lambda step, steps: multiplier,
-            windows=cast(TrainWindows, RandomTokens(self.vocab_size, self.seq_len)),
+            batches=Batches(tokens, budget, 0, chosen.device),
             budget=budget,
             precision=chosen,
             scaler=chosen.grad_scaler(),

@@ -3,7 +3,7 @@
 B batch, T sequence length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -70,10 +70,15 @@ class TrainWindows:
         Micro-batches and ranks take slices of the step's rows, which are the same for any slicing.
         """
         numbers = range(step * batch_size, (step + 1) * batch_size)[rows]
-        tokens = np.empty((len(numbers), self.seq_len + 1), np.int64)
+        tokens = self.sequences(numbers).astype(np.int64)
+        return tokens[:, :-1], tokens[:, 1:]
+
+    def sequences(self, numbers: Sequence[int]) -> np.ndarray:
+        """(B, T + 1) int32: the inputs of these sequences of the run, and each last target."""
+        tokens = np.empty((len(numbers), self.seq_len + 1), np.int32)
         for row, number in enumerate(numbers):
             tokens[row] = self.split.read(self.start(number), self.seq_len + 1)
-        return tokens[:, :-1], tokens[:, 1:]
+        return tokens
 
 
 def windows_in(n_tokens: int, seq_len: int) -> int:
@@ -82,7 +87,11 @@ def windows_in(n_tokens: int, seq_len: int) -> int:
 
 
 def validation_batches(
-    split: Split, seq_len: int, batch_size: int, max_tokens: int | None = None
+    split: Split,
+    seq_len: int,
+    batch_size: int,
+    max_tokens: int | None = None,
+    filled: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(inputs, targets) over the split in order, both (B, T) int64; in the last B <= batch_size.
 
@@ -90,6 +99,7 @@ def validation_batches(
     targets -100, inputs 0.
 
     max_tokens: stop after so many targets; the split's first ones, always the same.
+    filled: give the last batch B = batch_size by rows of padding, for code compiled for one shape.
     """
     if split.n_tokens < 2:
         raise DataError(
@@ -100,8 +110,8 @@ def validation_batches(
     n_windows = -(-n_targets // seq_len)
     for first in range(0, n_windows, batch_size):
         windows = range(first, min(first + batch_size, n_windows))
-        inputs = np.zeros((len(windows), seq_len), np.int64)
-        targets = np.full((len(windows), seq_len), IGNORED, np.int64)
+        shape = (batch_size if filled else len(windows), seq_len)
+        inputs, targets = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
         for row, window in enumerate(windows):
             start = window * seq_len
             tokens = split.read(start, min(seq_len, n_targets - start) + 1)

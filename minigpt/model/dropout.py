@@ -7,7 +7,7 @@ the same ones.
 B batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -65,9 +65,9 @@ _now = _Now()
 
 
 @contextmanager
-def sequences(seeds: Sequence[int], device: torch.device | str) -> Iterator[None]:
-    """Inside, the sequences of the batch have these seeds, in forward and backward passes."""
-    _now.seeds = torch.tensor(seeds, dtype=torch.int64).to(device)
+def sequences(seeds: Tensor) -> Iterator[None]:
+    """Inside, the sequences of the batch have these seeds, (B,) int64 on the model's device."""
+    _now.seeds = seeds
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from minigpt.terminal import few
 CODE = "code changed: "  # before the file of a module, where changes are told
 COMPUTES = (
     "minigpt.train.loop",
+    "minigpt.train.batches",
     "minigpt.train.evaluate",
     "minigpt.data.windows",
     "minigpt.data.tokens",

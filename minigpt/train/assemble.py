@@ -27,6 +27,7 @@ from minigpt.run.folder import RunFolder
 from minigpt.seeding import generator
 from minigpt.train import branch
 from minigpt.train.bar import ProgressBar
+from minigpt.train.batches import Batches
 from minigpt.train.clocks import Clocks
 from minigpt.train.peak import peak_of
 from minigpt.train.progress import Progress, progress_of
@@ -74,7 +75,7 @@ def assemble(plan: Plan, folder: RunFolder) -> Run:
         forward=model,
         optimizer=optimizer,
         schedule=schedule,
-        windows=windows,
+        batches=Batches(windows, budget, config["seed"], precision.device),
         budget=budget,
         precision=precision,
         scaler=precision.grad_scaler(),

@@ -10,6 +10,7 @@ from torch import nn
 from minigpt.config.precision import Precision
 from minigpt.data.tokens import Split
 from minigpt.data.windows import validation_batches
+from minigpt.train.batches import to_device
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: nn.Module,  # compiled or not
     split: Split,
     *,
     seq_len: int,
@@ -38,18 +39,22 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    nats, tokens = 0.0, 0
+    nats: list[torch.Tensor] = []  # of each batch; read at the end, so that no batch is waited for
+    tokens = 0
+    batches = validation_batches(split, seq_len, batch_size, max_tokens, filled=precision.compile)
     try:
-        for batch in validation_batches(split, seq_len, batch_size, max_tokens):
+        for batch in batches:
             if stop():
                 return None
-            inputs, targets = (torch.from_numpy(array).to(precision.device) for array in batch)
+            inputs, targets = (
+                to_device(torch.from_numpy(array), precision.device) for array in batch
+            )
             with precision.autocast():
-                nats += float(model(inputs, targets, documents_of(inputs, end_of_text)))
+                nats.append(model(inputs, targets, documents_of(inputs, end_of_text)))
             tokens += int((batch[1] != -100).sum())
     finally:
         model.train(was_training)
-    loss = nats / tokens
+    loss = sum(torch.stack(nats).tolist()) / tokens
     predictable = split.n_tokens - 1
     bits_per_byte = loss * predictable / split.n_bytes / math.log(2) if split.n_bytes else None
     return Evaluation(loss, bits_per_byte, tokens)

@@ -6,7 +6,6 @@ import torch
 
 from minigpt.errors import NumericsError
 from minigpt.model.dropout import sequences
-from minigpt.seeding import derive_seed
 from minigpt.train.evaluate import documents_of
 from minigpt.train.run import Run
 
@@ -91,22 +90,20 @@ def accumulate_gradients(run: Run) -> torch.Tensor:
 
     The loss is divided by the tokens of the step, so gradients do not depend on the cut.
     """
-    progress, budget, device = run.progress, run.budget, run.precision.device
-    first, size = progress.step * budget.batch_size, budget.micro_batch_size
-    nats = torch.zeros((), device=device)
-    for micro in range(budget.accumulation):
-        rows = slice(micro * size, (micro + 1) * size)
+    progress, budget = run.progress, run.budget
+    nats = torch.zeros((), device=run.precision.device)
+    first = progress.step * budget.accumulation
+    for micro in range(first, first + budget.accumulation):
         with progress.timed("data"):
-            batch = run.windows.batch(progress.step, budget.batch_size, rows)
-            inputs, targets = (to_device(array, device) for array in batch)
-        numbers = range(first, first + budget.batch_size)[rows]
-        seeds = [derive_seed(run.config["seed"], "dropout", number) for number in numbers]
-        with progress.timed("forward_backward"), sequences(seeds, device):
-            torch.manual_seed(seeds[0])  # for layers that draw from torch's generator themselves
+            inputs, targets, seeds, seed = run.batches[micro]
+        with progress.timed("forward_backward"), sequences(seeds):
+            torch.manual_seed(seed)  # for layers that draw from torch's generator themselves
             with run.precision.autocast():
                 loss = run.forward(inputs, targets, documents_of(inputs, run.end_of_text))
             run.scaler.scale(loss / budget.tokens_per_step).backward()
             nats += loss.detach()
+        with progress.timed("data"):
+            run.batches.fetch_ahead(micro + 1)  # while a GPU is still at the backward pass
     return nats
 
 
@@ -162,11 +159,3 @@ def refuse_divergence(run: Run, nats: torch.Tensor, norm: torch.Tensor, finite: 
 def due(every: int | None, step: int, last: int) -> bool:
     """Whether what happens every so many steps is due here and was not done yet."""
     return every is not None and step > 0 and step % every == 0 and last < step
-
-
-def to_device(array: Any, device: str) -> torch.Tensor:
-    """A NumPy array on the device; on CUDA pinned and without waiting."""
-    tensor = torch.from_numpy(array)
-    if device.startswith("cuda"):
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)

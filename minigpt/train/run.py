@@ -6,9 +6,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from minigpt import interrupt
 from minigpt.config.budget import Budget
@@ -16,7 +17,6 @@ from minigpt.config.plan import Plan
 from minigpt.config.precision import Precision
 from minigpt.data.tokens import Tokens
 from minigpt.data.unigram import unigram_loss
-from minigpt.data.windows import TrainWindows
 from minigpt.errors import DataError, NumericsError
 from minigpt.generate import sampling
 from minigpt.model.transformer import Transformer
@@ -25,6 +25,7 @@ from minigpt.run.folder import RunFolder
 from minigpt.run.metrics import whole_rows
 from minigpt.seeding import generator
 from minigpt.train.bar import ProgressBar
+from minigpt.train.batches import Batches
 from minigpt.train.evaluate import Evaluation, evaluate
 from minigpt.train.peak import peak_of
 from minigpt.train.progress import Progress
@@ -43,7 +44,7 @@ class Run:
     forward: Callable[..., torch.Tensor]  # the model, compiled if asked for; gives nats
     optimizer: ByRole  # one optimizer for each role
     schedule: Callable[[int, int], float]  # (step, steps) -> multiplier of each lr
-    windows: TrainWindows  # the sequences of each step
+    batches: Batches  # the sequences of each step
     budget: Budget  # steps, and how a batch is cut
     precision: Precision  # device, number format, compiled or not
     scaler: torch.amp.GradScaler  # of the loss; passes everything through but under fp16
@@ -128,7 +129,7 @@ class Run:
         """Score the validation split, in the end all of it. None if a signal asks to stop."""
         self.optimizer.eval()
         found = evaluate(
-            self.model,
+            cast(nn.Module, self.forward),
             self.tokens.val,
             seq_len=self.budget.seq_len,
             batch_size=self.budget.micro_batch_size,

@@ -67,28 +67,28 @@ def test_dropout_of_a_sequence_does_not_depend_on_its_batch() -> None:
     assert len(drops) == 2 * (1 + 2 * 3)
     assert len({module.place for module in drops}) == len(drops)
     tokens, seeds = torch.randint(64, (4, 150), generator=generator(0, "data")), [5, 6, 7, 8]
-    with sequences(seeds, "cpu"):
+    with sequences(torch.tensor(seeds)):
         together = model.hidden(tokens)
-    with sequences(seeds[:1], "cpu"):
+    with sequences(torch.tensor(seeds[:1])):
         same_text_and_seed = model.hidden(tokens[:1])
     for i, seed in enumerate(seeds):
-        with sequences([seed], "cpu"):
+        with sequences(torch.tensor([seed])):
             alone = model.hidden(tokens[i : i + 1])
         assert torch.equal(alone[:, 0] == 0, together[:, i] == 0)
         torch.testing.assert_close(alone[:, 0], together[:, i], rtol=1e-5, atol=1e-5)
     assert torch.equal(same_text_and_seed, model_hidden_again(model, tokens[:1], seeds[0]))
-    with sequences([9], "cpu"):
+    with sequences(torch.tensor([9])):
         assert not torch.allclose(model.hidden(tokens[:1])[:, 0], together[:, 0], atol=1e-2)
     with (
-        sequences([1, 2, 3], "cpu"),
+        sequences(torch.tensor([1, 2, 3])),
         pytest.raises(ValueError, match="4 rows that are not 3 sequences"),
     ):
         model.hidden(tokens)
-    with sequences([1], "cpu"), pytest.raises(ValueError, match="without a place"):
+    with sequences(torch.tensor([1])), pytest.raises(ValueError, match="without a place"):
         Dropout(0.5)(torch.ones(1, 2))
 
 
 def model_hidden_again(model: Transformer, tokens: torch.Tensor, seed: int) -> torch.Tensor:
     torch.rand(3)  # whatever somebody else draws
-    with sequences([seed], "cpu"):
+    with sequences(torch.tensor([seed])):
         return model.hidden(tokens)

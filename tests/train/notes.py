@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+from minigpt.train.batches import Batches
 from minigpt.train.progress import Progress
 from minigpt.train.run import Run
 
@@ -10,16 +11,22 @@ from minigpt.train.run import Run
 class Notes(Run):
     """A run that has no folder and keeps what the loop tells it.
 
-    keywords: fields of Run.
+    windows: a TrainWindows, or what has its `sequences`.  keywords: fields of Run.
     """
 
     def __init__(
-        self, config: dict[str, Any], model: Any, stop_at: int | None = None, **keywords: Any
+        self,
+        config: dict[str, Any],
+        model: Any,
+        windows: Any,
+        stop_at: int | None = None,
+        **keywords: Any,
     ) -> None:
         nothing = dict.fromkeys(("folder", "tokens", "probe", "logger", "bar"))
         plan = SimpleNamespace(config=config)
         fields: Any = {**nothing, "plan": plan, "model": model, "forward": model, **keywords}
-        super().__init__(progress=Progress(), **fields)
+        batches = Batches(windows, fields["budget"], config["seed"], "cpu")
+        super().__init__(progress=Progress(), batches=batches, **fields)
         self.stop_at = stop_at
         self.rows: list[dict[str, Any]] = []
         self.events: list[tuple[str, int]] = []

@@ -6,6 +6,7 @@ by 1e-7; Newton-Schulz in bf16 moves them by 2e-4. A change that is *meant* to c
 formula, the order of random draws) brings new numbers.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.seeding import generator
 from minigpt.train.loop import fit
 
-STEPS, SHOWN = 40, (1, 2, 10, 40)
+STEPS, BATCH, SHOWN = 40, 8, (1, 2, 10, 40)
 MUON = partial(
     Muon, lr=0.02, weight_decay=0.05, momentum=0.95, nesterov=True, ns_schedule="keller",
     ns_steps=5, ns_dtype="fp32", scale="original", momentum_warmup=0, momentum_dtype="gradient",
@@ -39,16 +40,11 @@ LOSSES = {  # at the SHOWN steps
 class Runs:
     """Sequences that count modulo 61 from a random start, in strides of 1 to 5: predictable."""
 
-    def batch(
-        self, step: int, batch_size: int, rows: slice = slice(None)
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def sequences(self, numbers: Sequence[int]) -> np.ndarray:
+        step, row = divmod(numbers[0], BATCH)
         random = np.random.default_rng(step)
-        start, stride = (
-            random.integers(0, 61, (batch_size, 1)),
-            random.integers(1, 6, (batch_size, 1)),
-        )
-        tokens = ((start + stride * np.arange(25)) % 61)[rows]
-        return tokens[:, :-1], tokens[:, 1:]
+        start, stride = random.integers(0, 61, (BATCH, 1)), random.integers(1, 6, (BATCH, 1))
+        return ((start + stride * np.arange(25)) % 61)[row : row + len(numbers)]
 
 
 def losses_of(hidden: Any) -> dict[int, float]:
@@ -69,7 +65,7 @@ def losses_of(hidden: Any) -> dict[int, float]:
         optimizer=optimizer,
         schedule=WarmupCosine(warmup=0.1, floor=0.0),
         windows=Runs(),
-        budget=Budget(STEPS, 8, 4, 24),
+        budget=Budget(STEPS, BATCH, 4, 24),
         precision=chosen,
         scaler=chosen.grad_scaler(),
     )

@@ -1,5 +1,6 @@
 """The loop's arithmetic: accumulation, one overflow decision for all optimizers, intervals."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,11 @@ from minigpt.train.progress import Progress
 
 
 class FewWindows:
-    """Random but fixed windows: a pure function of step and row, as TrainWindows is."""
+    """Twelve random but fixed windows: a pure function of the number, as TrainWindows is."""
 
-    def batch(
-        self, step: int, batch_size: int, rows: slice = slice(None)
-    ) -> tuple[np.ndarray, np.ndarray]:
-        tokens = np.random.default_rng(step).integers(0, 64, (batch_size, 17))[rows]
-        return tokens[:, :-1], tokens[:, 1:]
+    def sequences(self, numbers: Sequence[int]) -> np.ndarray:
+        draws = (np.random.default_rng(number % 12) for number in numbers)
+        return np.stack([random.integers(0, 64, 17) for random in draws])
 
 
 def make(dropout: float = 0.0) -> tuple[Transformer, ByRole]:
@@ -51,10 +50,10 @@ def run(
     notes = Notes(
         config_of(**changes),
         model,
+        FewWindows(),
         stop_at,
         optimizer=optimizer,
         schedule=Constant(),
-        windows=FewWindows(),
         budget=budget,
         precision=chosen,
         scaler=chosen.grad_scaler(),
