@@ -76,22 +76,30 @@ def orthogonalise_batch(
     norms: list[Tensor] = []
     for i, matrix in enumerate(matrices):
         if not norms:
-            make = _kept_buffers if matrix.device.type == "cpu" else _buffers
+            make = _kept_buffers if matrix.device.type == "cpu" else buffers
             m, n = sorted(matrix.shape)
-            x, next_x, gram, polynomial = make(len(shapes), m, n, dtype, matrix.device)
+            work = make(len(shapes), m, n, dtype, matrix.device)
+            x = work[0]
         rounded = matrix.to(dtype)
         norms.append(rounded.norm())  # in its own orientation, to sum in the order of the reference
         x[i].copy_(wide(rounded))
     x.div_(torch.stack(norms).clamp_(min=EPSILON)[:, None, None])
+    x = iterate(work, coefficients)
+    return [turned(result, shape) for result, shape in zip(x, shapes, strict=True)]
+
+
+def iterate(work: tuple[Tensor, ...], coefficients: Coefficients) -> Tensor:
+    """Newton-Schulz of the first of `buffers`, (B, m, n) of norm 1; the result is one of them."""
+    x, next_x, gram, polynomial = work
     for a, b, c in coefficients:
         torch.bmm(x, x.mT, out=gram)
         torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=polynomial)
         torch.baddbmm(x, polynomial, x, beta=a, out=next_x)
         x, next_x = next_x, x
-    return [turned(result, shape) for result, shape in zip(x, shapes, strict=True)]
+    return x
 
 
-def _buffers(
+def buffers(
     count: int, m: int, n: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, ...]:
     """Room for X twice (B, m, n), for A and for b A + c A A (B, m, m)."""
@@ -101,7 +109,7 @@ def _buffers(
 
 # On a CPU every large allocation is new memory, page by page. A step of the tiny model would have
 # 1,100 page faults and lose 2 of 14 ms.
-_kept_buffers = lru_cache(maxsize=16)(_buffers)
+_kept_buffers = lru_cache(maxsize=16)(buffers)
 
 
 def _orthogonalise_symmetric(

@@ -79,6 +79,8 @@ class ByRole:
             if groups and builder is not None:
                 exponent = hidden_width_exponent if role_name == "hidden" else None
                 optimizer = build_optimizer(role_name, builder, groups, lr_scale, exponent)
+                if hasattr(optimizer, "checks_gradients"):
+                    optimizer.checks_gradients = False  # the caller of `step` does
                 self.optimizers[role_name] = optimizer
 
         owned = [p for group in self.param_groups for p in group["params"]]

@@ -10,7 +10,8 @@ For each weight matrix W (R, C) = (out, in) with gradient G:
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from minigpt.optim import ranks
 from minigpt.optim.batching import batches, orthogonalise_batch
 from minigpt.optim.checks import check_choice, check_decays, check_finite
 from minigpt.optim.newton_schulz import EPSILON, Schedule, coefficients_of, dtype_of, flops
+from minigpt.optim.together import by_shape, orthogonalise_blocks, room_for
 
 WARMUP_MOMENTUM = 0.85  # where momentum warm-up begins (modded-nanogpt)
 SCALES: dict[str, Callable[[int, int], float]] = {
@@ -70,11 +72,14 @@ class Muon(torch.optim.Optimizer):
     In a process group every rank orthogonalises a share of the matrices (ranks.py); all ranks must
     have the same gradients. A step whose gradients are not finite (or overflow the fp32 norm) is
     skipped whole: weights and state stay, and `skipped_steps` counts. Parameters without gradient
-    are left alone, and `p.grad` is never written.
+    are left alone, and `p.grad` is never written. With `checks_gradients = False` the caller has
+    made sure that they are finite, and a GPU is not waited for.
 
     Raises ValueError for values out of range, and for parameters that are below 2-D or do not
     divide into heads.
     """
+
+    checks_gradients = True
 
     def __init__(
         self,
@@ -152,12 +157,16 @@ class Muon(torch.optim.Optimizer):
         ]
         if not gradients:
             return loss
-        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+        if self.checks_gradients and not torch.nn.utils.get_total_norm(gradients).isfinite():
             self.skipped_steps += 1
             return loss
 
-        matrices = [matrix for group in self.param_groups for matrix in self._accumulate(group)]
+        matrices = self._accumulate()
         dtype = dtype_of(self.ns_dtype, gradients[0].device.type)
+        if self.moves_together(gradients[0].device) and all_fp32(matrices):
+            for family in families(matrices):
+                self._update_together(family, dtype)
+            return loss
         shapes = [matrix.weight.shape for matrix in matrices]
         work = batches([matrix.weight for matrix in matrices], dtype)
 
@@ -174,25 +183,67 @@ class Muon(torch.optim.Optimizer):
                 self._apply(matrices[i], update)
         return loss
 
-    def _accumulate(self, group: dict[str, Any]) -> Iterator[Matrix]:
-        """Take this step's gradients into the momentum, and hand out the matrices."""
-        step, mu = group["step"] + 1, group["momentum"]
+    def moves_together(self, device: torch.device) -> bool:
+        """Whether launches are spared, at an fp32 copy of all matrices."""
+        return device.type != "cpu" and ranks.world_size() == 1
+
+    def _accumulate(self) -> list[Matrix]:
+        """Take this step's gradients into the momentum. Returns the matrices."""
+        matrices: list[Matrix] = []
+        taken: dict[float, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+        for group in self.param_groups:
+            mu = self._momentum_of_next_step(group)
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state, gradient = self.state[p], p.grad
+                if not state:
+                    dtype = torch.float32 if self.momentum_dtype == "fp32" else gradient.dtype
+                    state["momentum_buffer"] = torch.zeros_like(gradient, dtype=dtype)
+                buffer = state["momentum_buffer"]
+                taken[mu][0].append(buffer)
+                taken[mu][1].append(gradient.to(buffer.dtype))
+                parts = (matrices_of(tensor, group) for tensor in (p, gradient, buffer))
+                for i, (w, g, b) in enumerate(zip(*parts, strict=True)):
+                    matrices.append(Matrix(group, state, i, w, g, b, mu))
+        for mu, (momenta, gradients) in taken.items():
+            torch._foreach_lerp_(momenta, gradients, 1 - mu)
+        return matrices
+
+    def _momentum_of_next_step(self, group: dict[str, Any]) -> float:
+        step, mu = group["step"] + 1, float(group["momentum"])
         group["step"] = step
         if step < group["momentum_warmup"]:
             start = min(WARMUP_MOMENTUM, mu)
-            mu = start + (mu - start) * step / group["momentum_warmup"]
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state, gradient = self.state[p], p.grad
-            if not state:
-                dtype = torch.float32 if self.momentum_dtype == "fp32" else gradient.dtype
-                state["momentum_buffer"] = torch.zeros_like(gradient, dtype=dtype)
-            buffer = state["momentum_buffer"]
-            buffer.lerp_(gradient.to(buffer.dtype), 1 - mu)
-            parts = (matrices_of(tensor, group) for tensor in (p, gradient, buffer))
-            for i, (w, g, b) in enumerate(zip(*parts, strict=True)):
-                yield Matrix(group, state, i, w, g, b, mu)
+            return start + (mu - start) * step / group["momentum_warmup"]
+        return mu
+
+    def _update_together(self, matrices: list[Matrix], dtype: torch.dtype) -> None:
+        """Move matrices of equal settings in few launches, as `_apply` would one by one."""
+        matrices = sorted(matrices, key=lambda matrix: by_shape(matrix.weight.shape))
+        group, weights = matrices[0].group, [matrix.weight for matrix in matrices]
+        blocks = room_for([weight.shape for weight in weights], weights[0].device)
+        updates = [update for block in blocks for update in block.unbind()]
+        momenta = [matrix.momentum for matrix in matrices]
+        if group["nesterov"]:
+            torch._foreach_copy_(updates, [matrix.gradient for matrix in matrices])
+            torch._foreach_lerp_(updates, momenta, matrices[0].mu)
+        else:
+            torch._foreach_copy_(updates, momenta)
+        if group["renormalise"] or group["cautious"] or type(self)._adjust is not Muon._adjust:
+            orthogonalise_blocks(blocks, self.coefficients, dtype)
+            for matrix, update in zip(matrices, updates, strict=True):
+                self._apply(matrix, update)
+            return
+        lr, weight_decay, scale = group["lr"], group["weight_decay"], SCALES[group["scale"]]
+        if not weight_decay:
+            orthogonalise_blocks(blocks, self.coefficients, dtype, scale)
+            torch._foreach_add_(weights, updates, alpha=-lr)
+            return
+        # (1 - lr wd) W - lr s O is W moved by the part lr wd of its way to -s O / wd: one launch
+        to_target = lambda rows, columns: -scale(rows, columns) / weight_decay
+        orthogonalise_blocks(blocks, self.coefficients, dtype, to_target)
+        torch._foreach_lerp_(weights, updates, lr * weight_decay)
 
     def _apply(self, matrix: Matrix, update: Tensor) -> None:
         """Decay and move one matrix by its orthogonal `update`."""
@@ -214,6 +265,19 @@ class Muon(torch.optim.Optimizer):
         if not matrix.group["renormalise"]:
             return update
         return update * (math.sqrt(min(update.shape)) / update.float().norm().clamp(min=EPSILON))
+
+
+def all_fp32(matrices: list[Matrix]) -> bool:
+    return all(m.weight.dtype == m.momentum.dtype == torch.float32 for m in matrices)
+
+
+def families(matrices: list[Matrix]) -> list[list[Matrix]]:
+    """The matrices by equal settings; usually all in one list."""
+    keys = ("lr", "weight_decay", "nesterov", "scale", "renormalise", "cautious")
+    found: dict[Any, list[Matrix]] = defaultdict(list)
+    for matrix in matrices:
+        found[matrix.mu, *(matrix.group[key] for key in keys)].append(matrix)
+    return list(found.values())
 
 
 def direction(matrix: Matrix) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from notes import Notes, config_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minigpt.config.budget import Budget
 from minigpt.config.precision import choose
@@ -33,7 +34,7 @@ class FewWindows:
 def make(dropout: float = 0.0) -> tuple[Transformer, ByRole]:
     model = Transformer(64, n_layers=2, d_model=32, n_heads=2, max_seq_len=16, dropout=dropout)
     model.init_weights(generator(0, "init"))
-    roles, adamw = model.roles(), partial(torch.optim.AdamW, lr=1e-3)
+    roles, adamw = model.roles(), partial(torch.optim.AdamW, lr=1e-3, fused=True)
     parameters = [(name, p, roles[name]) for name, p in model.named_parameters()]
     return model, ByRole(parameters, partial(Muon, lr=0.02), adamw, adamw, adamw)
 
@@ -235,3 +236,26 @@ def test_dropout_is_a_function_of_seed_and_step_alone(tmp_path: Path) -> None:
         run(model, optimizer, Budget(3, 4, 2, 16))
         results.append([p.detach().clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+class ReadBack(TorchDispatchMode):
+    """Counts the values that the host reads, for each of which a GPU is waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        self.count += function.overloadpacket.__name__ == "_local_scalar_dense"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_step_waits_for_the_device_once_between_log_rows(
+    clip: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    with ReadBack() as read:
+        monkeypatch.setattr(Notes, "on_step", lambda notes: counts.append(read.count))
+        run(*make(dropout=0.1), Budget(8, 12, 4, 16), log_every=6, grad_clip=clip)
+    of_steps = [after - before for before, after in zip([0, *counts], counts)]
+    assert of_steps == [1] * 6 + [of_steps[6], 1]  # the row of step 6 is counted with step 7
+    assert of_steps[6] > 1
