@@ -86,7 +86,7 @@ class WatchedRun(Run):
     def record(self, row: dict[str, Any]) -> None:
         self.losses.append(row["train/loss"])
 
-    def save(self, final: bool) -> None: ...
+    def save(self, final: bool, beside: bool = False) -> None: ...
 
 
 class Llama(torch.nn.Module):

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +48,13 @@ def save_checkpoint(
         except CheckpointError:
             # Training went on from before a damaged checkpoint and came to its step again.
             durable.remove_folder(final)
-    files = _files_of(model, optimizer, {**state, "schema": layout.SCHEMA})
-    temporary = durable.temporary_name(final)
+    temporary, entries = durable.temporary_name(final), {}
     try:
         temporary.mkdir(parents=True)
-        for name, content in files.items():
+        for name, content in _files_of(model, optimizer, {**state, "schema": layout.SCHEMA}):
             durable.write_synced(temporary / name, content)
+            entries[name] = _entry(content)
+        durable.write_synced(temporary / layout.MANIFEST, _manifest(entries))
         if final.exists():
             # Still found by its step, should the process die before the next line.
             os.rename(final, final.with_name(final.name + layout.SUPERSEDED))
@@ -66,19 +67,18 @@ def save_checkpoint(
 
 def _files_of(
     model: Mapping[str, "torch.Tensor"], optimizer: dict[str, Any] | None, state: dict[str, Any]
-) -> dict[str, bytes]:
-    """The files of a checkpoint in the order in which they are written: the manifest comes last."""
+) -> Iterator[tuple[str, bytes]]:
+    """The files of a checkpoint but for the manifest, one after the other: the bytes are many."""
     from safetensors.torch import save as to_bytes
 
     from minigpt.optim.state_tree import encode
 
     tensors: dict[str, torch.Tensor] = {}
     state = {**state, "optimizer": encode(optimizer, tensors)}
-    files = {layout.MODEL: to_bytes(_plain(model))}
+    yield layout.MODEL, to_bytes(_plain(model))
     if optimizer is not None:
-        files[layout.OPTIMIZER] = to_bytes(_plain(tensors))
-    files[layout.STATE] = durable.json_bytes(state)
-    return {**files, layout.MANIFEST: manifest_bytes(files)}
+        yield layout.OPTIMIZER, to_bytes(_plain(tensors))
+    yield layout.STATE, durable.json_bytes(state)
 
 
 def _plain(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
@@ -87,10 +87,14 @@ def _plain(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
 
 def manifest_bytes(files: Mapping[str, bytes]) -> bytes:
     """manifest.json for files with this content."""
-    entries = {
-        name: {"bytes": len(content), "sha256": durable.sha256_bytes(content)}
-        for name, content in files.items()
-    }
+    return _manifest({name: _entry(content) for name, content in files.items()})
+
+
+def _entry(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": durable.sha256_bytes(content)}
+
+
+def _manifest(entries: dict[str, dict[str, Any]]) -> bytes:
     body = {"schema": layout.SCHEMA, "files": entries}
     return durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
 

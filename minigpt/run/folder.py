@@ -21,6 +21,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import minigpt
+from minigpt.checkpoint.beside import Beside
 from minigpt.checkpoint.layout import NAMES, steps_on_disk
 from minigpt.checkpoint.load import Checkpoint, check_state, newest_checkpoint
 from minigpt.checkpoint.save import prune, save_checkpoint
@@ -55,6 +56,7 @@ class RunFolder:
         self.keep_at: Collection[int] = ()  # steps whose checkpoints stay
         self.saved: dict[str, Any] | None = None  # run.json
         self._made: list[Path] = []  # by this start, before the run began
+        self._beside = Beside()
 
     def __enter__(self) -> "RunFolder":
         with durable.writing(self.folder):
@@ -101,6 +103,12 @@ class RunFolder:
         self.lock.release()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self._beside.close()
+        finally:
+            self._close(error)
+
+    def _close(self, error: BaseException | None) -> None:
         ours = self.lock.is_ours()  # what is no longer ours stays as it is
         if ours and error is not None and not isinstance(error, SystemExit):
             log.debug("ended by %s", type(error).__name__, exc_info=error)
@@ -235,13 +243,16 @@ class RunFolder:
         state: dict[str, Any],
         *,
         final: bool,
+        beside: bool = False,
     ) -> None:
         """Save a checkpoint. A full disk is a warning on the way and an error at the end.
 
         final: whether the run ends with it; then it is the only one kept, but for self.keep_at.
+        beside: write a copy while training goes on. It counts once it is published, as ever.
         Raises StorageError or BusyError if the folder is no longer this process's own.
         """
         self.lock.check()
+        self._beside.wait()
         logged = self.metrics.sync()
         state = {
             **state,
@@ -250,6 +261,11 @@ class RunFolder:
             "metrics_sha256": self.metrics.sha256(logged),
             "minigpt": minigpt.__version__,
         }
+        write = lambda tensors: self._write_checkpoint(tensors, state, final)
+        self._beside.start([model, optimizer], write) if beside else write([model, optimizer])
+
+    def _write_checkpoint(self, tensors: list[Any], state: dict[str, Any], final: bool) -> None:
+        model, optimizer = tensors
         # A step that goes well proves the checkpoint before it: until then the one before stays.
         keep = 1 if final else max(2, self.plan.config["checkpoint"]["keep"])
         try:

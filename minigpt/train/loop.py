@@ -60,7 +60,7 @@ def at_boundary(run: Run, saved: int) -> int:
     # After a bad step the weights may be the fault: the last good checkpoint stays.
     if wanted and progress.bad_in_a_row == 0:
         with progress.timed("saving"):
-            run.save(final=False)
+            run.save(final=False, beside=True)
         return step
     return saved
 

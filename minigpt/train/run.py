@@ -97,9 +97,10 @@ class Run:
         peak = peak_of(self.precision.device, self.precision.precision)
         return tokens_per_s * self.flops_per_token / peak.flops
 
-    def save(self, final: bool) -> None:
+    def save(self, final: bool, beside: bool = False) -> None:
         """Save a checkpoint. The final one holds the weights to use, others those to go on with.
 
+        beside: write it while training goes on.
         Raises NumericsError, with nothing saved, if a weight is not finite.
         """
         self.progress.clocks.settle()
@@ -122,7 +123,7 @@ class Run:
                 f"diverged: weights are not finite after step {self.progress.step} "
                 "(lower the lr; the last good checkpoint is kept)"
             )
-        self.folder.save(weights, optimizer, state, final=final)
+        self.folder.save(weights, optimizer, state, final=final, beside=beside)
         self.optimizer.train()
 
     def evaluate(self, final: bool) -> Evaluation | None:

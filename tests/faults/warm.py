@@ -79,6 +79,7 @@ def child(request: dict[str, Any], report: Path) -> int:
     from runs import ROOT, load_script
 
     from minigpt import streams
+    from minigpt.checkpoint import beside
 
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for standard in (1, 2):
@@ -91,6 +92,8 @@ def child(request: dict[str, Any], report: Path) -> int:
             assert os.open(place, os.O_WRONLY | os.O_NOCTTY) == int(standard)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["environment"])
+    if "BESIDE" in os.environ:
+        beside.AT_ONCE = 0
     os.chdir(request["folder"])
     module = load_script(ROOT / f"{request['script']}.py")
     sys.argv = [f"{request['script']}.py", *request["arguments"]]

@@ -36,7 +36,7 @@ class Notes(Run):
     def record(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
 
-    def save(self, final: bool) -> None:
+    def save(self, final: bool, beside: bool = False) -> None:
         self.events.append(("save", self.progress.step))
 
     def evaluate(self, final: bool) -> None:
