@@ -8,8 +8,8 @@ So two jobs of a sweep choose alike. The rule behind `auto`:
                bf16) and d_model >= 128, else fp32. Narrower models gain less: 1.4x at d_model 64,
                2.1x at 128, 3.5x at 512 on a CPU with avx512_bf16.
                MPS: fp32
-    compile    on CUDA from d_model 512 on, where Triton can work; never on a CPU, where it costs
-               tens of seconds and gains little
+    compile    on CUDA from d_model 512 on, where Triton can work and the run is long enough to pay
+               for it; never on a CPU, where it costs tens of seconds and gains little
 
 bf16 and fp16 mean autocast: weights, gradients and optimizer state stay fp32. fp16 always comes
 with a loss scaler.
@@ -20,7 +20,7 @@ import os
 import shutil
 import sysconfig
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -36,7 +36,11 @@ DeviceName = Literal["cpu", "cuda", "mps"]
 DEVICES: tuple[DeviceName, ...] = ("cpu", "mps", "cuda")
 BF16_FROM = 128  # d_model from which bf16 is chosen on a CPU
 COMPILE_FROM = 512  # d_model from which compilation is chosen on a GPU
+# Seconds of planned FLOPs at the device's peak from which compilation pays. An estimate: eager code
+# reaches 30 % of the peak and loses 30 % of its time, which is as long as compiling takes.
+COMPILE_FROM_S = 45.0
 WITHOUT_BF16 = ("V100", "T4")  # of the GPUs that train/peak.py knows
+ASKED = "asked for"
 TRITON_FROM = (7, 0)  # compute capability: Volta
 
 
@@ -57,6 +61,13 @@ class Precision:
             f"{self.device} ({self.device_reason}), {self.precision} ({self.precision_reason}), "
             f"{compiled} ({self.compile_reason})"
         )
+
+    def for_run(self, seconds: float) -> "Precision":
+        """Eager, if `auto` chose to compile a run of so few seconds at the device's peak."""
+        if not self.compile or self.compile_reason == ASKED or seconds >= COMPILE_FROM_S:
+            return self
+        reason = f"{seconds:.2g} s at the device's peak < {COMPILE_FROM_S:g}"
+        return replace(self, compile=False, compile_reason=reason)
 
     def activate(self) -> None:
         """Set this process's switches: fp32 products may use TF32 on CUDA; a CPU keeps memory."""
@@ -147,14 +158,14 @@ def _device(asked: str) -> tuple[DeviceName, str]:
             f"no such device here: train.device={asked}, present: {', '.join(present)} "
             "(use auto or one of these)"
         )
-    return asked, "asked for"
+    return asked, ASKED
 
 
 def _precision(
     asked: str, device: DeviceName, native: bool, d_model: int
 ) -> tuple[PrecisionName, str]:
     if asked != "auto":
-        return cast(PrecisionName, asked), "asked for"
+        return cast(PrecisionName, asked), ASKED
     if device == "mps":
         return "fp32", "the rule on MPS"
     if device == "cuda":
@@ -170,7 +181,7 @@ def _compile(
     asked: bool | str, device: DeviceName, missing: str | None, d_model: int
 ) -> tuple[bool, str]:
     if asked != "auto":
-        return bool(asked), "asked for"
+        return bool(asked), ASKED
     if device != "cuda":
         return False, f"the rule on {device}"
     if missing:

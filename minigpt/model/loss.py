@@ -3,6 +3,7 @@
 N rows (batch times sequence), D model, V vocabulary.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -36,15 +37,16 @@ def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     with autocast_off(x):  # the casts are made by hand, once
         if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
             return _CrossEntropy.apply(x, weight, targets, dtype)
-        return _sum_of_nats(x.to(dtype), weight.to(dtype), targets)
+        return _sum_of_nats(x.to(dtype), _padded(weight, dtype), targets, len(weight))
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        dx, dw = torch.empty_like(x), torch.empty_like(weight, dtype=torch.float32)
-        loss = _sum_of_nats(x.to(dtype), weight.to(dtype), targets, (dx, dw))
-        ctx.gradients = dx, dw.to(weight.dtype)
+        vocab_size, head = len(weight), _padded(weight, dtype)
+        dx, dw = torch.empty_like(x), torch.empty_like(head, dtype=torch.float32)
+        loss = _sum_of_nats(x.to(dtype), head, targets, vocab_size, (dx, dw))
+        ctx.gradients = dx, dw[:vocab_size].to(weight.dtype)
         return loss
 
     @staticmethod
@@ -57,11 +59,31 @@ class _CrossEntropy(torch.autograd.Function):
         return dx.mul_(scale), dw.mul_(scale), None, None
 
 
+def _padded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The head (V, D) in `dtype`, with rows of zeros up to what the device's products like."""
+    rows = _rows_of_head(len(weight), weight.device.type)
+    if rows == len(weight):
+        return weight.to(dtype)
+    head = weight.new_zeros(rows, weight.shape[1], dtype=dtype)
+    head[: len(weight)] = weight
+    return head
+
+
+def _rows_of_head(vocab_size: int, device: str) -> int:
+    """V, or on a GPU the next multiple of 64: tensor cores take whole tiles."""
+    return vocab_size if device == "cpu" else -(-vocab_size // 64) * 64
+
+
 def _sum_of_nats(
-    x: Tensor, weight: Tensor, targets: Tensor, gradients: tuple[Tensor, Tensor] | None = None
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    tokens: int,
+    gradients: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The loss; `gradients`, of x (N, D) and of weight (V, D) in fp32, are filled where given.
 
+    tokens: of the vocabulary; rows of the weight beyond them are padding, of probability 0.
     There are two sizes of chunk. The softmax works on small ones that stay in cache. The products
     of the gradients work on large ones, since each of these adds a (V, D) matrix.
     """
@@ -79,6 +101,8 @@ def _sum_of_nats(
             rows = slice(first, min(first + small, end))
             z, q, target = logits[: rows.stop - first], p[: rows.stop - first], targets[rows]
             z.copy_(F.linear(x[rows], weight))
+            if tokens < vocab_size:
+                z[:, tokens:] = -math.inf
             torch.softmax(z, dim=-1, out=q)
             # log p(target) through the largest p, which cannot underflow as that of the target can
             log_p = z.gather(1, target) - z.amax(-1, True) + q.amax(-1, True).log()
@@ -104,11 +128,15 @@ def _sum_of_nats(
 def _rows_of_chunks(n_rows: int, vocab_size: int, device: str) -> tuple[int, int]:
     """Rows of the large and of the small chunks; measured best at V = 20,000.
 
-    Large ones have about 2^25 logits, small ones 2^21 on a CPU and as many as large ones elsewhere.
+    Large ones have about 2^25 logits, small ones 2^21 on a CPU. Elsewhere there is one size, of
+    2^28 logits and a multiple of 128 rows (not tuned on a GPU): each chunk adds a (V, D) gradient.
     """
-    chunks = max(1, -(-n_rows * vocab_size // 2**25))
+    chunks = max(1, -(-n_rows * vocab_size // (2**25 if device == "cpu" else 2**28)))
     large = max(1, -(-n_rows // chunks))
-    return large, min(large, max(1, 2**21 // vocab_size)) if device == "cpu" else large
+    if device == "cpu":
+        return large, min(large, max(1, 2**21 // vocab_size))
+    large = min(n_rows, -(-large // 128) * 128)
+    return large, large
 
 
 def _columns_of_slices(vocab_size: int, d_model: int, device: str) -> int:
@@ -121,10 +149,11 @@ def _columns_of_slices(vocab_size: int, d_model: int, device: str) -> int:
 
 def work_bytes(n_rows: int, d_model: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
     """Memory of a loss of N rows with gradients."""
+    vocab_size = _rows_of_head(vocab_size, device)
     large, small = _rows_of_chunks(n_rows, vocab_size, device)
     size, head = dtype.itemsize, vocab_size * d_model
     logits = 2 * 4 * small * vocab_size + size * large * vocab_size
     slices = (4 + size) * d_model * _columns_of_slices(vocab_size, d_model, device)
     gradients = size * n_rows * d_model + 4 * head + slices
-    cast_head = 0 if dtype == torch.float32 else size * head
+    cast_head = 0 if dtype == torch.float32 and device == "cpu" else size * head
     return logits + gradients + cast_head

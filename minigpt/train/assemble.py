@@ -44,9 +44,9 @@ def assemble(plan: Plan, folder: RunFolder) -> Run:
         log.info("trains on a stand-in corpus; ignored: %s", ", ".join(plan.unused))
     tokens = tokens_of(plan)
     model: Transformer = build(config["model"], tokens.vocab_size)
-    precision = precision_of(plan)
     windows = TrainWindows(tokens.train, model.max_seq_len, config["seed"])
     budget = resolve_budget(plan, windows)
+    precision = precision_of(plan, model.flops_per_token(budget.seq_len) * budget.tokens)
     model.init_weights(generator(config["seed"], "init"))
     accepted: list[str] = []
     if config["init_from"] is not None and not steps_on_disk(folder.checkpoints):
@@ -105,9 +105,11 @@ def tokens_of(plan: Plan) -> Tokens:
     return tokens
 
 
-def precision_of(plan: Plan) -> Precision:
-    """The device and number format, with this process's switches set."""
+def precision_of(plan: Plan, flops: float) -> Precision:
+    """Device, number format and compilation of a run, with this process's switches set."""
     precision = choose_precision(plan.config)
+    if precision.compile:
+        precision = precision.for_run(flops / peak_of(precision.device, precision.precision).flops)
     precision.activate()
     deterministic = plan.config["train"]["deterministic"]
     if deterministic:  # else cuBLAS refuses every product; it reads this before its first one

@@ -1,7 +1,9 @@
 """`dry_run=true`: what a run would train and cost, without training it."""
 
+from contextlib import suppress
 from typing import Any
 
+from minigpt.config.budget import Budget
 from minigpt.config.build import choose_precision, vocabulary
 from minigpt.config.plan import Plan
 from minigpt.data.manifest import read_manifest
@@ -33,19 +35,20 @@ def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
         shape, count = " x ".join(map(str, parameter.shape)), f"{parameter.numel():,}"
         lr, decay = f"{group['lr']:g}", f"{group.get('weight_decay', 0):g}"
         rows.append((name, role.name, role.kind, shape, count, owner, lr, decay))
-    chosen = choose_precision(config)
+    chosen, flops, budget = choose_precision(config), model.flops_per_token(plan.seq_len), None
+    with suppress(DataError):
+        budget = budget_of(plan)
+    gpu = config["dry_run_gpu"]
+    rate = peak.table_flops(gpu or "", chosen.precision)
+    if gpu is not None and rate is None:
+        raise ConfigError(f"unknown GPU: dry_run_gpu={gpu} (one of {', '.join(peak.PEAK_TFLOPS)})")
+    if rate is not None and budget is not None:
+        chosen = chosen.for_run(flops * budget.tokens / rate)
     micro = train["micro_batch_size"] or train["batch_size"]
     needed = memory.estimate(config, model, micro, vocab_size, chosen)
     rest = "PyTorch and the heap"
     if chosen.device == "cuda":
         rest = "CUDA's context, and eager code is assumed"
-    gpu, rate = (
-        config["dry_run_gpu"],
-        peak.table_flops(config["dry_run_gpu"] or "", chosen.precision),
-    )
-    if gpu is not None and rate is None:
-        raise ConfigError(f"unknown GPU: dry_run_gpu={gpu} (one of {', '.join(peak.PEAK_TFLOPS)})")
-    flops = model.flops_per_token(plan.seq_len)
     facts = {
         "parameters": f"{sum(sizes.values()):,} "
         f"({', '.join(f'{role} {n:,}' for role, n in sizes.items())})",
@@ -58,28 +61,32 @@ def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
         "FLOPs per token": f"{flops:,} (forward and backward)",
         "tokens per step": f"{train['batch_size'] * plan.seq_len:,} "
         f"= {train['batch_size']} sequences x {plan.seq_len}",
-        "budget": budget_text(plan, flops, rate),
+        "budget": budget_text(plan, budget, flops, rate),
         "tokens in": str(plan.tokens_folder),
         "run folder": str(plan.folder),
     }
     return "\n".join([*table(rows), "", *(f"{key:<20}{fact}" for key, fact in facts.items())])
 
 
-def budget_text(plan: Plan, flops: int, rate: float | None) -> str:
-    """How long the run is; epochs are steps once the tokens are there to be counted.
+def budget_of(plan: Plan) -> Budget:
+    """How long the run is. Raises DataError for epochs of tokens that are not prepared yet."""
+    windows = 0
+    if plan.config["train"]["epochs"] is not None:
+        from minigpt.data.windows import windows_in
+
+        manifest = read_manifest(plan.tokens_folder)
+        windows = windows_in(manifest["splits"]["train"]["n_tokens"], plan.seq_len)
+    return plan.budget(windows)
+
+
+def budget_text(plan: Plan, budget: Budget | None, flops: int, rate: float | None) -> str:
+    """How long the run is, in words.
 
     rate: FLOP/s of the GPU that is planned for, at its best.
     """
-    epochs, windows = plan.config["train"]["epochs"], 0
-    if epochs is not None:
-        from minigpt.data.windows import windows_in
-
-        try:
-            n_tokens = read_manifest(plan.tokens_folder)["splits"]["train"]["n_tokens"]
-        except DataError:
-            return f"{epochs:g} epochs (steps follow from the size of the corpus)"
-        windows = windows_in(n_tokens, plan.seq_len)
-    budget = plan.budget(windows)
+    if budget is None:
+        epochs = plan.config["train"]["epochs"]
+        return f"{epochs:g} epochs (steps follow from the size of the corpus)"
     total = flops * budget.tokens
     least = (
         f" = {duration(total / rate)} at the peak of {plan.config['dry_run_gpu']}" if rate else ""

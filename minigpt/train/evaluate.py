@@ -22,22 +22,24 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,  # compiled or not
+    model: nn.Module,
     split: Split,
     *,
     seq_len: int,
     batch_size: int,
     precision: Precision,
+    forward: Callable[..., torch.Tensor] | None = None,
     end_of_text: int | None = None,
     max_tokens: int | None = None,
     stop: Callable[[], object] = lambda: None,
 ) -> Evaluation | None:
     """Score the first `max_tokens` tokens of a split (None: all of it, tail window included).
 
+    forward: the model, compiled.
     end_of_text: given when attention stays inside documents.
     stop: asked before each batch; once it answers with anything true, the result is None.
     """
-    was_training = model.training
+    forward, was_training = forward or model, model.training
     model.eval()
     nats: list[torch.Tensor] = []  # of each batch; read at the end, so that no batch is waited for
     tokens = 0
@@ -50,7 +52,7 @@ def evaluate(
                 to_device(torch.from_numpy(array), precision.device) for array in batch
             )
             with precision.autocast():
-                nats.append(model(inputs, targets, documents_of(inputs, end_of_text)))
+                nats.append(forward(inputs, targets, documents_of(inputs, end_of_text)))
             tokens += int((batch[1] != -100).sum())
     finally:
         model.train(was_training)

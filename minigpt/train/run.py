@@ -6,10 +6,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 
 from minigpt import interrupt
 from minigpt.config.budget import Budget
@@ -130,11 +129,12 @@ class Run:
         """Score the validation split, in the end all of it. None if a signal asks to stop."""
         self.optimizer.eval()
         found = evaluate(
-            cast(nn.Module, self.forward),
+            self.model,
             self.tokens.val,
             seq_len=self.budget.seq_len,
             batch_size=self.budget.micro_batch_size,
             precision=self.precision,
+            forward=self.forward,
             end_of_text=self.end_of_text,
             max_tokens=None if final else self.config["eval"]["tokens"],
             stop=self.stop_requested,

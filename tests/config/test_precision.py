@@ -114,6 +114,17 @@ def test_auto_is_eager_with_a_reason_where_triton_cannot_work(
     assert chosen.compile_reason.startswith(reason or "CUDA and d_model 512")
 
 
+def test_a_short_run_is_not_compiled_unless_asked(machine: Machine) -> None:
+    machine("cpu", "cuda")
+    chosen = choose(d_model=512)
+    assert chosen.compile
+    assert chosen.for_run(60.0) == chosen
+    short = chosen.for_run(6.0)
+    assert not short.compile
+    assert short.compile_reason == "6 s at the device's peak < 45"
+    assert choose("cuda", compile=True, d_model=512).for_run(6.0).compile
+
+
 def test_this_machine_can_do_what_auto_chooses() -> None:
     for d_model in (64, 1024):
         chosen = choose(d_model=d_model)

@@ -43,6 +43,32 @@ def test_fast_equals_reference(ignored: int) -> None:
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("_chunks")
+def test_a_padded_vocabulary_has_the_loss_and_gradients_of_its_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU; logits of padding would be 0, far from impossible."""
+    monkeypatch.setattr(loss_module, "_rows_of_head", lambda vocab_size, device: 64)
+    for a, b in zip(*both(ignored=5)):
+        assert a.shape == b.shape
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+    x, weight, targets = torch.randn(N, D), torch.randn(V, D), torch.randint(V, (N,))
+    expected = cross_entropy_reference(x, weight, targets)
+    torch.testing.assert_close(cross_entropy(x, weight, targets), expected)
+
+
+def test_a_gpu_takes_few_large_chunks_of_whole_tiles() -> None:
+    for vocab_size, chunks in ((50_257, 7), (257, 1)):
+        rows = loss_module._rows_of_head(vocab_size, "cuda")
+        assert rows % 64 == 0
+        assert vocab_size <= rows < vocab_size + 64
+        large, small = loss_module._rows_of_chunks(32_768, rows, "cuda")
+        assert large == small
+        assert large % 128 == 0
+        assert -(-32_768 // large) == chunks
+    assert loss_module._rows_of_chunks(100, 50_304, "cuda") == (100, 100)
+
+
 def test_chunks_are_not_empty() -> None:
     for rows, vocab_size in ((1, 10), (5, 10**9), (10_000, 20_000), (100, 2)):
         large, small = loss_module._rows_of_chunks(rows, vocab_size, "cpu")
