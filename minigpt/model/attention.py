@@ -4,6 +4,9 @@ B batch, T sequence, D model, H query heads, G key/value heads, K head size (D /
 (with a cache more than T).
 """
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +16,9 @@ from minigpt.model.cpu.attention import blocked_attention
 from minigpt.model.dropout import Dropout
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rotate
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 class Attention(nn.Module):
@@ -51,18 +57,21 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rope: RopeTable,
-        mask: Tensor | None = None,
+        mask: "Tensor | BlockMask | None" = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D).
 
-        mask: (B or 1, 1, T, S) bool, True where a query may look; None means plainly causal.
+        mask: (B or 1, 1, T, S) bool, True where a query may look; None means plainly causal. A
+            BlockMask only comes to attentions that `read_blocks`.
         cache: keys and values of earlier tokens, extended by these.
         """
         q, k, v = (y.unflatten(-1, (-1, self.head_size)) for y in (self.q(x), self.k(x), self.v(x)))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, rope), rotate(k, rope)  # (B, T, H, K), (B, T, G, K)
+        if mask is not None and not isinstance(mask, Tensor):
+            return self.o(attention_in_blocks(q, k, v, mask).flatten(2))
         dropout = self.dropout.p if self.training and cache is None else 0.0
         if dropout or (cache is None and x.device.type == "cpu" and v.dtype == torch.bfloat16):
             seeds = self.dropout.seeds(x) if dropout else None
@@ -70,6 +79,22 @@ class Attention(nn.Module):
         else:
             y = attention_reference(q, k, v, mask, cache)
         return self.o(y.flatten(2))
+
+
+def read_blocks(blocks: Iterable[Any]) -> bool:
+    """Whether a mask may come as a BlockMask: all attentions are ours, and drop nothing."""
+    parts = [block.attention for block in blocks]
+    ours = all(type(part).forward is Attention.forward for part in parts)
+    return ours and not any(part.training and part.dropout.p for part in parts)
+
+
+def attention_in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: "BlockMask") -> Tensor:
+    """As `attention_reference`, by a kernel that torch.compile makes for this mask."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    q, k, v = (x.transpose(1, 2) for x in (q.to(v.dtype), k.to(v.dtype), v))
+    y = flex_attention(q, k, v, block_mask=mask, enable_gqa=k.shape[1] != q.shape[1])
+    return y.transpose(1, 2)
 
 
 def attention_reference(

@@ -3,8 +3,13 @@
 B batch, T sequence, S keys seen (with a cache more than T).
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 def attention_mask(
@@ -26,3 +31,14 @@ def attention_mask(
         queries = torch.arange(start, start + length, device=device)
         return (keys[None, :] <= queries[:, None])[None, None]
     return None
+
+
+def document_blocks(documents: Tensor) -> "BlockMask":
+    """The mask of documents (B, T) for flex_attention, which skips blocks that see nothing."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (documents[batch, query] == documents[batch, key]) & (query >= key)
+
+    n, length = documents.shape
+    return create_block_mask(sees, n, None, length, length, device=documents.device)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minigpt.model.attention import Attention
+from minigpt.model.attention import Attention, read_blocks
 from minigpt.model.cache import KVCache, LayerCache
 from minigpt.model.dropout import Dropout, number
 from minigpt.model.loss import cross_entropy
-from minigpt.model.mask import attention_mask
+from minigpt.model.mask import attention_mask, document_blocks
 from minigpt.model.rmsnorm import RMSNorm
 from minigpt.model.rope import RopeTable, rope_table
 from minigpt.model.sizes import check_dropout, check_positive, check_sizes
@@ -167,7 +167,11 @@ class Transformer(nn.Module):
                 f"{start + length} tokens are longer than max_seq_len={self.max_seq_len}"
             )
         rope = rope_table(start, length, self.head_size, self.rope_theta, tokens.device)
-        mask = attention_mask(start, length, documents, tokens.device)
+        mask = (
+            document_blocks(documents)
+            if documents is not None and self.attends_in_blocks(tokens)
+            else attention_mask(start, length, documents, tokens.device)
+        )
         x = self.embedded(tokens, documents, cache)  # (B, T, D)
         for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -175,6 +179,11 @@ class Transformer(nn.Module):
             else:
                 x = block(x, rope, mask, None if cache is None else cache.layers[i])
         return self.final_norm(x)
+
+    def attends_in_blocks(self, tokens: Tensor) -> bool:
+        """Whether documents are kept apart by flex_attention, which only compiled is fast."""
+        compiled = tokens.is_cuda and torch.compiler.is_compiling()
+        return compiled and read_blocks(self.blocks)
 
     def embedded(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Tensor:
         """What the first block reads, (B, T, D); arguments as in `forward`."""

@@ -5,9 +5,9 @@ Matrices of equal shape share a block (k, R, C) of fp32. Blocks (R, C) and (C, R
 whose products are batched.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -23,9 +23,9 @@ class Piece(NamedTuple):
     block: Tensor  # (k, R, C) fp32
     norms: Tensor  # (k, 1, 1)
 
-    def wide(self) -> Tensor:
-        """(k, m, n), a view."""
-        return self.block.mT if self.block.size(1) > self.block.size(2) else self.block
+    def turned(self, matrices: Tensor) -> Tensor:
+        """(k, R, C) -> (k, m, n), or back: a view."""
+        return matrices.mT if self.block.size(1) > self.block.size(2) else matrices
 
 
 def by_shape(shape: torch.Size) -> tuple[list[int], torch.Size]:
@@ -35,8 +35,7 @@ def by_shape(shape: torch.Size) -> tuple[list[int], torch.Size]:
 
 def room_for(shapes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
     """A block for each of the shapes, which are sorted `by_shape`."""
-    counts = ((shape, len(list(same))) for shape, same in groupby(shapes))
-    return [torch.empty(k, *shape, device=device) for shape, k in counts]
+    return [torch.empty(k, *shape, device=device) for shape, k in Counter(shapes).items()]
 
 
 def orthogonalise_blocks(
@@ -51,29 +50,30 @@ def orthogonalise_blocks(
     """
     matrices = [matrix for block in blocks for matrix in block.unbind()]
     norms = torch.stack(torch._foreach_norm(matrices)).clamp_(min=EPSILON)[:, None, None]
-    pieces = map(Piece, blocks, norms.split([len(block) for block in blocks]))
-    for (m, n), bucket in groupby(pieces, lambda piece: tuple(sorted(piece.block.shape[1:]))):
-        for pack in packs(bucket, max(1, BATCH_ELEMENTS // (m * n))):
+    buckets: dict[tuple[int, ...], list[Piece]] = defaultdict(list)
+    for block, norm in zip(blocks, norms.split([len(block) for block in blocks]), strict=True):
+        buckets[tuple(sorted(block.shape[1:]))].append(Piece(block, norm))
+    for (m, n), pieces in buckets.items():
+        for pack in packs(pieces, max(1, BATCH_ELEMENTS // (m * n))):
             counts = [len(piece.block) for piece in pack]
             work = buffers(sum(counts), m, n, dtype, blocks[0].device)
             for piece, x in zip(pack, work[0].split(counts), strict=True):
-                torch.div(piece.wide(), piece.norms, out=x)
+                torch.div(piece.turned(piece.block), piece.norms, out=x)
             done = iterate(work, coefficients)
             for piece, x in zip(pack, done.split(counts), strict=True):
                 factor = scale(*piece.block.shape[1:])
-                torch.mul(x, constant(factor, x.device), out=piece.wide())
+                torch.mul(piece.turned(x), constant(factor, x.device), out=piece.block)
 
 
-def packs(pieces: Iterator[Piece], most: int) -> Iterator[list[Piece]]:
+def packs(pieces: Sequence[Piece], most: int) -> list[list[Piece]]:
     """The pieces of a bucket in lists of at most so many matrices."""
-    pack: list[Piece] = []
+    result: list[list[Piece]] = [[]]
     for piece in pieces:
-        for part in map(Piece, piece.block.split(most), piece.norms.split(most)):
-            if sum(len(other.block) for other in [*pack, part]) > most:
-                yield pack
-                pack = []
-            pack.append(part)
-    yield pack
+        for block, norms in zip(piece.block.split(most), piece.norms.split(most), strict=True):
+            if sum(len(other.block) for other in result[-1]) + len(block) > most:
+                result.append([])
+            result[-1].append(Piece(block, norms))
+    return result
 
 
 @cache
