@@ -169,11 +169,11 @@ def test_weights_that_are_not_finite_end_the_run_at_its_next_save(
 
     real = Run.save
 
-    def broken(live: Run, final: bool) -> None:
+    def broken(live: Run, final: bool, beside: bool = False) -> None:
         if live.progress.step == 6:
             with torch.no_grad():
                 next(iter(live.model.parameters())).view(-1)[3] = float("inf")
-        real(live, final)
+        real(live, final, beside)
 
     monkeypatch.setattr(Run, "save", broken)
     assert shell("train", *SMALL, "checkpoint.every=3") == 5
