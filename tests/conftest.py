@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fault_table import Tries, table
-from runs import Shell, tell
+from runs import Shell, in_a_line, tell
 from studies import Compare, Study
 
 os.environ.update(
@@ -79,7 +79,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         tell({"test": report.location[2], "result": report.longrepr[2]})
     elif report.failed:
         why = str(getattr(getattr(report.longrepr, "reprcrash", None), "message", ""))
-        tell({"test": report.location[2], "result": f"FAILED: {why.splitlines()[:1]}"})
+        tell({"test": report.location[2], "result": f"FAILED: {in_a_line(why)}"})
     elif report.when == "call":
         tell({"test": report.location[2], "result": "passed", "s": report.duration})
 

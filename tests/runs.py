@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -104,3 +105,10 @@ def tell(row: dict[str, Any]) -> None:
     if path := os.environ.get("MINIGPT_FIGURES"):
         with open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def in_a_line(failure: str) -> str:
+    """Why a test failed: the last error that its message names, else its first line."""
+    lines = [line.strip() for line in failure.splitlines() if line.strip()] or ["it crashed"]
+    named = [line for line in lines if re.match(r"([\w.]*(Error|Exception)|error): ", line)]
+    return named[-1] if named else lines[0]

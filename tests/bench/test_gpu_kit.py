@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT
+from runs import ROOT, in_a_line
 
 from minigpt.bench import __main__ as bench
 from minigpt.bench import gpu, processes
@@ -145,6 +145,19 @@ def test_what_a_process_told_before_it_ended(
     assert found == told
     assert ended.startswith(why)
     assert bool(ended) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        ("assert 1 == 2\n  +  where", "assert 1 == 2"),
+        ("AssertionError: Trace\nRuntimeError: no kernel\nassert 1", "RuntimeError: no kernel"),
+        ("AssertionError: x\nerror: out of memory: train\nassert", "error: out of memory: train"),
+        ("", "it crashed"),
+    ],
+)
+def test_why_a_test_failed_in_a_line(failure: str, line: str) -> None:
+    assert in_a_line(failure) == line
 
 
 def rival() -> Model:
