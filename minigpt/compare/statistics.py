@@ -99,9 +99,7 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     a, b = t_interval(x), t_interval(y)
     if a.n < 3 or a.sd == 0 or b.sd == 0:
         return None
-    products = (np.asarray(x) - a.mean) * (np.asarray(y) - b.mean)
-    covariance = float(np.mean(products)) * a.n / (a.n - 1)
-    return max(-1.0, min(1.0, covariance / (a.sd * b.sd)))
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def detectable_difference(sd: float, n: int, confidence: float = 0.95) -> float | None:

@@ -20,7 +20,6 @@ from minigpt.study.journal import JOURNAL, read_decisions
 from minigpt.study.launched import LaunchedRuns
 from minigpt.study.planned import PlannedRun, judging_runs, tuning_runs
 from minigpt.study.run import Run
-from minigpt.study.search import Search
 from minigpt.terminal import count, duration, table
 
 MOST_WAVES = 1000  # of a search: as far as the runs that have ended tell
@@ -32,45 +31,48 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
     side_by_side: how many jobs run at once.
     """
     declaration = runs.declaration
-    cost = _Cost(runs, output)
+    phases, cost = _phases(runs), _Cost(runs, output)
     rows: list[tuple[str, ...]] = [
         ("phase", "runs", "ended", "tokens left", "FLOPs left", "time left here")
     ]
-    searches = {
-        (cell, arm): known_search(declaration, runs, cell, arm, MOST_WAVES)
-        for cell in declaration.cells
-        for arm in declaration.arms
-    }
-    tuned = [
-        run
-        for (cell, arm), found in searches.items()
-        for run in tuning_runs(
-            declaration, cell, arm, dict.fromkeys((*found.scores, *found.wanted))
+    rows += [(name, *cost.columns(planned, side_by_side)) for name, planned in phases]
+    lines = [*_declared(declaration, output), "", *table(rows), "", *_power(declaration, output)]
+    if declaration.looks[-1] < MIN_PAIRS:
+        lines.append(
+            f"No look can claim anything: a claim needs {MIN_PAIRS} pairs (verdict.confirm.looks)."
         )
-    ]
-    phases: list[tuple[str, Sequence[PlannedRun]]] = [(_tuning_name(declaration), tuned)]
-    before = 0
-    for pairs in declaration.looks:
+    if declaration.tune.extend and phases[0][1]:
+        lines.append(
+            f"A best value on an edge of its grid gets up to {declaration.tune.extend} more "
+            "beyond it; their runs are not counted here."
+        )
+    return "\n".join(lines)
+
+
+def _phases(runs: LaunchedRuns) -> list[tuple[str, list[PlannedRun]]]:
+    """Each phase and its runs, the tuning first, with the settings that are chosen or may be."""
+    declaration, tune = runs.declaration, runs.declaration.tune
+    tuned: list[PlannedRun] = []
+    likely: dict[Setting, dict[str, Setting]] = {cell: {} for cell in declaration.cells}
+    for cell in declaration.cells:
+        for arm in declaration.arms:
+            found = known_search(declaration, runs, cell, arm, MOST_WAVES)
+            tried = list(dict.fromkeys((*found.scores, *found.wanted)))
+            tuned += tuning_runs(declaration, cell, arm, tried)
+            if not found.stopped:
+                likely[cell][arm] = tried[0] if found.chosen is None else found.chosen
+    how = {"grid": "a grid", "random": f"{tune.trials} random settings", "coordinate": "by keys"}
+    phases = [(f"tune, {how[tune.method]}, {count(len(tune.seeds), 'seed')}", tuned)]
+    for before, pairs in zip((0, *declaration.looks), declaration.looks):
         seeds = declaration.seeds(pairs)[before:]
-        new = [
-            run
-            for cell in declaration.cells
-            for run in judging_runs(
-                declaration,
-                cell,
-                {
-                    arm: _likely(searches[cell, arm])
-                    for arm in declaration.arms
-                    if not searches[cell, arm].stopped
-                },
-                seeds,
-            )
-        ]
-        name = f"confirm, {pairs} pairs" if not before else f"until {pairs} pairs, if undecided"
-        phases.append((name, new))
-        before = pairs
-    for name, planned in phases:
-        rows.append((name, *cost.columns(planned, side_by_side)))
+        name = f"until {pairs} pairs, if undecided" if before else f"confirm, {pairs} pairs"
+        new = [judging_runs(declaration, cell, likely[cell], seeds) for cell in declaration.cells]
+        phases.append((name, [run for runs_of_cell in new for run in runs_of_cell]))
+    return phases
+
+
+def _declared(declaration: Declaration, output: Path) -> list[str]:
+    """The question, what answers it, and how far it is."""
     lines = [
         f"{declaration.study}: {declaration.question}",
         f"arms        {', '.join(declaration.arms)} ({declaration.by}); baseline "
@@ -88,30 +90,8 @@ def describe(runs: LaunchedRuns, output: Path, side_by_side: int) -> str:
     folder = study_folder(output, declaration.study)
     known = read_declaration(folder)
     if known is not None and known[0].sha256 == declaration.sha256:  # else it is to be amended
-        decided = list(read_decisions(folder).values())
-        lines.append(f"so far      {phase(declaration, decided)}")
-    lines += ["", *table(rows), "", *_power(declaration, output)]
-    if declaration.looks[-1] < MIN_PAIRS:
-        lines.append(
-            f"No look can claim anything: a claim needs {MIN_PAIRS} pairs (verdict.confirm.looks)."
-        )
-    if declaration.tune.extend and tuned:
-        lines.append(
-            f"A best value on an edge of its grid gets up to {declaration.tune.extend} more "
-            "beyond it; their runs are not counted here."
-        )
-    return "\n".join(lines)
-
-
-def _likely(found: Search) -> Setting:
-    """The chosen setting; until it is known, one of those that may be."""
-    return found.chosen if found.chosen is not None else (*found.scores, *found.wanted)[0]
-
-
-def _tuning_name(declaration: Declaration) -> str:
-    tune = declaration.tune
-    how = {"grid": "a grid", "random": f"{tune.trials} random settings", "coordinate": "by keys"}
-    return f"tune, {how[tune.method]}, {count(len(tune.seeds), 'seed')}"
+        lines.append(f"so far      {phase(declaration, list(read_decisions(folder).values()))}")
+    return lines
 
 
 class _Cost:
@@ -125,39 +105,25 @@ class _Cost:
     def columns(self, planned: Sequence[PlannedRun], side_by_side: int) -> tuple[str, ...]:
         left = [run for run in planned if self.runs.loss(run) is None]
         plans = self.runs.plan_all(left)
-        tokens = [_tokens(plan) for plan in plans]
-        known = [number for number in tokens if number is not None]
-        flops = sum(
-            number * self._flops_per_token(plan)
-            for number, plan in zip(tokens, plans)
-            if number is not None
-        )
-        seconds = [
-            number / rate
-            for number, plan in zip(tokens, plans)
-            if number is not None and (rate := self._rates.get(_of_model(plan.identity)))
-        ]
+        # a budget in epochs is not known before the corpus
+        known = [(p, p.budget().tokens) for p in plans if p.config["train"]["steps"] is not None]
+        flops = sum(tokens * self._flops_per_token(plan) for plan, tokens in known)
+        rates = [(tokens, self._rates.get(_of_model(plan.identity))) for plan, tokens in known]
+        seconds = [tokens / rate for tokens, rate in rates if rate]
         time = "unknown until a run of it has ended here"
-        if not plans:
-            time = "none"
-        elif len(seconds) == len(plans):
-            time = duration(sum(seconds) / side_by_side)
-        shown = f"{sum(known):,}" if len(known) == len(plans) else "as the corpus says"
+        if len(seconds) == len(plans):
+            time = duration(sum(seconds) / side_by_side) if plans else "none"
+        tokens_left = f"{sum(tokens for _, tokens in known):,}"
+        if len(known) < len(plans):
+            tokens_left = "as the corpus says"
         ended = f"{len(planned) - len(left):,}"
-        return f"{len(planned):,}", ended, shown, f"{flops:.3g}", time
+        return f"{len(planned):,}", ended, tokens_left, f"{flops:.3g}", time
 
     def _flops_per_token(self, plan: Plan) -> float:
         name = _of_model(plan.identity)
         if name not in self._flops:
             self._flops[name] = self.runs.planner.flops_per_token(plan)
         return self._flops[name]
-
-
-def _tokens(plan: Plan) -> int | None:
-    """None for a budget in epochs."""
-    if plan.config["train"]["steps"] is None:
-        return None
-    return plan.budget().tokens
 
 
 def _of_model(identity: dict[str, Any]) -> str:

@@ -28,24 +28,6 @@ from minigpt.files.reading import UnreadableError
 
 
 @dataclass(frozen=True)
-class JobRecord:
-    """One job of a record, with the study that it belongs to."""
-
-    overrides: tuple[str, ...]
-    folder: str | None
-    study: str | None
-    failed: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class SweepRecord:
-    path: Path
-    study: str | None
-    command: tuple[str, ...]
-    jobs: tuple[JobRecord, ...]
-
-
-@dataclass(frozen=True)
 class Place:
     """Where a run stands in a record."""
 
@@ -70,17 +52,14 @@ def folder_of(output: Path, name: str) -> Path:
     return output / name
 
 
-def read_sweep(path: Path) -> SweepRecord:
-    """One record. Raises UnreadableError."""
-    content = records.read_sweep(path)
-    study = content.get("study")
-    jobs = [
-        JobRecord(
-            tuple(job["overrides"]), job["folder"], job.get("study", study), job.get("failed")
-        )
-        for job in content["jobs"]
-    ]
-    return SweepRecord(path, study, tuple(content["command"]), tuple(jobs))
+def read_sweep(path: Path) -> dict[str, Any]:
+    """One record, with `study` and `failed` of each job, None where not noted.
+
+    Raises UnreadableError.
+    """
+    content = {"study": None} | records.read_sweep(path)
+    unnoted = {"study": content["study"], "failed": None}
+    return content | {"jobs": [unnoted | job for job in content["jobs"]]}
 
 
 def sweeps_in(output: Path) -> list[Path]:
@@ -93,12 +72,13 @@ def places_in(output: Path) -> dict[str, list[Place]]:
     found: dict[str, list[Place]] = {}
     for path in sweeps_in(output):
         try:
-            sweep = read_sweep(path)
+            jobs = read_sweep(path)["jobs"]
         except UnreadableError:
             continue
-        for number, job in enumerate(sweep.jobs):
-            if job.folder is not None:
-                found.setdefault(id_in(job.folder), []).append(Place(path, number, job.study))
+        for number, job in enumerate(jobs):
+            if job["folder"] is not None:
+                place = Place(path, number, job["study"])
+                found.setdefault(id_in(job["folder"]), []).append(place)
     return found
 
 

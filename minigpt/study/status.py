@@ -35,12 +35,12 @@ STATE_OF = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class JobStatus:
     """One job of a sweep."""
 
     name: str  # of its run folder, empty until known
-    overrides: tuple[str, ...]
+    overrides: Sequence[str]
     run: Run | None  # None while it waits
     failure: dict[str, Any] | None
     unreadable: str = ""  # why its folder cannot be read
@@ -99,15 +99,17 @@ def sweeps(
                 found.append(SweepStatus(f"{file.name}: {what}: {error.why}"))
                 continue
             pairs = [
-                (_job(path, job.folder, job.overrides, job.failed), job) for job in record.jobs
+                (_job(path, job["folder"], job["overrides"], job["failed"]), job)
+                for job in record["jobs"]
             ]
             recorded |= {(path / job.name).resolve() for job, _ in pairs if job.name}
-            if (path.resolve(), record.study) in asked:
-                failed |= {path.resolve() / (job.folder or ""): job.failed for job in record.jobs}
+            if (path.resolve(), record["study"]) in asked:
+                for job in record["jobs"]:
+                    failed[path.resolve() / (job["folder"] or "")] = job["failed"]
                 continue
-            jobs = [job for job, typed in pairs if study in (None, typed.study)]
-            if jobs or study in (None, record.study):
-                title = f"{record.study or file.stem}  ({' '.join(record.command)})"
+            jobs = [job for job, noted in pairs if study in (None, noted["study"])]
+            if jobs or study in (None, record["study"]):
+                title = f"{record['study'] or file.stem}  ({' '.join(record['command'])})"
                 found.append(SweepStatus(title, jobs))
     for (output, name), planned in asked.items():
         jobs = [
@@ -133,7 +135,7 @@ def sweeps(
 
 
 def _job(
-    output: Path, name: str | None, overrides: tuple[str, ...], failure: dict[str, Any] | None
+    output: Path, name: str | None, overrides: Sequence[str], failure: dict[str, Any] | None
 ) -> JobStatus:
     """name: of the run folder, None until the job is composed. failure: as the record has it."""
     if name is None:
@@ -145,7 +147,7 @@ def _job(
     except CheckpointError as error:
         unreadable = why_unreadable(error)
     if run is not None and not overrides:
-        overrides = tuple(run.record.get("overrides", ()))
+        overrides = run.record.get("overrides", ())
     return JobStatus(folder.name, overrides, run, failure, unreadable)
 
 
@@ -214,17 +216,16 @@ def best_lines(ended: Sequence[JobStatus], by: str) -> list[str]:
     """
     arms: dict[str, dict[str, dict[int, JobStatus]]] = {}  # arm -> setting -> seed, at one budget
     budgets: dict[str, set[int]] = {}
-    for job in ended:
-        assert job.run is not None
-        budgets.setdefault(_arm(job.run, by), set()).add(job.run.budget_tokens or 0)
+    runs = {job: run for job in ended if (run := job.run) is not None}
+    for run in runs.values():
+        budgets.setdefault(_arm(run, by), set()).add(run.budget_tokens or 0)
     if not budgets:
         return []
     budget = max(set.intersection(*budgets.values()) or set.union(*budgets.values()))
-    for job in ended:
-        assert job.run is not None
-        if (job.run.budget_tokens or 0) == budget:
-            settings = arms.setdefault(_arm(job.run, by), {})
-            settings.setdefault(_setting(job.run), {})[job.run.seed] = job
+    for job, run in runs.items():
+        if (run.budget_tokens or 0) == budget:
+            settings = arms.setdefault(_arm(run, by), {})
+            settings.setdefault(_setting(run), {})[run.seed] = job
     seeds = set.intersection(*(set(found) for one in arms.values() for found in one.values()))
     if not seeds:
         return [f"  best so far  unknown: no seed that all settings have at {budget:,} tokens"]

@@ -19,7 +19,6 @@ from contextlib import (
     redirect_stdout,
     suppress,
 )
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +189,7 @@ class Sweep:
             return
         try:
             known = read_sweep(self.record)
-            with changing(self.record, known.study, list(known.command)) as jobs:
+            with changing(self.record, known["study"], known["command"]) as jobs:
                 _add(jobs, number, facts)
         except (OSError, UnreadableError) as error:
             print(
@@ -202,7 +201,7 @@ class Sweep:
         """Print the table of the jobs. Returns the exit code of the first that failed, else 0."""
         if self.record is not None:  # other processes may know more
             with suppress(UnreadableError):
-                jobs = [asdict(job) for job in read_sweep(self.record).jobs]
+                jobs = read_sweep(self.record)["jobs"]
                 own = [*self.jobs, *({} for _ in jobs)]
                 self.jobs = [
                     {**job, "failed": job["failed"] or mine.get("failed")}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +40,7 @@ class StudyTask(Sweep):
         self.arguments = arguments
         self.record = path_of(output, study, arguments)
         with suppress(UnreadableError):
-            self.jobs = [
-                asdict(job) | {"overrides": list(job.overrides)}
-                for job in read_sweep(self.record).jobs
-            ]
+            self.jobs = read_sweep(self.record)["jobs"]
 
     def add(self, jobs: Sequence[list[str]], plans: Sequence[Plan]) -> int:
         """Note jobs that start now, new ones behind those of before; returns the number of these.
@@ -73,7 +69,8 @@ class StudyTask(Sweep):
         """Why a job left no run, as the process that tried has noted."""
         assert self.record is not None
         with suppress(UnreadableError):
-            for job in read_sweep(self.record).jobs:
-                if list(job.overrides) == overrides:
-                    return job.failed
+            for job in read_sweep(self.record)["jobs"]:
+                if job["overrides"] == overrides:
+                    failed: dict[str, Any] | None = job["failed"]
+                    return failed
         return None
