@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from minigpt.config.precision import Precision
 
 
+# what each part must be able to do, and who shows it
+CONTRACTS = {
+    "optim": (("step", "state_tree"), "give it as optim.hidden of ByRole: conf/optim/sgd.yaml"),
+    "logger": (("start", "log", "finish"), "as in minigpt/logger/none.py"),
+    "probe": (("before", "after"), "as in minigpt/optim/microscope.py"),
+}
+
+
 def build(
     node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **supplied: Any
 ) -> Any:
@@ -91,6 +99,12 @@ def check_built(plan: Plan) -> tuple[Any, Any]:
         if model is not None:
             make = lambda: build_optimizer(config["optim"], model)
             optimizer = _collect(problems, "optim", make)
+            if optimizer is not None and (probe := config["probe"]) is not None:
+                _collect(
+                    problems,
+                    "probe",
+                    lambda: build(probe, optimizer, drop=identity.shared_scalars("probe", {})),
+                )
     _collect(problems, "logger", lambda: build(config["logger"]))
     _collect(problems, "train", lambda: choose_precision(config))
     threads, cores = config["train"]["threads"], os.cpu_count() or 1
@@ -108,9 +122,17 @@ def check_built(plan: Plan) -> tuple[Any, Any]:
 
 
 def _collect(problems: list[str], node: str, action: Callable[[], Any]) -> Any:
-    """What a constructor makes, or None with what it refused added to the problems."""
+    """What a constructor makes, or None with what it refused added to the problems.
+
+    So is an object that cannot do what its part must.
+    """
     try:
-        return action()
+        made = action()
+        methods, where = CONTRACTS.get(node, ((), ""))
+        if missing := [name for name in methods if not hasattr(made, name)]:
+            name = type(made).__name__
+            raise ConfigError(f"not made for {node}: {name} has no {', '.join(missing)} ({where})")
+        return made
     except ConfigError as error:
         found = error.problems
     except ValueError as error:

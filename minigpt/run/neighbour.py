@@ -1,5 +1,6 @@
 """The run beside a new one that differs from it in a single key."""
 
+from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.config import identity
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError
@@ -16,8 +17,9 @@ def describe_neighbour(plan: Plan) -> str | None:
             continue
         if len(different) == 1 and "seed" not in different:
             ((key, (before, after)),) = different.items()
+            reuse = f"; init_from={folder} would reuse its weights"
             return (
                 f"differs from {folder.name} only in {key.replace('budget.', 'train.')} "
-                f"{before} -> {after}; init_from={folder} would reuse its weights"
+                f"{before} -> {after}" + (reuse if steps_on_disk(folder / "checkpoints") else "")
             )
     return None

@@ -168,7 +168,13 @@ class Journal:
             raise ConfigError(
                 f"another study: {self.folder}: of {before.study!r} (choose another study=)"
             )
-        found = differences(_flat(before, content["base"]), _flat(self.declaration, self.base))
+        # an arm that came or went says all by its name
+        odd = {*before.arms} ^ {*self.declaration.arms}
+        bases = [
+            {key: own for key, own in base.items() if key.partition(" in ")[0] not in odd}
+            for base in (content["base"], self.base)
+        ]
+        found = differences(_flat(before, bases[0]), _flat(self.declaration, bases[1]))
         if found and not self.declaration.node["amend"]:
             raise ConfigError(
                 f"declared otherwise: {self.folder / DECLARATION}: {'; '.join(found)} "

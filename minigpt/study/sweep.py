@@ -45,7 +45,7 @@ from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
 from minigpt.study.live import LiveLine, WatchedJob
 from minigpt.study.outcome import outcome_table
 from minigpt.study.record import changing, path_of, read_sweep
-from minigpt.terminal import escape_line
+from minigpt.terminal import count, escape_line
 
 
 class Sweep:
@@ -107,6 +107,14 @@ class Sweep:
         refuse_changes([plan for plan in planned if plan is not None])
         self.study = cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment")
         self._write_record(self.study, arguments)
+        if None in planned:
+            shared = set.intersection(*map(set, jobs))
+            first = " ".join(x for x in jobs[planned.index(None)] if x not in shared)
+            print(
+                f"warning: {planned.count(None)} of {count(len(jobs), 'job')} cannot work as it "
+                f"stands, the first of them: {first}",
+                file=sys.stderr,
+            )
         if jobs:
             left = [pair for pair in zip(jobs, planned, strict=True) if not _answers(pair[1])]
             self.left = [job for job, _ in left]

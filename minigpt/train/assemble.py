@@ -193,7 +193,7 @@ def say_optimizer_share(run: Run) -> None:
     share = run.optimizer_flops_share()
     if share is not None and share > NOTABLE_SHARE:
         log.info(
-            "Newton-Schulz adds %.0f %% to the FLOPs of a step of %s tokens; "
+            "the optimizer's matrix products add %.0f %% to the FLOPs of a step of %s tokens; "
             "larger batches make it cheaper",
             100 * share,
             f"{run.budget.tokens_per_step:,}",

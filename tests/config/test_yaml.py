@@ -108,6 +108,21 @@ def test_every_choice_composes_checks_and_builds(choice: str) -> None:
     build(plan.config["logger"])
 
 
+def test_what_is_not_made_for_its_place_is_refused_before_anything_begins() -> None:
+    plan = planned("logger=none")
+    plan.config["logger"] = {"_target_": "types.SimpleNamespace"}
+    plan.config["optim"] = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
+    with pytest.raises(ConfigError) as refused:
+        check_built(plan)
+    optim, logger = refused.value.problems
+    assert optim.startswith("not made for optim: ")
+    assert "has no step, state_tree (give it as optim.hidden of ByRole: " in optim
+    assert logger == (
+        "not made for logger: SimpleNamespace has no start, log, finish "
+        "(as in minigpt/logger/none.py)"
+    )
+
+
 @pytest.mark.parametrize(
     "choice",
     [c for c in CHOICES if c.startswith(("model=", "data=", "data/tokenizer=", "experiment="))],

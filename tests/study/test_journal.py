@@ -51,6 +51,19 @@ def test_a_changed_declaration_is_refused_with_the_difference(tmp_path: Path) ->
     assert len(lines(tmp_path)) == 1
 
 
+def test_an_arm_that_came_is_named_once(tmp_path: Path) -> None:
+    base = {"muon": {"optim": {"lr": 1}}, "adamw": {"optim": {"lr": 1}}}
+    with Journal(tmp_path, declared(), base):
+        pass
+    more = base | {"lion": {"optim": {"lr": 2}}, "lion in a=1": {"seed": 0}}
+    more["muon"] = {"optim": {"lr": 3}}
+    changes = Journal(tmp_path, declared(arms=["muon", "adamw", "lion"], amend="a third"), more)
+    assert changes.changes() == [
+        "verdict.arms: ['muon', 'adamw'] -> ['muon', 'adamw', 'lion']",
+        "run.muon.optim.lr: 1 -> 3",
+    ]
+
+
 def test_an_amendment_is_kept_for_ever(tmp_path: Path) -> None:
     with Journal(tmp_path, declared(), BASE) as journal:
         journal.note(CHOICE)

@@ -189,9 +189,13 @@ def test_a_refused_job_and_a_diverged_one_have_their_rows_and_the_others_run(she
     (weak,) = weak_runs([find.read_run(path.parent)])
     assert f"{summary['val_loss']:.4g} against {summary['unigram_loss']:.4g}" in weak
     assert not list((shell.folder / "outputs").glob("*/failed.json"))
-    assert shell("train", "-m", *QUICK, "model.d_model=32,33") == 2
+    assert shell("train", "-m", *QUICK, "optim=muon,adamw", "optim.hidden.momentum=0.9") == 2
+    assert (
+        "warning: 1 of 2 jobs cannot work as it stands, the first of them: optim=adamw\n"
+        in (shell.err.partition("loss")[0])
+    )
     assert [row[1] for row in table(shell)] == ["done", "failed"]
-    assert "d_model=33" in " ".join(table(shell)[1])
+    assert "unknown key: optim.hidden.momentum" in " ".join(table(shell)[1])
     refused = [job for record in records(shell) for job in record["jobs"] if "failed" in job]
     assert {job["failed"]["exit_code"] for job in refused} == {2}
 
