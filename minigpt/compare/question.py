@@ -73,6 +73,8 @@ class Question:
                 f"not an arm: --by {self.by} "
                 "(runs are paired by seed and lined up by budget; compare another key)"
             )
+        if paired := sorted(set(self.axes) & set(PAIRING)):
+            raise ConfigError(f"not to be tuned: --axis {paired[0]} (it pairs runs)")
         for option, key in (("--by", self.by), *(("--axis", axis) for axis in self.axes)):
             if not any(_knows(run, key) for run in runs):
                 raise ConfigError(f"unknown key: {option} {key} {key_hint(key, runs)}")

@@ -9,7 +9,7 @@ from minigpt.compare.tuning_value import along
 from minigpt.run.source_digest import in_short
 from minigpt.study.declaration import Setting
 from minigpt.study.planned import label
-from minigpt.study.run import weak_runs
+from minigpt.study.run import differing, weak_runs
 from minigpt.study.values import is_number
 from minigpt.terminal import few
 
@@ -28,6 +28,7 @@ def notes(cell: CellFindings) -> list[str]:
         *_few_draws(cell),
         *_unequal_trials(cell),
         *_unequal_costs(cell),
+        *_else_unlike(cell),
         *_mixed(cell),
         *_diverged(cell),
         *weak_runs(run for arm in cell.judged for run in cell.judged_runs(arm)),
@@ -150,6 +151,29 @@ def _unequal_costs(cell: CellFindings) -> list[str]:
             lines.append(
                 f"{arm}: a token costs {own / other:.2f}x the FLOPs of {cell.baseline}: "
                 "equal tokens are not equal work"
+            )
+    return lines
+
+
+def _else_unlike(cell: CellFindings) -> list[str]:
+    """What a preset sets beyond its group, and what follows from the key that is compared."""
+    own = {cell.declaration.by.replace("/", ".")}
+    own |= {
+        key.partition(".")[0] for search in cell.searches.values() for key, _ in search.chosen or ()
+    }
+    lines = []
+    for arm in () if cell.exploratory else cell.ruling.findings:
+        run, other = (next(iter(cell.at_primary[one].values())) for one in (arm, cell.baseline))
+        found = differing([run, other])
+        keys = [
+            key
+            for key in found[run]
+            if not any(f"{key}.".replace("/", ".").startswith(f"{node}.") for node in own)
+        ]
+        if keys:
+            shown = "; ".join(f"{k}: {found[other][k]} -> {found[run][k]}" for k in keys)
+            lines.append(
+                f"{cell.baseline} -> {arm} changes more than {cell.declaration.by}: {shown}"
             )
     return lines
 

@@ -70,11 +70,14 @@ def prompts_of(config: dict[str, Any]) -> list[str]:
     if config["prompt"]:
         raise ConfigError("two kinds of prompts: prompt= and prompts= (give one of them)")
     try:
-        path = Path(source).expanduser()
-        content = sys.stdin.buffer.read() if source == "-" else read_bytes(path)
+        if source == "-":
+            content = b"" if sys.stdin is None else sys.stdin.buffer.read()  # None: closed
+        else:
+            content = read_bytes(Path(source).expanduser())
     except UnreadableError as error:
         raise ConfigError(f"no prompts: prompts={source}: {error.why} (a prompt a line)") from None
-    lines = [line for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+    text = content.decode("utf-8-sig", "replace").replace("\r\n", "\n")
+    lines = [line for line in text.split("\n") if line.strip()]  # other breaks are text
     if not lines:
         raise ConfigError(f"no prompts: prompts={source} holds no text (a prompt a line)")
     return lines

@@ -17,6 +17,7 @@ from minigpt.config.identity import flatten
 from minigpt.config.ranges import value_problems
 from minigpt.errors import ConfigError
 from minigpt.study.checkouts import code_of, fault_of_arms
+from minigpt.study.study_size import too_many_runs
 from minigpt.study.values import is_number, is_positive, typed
 
 Value = str | int | float | bool | None
@@ -186,7 +187,7 @@ def _problems(study: str | None, verdict: dict[str, Any]) -> list[str]:
         )
     problems += _confirm_problems(verdict)
     problems += _grid_problems("verdict.cells", verdict["cells"], least=1)
-    return problems
+    return problems or too_many_runs(verdict)
 
 
 def _arm_problems(verdict: dict[str, Any]) -> list[str]:
@@ -290,7 +291,7 @@ def _grid_problems(name: str, grid: dict[str, Any], least: int) -> list[str]:
             problems.append(f"no list: {name}.{key}={values} (give [value, value, ...])")
         elif len(values) < least:
             problems.append(f"a grid of {len(values)}: {name}.{key}={values} (at least {least})")
-        elif len(set(map(typed, values))) < len(values):
+        elif min(len(set(map(typed, values))), len(set(values))) < len(values):
             problems.append(f"named twice: {name}.{key}={values}")
         elif any(isinstance(value, float) and not math.isfinite(value) for value in values):
             problems.append(f"not finite: {name}.{key}={values}")

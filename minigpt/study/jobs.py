@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from minigpt import interrupt
 from minigpt.config.budget import BUDGET_KEYS
 from minigpt.config.build import build, check_built, vocabulary
 from minigpt.config.composed import Composed, take_apart
@@ -75,6 +76,7 @@ class Planner:
         own = {text for job in jobs for text in job} - set(self.shared)
         parsed = {text: parser.parse_override(text) for text in own}
         for job in jobs:
+            interrupt.stop_if_requested("before all jobs were planned (nothing was trained)")
             values = [
                 parsed[text] for text in job if text in parsed and _is_value(parsed[text], groups)
             ]

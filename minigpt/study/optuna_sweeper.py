@@ -42,6 +42,9 @@ class OptunaSweeper(Sweeper):
             ) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         parsed = OverridesParser.create().parse_overrides(arguments)
+        for name, value in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)):
+            if value < 1:
+                raise ConfigError(f"out of range: hydra.sweeper.{name}={value} (at least 1)")
         space = {o.get_key_element(): _distribution(o) for o in parsed if o.is_sweep_override()}
         fixed = [o.input_line for o in parsed if not o.is_sweep_override()]
         if not space:
@@ -100,4 +103,7 @@ def _distribution(override: Override) -> Any:
     ends: list[Any] = [value.start, value.end]
     whole = all(isinstance(end, int) for end in ends)
     kind: Any = distributions.IntDistribution if whole else distributions.FloatDistribution
-    return kind(*ends, log="log" in value.tags)
+    try:
+        return kind(*ends, log="log" in value.tags)
+    except ValueError as error:
+        raise ConfigError(f"no interval: {override.input_line}: {error}") from None

@@ -59,10 +59,21 @@ class RecordedRuns:
                 raise UnreadableError(
                     run.folder / "run.json", f"of {run.record['id']}, expected {id_in(name)}"
                 )
+            if wrong := self._another(run, planned):
+                raise UnreadableError(run.folder / "run.json", f"of {wrong}, not {own}")
             if run.summary is None:
                 return run
             self._found[planned] = run
         return self._found[planned]
+
+    def _another(self, run: Run, planned: PlannedRun) -> str:
+        """What a run is of that was not planned; empty if nothing is."""
+        by, key = self.declaration.by, self.declaration.budget_key
+        found = {by: run.record["choices"].get(by) or planned.arm, "seed": run.seed}
+        budget = run.flat_config.get(key)  # one in tokens has become steps
+        found[key] = planned.budget if budget is None else budget
+        asked = {by: planned.arm, "seed": planned.seed, key: planned.budget}
+        return " ".join(f"{key}={found[key]}" for key in asked if found[key] != asked[key])
 
 
 def declared_in(

@@ -169,6 +169,8 @@ def test_what_pairs_runs_cannot_set_arms_apart(study: Study, compare: Compare, k
     pair(study)
     assert compare("--by", key) == 2
     assert f"error: not an arm: --by {key}" in compare.err
+    assert compare("--by", "optim", "--axis", key) == 2
+    assert f"error: not to be tuned: --axis {key}" in compare.err
 
 
 def test_bad_arguments_are_one_line_and_exit_code_2(

@@ -93,7 +93,17 @@ def test_several_prompts_are_each_continued_as_alone(
     rows = [json.loads(line) for line in shell.out.splitlines()]
     assert [row["prompt"] for row in rows] == ["To be", "O, Romeo"]
     assert [row["text"] + "\n" for row in rows] == alone
-    for wrong in (["prompts=-", "prompt=x"], ["format=xml"], [f"prompts={tmp_path}"]):
+    lines.write_bytes(b"\xef\xbb\xbfTo\x0cbe\r\nO\xe2\x80\xa8Romeo\n")
+    assert shell("generate", f"prompts={lines}", "max_new_tokens=1", "format=jsonl") == 0, shell.err
+    rows = [json.loads(line) for line in shell.out.split("\n")[:-1]]
+    assert [row["prompt"] for row in rows] == ["To\x0cbe", "O\u2028Romeo"]
+    monkeypatch.setattr("sys.stdin", None)  # closed
+    for wrong in (
+        ["prompts=-", "prompt=x"],
+        ["prompts=-"],
+        ["format=xml"],
+        [f"prompts={tmp_path}"],
+    ):
         assert shell("generate", *wrong) == 2
     assert f"no prompts: prompts={tmp_path}" in shell.err
 

@@ -63,6 +63,9 @@ def test_what_a_declaration_says() -> None:
         ({"tune__seeds": [0, 0]}, "out of range: verdict.tune.seeds"),
         ({"confirm__looks": [16, 8]}, "out of range: verdict.confirm.looks=[16, 8] (rising"),
         ({"confirm__looks": []}, "out of range: verdict.confirm.looks=[]"),
+        ({"confirm__looks": [8, 100_000]}, "too many runs: verdict asks for 400,0"),
+        ({"tune__method": "random", "tune__trials": 10**9}, "too many runs: verdict asks for"),
+        ({"tune__over": {"optim.lr_scale": [1, 1.0]}}, "named twice: verdict.tune.over.optim.lr"),
         ({"cells": {"train.steps": [1, 2]}}, "not to be varied: verdict.cells.train.steps"),
         (
             {"tune__method": "random", "tune__over": {"optim.lr": [0, 1]}},

@@ -343,6 +343,12 @@ def test_an_arm_of_more_tokens_gets_no_claim(study: Study) -> None:
     assert finding.why == "no claim: muon trains on 204,800 tokens, adamw on 102,400"
 
 
+def test_a_preset_that_changes_more_than_its_group_is_named(study: Study) -> None:
+    cell = cell_of(declared(), study, noisy(0.08), muon={"config": {"schedule.warmup": 0.5}})
+    said = "; ".join(notes(cell))
+    assert "adamw -> muon changes more than optim: schedule.warmup: 0.05 -> 0.5" in said
+
+
 # 15
 def between_grid_points(number: int) -> Loss:
     """Equal arms whose best learning rates lie anywhere between two points of the grid.

@@ -26,6 +26,10 @@ def test_four_trials_and_no_fifth(shell: Shell) -> None:
     assert "no loss: " in shell.err
     assert shell("train", *SEARCH, "hydra.sweeper.n_trials=2") == 0, shell.err
     assert shell("train", *SEARCH, "hydra.sweeper.n_trials=4") == 0, shell.err
+    assert shell("train", *SEARCH, "hydra.sweeper.n_trials=0") == 2
+    assert "out of range: hydra.sweeper.n_trials=0 (at least 1)" in shell.err
+    assert shell("train", *SEARCH, "optim.lr=interval(2,1)") == 2
+    assert "no interval: optim.lr=interval(2,1): " in shell.err
     losses = {
         path.parent.name: json.loads(path.read_text())["val_loss"]
         for path in shell.folder.rglob("summary.json")

@@ -333,6 +333,21 @@ def test_without_slurm_nothing_is_declared(
     assert not (shell.folder / "outputs").exists()
 
 
+@pytest.mark.parametrize("other", ["optim=adamw_by_role", "seed=102", "train.steps=2"])
+def test_a_run_under_the_name_of_another(output: Path, shell: Shell, other: str) -> None:
+    """runs.json says where runs are, not what they are of."""
+    path, own = place(output, "runs.json"), "optim=muon optim.lr_scale=1 seed=101 train.steps=4"
+    runs = json.loads(path.read_text())["runs"]
+    key = other.partition("=")[0]
+    change(path, runs=runs | {own: runs[re.sub(rf"\b{key}=\w+", other, own)]})
+    place(output, "journal.jsonl").unlink()
+    assert compare([str(output), "--study", "small_study"]) == 1
+    said = shell.capfd.readouterr().err
+    assert "1 of 8 runs did not end" in said
+    assert other in said
+    assert f", not {own}" in said
+
+
 CHOICE = {"what": "choose", "arm": "muon", "cell": "", "setting": {}, "trials": 1, "loss": 4.0}
 
 

@@ -1,16 +1,20 @@
 """Sweeps: resumable, extendable, with a record before the first job and a table after the last."""
 
 import json
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from runs import SMALL, Shell
 
+from minigpt import interrupt
 from minigpt.cli import composition
 from minigpt.config.plan import plan_of
+from minigpt.errors import Stopped
 from minigpt.study import find, sweep
-from minigpt.study.jobs import jobs_of, plans, shortest_first
+from minigpt.study.jobs import Planner, jobs_of, plans, shortest_first
 from minigpt.study.run import weak_runs
 
 QUICK = [*SMALL, "train.steps=4"]
@@ -167,6 +171,14 @@ def test_a_failing_job_leaves_its_traceback_and_failed_json_and_is_tried_again(
     assert shell("train", *command) == 0, shell.err
     assert not failed.exists()
     assert [row[1] for row in table(shell)] == ["done"] * 3
+
+
+def test_a_stop_is_heard_while_jobs_are_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of them take minutes."""
+    monkeypatch.setattr(interrupt, "_received", [signal.SIGTERM])
+    nothing: Any = SimpleNamespace(hydra=SimpleNamespace(runtime=SimpleNamespace(choices={})))
+    with pytest.raises(Stopped, match="nothing was trained"):
+        next(Planner(nothing, pytest.fail, ()).plans([["seed=1"]]))
 
 
 def test_an_interrupted_job_is_named_and_goes_on(shell: Shell) -> None:
