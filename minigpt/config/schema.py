@@ -86,7 +86,7 @@ class Log:
 class Sample:
     prompt: str = ""
     every: int | None = key(None, least=1)
-    max_new_tokens: int = key(200, least=1)
+    max_new_tokens: int = key(200, least=0)
     temperature: float = key(0.8, least=0)
     top_k: int | None = key(50, least=1)
 

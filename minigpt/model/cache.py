@@ -3,6 +3,8 @@
 B batch, G key/value heads, K head size, T tokens given.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,10 +12,15 @@ NO_TOKEN = -1  # stands for a token before the beginning
 
 
 class LayerCache:
-    """Keys and values of one block in preallocated memory (B, G, capacity, K)."""
+    """Keys and values of one block in preallocated memory (B, G, capacity, K).
+
+    state: (B, ...), what a recurrent block keeps instead; None before the first token. Such a block
+        adds its tokens to `length` itself.
+    """
 
     def __init__(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
         self.keys, self.values, self.length = keys, values, length
+        self.state: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Copy (B, G, T, K) behind what is there; return views (B, G, length, K) of all."""
@@ -50,12 +57,15 @@ class KVCache:
         """Forget all tokens, keep the memory."""
         self.last_tokens = None
         for layer in self.layers:
-            layer.length = 0
+            layer.length, layer.state = 0, None
 
     def repeat(self, n: int) -> "KVCache":
         """A copy for n sequences that share the one stored here (one prompt, n continuations)."""
-        layers = [
-            LayerCache(x.keys.repeat(n, 1, 1, 1), x.values.repeat(n, 1, 1, 1), x.length)
-            for x in self.layers
-        ]
-        return KVCache(layers, None if self.last_tokens is None else self.last_tokens.repeat(n, 1))
+
+        def times(x: Tensor | None) -> Any:
+            return None if x is None else x.repeat(n, *[1] * (x.ndim - 1))
+
+        layers = [LayerCache(times(x.keys), times(x.values), x.length) for x in self.layers]
+        for copy, layer in zip(layers, self.layers):
+            copy.state = times(layer.state)
+        return KVCache(layers, times(self.last_tokens))

@@ -16,7 +16,7 @@ from minigpt.config.plan import Plan
 from minigpt.config.precision import Precision
 from minigpt.data.tokens import Tokens
 from minigpt.data.unigram import unigram_loss
-from minigpt.errors import DataError, NumericsError
+from minigpt.errors import DataError, MinigptError, NumericsError
 from minigpt.generate import sampling
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
@@ -153,15 +153,29 @@ class Run:
         return found
 
     def sample(self) -> str:
-        """Text that the model writes after sample.prompt."""
+        """Text that the model writes after sample.prompt; none where it cannot, which says why."""
         wanted, step = self.config["sample"], self.progress.step
+        if not wanted["max_new_tokens"]:
+            return ""
         how = sampling.Sampling(wanted["max_new_tokens"], wanted["temperature"], wanted["top_k"])
         random = generator(self.config["seed"], "sampling", step)
         self.optimizer.eval()
-        (text,) = sampling.sample_text(
-            self.model, self.tokens.tokenizer, wanted["prompt"], how, random
-        )
-        self.optimizer.train()
+        try:
+            (text,) = sampling.sample_text(
+                self.model, self.tokens.tokenizer, wanted["prompt"], how, random
+            )
+        except (MinigptError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of a class of the user's; what was trained outlives it
+            log.warning(
+                "no sample: %s: %s (does the model read its cache? sample.max_new_tokens=0: none)",
+                type(error).__name__,
+                error,
+            )
+            log.debug("the sample failed", exc_info=True)
+            return ""
+        finally:
+            self.optimizer.train()
         log.debug("sample at step %d:\n%s", step, text)
         return text
 

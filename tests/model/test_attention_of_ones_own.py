@@ -11,7 +11,8 @@ forward       x (B, T, D) -> (B, T, D)
     rope      for `rotate`: the positions of these T tokens, also behind a cache
     mask      (B or 1, 1, T, S) bool, True where a query may look; None means plainly causal
     cache     None in training; else the keys and values of the S - T tokens before these, which
-              `attention_reference` extends. Batches of documents come without one
+              `attention_reference` extends. Batches of documents come without one. A recurrent
+              block keeps its own (B, ...) in `cache.state` and counts in `cache.length`
 roles         matrices of modules are `hidden` and go to Muon; what is below 2-D is `scalar`.
               `heads` names the heads of matrices, `parameter_roles` other roles of own parameters
 start         matrices are drawn from N(0, 0.02^2), scalars start at 0, and at 1 if named `gain`
@@ -23,6 +24,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minigpt.generate.sampling import Sampling, generate
 from minigpt.model.attention import Attention, attention_reference
 from minigpt.model.cache import LayerCache
 from minigpt.model.rope import RopeTable, rotate
@@ -77,6 +79,26 @@ class WindowedValues(Attention):
         return self.o(attention_reference(q, k, v, mask, cache).flatten(2))
 
 
+class Recurrent(Attention):
+    """A running mean of the values in place of attention."""
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: RopeTable,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        v = self.v(x).repeat(1, 1, self.n_heads // self.n_kv_heads)
+        sums, before = v.cumsum(1), 0
+        if cache is not None:
+            before = cache.length
+            sums = sums if cache.state is None else sums + cache.state[:, None]
+            cache.state, cache.length = sums[:, -1], before + x.shape[1]
+        count = torch.arange(before + 1, before + 1 + x.shape[1])
+        return self.o(sums / count[:, None])
+
+
 @pytest.fixture
 def model(make_model: Make) -> Transformer:
     own = make_model(n_layers=3, attention=WindowedValues)
@@ -103,6 +125,16 @@ def test_token_by_token_is_the_whole_sequence(model: Transformer, tokens: Tensor
     steps = [model(tokens[:, :5], cache=cache)]
     steps += [model(tokens[:, i : i + 1], cache=cache) for i in range(5, tokens.shape[1])]
     torch.testing.assert_close(torch.cat(steps, 1), model(tokens), rtol=0, atol=2e-5)
+
+
+def test_a_recurrent_block_goes_on_from_its_state(make_model: Make) -> None:
+    model, prompt = make_model(attention=Recurrent, max_seq_len=64), [5, 7, 11]
+    greedy = Sampling(max_new_tokens=12, temperature=0, num_samples=2)
+    texts = zip(*generate(model, prompt, greedy, torch.Generator()))
+    whole = list(prompt)
+    for _ in range(12):
+        whole.append(int(model(torch.tensor([whole]))[0, -1].argmax()))
+    assert [list(text) for text in texts] == [whole[3:], whole[3:]]
 
 
 def test_documents_stay_apart_and_checkpointed_gradients_are_the_same(

@@ -47,6 +47,18 @@ def test_a_run_leaves_what_the_design_names_and_reports_it(shell: Shell) -> None
     assert training[-1]["train/loss"] < training[0]["train/loss"]
 
 
+def test_a_model_that_cannot_write_ends_with_its_losses(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Transformer, "next_logits")
+    short = [*SMALL, "train.steps=2", "sample.every=1"]
+    assert shell("train", *short) == 0, shell.err
+    assert "no sample: AttributeError: 'Transformer' object has no attribute" in shell.err
+    assert json.loads((shell.run_folder() / "summary.json").read_text())["status"] == "finished"
+    assert shell("train", *short, "seed=1", "sample.max_new_tokens=0") == 0
+    assert "no sample" not in shell.err
+
+
 @pytest.mark.parametrize(
     ("optim", "precision"),
     [
