@@ -18,7 +18,7 @@ from minigpt.config.build import build
 from minigpt.config.plan import plan_of
 from minigpt.errors import CheckpointError, ConfigError, MinigptError, StorageError
 from minigpt.files import durable, records
-from minigpt.files.reading import UnreadableError, read_json
+from minigpt.files.reading import if_there, read_json
 
 HELP = """\
 Send the metrics.jsonl of finished runs to a logger, as if it had been there while they trained:
@@ -95,12 +95,7 @@ def _send(folder: Path, typed: list[str], again: bool) -> str:
 
 
 def _sent(folder: Path) -> list[Any]:
-    try:
-        found = read_json(folder / MIRRORED).get("loggers")
-    except UnreadableError as error:
-        if error.missing:
-            return []
-        raise
+    found = (if_there(read_json, folder / MIRRORED) or {}).get("loggers")
     return found if isinstance(found, list) else []
 
 

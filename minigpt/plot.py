@@ -19,7 +19,6 @@ from minigpt.study.find import find
 from minigpt.study.outcome import own_overrides
 from minigpt.study.run import Run
 from minigpt.study.select import key_hint, select
-from minigpt.study.values import show
 from minigpt.terminal import did_you_mean, escape_line
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def _arms(runs: list[Run], by: str | None) -> dict[str, list[Run]]:
     if not any(run.has(by) for run in runs):
         raise ConfigError(f"unknown key: --by {by} {key_hint(by, runs)}")
     for run in runs:
-        arms.setdefault(show(run.value(by)) if run.has(by) else "null", []).append(run)
+        arms.setdefault(run.arm(by), []).append(run)
     return arms
 
 

@@ -41,7 +41,7 @@ class Group:
         by_age = sorted(self.runs, key=lambda run: run.age)
         typed: dict[Path, dict[str, int]] = {}  # by sweep, the oldest first
         for run in by_age:
-            name = self.question.arm(run)
+            name = run.arm(self.question.by)
             for place in run.places:
                 order = typed.setdefault(place.record, {})
                 order[name] = min(place.number, order.get(name, place.number))
@@ -49,7 +49,7 @@ class Group:
         if len(fullest) > 1:
             # of two arms on one place, the one that is listed first
             return min((name for name in self.arms if name in fullest), key=lambda n: fullest[n])
-        return self.question.arm(by_age[0])
+        return by_age[0].arm(self.question.by)
 
     @property
     def title(self) -> str:
@@ -91,7 +91,7 @@ def group_runs(question: Question, runs: list[Run]) -> Groups:
 def _group(question: Question, shared: dict[str, str], runs: list[Run]) -> Group:
     # A diverged run over epochs has the tokens of a finished one over as many.
     budgets = {_asked(run): run.budget_tokens for run in runs if run.budget_tokens is not None}
-    arms = sorted({question.arm(run) for run in runs}, key=_natural)
+    arms = sorted({run.arm(question.by) for run in runs}, key=_natural)
     group = Group(question, {arm: {} for arm in arms}, {arm: [] for arm in arms}, shared)
     first: dict[Any, Run] = {}
 
@@ -100,7 +100,7 @@ def _group(question: Question, shared: dict[str, str], runs: list[Run]) -> Group
         return run.loss("val_loss") is None, *run.age
 
     for run in sorted(runs, key=age):
-        arm = question.arm(run)
+        arm = run.arm(question.by)
         tokens = run.budget_tokens or budgets.get(_asked(run))
         if tokens is None or run.loss(question.metric) is None:
             group.unended[arm].append(run)

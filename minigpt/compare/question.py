@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass
 
 from minigpt.errors import ConfigError
+from minigpt.study.declaration import PAIRING
 from minigpt.study.run import LEARNING_RATE, Run
 from minigpt.study.select import key_hint
 from minigpt.study.values import show
 
-PAIRING = ("seed", "train.steps", "train.tokens", "train.epochs", "attempt", "name", "study")
 Key = tuple[tuple[str, str], ...]  # pairs of a key and its value as JSON, sorted
 
 
@@ -61,10 +61,6 @@ class Question:
             if self.is_tuned(key) and key != self.node
         }
         return tuple(sorted(tuned.items()))
-
-    def arm(self, run: Run) -> str:
-        """The arm a run belongs to; null where what is compared is not set at all."""
-        return show(run.value(self.by)) if run.has(self.by) else "null"
 
     def refuse_unknown(self, runs: list[Run]) -> None:
         """Raise ConfigError for a key that no run has, or that pairs runs instead."""

@@ -134,9 +134,8 @@ def _amended(rate: str) -> str:
 def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
     """`better than adamw: muon -0.0421, lion -0.0310`, best first."""
     where = _where(cell, several)
-    ranked = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings]
     for word, than in WORDS.items():
-        arms = [arm for arm in ranked if cell.ruling.words[arm] == word]
+        arms = [arm for arm in cell.order if cell.ruling.words.get(arm) == word]
         shown = []
         for arm in arms:
             interval = cell.ruling.findings[arm].interval

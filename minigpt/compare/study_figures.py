@@ -45,11 +45,6 @@ def _draw(prefix: str, draws: dict[str, Draw], kind: str) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def _order(cell: CellFindings) -> list[str]:
-    """The arms, best first."""
-    return [ranked.arm for ranked in cell.ranking]
-
-
 def _style(cell: CellFindings, arm: str) -> dict[str, Any]:
     """Each of ten arms has a marker of its own; where colours come again, lines are dashed."""
     number = cell.declaration.arms.index(arm)
@@ -89,7 +84,7 @@ def _row_names(axes: "Axes", names: list[str]) -> None:
 
 def forest(cell: CellFindings, axes: "Axes") -> str | None:
     """The arms by loss: each pair, the mean and its interval, the margin as a band."""
-    rows = _order(cell)[::-1]
+    rows = cell.order[::-1]
     losses, primary = cell.losses, cell.declaration.primary
     baseline = losses[cell.baseline][primary]
     for row, arm in enumerate(rows):
@@ -132,7 +127,7 @@ def _zero_and_margin(axes: "Axes", cell: CellFindings) -> None:
 
 def budgets(cell: CellFindings, axes: "Axes") -> str | None:
     """Final losses over budgets, with the fit."""
-    known = {arm: cell.measured[arm] for arm in _order(cell)}
+    known = {arm: cell.measured[arm] for arm in cell.order}
     fits = {arm: measured for arm, measured in known.items() if measured is not None}
     if not fits:
         return None
@@ -263,7 +258,7 @@ def _legend(
         return
     from matplotlib.lines import Line2D
 
-    shown = [arm for arm in _order(cell) if arm in arms]
+    shown = [arm for arm in cell.order if arm in arms]
     handles = [Line2D([], [], markersize=6, **_style(cell, arm)) for arm in shown]
     axes.legend(handles, shown, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.6)
     room = CHARACTER * max(map(len, shown)) + 0.4

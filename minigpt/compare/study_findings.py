@@ -74,6 +74,11 @@ class CellFindings:
         return rank(at, self.alpha, gains(self.ruling.look))
 
     @property
+    def order(self) -> list[str]:
+        """The arms, best first."""
+        return [ranked.arm for ranked in self.ranking]
+
+    @property
     def alpha(self) -> float:
         return ALPHA / len(self.declaration.looks)
 
@@ -267,7 +272,7 @@ def loss_of(run: Run, metric: str) -> float:
     """The final loss of an ended run: infinite if it diverged."""
     loss = run.loss(metric)
     assert loss is not None
-    return loss if math.isfinite(loss) else math.inf
+    return loss
 
 
 def _over(arm: float | None, baseline: float | None) -> float | None:

@@ -42,21 +42,20 @@ def ranking(cell: CellFindings) -> Table:
 
 def costs(cell: CellFindings) -> Table:
     rows = []
-    ranked = [one.arm for one in cell.ranking if one.arm in cell.ruling.findings]
-    for arm in ranked:
+    for arm in (arm for arm in cell.order if arm != cell.baseline):
+        runs = runs_of(cell, arm, cell.baseline)
         for cost in cell.equal_costs(arm):
             rows.append(
                 {
                     "arm": Cell(arm),
                     "cost": Cell(cost.what),
                     "needed for the baseline's loss": Cell(
-                        f"{ratio_text(cost.ratio)} ({_range(cost.ratio, '.2f')})",
-                        runs_of(cell, arm, cell.baseline),
+                        f"{ratio_text(cost.ratio)} ({_range(cost.ratio, '.2f')})", runs
                     ),
                     f"loss at equal cost, {cell.declaration.unit}": Cell(
                         f"{cost.difference.bound} {cost.difference.value:+.4f} "
                         f"({_range(cost.difference, '+.4f')})".strip(),
-                        runs_of(cell, arm, cell.baseline),
+                        runs,
                     ),
                 }
             )
@@ -81,7 +80,7 @@ def budgets(cell: CellFindings) -> Table:
                 for budget in cell.declaration.budgets
             },
         }
-        for arm in (ranked.arm for ranked in cell.ranking)
+        for arm in cell.order
     ]
     return Table("Mean final losses by budget", rows, detail=True)
 

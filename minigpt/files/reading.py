@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from minigpt.errors import CheckpointError
 
@@ -27,6 +27,9 @@ MAX_LINE_BYTES = 2**20
 MAX_INTEGER = 2**64
 SURROGATES = re.compile("[\ud800-\udfff]")
 TOO_DEEP = f"deeper than {MAX_DEPTH} levels"
+
+
+Read = TypeVar("Read")
 
 
 class UnreadableError(CheckpointError):
@@ -119,6 +122,16 @@ def read_json(path: Path, limit: int = SMALL_BYTES, inside: Path | None = None) 
 def read_yaml(path: Path, inside: Path | None = None) -> dict[str, Any]:
     """A YAML mapping of plain values without aliases or repeated keys. Raises UnreadableError."""
     return _parsed(path, yaml_mapping, MAX_YAML_BYTES, inside)
+
+
+def if_there(read: Callable[[Path], Read], path: Path) -> Read | None:
+    """What a reader makes of a file; None if nothing has its name, not even a dangling link."""
+    try:
+        return read(path)
+    except UnreadableError as error:
+        if error.missing and not os.path.lexists(path):
+            return None
+        raise
 
 
 def _parsed(

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from minigpt.errors import CheckpointError, ConfigError
-from minigpt.files.reading import UnreadableError, read_yaml
+from minigpt.files.reading import if_there, read_yaml
 from minigpt.files.shape import amount, fault, instant, natural
 from minigpt.study.declaration import Declaration, declaration_of
 from minigpt.study.values import is_number
@@ -54,12 +53,9 @@ def read_declaration(folder: Path) -> tuple[Declaration, dict[str, Any]] | None:
     Raises CheckpointError for a file that is damaged or of somebody else.
     """
     path = folder / DECLARATION
-    try:
-        content = read_yaml(path)
-    except UnreadableError as error:
-        if error.missing and not os.path.lexists(path):
-            return None
-        raise
+    content = if_there(read_yaml, path)
+    if content is None:
+        return None
     try:
         if content.get("schema") != SCHEMA:
             raise ValueError(f"schema {content.get('schema')}, expected {SCHEMA}")

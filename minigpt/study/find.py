@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -37,12 +38,10 @@ def find(paths: Sequence[Path]) -> Found:
             )
         for folder in run_folders(path):
             folders.setdefault(folder.resolve(), folder)
-    places: dict[Path, dict[str, list[Place]]] = {}
+    places = cache(places_in)
     for folder in folders.values():
         try:
-            if folder.parent not in places:
-                places[folder.parent] = places_in(folder.parent)
-            found.runs.append(read_run(folder, places[folder.parent]))
+            found.runs.append(read_run(folder, places(folder.parent)))
         except CheckpointError as error:
             found.unreadable.append(why_unreadable(error))
     found.runs.sort(key=lambda run: run.age)

@@ -24,7 +24,7 @@ from minigpt.config.identity import flatten
 from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.files import durable
 from minigpt.files.lock import FolderLock
-from minigpt.files.reading import UnreadableError, json_object, read_bytes, read_json
+from minigpt.files.reading import UnreadableError, if_there, json_object, read_bytes, read_json
 from minigpt.files.shape import fault, file_name, natural
 from minigpt.study.declaration import Declaration
 from minigpt.study.declaration_file import (
@@ -80,10 +80,8 @@ def _decisions(folder: Path) -> list[dict[str, dict[str, Any]]]:
 
 def _whole_lines(path: Path) -> list[bytes]:
     try:
-        content = read_bytes(path)
+        content = if_there(read_bytes, path) or b""
     except UnreadableError as error:
-        if error.missing and not os.path.lexists(path):
-            return []
         raise StorageError(f"not a journal: {path}: {error.why} (move it away)") from None
     return content[: content.rfind(b"\n") + 1].splitlines()
 
@@ -108,12 +106,9 @@ def refuse_another(folder: Path, known: Mapping[str, Any], entry: Mapping[str, A
 def read_folders(folder: Path) -> dict[str, str]:
     """The folder of each run, by what one would type for it. Raises UnreadableError if damaged."""
     path = folder / RUNS
-    try:
-        content = read_json(path)
-    except UnreadableError as error:
-        if error.missing and not os.path.lexists(path):
-            return {}
-        raise
+    content = if_there(read_json, path)
+    if content is None:
+        return {}
     if content.get("schema") != SCHEMA or (wrong := fault(content, FOLDERS)) is not None:
         why = f"schema {content.get('schema')}" if content.get("schema") != SCHEMA else wrong
         raise UnreadableError(path, str(why))

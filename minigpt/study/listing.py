@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from minigpt.files import records
 from minigpt.files.lock import lock_is_held
 from minigpt.study.find import run_folders, why_unreadable
 from minigpt.study.outcome import own_overrides
-from minigpt.study.record import Place, id_in, places_in
+from minigpt.study.record import id_in, places_in
 from minigpt.study.run import Run
 from minigpt.study.select import key_hint, select
 from minigpt.study.values import same
@@ -34,7 +35,7 @@ def list_runs(paths: Sequence[Path], where: Sequence[str], sort: str | None) -> 
     if missing := [str(path) for path in paths if not path.is_dir()]:
         raise ConfigError(f"no such folder: {', '.join(missing)} (give run folders, or outputs)")
     folders = dict.fromkeys(folder.resolve() for path in paths for folder in run_folders(path))
-    runs, bad = _read(list(folders), _places())
+    runs, bad = _read(folders)
     columns = {run: row_of(run) for run in runs}
     for condition in where:
         key, equals, value = condition.partition("=")
@@ -92,11 +93,9 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _read(
-    folders: Sequence[Path], places: Callable[[Path], dict[str, list[Place]]]
-) -> tuple[list[Run], list[Row]]:
+def _read(folders: Iterable[Path]) -> tuple[list[Run], list[Row]]:
     """The runs, without their config.yaml, and a row for each folder that holds no readable one."""
-    runs, bad = [], []
+    runs, bad, places = [], [], cache(places_in)
     for folder in folders:
         try:
             record, summary = records.read_record(folder), records.read_summary(folder)
@@ -111,17 +110,6 @@ def _read(
             why = {"status": "unreadable", "error": words}
             bad.append({"run": folder.name, "folder": str(folder), **why})
     return runs, bad
-
-
-def _places() -> Callable[[Path], dict[str, list[Place]]]:
-    known: dict[Path, dict[str, list[Place]]] = {}
-
-    def of(output: Path) -> dict[str, list[Place]]:
-        if output not in known:
-            known[output] = places_in(output)
-        return known[output]
-
-    return of
 
 
 def _with_key(runs: list[Run], key: str) -> list[Run]:

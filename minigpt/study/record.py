@@ -12,7 +12,6 @@ several. A run begun under one study and asked for again under another, without 
 record whose command is that study alone.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from minigpt.config import identity
 from minigpt.errors import CheckpointError, StorageError
 from minigpt.files import durable, records
 from minigpt.files.lock import FolderLock
-from minigpt.files.reading import UnreadableError
+from minigpt.files.reading import UnreadableError, if_there
 
 
 @dataclass(frozen=True)
@@ -106,11 +105,11 @@ def changing(path: Path, study: str | None, command: list[str]) -> Iterator[list
 def _own_jobs(path: Path, command: list[str]) -> list[dict[str, Any]]:
     """The jobs noted so far. Raises StorageError if the file is not a record of this command."""
     try:
-        record = records.read_sweep(path)
+        record = if_there(records.read_sweep, path)
     except UnreadableError as error:
-        if error.missing and not os.path.lexists(path):
-            return []
         raise StorageError(f"not a record of sweeps: {path}: {error.why} (move it away)") from None
+    if record is None:
+        return []
     if record["command"] != command:
         raise StorageError(
             f"another record: {path}: of {record['command']}, expected {command} (move it away)"

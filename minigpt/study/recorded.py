@@ -35,10 +35,9 @@ class RecordedRuns:
             return math.nan
         self.asked[planned] = self._folders.get(own)
         try:
-            loss = self.read(planned).loss(self.declaration.metric)
+            return self.read(planned).loss(self.declaration.metric)
         except CheckpointError:
             return None
-        return loss if loss is None or math.isfinite(loss) else math.inf
 
     def why(self, planned: PlannedRun) -> str:
         """Why it has not ended."""

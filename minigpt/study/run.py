@@ -18,6 +18,7 @@ from minigpt.files.reading import UnreadableError
 from minigpt.roles import scaled_lr
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import Place
+from minigpt.study.values import show
 from minigpt.terminal import escape_line
 
 LEARNING_RATE = re.compile(r"optim\.\w+\.lr")  # each role's
@@ -100,9 +101,8 @@ class Run:
         """The final validation loss: infinite if diverged, None before the end."""
         if self.status == "diverged":
             return math.inf
-        if self.summary is None or self.summary.get(metric) is None:
-            return None
-        return float(self.summary[metric])
+        loss = (self.summary or {}).get(metric)
+        return loss if loss is None or math.isfinite(loss) else math.inf
 
     @property
     def step_time_s(self) -> float | None:
@@ -167,6 +167,10 @@ class Run:
         except KeyError:
             return False
         return True
+
+    def arm(self, by: str) -> str:
+        """The value of a key as it would be typed; null where it is not set at all."""
+        return show(self.value(by)) if self.has(by) else "null"
 
     def decided(self, key: str) -> Any:
         """The value of a key of the identity, also of one that was left out as a default.

@@ -21,7 +21,6 @@ from minigpt.study.find import read_run, run_folders, why_unreadable
 from minigpt.study.outcome import own_overrides
 from minigpt.study.record import folder_of, read_sweep, sweeps_in
 from minigpt.study.run import Run
-from minigpt.study.values import show
 from minigpt.terminal import count, duration, escape_line
 
 CHANGED = "finished (code changed)"
@@ -218,13 +217,13 @@ def best_lines(ended: Sequence[JobStatus], by: str) -> list[str]:
     budgets: dict[str, set[int]] = {}
     runs = {job: run for job in ended if (run := job.run) is not None}
     for run in runs.values():
-        budgets.setdefault(_arm(run, by), set()).add(run.budget_tokens or 0)
+        budgets.setdefault(run.arm(by), set()).add(run.budget_tokens or 0)
     if not budgets:
         return []
     budget = max(set.intersection(*budgets.values()) or set.union(*budgets.values()))
     for job, run in runs.items():
         if (run.budget_tokens or 0) == budget:
-            settings = arms.setdefault(_arm(run, by), {})
+            settings = arms.setdefault(run.arm(by), {})
             settings.setdefault(_setting(run), {})[run.seed] = job
     seeds = set.intersection(*(set(found) for one in arms.values() for found in one.values()))
     if not seeds:
@@ -240,13 +239,6 @@ def best_lines(ended: Sequence[JobStatus], by: str) -> list[str]:
     return lines
 
 
-def _arm(run: Run, by: str) -> str:
-    try:
-        return show(run.value(by))
-    except KeyError:
-        return "null"
-
-
 def _setting(run: Run) -> str:
     """Equal for runs that differ in seed and budget only."""
     identity = {k: v for k, v in run.record["identity"].items() if k not in ("seed", "budget")}
@@ -257,7 +249,7 @@ def _loss(job: JobStatus) -> float:
     """Infinite for a run that diverged."""
     assert job.run is not None
     loss = job.run.loss("val_loss")
-    return math.inf if loss is None or not math.isfinite(loss) else loss
+    return math.inf if loss is None else loss
 
 
 def seconds_left(jobs: Sequence[JobStatus]) -> float | None:

@@ -37,7 +37,7 @@ from minigpt.errors import (
     StorageError,
 )
 from minigpt.files import durable
-from minigpt.files.reading import UnreadableError, read_bytes
+from minigpt.files.reading import UnreadableError, if_there, read_bytes
 from minigpt.files.records import summary_of
 from minigpt.run.answer import answer, print_outcome
 from minigpt.run.record import FAILED, failure
@@ -251,11 +251,11 @@ def refuse_no_slurm(cfg: DictConfig) -> None:
 def refuse_foreign(path: Path) -> None:
     """Raise StorageError for a multirun.yaml that Hydra would replace and has not written."""
     try:
-        content = read_bytes(path)
-    except UnreadableError as error:
-        if error.missing and not os.path.lexists(path):
-            return
+        content = if_there(read_bytes, path)
+    except UnreadableError:
         content = b""
+    if content is None:
+        return
     if path.is_symlink() or not re.search(rb"(?m)^hydra:$", content):
         raise StorageError(f"cannot write: {path}: not a file of Hydra's (move it away)")
 
