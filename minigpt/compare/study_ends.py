@@ -13,6 +13,7 @@ from minigpt.compare.declared import judge_runs
 from minigpt.compare.study_findings import findings
 from minigpt.compare.study_report import write_report
 from minigpt.study.conduct import Conclusion, Unfinished, conduct
+from minigpt.study.decisions import asked_elsewhere
 from minigpt.study.declaration import Declaration
 from minigpt.study.declaration_file import study_folder
 from minigpt.study.journal import Journal, read_decisions, refuse_another
@@ -25,7 +26,13 @@ judge = judge_runs
 
 def report(runs: LaunchedRuns, conclusion: Conclusion, journal: Journal) -> None:
     """The verdict on stdout, and the whole report in the folder of the study."""
-    found = findings(runs.declaration, conclusion, runs, journal.content)
+    found = findings(
+        runs.declaration,
+        conclusion,
+        runs,
+        journal.content,
+        asked_elsewhere(journal.folder.parent.parent, runs.declaration),
+    )
     out = journal.folder / "report"
     print(on_stdout(write_report(found, out)))
     print(f"report            {out / 'report.html'}")
@@ -49,7 +56,8 @@ def report_again(
     known = partial(refuse_another, folder, read_decisions(folder))
     runs = RecordedRuns(declaration, output)
     conclusion = conduct(declaration, runs, partial(judge, runs), known)
-    found = findings(declaration, conclusion, runs, content)
+    elsewhere = asked_elsewhere(output, declaration)
+    found = findings(declaration, conclusion, runs, content, elsewhere)
     return on_stdout(write_report(found, out, figures))
 
 

@@ -239,8 +239,12 @@ def findings(
     conclusion: Conclusion,
     ended: Ended,
     content: Mapping[str, Any],
+    doubts: Sequence[str] = (),
 ) -> Findings:
-    """Read the runs of a concluded study. content: of the file that holds its declaration."""
+    """Read the runs of a concluded study. content: of the file that holds its declaration.
+
+    doubts: beside those that its runs raise, told once.
+    """
     cells = []
     for cell, ruling in conclusion.rulings.items():
         assert isinstance(ruling, CellRuling)
@@ -253,7 +257,8 @@ def findings(
         for arm, search in searches.items():
             for run in tuning_runs(declaration, cell, arm, search.scores):
                 tuned[arm].setdefault(run.setting, {})[run.seed] = ended.read(run)
-        cells.append(CellFindings(declaration, ruling, searches, judged, tuned))
+        told = () if cells else doubts
+        cells.append(CellFindings(declaration, ruling, searches, judged, tuned, doubts=told))
     runs = [run for found in cells for run in found.runs]
     cells = [replace(found, everything=runs) for found in cells]
     declared = datetime.fromisoformat(content["declared"])

@@ -10,6 +10,7 @@ from minigpt.study.declaration import Declaration, typed
 from minigpt.study.declaration_file import DECLARATION, read_declaration
 from minigpt.study.journal import read_decisions
 from minigpt.study.planned import cell_name, label
+from minigpt.terminal import few
 
 
 def declared_studies(
@@ -29,6 +30,18 @@ def declared_studies(
             if known is not None and study in (None, known[0].study):
                 found.append((output, known[0], lines(*known, decisions)))
     return found
+
+
+def asked_elsewhere(output: Path, declaration: Declaration) -> list[str]:
+    """A sentence about other studies of this folder that compare the same arms; none if none."""
+    values = {declaration.value(arm) for arm in declaration.arms}
+    others = [
+        other.study
+        for _, other, _ in declared_studies([output], None)
+        if other.study != declaration.study
+        and (other.by, {other.value(arm) for arm in other.arms}) == (declaration.by, values)
+    ]
+    return [f"other studies here compare the same arms: {few(others)}"] if others else []
 
 
 def phase(declaration: Declaration, entries: Sequence[Mapping[str, Any]]) -> str:

@@ -4,11 +4,23 @@ import json
 import re
 
 import pytest
-from declared import FolderRuns, Notes, SimulatedRuns, conclude, conclude_in_folder, declared, noisy
+from declared import (
+    FolderRuns,
+    Notes,
+    SimulatedRuns,
+    conclude,
+    conclude_in_folder,
+    declared,
+    noisy,
+    verdict,
+)
 from studies import Compare, Study
 
+from minigpt.compare.study_ends import report_again
 from minigpt.study.conduct import Unfinished
 from minigpt.study.decisions import phase
+from minigpt.study.declaration import declaration_of
+from minigpt.study.declaration_file import read_declaration, study_folder
 from minigpt.study.journal import Journal
 from minigpt.study.planned import PlannedRun
 
@@ -64,6 +76,19 @@ def test_every_phase_in_order() -> None:
         "confirm 16 pairs",
         "ended",
     ]
+
+
+def test_other_studies_of_the_same_arms_are_named(study: Study) -> None:
+    """Asked often enough, under other names, equal arms differ once."""
+    runs = FolderRuns(declared(), study, noisy(0.3))
+    conclude_in_folder(runs)
+    for name, arms in (("again", ["adamw", "muon"]), ("other", ["lion", "adamw"])):
+        with Journal(study.folder, declaration_of(name, verdict(arms=arms)), {}):
+            pass
+    content = read_declaration(study_folder(study.folder, "a_study"))
+    assert content is not None
+    said = report_again(study.folder, *content, None)
+    assert "other studies here compare the same arms: again\n" in said
 
 
 def test_a_study_of_another_name_is_not_shown(study: Study, compare: Compare) -> None:
