@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT, in_a_line
+from runs import ROOT, in_a_line, load_script
 
 from minigpt.bench import __main__ as bench
 from minigpt.bench import gpu, processes
@@ -158,6 +158,16 @@ def test_what_a_process_told_before_it_ended(
 )
 def test_why_a_test_failed_in_a_line(failure: str, line: str) -> None:
     assert in_a_line(failure) == line
+
+
+def test_checks_for_a_gpu_fit_the_code_that_they_check() -> None:
+    """Two of them, on the CPU."""
+    checks = load_script(ROOT / "tests/train/gpu_checks.py")
+    schema.register()
+    process.register_resolvers()
+    found = checks.copies("cpu")
+    assert (found["micro-batches"], found["wrong"]) == (40, 0)
+    assert checks.adamw("cpu")["apart"] < 1e-5
 
 
 def rival() -> Model:
