@@ -9,6 +9,7 @@ from minigpt.terminal import did_you_mean
 
 # What code hands to a constructor, so that no configuration has to.
 SUPPLIED = {"model": {"vocab_size"}, "optim": {"parameters"}, "probe": {"optimizer"}}
+MOST_MISTYPED = 3  # more unknown keys than this were written for another class
 HYDRA_KEYS = ("_target_", "_partial_")  # others would decide a result without being part of its id
 
 
@@ -56,14 +57,22 @@ def _node_problems(
         supplied = supplied | set(required[:1] if path.startswith("optim") else required)
     parameters = found.parameters | extra
     known = {name: p for name, p in parameters.items() if name not in supplied}
-    problems = []
+    problems, unknown = [], []
     for key, value in node.items():
         if key == "_partial_" and not isinstance(value, bool):
             problems.append(f"wrong type: {path}.{key}={value!r} (expects true or false)")
         if key in known:
             problems += _value_problems(f"{path}.{key}", value, known[key])
         elif key not in HYDRA_KEYS and not found.open:
-            problems.append(f"unknown key: {path}.{key} {did_you_mean(key, known)}")
+            unknown.append(key)
+    if len(unknown) <= MOST_MISTYPED:
+        problems += [f"unknown key: {path}.{key} {did_you_mean(key, known)}" for key in unknown]
+    else:
+        problems.append(
+            f"keys of another class: {path}: {', '.join(unknown)}: {target} has "
+            f"{', '.join(sorted(known)) or 'none'} (give it a YAML of its own in "
+            f"conf/{path.partition('.')[0]}/, or take out each: '~{path}.{unknown[0]}')"
+        )
     return problems + [
         f"missing value: {path}.{name} (give it, e.g. {path}.{name}=...)"
         for name, parameter in known.items()

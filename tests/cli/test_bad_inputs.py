@@ -23,6 +23,14 @@ TABLE = [
     ("train +optim.adam_lr=1", ["unknown key: optim.adam_lr"]),
     ("train ++optim.adam_lr=1", ["unknown key: optim.adam_lr"]),
     ("train +optim.hidden.foo=1", ["unknown key: optim.hidden.foo"]),
+    (
+        "train optim.hidden._target_=torch.optim.SGD",
+        [
+            "keys of another class: optim.hidden: momentum_warmup, momentum_dtype, ns_schedule",
+            "split: torch.optim.SGD has dampening, ",
+            "(give it a YAML of its own in conf/optim/, or take out each: '~optim.hidden.momentum_",
+        ],
+    ),
     ("train optim.hidden.lrr=1", ["optim.hidden.lrr", "optim.hidden.lr"]),
     ("train model.dmodel=64", ["model.dmodel", "model.d_model"]),
     ("train train.steps=abc", ["train.steps=abc", "an integer"]),
