@@ -245,7 +245,7 @@ def findings(
 
     doubts: beside those that its runs raise, told once.
     """
-    cells = []
+    cells: list[CellFindings] = []
     for cell, ruling in conclusion.rulings.items():
         assert isinstance(ruling, CellRuling)
         look = ruling.look
