@@ -43,13 +43,12 @@ Line = list[tuple[float, list[float]]]  # x, and what each run of the arm has th
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("python -m minigpt.plot", HELP)
+    parser.select_runs()
     add = parser.add_argument
-    add("paths", metavar="PATH", nargs="+", type=Path, help="run folders, or folders of them")
     add("--by", metavar="KEY", help="what sets the arms apart (default: each run is one)")
     add("--y", metavar="KEY", default="val/loss", help="of metrics.jsonl (default: val/loss)")
     add("--x", metavar="KEY", default="tokens", help=f"{', '.join(ALONG)}, or a key of the runs")
     add("--study", metavar="STUDY", help="only runs of this study")
-    add("--where", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="only such")
     add("--labels", metavar="NAME=LABEL", nargs="+", action="extend", default=[],
         help="words of your own for arms, and for x and y")  # fmt: skip
     add("--out", metavar="FILE", type=Path, help="a .png, .svg or .pdf (default: the terminal)")

@@ -6,7 +6,6 @@ python -m minigpt.runs outputs
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.study.listing import SHOWN, cells, list_runs
@@ -29,9 +28,8 @@ A folder that cannot be read has a row that says why. --where and --sort take a 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser("python -m minigpt.runs", HELP)
+    parser.select_runs()
     add = parser.add_argument
-    add("paths", metavar="PATH", nargs="+", type=Path, help="run folders, or folders of them")
-    add("--where", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="only such")
     add("--sort", metavar="KEY", help="ascending by a column or key (--sort=-KEY: descending)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="comma-separated values")

@@ -3,7 +3,8 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from minigpt import streams
 from minigpt.errors import ConfigError, MinigptError
@@ -21,6 +22,13 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+
+    def select_runs(self) -> None:
+        """Add PATH... and --where, by which commands choose the runs that they read."""
+        what = "run folders, or folders that hold them"
+        self.add_argument("paths", metavar="PATH", nargs="+", type=Path, help=what)
+        how: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+        self.add_argument("--where", metavar="KEY=VALUE", help="only such runs", **how)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"arguments: {message} (see {self.prog} --help)")

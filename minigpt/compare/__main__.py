@@ -51,10 +51,9 @@ def parser() -> Parser:
     def add(name: str, metavar: str, help: str, **how: object) -> None:
         p.add_argument(name, metavar=metavar, help=help, **how)  # type: ignore[arg-type]
 
-    add("paths", "PATH", "run folders, or folders that hold them", type=Path, nargs="+")
+    p.select_runs()
     add("--by", "KEY", "what sets the arms apart: a group (optim) or a key (optim.hidden.lr)")
     add("--study", "STUDY", "only runs of this study")
-    add("--where", "KEY=VALUE", "only such runs", action="extend", default=[], nargs="+")
     add("--baseline", "ARM", "the arm to hold the others against (default: the first typed)")
     add(
         "--margin",

@@ -6,6 +6,7 @@ The blocks are those of document.py, so the writers for the terminal, Markdown a
 import math
 from collections.abc import Iterable, Sequence
 
+from minigpt.compare import study_tables as tables
 from minigpt.compare.declared import ALPHA, Finding
 from minigpt.compare.document import (
     Block,
@@ -24,17 +25,7 @@ from minigpt.compare.figures import Figure
 from minigpt.compare.study_findings import CellFindings, Findings
 from minigpt.compare.study_notes import notes
 from minigpt.compare.study_power import still_needed
-from minigpt.compare.study_tables import (
-    MOST_BOXES,
-    budgets,
-    choices,
-    costs,
-    interval_text,
-    ranking,
-    ratio_text,
-    runs_of,
-    tuning,
-)
+from minigpt.compare.study_tables import MOST_BOXES, interval_text, ratio_text, runs_of
 from minigpt.study.decisions import looks_before
 from minigpt.terminal import count
 
@@ -183,15 +174,10 @@ def _cell(cell: CellFindings, figures: list[Figure]) -> list[Block]:
     blocks: list[Block] = [*_figures(figures, [cell])]
     if doubts := notes(cell):
         blocks.append(Bullets("Notes", doubts))
-    tables = (
-        ranking(cell),
-        still_needed(cell),
-        costs(cell),
-        budgets(cell),
-        choices(cell),
-        tuning(cell),
-    )
-    return [*blocks, *(table for table in tables if table.rows)]
+    kinds = (
+        tables.ranking, still_needed, tables.costs, tables.budgets, tables.choices, tables.tuning
+    )  # fmt: skip
+    return [*blocks, *(table for kind in kinds if (table := kind(cell)).rows)]
 
 
 def _figures(figures: list[Figure], cells: list[CellFindings]) -> list[Block]:

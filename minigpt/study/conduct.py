@@ -103,7 +103,11 @@ def conduct(declaration: Declaration, runs: Runs, judge: Judge, note: Note) -> C
         ]
         _run_all(runs, f"confirm {pairs} pairs", planned)
         for cell in still_open:
-            losses = _losses(declaration, runs, cell, chosen[cell], seeds)
+            losses: dict[str, dict[float, dict[int, float]]] = {}
+            for run in judging_runs(declaration, cell, chosen[cell], seeds):
+                loss = runs.loss(run)
+                assert loss is not None, "every run has ended"
+                losses.setdefault(run.arm, {}).setdefault(run.budget, {})[run.seed] = loss
             scores = {arm: searches[cell, arm].scores for arm in chosen[cell]}
             looks[cell] = Look(cell, pairs, chosen[cell], losses, scores)
             rulings[cell] = judge(declaration, looks[cell])
@@ -194,21 +198,6 @@ def _chosen(
 ) -> dict[str, Setting]:
     found = {arm: searches[cell, arm].chosen for arm in declaration.arms}
     return {arm: setting for arm, setting in found.items() if setting is not None}
-
-
-def _losses(
-    declaration: Declaration,
-    runs: Runs,
-    cell: Setting,
-    chosen: dict[str, Setting],
-    seeds: Sequence[int],
-) -> dict[str, dict[float, dict[int, float]]]:
-    losses: dict[str, dict[float, dict[int, float]]] = {}
-    for run in judging_runs(declaration, cell, chosen, seeds):
-        loss = runs.loss(run)
-        assert loss is not None, "every run has ended"
-        losses.setdefault(run.arm, {}).setdefault(run.budget, {})[run.seed] = loss
-    return losses
 
 
 def _rounded(loss: float) -> float | str:
