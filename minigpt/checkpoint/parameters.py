@@ -10,10 +10,14 @@ if TYPE_CHECKING:
     import torch
 
 MAX_NAMED = 20  # problems of one checkpoint
+USUAL = "use the configuration of the run"
 
 
 def check_parameters(
-    module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path
+    module: "torch.nn.Module",
+    saved: Mapping[str, "torch.Tensor"],
+    where: Path,
+    way_out: str = USUAL,
 ) -> None:
     """Raise CheckpointError unless `saved` holds each parameter of a module, in floating point."""
     own = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
@@ -21,7 +25,7 @@ def check_parameters(
     problems = [
         f"checkpoint does not fit the model: {where}: "
         f"{name} {shapes.get(name, 'missing')} -> {own.get(name, 'missing')} "
-        "(saved -> given; use the configuration of the run)"
+        f"(saved -> given; {way_out})"
         for name in sorted(own.keys() | shapes.keys())
         if own.get(name) != shapes.get(name)
     ]
@@ -37,7 +41,10 @@ def check_parameters(
 
 
 def restore_parameters(
-    module: "torch.nn.Module", saved: Mapping[str, "torch.Tensor"], where: Path
+    module: "torch.nn.Module",
+    saved: Mapping[str, "torch.Tensor"],
+    where: Path,
+    way_out: str = USUAL,
 ) -> None:
     """Copy saved parameters into a module by name.
 
@@ -45,7 +52,7 @@ def restore_parameters(
     """
     import torch
 
-    check_parameters(module, saved, where)
+    check_parameters(module, saved, where, way_out)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(saved[name])

@@ -47,7 +47,7 @@ def _node_problems(
     except ModuleNotFoundError as error:
         return [
             f"missing package: {path}._target_={target}: no module {error.name!r} "
-            "(install it, or check the spelling)"
+            "(install it or add its folder to PYTHONPATH; or check the spelling)"
         ]
     except (AttributeError, ImportError) as error:
         return [f"no such class: {path}._target_={target}: {error} (check the spelling)"]
@@ -73,8 +73,11 @@ def _node_problems(
             f"{', '.join(sorted(known)) or 'none'} (give it a YAML of its own in "
             f"conf/{path.partition('.')[0]}/, or take out each: '~{path}.{unknown[0]}')"
         )
+    way_out = f"give it, e.g. {path}.{{}}=..."
+    if path.startswith("model.") and not node.get("_partial_"):
+        way_out = f"+{path}._partial_=true lets the model give it"
     return problems + [
-        f"missing value: {path}.{name} (give it, e.g. {path}.{name}=...)"
+        f"missing value: {path}.{name} ({way_out.format(name)})"
         for name, parameter in known.items()
         if parameter.required and name not in node
     ]

@@ -9,12 +9,12 @@ ALWAYS = ("debug", "experiment", "model", "optim", "data")  # choices that begin
 
 
 def run_name(choices: dict[str, str], overrides: list[str], explicit: str | None) -> str:
-    """The choices, then what was overridden, shortened; at most 80 characters."""
+    """The choices, those of parts too, then other overrides, shortened; at most 80 characters."""
     if explicit is not None:
         return explicit
     chosen = choices | {"data": choices.get("data@stand_in", choices["data"])}
     parts = [chosen.get(group) for group in ALWAYS]
-    for override in overrides:
+    for override in sorted(overrides, key=lambda typed: "/" not in typed.partition("=")[0]):
         key, _, value = override.lstrip("+~").partition("=")
         if key in ALWAYS or not _stands_in_name(key):
             continue

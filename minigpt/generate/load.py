@@ -10,7 +10,7 @@ import torch
 
 from minigpt.checkpoint.layout import step_of
 from minigpt.checkpoint.load import checkpoint_with_weights, newest_checkpoint
-from minigpt.checkpoint.parameters import restore_parameters
+from minigpt.checkpoint.parameters import USUAL, restore_parameters
 from minigpt.config.places import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
 from minigpt.files.records import read_record, summary_of
@@ -55,12 +55,13 @@ def find_run(path: str | None, output_dir: str) -> Path:
     return max(finished, key=lambda summary: summary.stat().st_mtime_ns).parent
 
 
-def load_any(folder: Path, trust: Collection[str] = ()) -> Loaded:
+def load_any(folder: Path | str, trust: Collection[str] = ()) -> Loaded:
     """A run, or a folder of Hugging Face's such as minigpt.export writes.
 
     trust: packages beside minigpt.model whose classes a run may name; their code is run.
     Raises CheckpointError.
     """
+    folder = Path(folder)
     if os.path.isfile(folder / "run.json"):
         return load_run(folder, trust)
     arguments, weights = hugging_face.from_hugging_face(folder)
@@ -69,8 +70,9 @@ def load_any(folder: Path, trust: Collection[str] = ()) -> Loaded:
     return Loaded(folder, model, _tokenizer(folder, vocab_size), None)
 
 
-def load_run(folder: Path, trust: Collection[str] = ()) -> Loaded:
+def load_run(folder: Path | str, trust: Collection[str] = ()) -> Loaded:
     """The newest valid checkpoint of a run. Raises CheckpointError if there is none."""
+    folder = Path(folder)
     if read_record(folder) is None:
         raise CheckpointError(f"not a run: {folder}: no run.json (give the folder of a run)")
     found = newest_checkpoint(folder / "checkpoints")
@@ -97,6 +99,8 @@ def _tokenizer(folder: Path, vocab_size: Any) -> Any:
 def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
     """Start from the weights of a run or of an exported folder; nothing else of it is used.
 
+    A model of another shape may have `adapt(weights)`, its own weights by name made from those.
+
     sha256: of the weights file that the run was planned with.
     Raises CheckpointError if there are no such weights (any more), or they do not fit.
     """
@@ -112,7 +116,10 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
             f"weights changed: init_from={source}: those planned with ({sha256[:12]}) are not "
             "there any more (repeat the command)"
         )
-    restore_parameters(model, weights, source)
+    if adapt := getattr(model, "adapt", None):
+        weights = adapt(weights)
+    way_out = f"{USUAL}, or give the model's class an adapt(weights) that makes it so"
+    restore_parameters(model, weights, source, way_out)
 
 
 def tokenizer_change(source: Path, tokenizer: Any) -> str | None:

@@ -130,7 +130,8 @@ class Parts:
         if not (DOTTED.fullmatch(str(target)) and self.allows(module)):
             raise CheckpointError(
                 f"foreign class: {self.where}: {key} is {target} "
-                f"(where you trust its package: generate.py trust={module.partition('.')[0]})"
+                f"(generate.py trust={module.partition('.')[0]} builds it, where you trust that "
+                "package; export and others know the classes of minigpt alone)"
             )
         try:
             found = getattr(importlib.import_module(module), name, None)

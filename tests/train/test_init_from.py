@@ -7,12 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from runs import SMALL, Shell, rows, tensors
 
 from minigpt import verify
 from minigpt.config.plan import Plan, plan_of
 from minigpt.errors import CheckpointError
 from minigpt.files.durable import sha256_file
+from minigpt.generate.load import init_weights_from, load_run
+from minigpt.model.transformer import Transformer
+from minigpt.seeding import generator
 from minigpt.train import training
 
 SOURCE = [*SMALL, "name=source", "checkpoint.every=4"]
@@ -64,6 +68,22 @@ def test_a_source_that_trained_on_starts_another_run(shell: Shell) -> None:
     longer = [*child, "train.steps=16"]
     assert shell("train", *longer, f"branch={first}") == 4
     assert "init_from differs" in shell.err
+
+
+def test_a_model_of_another_shape_adapts_the_weights(shell: Shell) -> None:
+    assert shell("train", *SOURCE, "train.steps=2") == 0, shell.err
+    (source,) = folders(shell)
+    saved = load_run(str(source)).model
+    sizes = {"d_model": 32, "n_heads": saved.n_heads, "max_seq_len": 16}
+    grown = Transformer(len(saved.embed.weight), n_layers=len(saved.blocks) + 1, **sizes)
+    grown.init_weights(generator(0, "init"))
+    fresh = grown.blocks[-1].mlp.up.weight.clone()
+    with pytest.raises(CheckpointError, match=r"adapt\(weights\)"):
+        init_weights_from(grown, source, weights_of(source))
+    grown.adapt = lambda weights: dict(grown.named_parameters()) | weights
+    init_weights_from(grown, source, weights_of(source))
+    assert torch.equal(grown.embed.weight, saved.embed.weight)
+    assert torch.equal(grown.blocks[-1].mlp.up.weight, fresh)
 
 
 def test_the_path_of_the_weights_decides_nothing(shell: Shell) -> None:
