@@ -81,7 +81,10 @@ class Conclusion:
 def conduct(declaration: Declaration, runs: Runs, judge: Judge, note: Note) -> Conclusion:
     """Run a study to its end. Raises Unfinished if runs that it needs have failed."""
     searches = tune(declaration, runs, note)
-    chosen = {cell: _chosen(declaration, searches, cell) for cell in declaration.cells}
+    chosen: dict[Setting, dict[str, Setting]] = {cell: {} for cell in declaration.cells}
+    for (cell, arm), found in searches.items():
+        if found.chosen is not None:
+            chosen[cell][arm] = found.chosen
     judged = [cell for cell, arms in chosen.items() if is_judged(declaration, arms)]
     if not judged:
         raise Unfinished(
@@ -191,13 +194,6 @@ def _run_all(runs: Runs, phase: str, planned: Sequence[PlannedRun]) -> None:
             f"unfinished: {phase}: {len(holes)} of {len(planned)} runs did not end: "
             f"{'; '.join(shown[:5])}{more} (the same command tries them again)"
         )
-
-
-def _chosen(
-    declaration: Declaration, searches: dict[tuple[Setting, str], Search], cell: Setting
-) -> dict[str, Setting]:
-    found = {arm: searches[cell, arm].chosen for arm in declaration.arms}
-    return {arm: setting for arm, setting in found.items() if setting is not None}
 
 
 def _rounded(loss: float) -> float | str:
