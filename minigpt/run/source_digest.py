@@ -1,12 +1,14 @@
 """Which code computes a run: a digest per source file, so that a change since can be named.
 
 Only files that can change a result count: the classes that the configuration names, the loop and
-the windows of a step, and whatever of minigpt they import. Comments, docstrings and layout do not
-count. Neither does a new file that the run does not use: adding an optimizer leaves old runs alone.
+the windows of a step, and whatever they import of minigpt, or classes of your own of packages that
+are not installed. Comments, docstrings and layout do not count. Neither does a new file that the
+run does not use: adding an optimizer leaves old runs alone.
 """
 
 import ast
 import hashlib
+import importlib.util
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -103,7 +105,7 @@ _files: dict[str, tuple[Path, int]] = {}
 
 @cache
 def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
-    """Digest and imported minigpt modules of one module.
+    """Digest of one module, and the modules that it imports of minigpt and of packages beside it.
 
     None for installed packages, whose versions are recorded.
     """
@@ -113,7 +115,27 @@ def _digest_and_imports(name: str) -> tuple[str, list[str]] | None:
     _files[name] = module.path, _changed_at(module.path)
     imports: list[str] = []
     digest = hashlib.sha256(_dump(module.tree, imports).encode()).hexdigest()[:16]
-    return digest, [name for name in imports if name.startswith("minigpt.")]
+    package = name if module.path.name == "__init__.py" else name.rpartition(".")[0]
+    if package:
+        imports = [importlib.util.resolve_name(x, package) for x in imports]
+    beside = not name.startswith("minigpt.")
+    return digest, [
+        x
+        for x in imports
+        if x.startswith("minigpt.") or (beside and _is_beside(x.partition(".")[0]))
+    ]
+
+
+@cache
+def _is_beside(package: str) -> bool:
+    """Whether a package is neither minigpt nor installed: somebody's own."""
+    try:
+        spec = importlib.util.find_spec(package) if package not in ("", "minigpt") else None
+    except (ImportError, ValueError):
+        return False
+    if spec is None or not spec.has_location or spec.origin is None:
+        return False
+    return not _is_installed(Path(spec.origin))
 
 
 def _dump(node: Any, imports: list[str]) -> str:
@@ -130,8 +152,9 @@ def _dump(node: Any, imports: list[str]) -> str:
     if kind in DOCUMENTED and ast.get_docstring(node, clean=False) is not None:
         fields = fields | {"body": node.body[1:] or [ast.Pass()]}
     elif kind is ast.ImportFrom:
-        base = node.module or ""
-        imports += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        base = "." * node.level + (node.module or "")
+        inner = base if base.endswith(".") else f"{base}."
+        imports += [base, *(f"{inner}{alias.name}" for alias in node.names)]
     elif kind is ast.Import:
         imports += [alias.name for alias in node.names]
     parts = []

@@ -150,6 +150,36 @@ def test_a_digest_is_of_all_but_docstrings_comments_and_layout() -> None:
         assert ("minigpt.optim.newton_schulz" in imports) == (name == "minigpt.optim.muon")
 
 
+def test_what_a_class_of_ones_own_imports_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "lab_of_mine/__init__.py": "",
+        "lab_of_mine/optim.py": (
+            "import json, torch, numpy.linalg, beside_it\n"
+            "from . import one\nfrom .two import Two\nfrom lab_of_mine import three\n"
+        ),
+        "lab_of_mine/one.py": "from .deep.four import f\n",
+        "lab_of_mine/two.py": "from minigpt.optim import muon",
+        "lab_of_mine/three.py": "",
+        "lab_of_mine/deep/__init__.py": "",
+        "lab_of_mine/deep/four.py": "from ..one import x",
+        "lab_of_mine/unused.py": "",
+        "beside_it.py": "",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = source_digest.source_digest({"optim": {"_target_": "lab_of_mine.optim.Mine"}})
+    lab = {name for name in found if not name.startswith("minigpt.")}
+    expected = {
+        name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in files
+    }
+    assert lab == expected - {"lab_of_mine.deep", "lab_of_mine.unused"}
+    assert "minigpt.optim.muon" in found
+
+
 def test_an_edit_while_a_run_starts_is_refused(tmp_path: Path) -> None:
     """Between the digest of the code and its import."""
     code = (
