@@ -22,6 +22,7 @@ def notes(cell: CellFindings) -> list[str]:
     """One sentence each."""
     return [
         *cell.doubts,
+        *_contradicted(cell),
         *_edges(cell),
         *_between_points(cell),
         *_close_runners_up(cell),
@@ -34,6 +35,18 @@ def notes(cell: CellFindings) -> list[str]:
         *weak_runs(run for arm in cell.judged for run in cell.judged_runs(arm)),
         *_seconds(cell),
     ]
+
+
+def _contradicted(cell: CellFindings) -> list[str]:
+    """Judged runs whose metrics.jsonl ends in another loss than their summary.json."""
+    names = []
+    for run in (run for arm in cell.judged for run in cell.judged_runs(arm)):
+        final = next((row["val/loss"] for row in reversed(run.rows) if "val/loss" in row), None)
+        if final is not None and run.summary is not None:
+            names += [run.name] * (run.summary["val_loss"] not in (None, final))
+    if not names:
+        return []
+    return [f"not to be trusted: metrics.jsonl ends in another loss: {few(names)} (minigpt.verify)"]
 
 
 def _seconds(cell: CellFindings) -> list[str]:

@@ -349,6 +349,13 @@ def test_a_preset_that_changes_more_than_its_group_is_named(study: Study) -> Non
     assert "adamw -> muon changes more than optim: schedule.warmup: 0.05 -> 0.5" in said
 
 
+def test_a_summary_that_its_rows_contradict_is_named(study: Study) -> None:
+    edited = {"summary": {"val_loss": 1.0}}
+    said = notes(cell_of(declared(), study, noisy(0.08), muon=edited))
+    assert said[0].startswith("not to be trusted: metrics.jsonl ends in another loss: tiny-muon-")
+    assert "adamw" not in said[0]
+
+
 # 15
 def between_grid_points(number: int) -> Loss:
     """Equal arms whose best learning rates lie anywhere between two points of the grid.
