@@ -47,7 +47,8 @@ def _node_problems(
     except ModuleNotFoundError as error:
         return [
             f"missing package: {path}._target_={target}: no module {error.name!r} "
-            "(install it or add its folder to PYTHONPATH; or check the spelling)"
+            "(install it or add its folder to PYTHONPATH, with __init__.py inside; "
+            "or check the spelling)"
         ]
     except (AttributeError, ImportError) as error:
         return [f"no such class: {path}._target_={target}: {error} (check the spelling)"]
