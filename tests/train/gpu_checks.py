@@ -18,10 +18,13 @@ import torch
 
 from minigpt.bench.gpu import SHRUNK
 from minigpt.bench.model import Model, RandomTokens
+from minigpt.checkpoint.beside import snapshot
 from minigpt.cli import process
 from minigpt.config import schema
 from minigpt.config.budget import Budget
 from minigpt.config.precision import Precision, missing_compiler
+from minigpt.model.loss import cross_entropy
+from minigpt.optim.muon import Muon
 from minigpt.train.clocks import Clocks
 from minigpt.train.peak import matrix_product_flops, peak_of, table_flops
 
@@ -174,6 +177,87 @@ def context(device: str) -> dict[str, float]:
     model.steps(model.chosen, 4, 3)
     free, total = torch.cuda.mem_get_info()
     return {"context": total - free - before - torch.cuda.memory_reserved()}
+
+
+def muon(device: str) -> dict[str, float]:
+    """How far steps in few launches end from steps one matrix at a time, relative to their way."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(256, 64), (64, 256), (64, 64), (16, 64)] * 2
+    start = [torch.randn(shape, generator=random) for shape in shapes]
+    gradients = [[torch.randn(shape, generator=random) for shape in shapes] for _ in range(5)]
+    ends = []
+    for together in (True, False):
+        weights = [torch.nn.Parameter(weight.to(device, copy=True)) for weight in start]
+        optimizer = Muon(weights, ns_dtype="fp32")
+        optimizer.moves_together = lambda where, together=together: together  # type: ignore[misc]
+        for step in gradients:
+            for weight, gradient in zip(weights, step, strict=True):
+                weight.grad = gradient.to(device)
+            optimizer.step()
+        ends.append(torch.cat([weight.detach().cpu().flatten() for weight in weights]))
+    way = ends[1] - torch.cat([weight.flatten() for weight in start])
+    return {"apart": float((ends[0] - ends[1]).norm() / way.norm())}
+
+
+def documents(device: str) -> dict[str, Any]:
+    """Losses and gradients of one batch of documents: by blocks in compiled code, by a mask."""
+    model = model_of(device, f"train.device={device}").model
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(500, (2, model.max_seq_len), generator=random)
+    apart = (torch.rand(tokens.shape, generator=random) < 0.02).cumsum(1)
+    tokens, apart = tokens.to(device), apart.to(device)
+    found = []
+    for forward in (torch.compile(model), model):
+        model.zero_grad()
+        loss = forward(tokens, tokens, apart)
+        loss.backward()
+        found.append((float(loss), model.embed.weight.grad.cpu()))
+    (loss, gradient), (expected, true) = found
+    away = float((gradient - true).norm() / true.norm())
+    return {"loss": abs(loss - expected) / expected, "gradient": away}
+
+
+def head(device: str) -> dict[str, float]:
+    """The loss of 257 tokens, whose head is padded to 320, and its gradients, against the CPU."""
+    random = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 64, generator=random) for n in (300, 257))
+    targets = torch.randint(257, (300,), generator=random)
+    found = []
+    for where in (device, "cpu"):
+        x, w = (tensor.to(where).requires_grad_() for tensor in (hidden, weight))
+        loss = cross_entropy(x, w, targets.to(where))
+        loss.backward()
+        found.append([loss.detach().cpu(), x.grad.cpu(), w.grad.cpu()])
+    return {
+        name: float((one - other).norm() / other.norm())
+        for name, one, other in zip(("loss", "x", "weight"), *found, strict=True)
+    }
+
+
+def saving(device: str) -> dict[str, Any]:
+    """A copy that is queued while the device is behind, and what training does to it after."""
+    weight = torch.arange(2.0**22, device=device)
+    if device == "cuda":
+        torch.cuda._sleep(50_000_000)
+    begin = time.perf_counter()
+    arrived = snapshot({"weight": weight})
+    waited = time.perf_counter() - begin
+    weight.fill_(-1.0)  # the next step
+    copy = arrived()["weight"]
+    return {
+        "equal": torch.equal(copy, torch.arange(2.0**22)), "pinned": copy.is_pinned(),
+        "waited": waited,
+    }  # fmt: skip
+
+
+def waits(device: str) -> dict[str, int]:
+    """Copies from the device to the host in ten steps; the row of the last one takes two."""
+    model = model_of(device, f"train.device={device}")
+    model.steps(model.chosen, 2, 2)
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as profile:
+        model.steps(model.chosen, 2, 10)
+    return {"copies": sum("Memcpy DtoH" in event.name for event in profile.events())}
 
 
 if __name__ == "__main__":

@@ -114,6 +114,39 @@ def test_fused_adamw_on_cuda(check: Callable[[str], Any]) -> None:
     assert check("adamw")["apart"] < 1e-5
 
 
+def test_muon_in_few_launches(check: Callable[[str], Any]) -> None:
+    assert check("muon")["apart"] < 1e-4
+
+
+def test_documents_in_blocks(device: str, check: Callable[[str], Any]) -> None:
+    if device == "cpu":
+        pytest.skip("flex_attention has no backward pass on a CPU")
+    found = check("documents")
+    assert found["loss"] < TOLERANCE, found
+    assert found["gradient"] < 0.02, found
+
+
+def test_the_padded_head(check: Callable[[str], Any]) -> None:
+    """With TF32 in its products."""
+    found = check("head")
+    assert found["loss"] < TOLERANCE, found
+    assert max(found["x"], found["weight"]) < 5e-3, found
+
+
+def test_checkpoints_written_beside_training(device: str, check: Callable[[str], Any]) -> None:
+    found = check("saving")
+    assert found["equal"]
+    if device == "cuda":
+        assert found["pinned"]
+        assert found["waited"] < 0.01, "the host must not wait"
+
+
+def test_one_wait_a_step(device: str, check: Callable[[str], Any]) -> None:
+    if device == "cpu":
+        pytest.skip("a CPU is not waited for; tests/train/test_loop.py counts there")
+    assert check("waits")["copies"] == 10 + 2
+
+
 def test_mfu_against_the_table_of_known_gpus(device: str, check: Callable[[str], Any]) -> None:
     found = check("mfu")
     if device == "cpu":
