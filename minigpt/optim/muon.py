@@ -81,6 +81,8 @@ class Muon(torch.optim.Optimizer):
 
     checks_gradients = True
 
+    scratch = ("skipped_steps",)  # a count for whoever steps it alone; the loop skips by itself
+
     def __init__(
         self,
         params: Iterable[Any],
