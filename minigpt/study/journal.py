@@ -98,7 +98,8 @@ def refuse_another(folder: Path, known: Mapping[str, Any], entry: Mapping[str, A
         found = differences(flatten(before), flatten(entry))
         raise CheckpointError(
             f"decided otherwise before: {folder / JOURNAL}: {_key(entry)}: {'; '.join(found)} "
-            "(the results of its runs have changed: restore them, or another study=)"
+            "(results of its runs, or minigpt's rules of judging, have changed: restore them, or "
+            "another study=)"
         )
     return True
 
