@@ -93,7 +93,7 @@ def test_a_step_elsewhere_leaves_nothing_on_the_cpu(
     model = Transformer(64, 2, 32, 4, 2, max_seq_len=16, dropout=0.1, qk_norm=True).to("meta")
     model.activation_checkpointing = documents
     tokens = torch.zeros(4, 16, dtype=torch.int64, device="meta")
-    with sequences(range(4), "meta"):
+    with sequences(torch.arange(4, device="meta")):
         model(tokens, tokens, tokens if documents else None).backward()
     hidden = [p for p in model.blocks.parameters() if p.dim() == 2]
     for optimizer in (Muon(hidden), NorMuon(hidden), torch.optim.AdamW(model.parameters())):
