@@ -190,9 +190,8 @@ class Model:
         return run
 
     def memory(self, micro_batch: int, chosen: Precision) -> memory.Memory:
-        """What dry_run=true would say of a run that saves at its end."""
-        cfg = self.config | {"checkpoint": {"every": None}}
-        return memory.estimate(cfg, self.model, micro_batch, self.vocab_size, chosen)
+        """What dry_run=true would say."""
+        return memory.estimate(self.config, self.model, micro_batch, self.vocab_size, chosen)
 
     def generation(self, precision: str, seconds: float) -> float:
         """Tokens per second of one text, from the median time of a token after the first ones."""

@@ -46,7 +46,6 @@ def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
         chosen = chosen.for_run(flops * budget.tokens / rate)
     micro = train["micro_batch_size"] or train["batch_size"]
     needed = memory.estimate(config, model, micro, vocab_size, chosen)
-    saving = f", a copy to save {gib(needed.copies)}" if needed.copies else ""
     rest = "PyTorch and the heap"
     if chosen.device == "cuda":
         rest = "CUDA's context, and eager code is assumed"
@@ -58,7 +57,7 @@ def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
         "memory, estimated": f"{gib(needed.total)} with train.micro_batch_size={micro} "
         f"(weights {gib(needed.weights)}, optimizer state {gib(needed.state)}, "
         f"gradients {gib(needed.gradients)}, activations {gib(needed.activations)}, "
-        f"logits {gib(needed.logits)}{saving}; the rest is {rest})",
+        f"logits {gib(needed.logits)}; the rest is {rest})",
         "FLOPs per token": f"{flops:,} (forward and backward)",
         "tokens per step": f"{train['batch_size'] * plan.seq_len:,} "
         f"= {train['batch_size']} sequences x {plan.seq_len}",

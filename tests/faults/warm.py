@@ -80,6 +80,7 @@ def child(request: dict[str, Any], report: Path) -> int:
 
     from minigpt import streams
     from minigpt.checkpoint import beside
+    from minigpt.train import run
 
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for standard in (1, 2):
@@ -93,7 +94,7 @@ def child(request: dict[str, Any], report: Path) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["environment"])
     if "BESIDE" in os.environ:
-        beside.AT_ONCE = 0
+        beside.AT_ONCE, run.writes_beside = 0, lambda device: True
     os.chdir(request["folder"])
     module = load_script(ROOT / f"{request['script']}.py")
     sys.argv = [f"{request['script']}.py", *request["arguments"]]

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -84,16 +83,6 @@ def test_total_adds_up() -> None:
     )
     assert needed.work == 70
     assert needed.total == 77
-    assert replace(needed, copies=6).total == 83
-
-
-def test_a_large_checkpoint_is_a_copy_while_training_goes_on(shell: Shell) -> None:
-    large = ["dry_run=true", "model=small", "train.device=cpu"]
-    assert shell("train", *large) == 0, shell.err
-    assert ", a copy to save 0." in shell.out
-    for others in ([*large, "checkpoint.every=null"], ["dry_run=true", "train.device=cpu"]):
-        assert shell("train", *others) == 0, shell.err
-        assert "a copy to save" not in shell.out
 
 
 def test_dry_run_says_it(shell: Shell) -> None:
