@@ -30,12 +30,12 @@ class Metrics:
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row. Non-finite numbers become null, since JSON has none."""
-        self.check()
         finite = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
         }
         before = self.n_bytes
         rest = memoryview(json.dumps(finite).encode() + b"\n")
+        self.check()  # right before the write: a process that was stopped between wakes too late
         try:
             while rest:  # a disk that is nearly full takes a part
                 rest = rest[self._file.write(rest) :]

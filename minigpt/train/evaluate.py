@@ -39,7 +39,7 @@ def evaluate(
     end_of_text: given when attention stays inside documents.
     stop: asked before each batch; once it answers with anything true, the result is None.
     """
-    forward, was_training = forward or model, model.training
+    forward, was_training = model if forward is None else forward, model.training
     model.eval()
     nats: list[torch.Tensor] = []  # of each batch; read at the end, so that no batch is waited for
     tokens = 0
