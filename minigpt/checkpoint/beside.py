@@ -55,7 +55,7 @@ def snapshot(tree: Any) -> Callable[[], Any]:
         nonlocal queued
         if isinstance(value, torch.Tensor):
             queued = queued or value.is_cuda
-            return value.detach().to("cpu", copy=True, non_blocking=True)
+            return value.detach().to("cpu", copy=True, non_blocking=value.is_cuda)
         if isinstance(value, dict):
             return {key: copied(item) for key, item in value.items()}
         return [copied(item) for item in value] if isinstance(value, list) else value
