@@ -21,8 +21,8 @@ def fingerprints(optimizer: Optimizer, parameters: Collection[Tensor]) -> dict[s
     """
     known = {id(p) for p in parameters}
     left_out = COMMON.union(getattr(optimizer, "scratch", ()))
-    attributes = {name: _print(value, known) for name, value in vars(optimizer).items()}
-    return {name: seen for name, seen in attributes.items() if seen and name not in left_out}
+    own = {name: value for name, value in vars(optimizer).items() if name not in left_out}
+    return {name: seen for name, value in own.items() if (seen := _print(value, known))}
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
