@@ -12,7 +12,7 @@ For each weight matrix W (R, C) = (out, in) with gradient G:
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from minigpt.optim import ranks
 from minigpt.optim.batching import batches, orthogonalise_batch
 from minigpt.optim.checks import check_choice, check_decays, check_finite
+from minigpt.optim.matrices import Matrix, all_fp32, direction, families, matrices_of
 from minigpt.optim.newton_schulz import EPSILON, Schedule, coefficients_of, dtype_of, flops
 from minigpt.optim.together import by_shape, orthogonalise_blocks, room_for
 
@@ -30,18 +31,6 @@ SCALES: dict[str, Callable[[int, int], float]] = {
     "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
     "none": lambda rows, columns: 1.0,
 }
-
-
-class Matrix(NamedTuple):
-    """One matrix to orthogonalise: a parameter or a part of it; tensors are 2-D views (R, C)."""
-
-    group: dict[str, Any]
-    state: dict[str, Any]  # of the whole parameter
-    part: int  # which part of it
-    weight: Tensor
-    gradient: Tensor
-    momentum: Tensor
-    mu: float
 
 
 class Muon(torch.optim.Optimizer):
@@ -267,40 +256,3 @@ class Muon(torch.optim.Optimizer):
         if not matrix.group["renormalise"]:
             return update
         return update * (math.sqrt(min(update.shape)) / update.float().norm().clamp(min=EPSILON))
-
-
-def all_fp32(matrices: list[Matrix]) -> bool:
-    return all(m.weight.dtype == m.momentum.dtype == torch.float32 for m in matrices)
-
-
-def families(matrices: list[Matrix]) -> list[list[Matrix]]:
-    """The matrices by equal settings; usually all in one list."""
-    keys = ("lr", "weight_decay", "nesterov", "scale", "renormalise", "cautious")
-    found: dict[Any, list[Matrix]] = defaultdict(list)
-    for matrix in matrices:
-        found[matrix.mu, *(matrix.group[key] for key in keys)].append(matrix)
-    return list(found.values())
-
-
-def direction(matrix: Matrix) -> Tensor:
-    """What is to be orthogonalised: U of the module docstring."""
-    if not matrix.group["nesterov"]:
-        return matrix.momentum
-    return matrix.gradient.to(matrix.momentum.dtype).lerp(matrix.momentum, matrix.mu)
-
-
-def matrices_of(tensor: Tensor, group: dict[str, Any]) -> tuple[Tensor, ...]:
-    """The 2-D views of a parameter, gradient or momentum that are orthogonalised one by one."""
-    if tensor.ndim == 3:
-        return tensor.unbind()
-    if tensor.ndim > 3:
-        tensor = tensor.view(tensor.size(0), -1)
-    n_heads, axis = group["n_heads"], 1 if group["kind"] == "o" else 0
-    if group["split"] == "head" and n_heads > 1:
-        if tensor.size(axis) % n_heads:
-            raise ValueError(
-                f"split=head: a matrix of shape {tuple(tensor.shape)} is not {n_heads} heads of "
-                "equal size"
-            )
-        return tensor.chunk(n_heads, axis)
-    return (tensor,)

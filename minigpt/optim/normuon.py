@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from minigpt.optim.checks import check_decays
-from minigpt.optim.muon import Matrix, Muon
+from minigpt.optim.matrices import Matrix
+from minigpt.optim.muon import Muon
 
 
 class NorMuon(Muon):
