@@ -70,6 +70,7 @@ def conducting(task: StudyTask, parallel: bool) -> Iterator[None]:
     parallel: with joblib, in place of Hydra's launcher of one job after another.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.utils import JobStatus
 
     def sweep(self: BasicSweeper, arguments: list[str]) -> None:
         assert self.config is not None
@@ -78,10 +79,11 @@ def conducting(task: StudyTask, parallel: bool) -> Iterator[None]:
         launcher = _joblib(context, task, config) if parallel else self.launcher
         assert launcher is not None
 
-        def launch(jobs: list[list[str]], first: int) -> None:
+        def launch(jobs: list[list[str]], first: int) -> list[Exception | None]:
             _end_if_stopped()  # workers that are not there yet would not have the signal
-            launcher.launch(jobs, initial_job_idx=first)
+            ended = launcher.launch(jobs, initial_job_idx=first)
             _end_if_stopped()
+            return [job._return_value if job.status == JobStatus.FAILED else None for job in ended]
 
         task.conduct(launch)
 
@@ -251,9 +253,9 @@ def begin(
     runs.task.begin_study(output, declaration.study, arguments)
 
     def call(launch: Launch) -> None:
-        def launch_noted(jobs: list[list[str]], first: int) -> None:
+        def launch_noted(jobs: list[list[str]], first: int) -> Sequence[Exception | None]:
             journal.note_folders(runs.folders)
-            launch(jobs, first)
+            return launch(jobs, first)
 
         runs.launch = launch_noted
         try:

@@ -11,6 +11,7 @@ from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files.records import read_failure, summary_of
 from minigpt.run.claim import own_record
+from minigpt.run.record import failure
 from minigpt.study.declaration import Declaration
 from minigpt.study.elsewhere import ElsewherePlanner
 from minigpt.study.find import read_run
@@ -22,7 +23,8 @@ from minigpt.study.run import Run
 from minigpt.study.task import StudyTask
 from minigpt.terminal import escape_line
 
-Launch = Callable[[list[list[str]], int], None]
+# overrides of jobs, number of the first -> the error of each
+Launch = Callable[[list[list[str]], int], Sequence[Exception | None]]
 
 
 class LaunchedRuns:
@@ -45,6 +47,7 @@ class LaunchedRuns:
         self._plans: dict[PlannedRun, Plan] = {}
         self._losses: dict[PlannedRun, float] = {}
         self._impossible: set[PlannedRun] = set()
+        self._errors: dict[PlannedRun, Exception | None] = {}  # of the last phase
         self.exit_code: int | None = None  # of the first job that failed
 
     def overrides(self, run: PlannedRun) -> list[str]:
@@ -88,7 +91,8 @@ class LaunchedRuns:
         with LiveLine(f"{self.declaration.study}  {phase}", watched, self.declaration.metric):
             # the folder as its own code names it
             folders = (f"hydra.sweep.subdir={plan.folder.name}" for plan in plans)
-            self.launch([[*job, folder] for job, folder in zip(jobs, folders)], first)
+            errors = self.launch([[*job, folder] for job, folder in zip(jobs, folders)], first)
+        self._errors = dict(zip(planned, errors))
 
     def loss(self, run: PlannedRun) -> float | None:
         """Infinite if it diverged, also into a loss that is no number; None if it has not ended;
@@ -140,6 +144,8 @@ class LaunchedRuns:
             return str(error)
         if failed is None:
             failed = self.task.failure_of(self.overrides(run))
+        if failed is None and (error := self._errors.get(run)) is not None:
+            failed = failure(error)  # on a full disk it stands nowhere else
         if failed is None:
             return "interrupted"
         self.exit_code = self.exit_code or failed["exit_code"]

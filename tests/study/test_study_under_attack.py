@@ -1,5 +1,6 @@
 """A declared study whose files were lost, changed or swapped: told in one line, never judged."""
 
+import errno
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from runs import ROOT, Shell
 
 from minigpt.compare.__main__ import main as compare
 from minigpt.errors import BusyError, StorageError
+from minigpt.files import durable
 from minigpt.study.declaration_file import study_folder
 from minigpt.study.journal import Journal
 
@@ -394,3 +396,22 @@ def test_a_job_that_fails_gives_its_exit_code(output: Path, shell: Shell, typed:
     assert "seed 101: not a run" in last
     assert "Traceback" not in shell.err
     assert "against" not in shell.out
+
+
+def test_a_disk_that_is_full_in_mid_study_is_an_error_of_storage(
+    output: Path, shell: Shell, typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even why it failed could be written."""
+    shutil.rmtree(gone := one(output))
+    write = durable.write_atomic
+    full: list[Path] = []
+
+    def refuse(path: Path, content: bytes) -> None:
+        if full or gone in path.parents:
+            full.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(durable, "write_atomic", refuse)
+    assert shell("train", *typed, f"output_dir={output}") == 6
+    assert "No space left on device" in shell.err.splitlines()[-1]
