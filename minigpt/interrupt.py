@@ -3,7 +3,8 @@
 import multiprocessing
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -26,13 +27,25 @@ def _remember(number: int, frame: FrameType | None) -> None:
 def install() -> None:
     """Turn TERM, INT, HUP, USR1 and USR2 into the flag. Main thread only; repeated calls are fine.
 
-    A signal that is ignored stays ignored: that is how nohup protects what it starts.
+    A signal that is ignored stays ignored: that is how nohup protects what it starts. One that was
+    held back arrives.
     """
     for number in SIGNALS:
         before = signal.getsignal(number)
         if before not in (_remember, signal.SIG_IGN):
             _before[number] = before or signal.SIG_DFL  # None: a handler that is not Python's
             signal.signal(number, _remember)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """A process that is begun in here has stop signals from its own `install` on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def restore() -> None:

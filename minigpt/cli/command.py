@@ -20,7 +20,7 @@ from minigpt.cli.overrides import protect, refuse_secrets, refuse_torchrun
 from minigpt.cli.process import look_for_garbage, set_up_process, set_up_worker
 from minigpt.config import schema
 from minigpt.config.composed import is_declared
-from minigpt.errors import ConfigError, JobFailed, MinigptError, Stopped
+from minigpt.errors import ConfigError, JobFailed, MinigptError
 
 if TYPE_CHECKING:
     from minigpt.cli.study import Ends
@@ -143,9 +143,6 @@ def _exit_code(error: BaseException, finish: Callable[[], int]) -> int:
         finish()
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenExecutor):
-        if stop := interrupt.requested():  # it was still starting when it had the signal
-            finish()
-            return Stopped(stop).exit_code
         _say(
             "error: a worker process was killed, and the others with it (the same command goes on)"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from minigpt import interrupt
 from minigpt.cli.boundary import is_composition_error
 from minigpt.cli.constructor_keys import accept_constructor_keys
 from minigpt.config.places import CONF
@@ -69,6 +70,19 @@ def plain_failures() -> Iterator[None]:
         yield
     finally:
         JobReturn.return_value = hydras  # type: ignore[method-assign]
+
+
+@contextmanager
+def workers_hold_signals_back() -> Iterator[None]:
+    """joblib's workers have a stop signal once a job can act on it, not while they import."""
+    from joblib.externals.loky.backend import fork_exec
+
+    begin = fork_exec.fork_exec
+    fork_exec.fork_exec = interrupt.held_back()(begin)
+    try:
+        yield
+    finally:
+        fork_exec.fork_exec = begin
 
 
 def hide_bases() -> None:

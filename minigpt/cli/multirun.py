@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from minigpt.cli.boundary import not_composed
 from minigpt.cli.code_arms import CODE
 from minigpt.cli.composition import groups_in
 from minigpt.cli.flags import canonical
-from minigpt.cli.launch import hide_bases, launch
+from minigpt.cli.launch import hide_bases, launch, workers_hold_signals_back
 from minigpt.cli.overrides import first_value, without_glob
 from minigpt.config.composed import is_declared
 from minigpt.errors import Stopped
@@ -57,7 +57,7 @@ def run(
     if "submitit" in cfg.hydra.launcher._target_:
         interrupt.restore()  # this process only waits: Ctrl-C leaves the jobs in the queue
     sys.argv[1:] = arguments
-    with only(sweep.left, sweep.planned), sweep.live(cfg):
+    with only(sweep.left, sweep.planned), sweep.live(cfg), _workers(cfg):
         failed = launch(sweep, config_name, only_shows=False)
     # told here, since OmegaConf adds the frames of an exception that is being handled
     if failed is not None:
@@ -104,8 +104,14 @@ def _conduct(
     ensure_writable(output)
     arguments = canonical(parsed)
     sys.argv[1:] = [*arguments, "hydra/hydra_logging=none"]  # one line tells of all jobs
-    with study.begin(runs, output, arguments, base, ends), study.conducting(task, parallel):
+    begun = study.begin(runs, output, arguments, base, ends)
+    with begun, study.conducting(task, parallel), _workers(cfg, parallel):
         failed = launch(task, config_name, only_shows=False)
         if failed is not None:
             raise not_composed(failed)
     return 0
+
+
+def _workers(cfg: DictConfig, parallel: bool = False) -> AbstractContextManager[None]:
+    joblib = parallel or cfg.hydra.launcher._target_.endswith(".JoblibLauncher")
+    return workers_hold_signals_back() if joblib else nullcontext()

@@ -17,13 +17,12 @@ from minigpt.config.build import choose_precision
 from minigpt.config.composed import choices_of
 from minigpt.config.identity import flatten
 from minigpt.config.schema import BASIC_SWEEPER
-from minigpt.errors import ConfigError, Stopped
+from minigpt.errors import ConfigError
 from minigpt.study.conduct import Conclusion, Look, Ruling, Unfinished, conduct
 from minigpt.study.declaration import Declaration, declaration_of
 from minigpt.study.jobs import Planner
 from minigpt.study.journal import Journal
 from minigpt.study.launched import (
-    Launch,
     LaunchedRuns,
     refuse_other_texts,
     refuse_same_runs,
@@ -32,7 +31,7 @@ from minigpt.study.launched import (
 from minigpt.study.planned import PlannedRun, judging_runs, label, tuning_runs
 from minigpt.study.search import search
 from minigpt.study.sweep import refuse_no_slurm
-from minigpt.study.task import StudyTask
+from minigpt.study.task import Launch, StudyTask
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -96,8 +95,7 @@ def conducting(task: StudyTask, parallel: bool) -> Iterator[None]:
 
 
 def _end_if_stopped() -> None:
-    if stop := interrupt.requested():
-        raise SystemExit(Stopped(stop).exit_code)
+    interrupt.stop_if_requested("the study is not done (the same command goes on)")
 
 
 def _joblib(context: "HydraContext", task: StudyTask, config: DictConfig) -> "Launcher":

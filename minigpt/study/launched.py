@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from minigpt.config.budget import Budget
@@ -20,11 +20,8 @@ from minigpt.study.journal import IMPOSSIBLE
 from minigpt.study.live import LiveLine, WatchedJob
 from minigpt.study.planned import PlannedRun, label
 from minigpt.study.run import Run
-from minigpt.study.task import StudyTask
+from minigpt.study.task import Launch, StudyTask
 from minigpt.terminal import escape_line
-
-# overrides of jobs, number of the first -> the error of each
-Launch = Callable[[list[list[str]], int], Sequence[Exception | None]]
 
 
 class LaunchedRuns:
@@ -144,8 +141,8 @@ class LaunchedRuns:
             return str(error)
         if failed is None:
             failed = self.task.failure_of(self.overrides(run))
-        if failed is None and (error := self._errors.get(run)) is not None:
-            failed = failure(error)  # on a full disk it stands nowhere else
+        if failed is None and (raised := self._errors.get(run)) is not None:
+            failed = failure(raised)  # on a full disk it stands nowhere else
         if failed is None:
             return "interrupted"
         self.exit_code = self.exit_code or failed["exit_code"]

@@ -69,6 +69,7 @@ class Sweep:
         self.left: list[list[str]] | None = None  # overrides of jobs for Hydra to launch; None: all
         self.study: str | None = None
         self.in_worker = False
+        self.stopped = False  # in a worker: its job was handed over after a stop signal
         self.planned: list[list[str]] = []  # those of the jobs that are left which can work
         self.watched: list[WatchedJob] = []  # the jobs that are left
 
@@ -77,6 +78,10 @@ class Sweep:
         """Whether a job shares its terminal with others; train.log has its lines."""
         of_ours = multiprocessing.parent_process() is not None or "ray" in sys.modules
         return self.in_worker and of_ours
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker: one that is still starting when a stop signal comes does not have it."""
+        return vars(self) | {"stopped": interrupt.requested() is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a worker. Hydra composes the job there, so resolvers must be known before a call."""
@@ -154,7 +159,7 @@ class Sweep:
         number = known.index(overrides) if overrides in known else hydra.job.num
         if self.in_worker:
             interrupt.install()
-            if interrupt.requested():  # drain the queue without running jobs
+            if self.stopped or interrupt.requested():  # drain the queue without running jobs
                 return None
         has_folder = self.record is not None and folder.name != ".invalid"
         self._note(number, {"overrides": overrides, "folder": folder.name if has_folder else None})

@@ -5,30 +5,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from minigpt import interrupt
 from minigpt.config.plan import Plan
 from minigpt.files import durable
 from minigpt.files.reading import UnreadableError
 from minigpt.study.record import changing, path_of, read_sweep
 from minigpt.study.sweep import Sweep
 
+# overrides of jobs, number of the first -> the error of each
+Launch = Callable[[list[list[str]], int], Sequence[Exception | None]]
+
 
 class StudyTask(Sweep):
     """A sweep whose jobs are added phase by phase. They are quiet: one line shows them all."""
 
-    conduct: Callable[[Callable[[list[list[str]], int], None]], None]
-    stopped = False  # in a worker: its job was handed over after a stop signal
+    conduct: Callable[[Launch], None]
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker: it runs jobs and conducts nothing."""
-        own = {key: value for key, value in vars(self).items() if key != "conduct"}
-        return own | {"stopped": interrupt.requested() is not None}
-
-    def __call__(self, cfg: DictConfig) -> Any:
-        """One job. A worker that was still starting when the signal came has not had it."""
-        return None if self.stopped else super().__call__(cfg)
+        return {key: value for key, value in super().__getstate__().items() if key != "conduct"}
 
     @property
     def is_quiet(self) -> bool:

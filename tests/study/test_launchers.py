@@ -17,6 +17,9 @@ import pytest
 import slurm
 from runs import ROOT, SMALL, Shell
 
+from minigpt import interrupt
+from minigpt.cli.launch import workers_hold_signals_back
+
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -104,6 +107,52 @@ def test_joblib_divides_the_threads_goes_on_after_a_failure_and_prints_the_table
         max(cpus // 2, 1)
     }
     assert not list((tmp_path / "outputs").glob(".invalid"))
+
+
+def test_a_worker_of_joblib_has_no_stop_signal_before_it_can_act_on_it() -> None:
+    from joblib.externals.loky.backend.context import get_context
+
+    with workers_hold_signals_back():
+        worker = get_context("loky").Process(target=time.sleep, args=(0,))
+        worker.start()
+    try:
+        status = Path(f"/proc/{worker.pid}/status").read_text()
+    finally:
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+    held = int(status.partition("SigBlk:")[2].split()[0], 16)
+    assert {number for number in interrupt.SIGNALS if held >> (number - 1) & 1} == {
+        *interrupt.SIGNALS
+    }
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {*interrupt.SIGNALS}
+
+
+def test_a_signal_that_was_held_back_arrives() -> None:
+    code = (
+        "import os, signal\nfrom minigpt import interrupt\n"
+        "os.kill(os.getpid(), signal.SIGINT)\ninterrupt.install()\nprint(interrupt.requested())"
+    )
+    with interrupt.held_back():
+        worker = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+    assert worker.communicate() == ("2\n", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [0, 0.2, 1])
+def test_ctrl_c_while_workers_start_is_told_without_a_traceback(
+    tmp_path: Path, delay_s: float
+) -> None:
+    sweep = Command(tmp_path, *JOBLIB, "train.steps=2", "seed=0,1,2,3")
+    children = Path(f"/proc/{sweep.process.pid}/task/{sweep.process.pid}/children")
+    while len(children.read_text().split()) < 2:  # loky's tracker is the first
+        time.sleep(0.005)
+    time.sleep(delay_s)
+    os.killpg(sweep.process.pid, signal.SIGINT)
+    assert sweep.end() == 130, sweep.err
+    assert "Traceback" not in sweep.err
+    assert "not started" in sweep.err
 
 
 def worker_of(folder: Path) -> int:
