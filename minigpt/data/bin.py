@@ -4,7 +4,7 @@ import glob
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,21 +19,25 @@ CHUNK_BYTES = 1 << 24
 class Bin:
     """Training and validation files, each a path or a glob (read in the order of their names).
 
-    A file has the header of llm.c and modded-nanogpt (256 int32, the first of them 20240520, then 1
-    and the number of tokens) or none at all (nanoGPT), then uint16 ids. `prepare` links to the
-    files, checks every id and hashes them; nothing is copied.
+    A file has the header of llm.c and modded-nanogpt (256 int32: 20240520, 1 and the number of
+    tokens before uint16 ids; 20240801, 7 and that number before uint32 ids) or none at all
+    (nanoGPT). `prepare` links to the files, checks every id and hashes them; nothing is copied.
+
+    dtype: of the ids in files without a header.
     """
 
-    def __init__(self, train: str, val: str) -> None:
+    def __init__(self, train: str, val: str, dtype: Literal["uint16", "uint32"] = "uint16") -> None:
         self.train = train
         self.val = val
+        self.dtype = dtype
 
     def describe(self) -> dict[str, Any]:
         listing = {
             split: [[printable(path.name), path.stat().st_size] for path in self.paths(split)]
             for split in ("train", "val")
         }
-        return {"kind": "bin", **listing}
+        wide = {} if self.dtype == "uint16" else {"dtype": self.dtype}
+        return {"kind": "bin", **listing, **wide}
 
     def paths(self, split: str) -> list[Path]:
         pattern = self.train if split == "train" else self.val
@@ -49,15 +53,24 @@ class Bin:
 
     def adopt(self, folder: Path, tokenizer: Any) -> dict[str, Any]:
         """Link the files into `folder`; returns what the manifest says about them."""
-        splits = {split: self._adopt_split(split, folder, tokenizer) for split in ("train", "val")}
-        return {"dtype": "uint16", "splits": splits, "odd": {}}
+        dtypes: dict[str, Path] = {}  # the first file of each
+        splits = {
+            split: self._adopt_split(split, folder, tokenizer, dtypes) for split in ("train", "val")
+        }
+        return {"dtype": next(iter(dtypes)), "splits": splits, "odd": {}}
 
-    def _adopt_split(self, split: str, folder: Path, tokenizer: Any) -> dict[str, Any]:
-        occurrences = np.zeros(1 << 16, np.int64)
+    def _adopt_split(
+        self, split: str, folder: Path, tokenizer: Any, dtypes: dict[str, Path]
+    ) -> dict[str, Any]:
+        occurrences = np.zeros(tokenizer.vocab_size, np.int64)
         shards = []
         for number, path in enumerate(self.paths(split)):
-            layout = foreign_layout(path)
+            layout = foreign_layout(path, self.dtype)
             refuse_other_ids(path, layout)
+            dtypes.setdefault(layout.dtype.name, path)
+            if len(dtypes) > 1:
+                ids = " and ".join(f"{name} in {file}" for name, file in dtypes.items())
+                raise DataError(f"ids of two widths: {ids} (write both with the same)")
             link = folder / f"{split}_{number:05d}.bin"
             if link.is_symlink():
                 link.unlink()
@@ -66,22 +79,16 @@ class Bin:
                 {
                     "name": link.name,
                     "n_tokens": layout.n_tokens,
-                    "sha256": count_ids(path, layout, occurrences),
+                    "sha256": count_ids(path, layout, occurrences, split),
                     "format": layout.format,
                 }
-            )
-        largest_id = int(np.flatnonzero(occurrences)[-1])
-        if largest_id >= tokenizer.vocab_size:
-            raise DataError(
-                f"id {largest_id} is outside the vocabulary of {tokenizer.vocab_size}: "
-                f"data.{split} (set data.tokenizer to the one that made these files)"
             )
         end_of_text, lengths = tokenizer.end_of_text, tokenizer.bytes_per_id()
         return {
             "n_tokens": int(occurrences.sum()),
             "n_documents": 1 if end_of_text is None else int(occurrences[end_of_text]),
             "n_bytes": None if lengths is None else int(occurrences[: len(lengths)] @ lengths),
-            "largest_id": largest_id,
+            "largest_id": int(np.flatnonzero(occurrences)[-1]),
             "shards": shards,
         }
 
@@ -92,8 +99,8 @@ def printable(name: str) -> str:
 
 
 def refuse_other_ids(path: Path, layout: Layout) -> None:
-    """DataError for an array of NumPy, or for ids of 32 or 64 bits: read as uint16, every second
-    one (and more) would be the upper half of the one before it.
+    """DataError for an array of NumPy, or for wider ids than the layout has: every second one (and
+    more) would be the upper half of the one before it.
     """
     with open_regular(path) as file:
         start = file.read(LOOKED_AT)
@@ -103,21 +110,31 @@ def refuse_other_ids(path: Path, layout: Layout) -> None:
     elif layout.format == "bare" and len(start) >= 256:
         ids = np.frombuffer(start, layout.dtype)
         if ids[1::2].max() < 4 <= ids[::2].max():
-            kind = "ids of 32 or 64 bits"
+            kind = "ids of 32 or 64 bits" if layout.dtype.itemsize == 2 else "ids of 64 bits"
     if kind is not None:
         raise DataError(
-            f"not uint16 ids but {kind}: {path} "
-            "(if all ids are below 65536, write it again: ids.astype('uint16').tofile('ids.bin'))"
+            f"not {layout.dtype.name} ids but {kind}: {path} (for bare uint32 ids give "
+            "data.dtype=uint32; write others so: ids.astype('uint32').tofile('ids.bin'))"
         )
 
 
-def count_ids(path: Path, layout: Layout, occurrences: np.ndarray) -> str:
-    """Add to `occurrences` how often each id is in a file; returns the SHA-256 of all its bytes."""
+def count_ids(path: Path, layout: Layout, occurrences: np.ndarray, split: str) -> str:
+    """Add to `occurrences` how often each id is in a file; returns the SHA-256 of all its bytes.
+
+    DataError for an id beyond them.
+    """
     digest = hashlib.sha256()
     with open_regular(path) as file:
         digest.update(file.read(layout.header_bytes))
         while content := file.read(CHUNK_BYTES):
             stop_if_requested("nothing was changed")
             digest.update(content)
-            occurrences += np.bincount(np.frombuffer(content, layout.dtype), minlength=1 << 16)
+            ids = np.frombuffer(content, layout.dtype)
+            if (largest_id := int(ids.max())) >= len(occurrences):
+                raise DataError(
+                    f"id {largest_id} is outside the vocabulary of {len(occurrences)}: "
+                    f"data.{split}: {path} (read as {layout.dtype.name}; set data.tokenizer to "
+                    "the one that made these files)"
+                )
+            occurrences += np.bincount(ids, minlength=len(occurrences))
     return digest.hexdigest()

@@ -20,7 +20,9 @@ MAGIC = b"minigpt\0"
 VERSION = 1
 HEADER_BYTES = 64
 HEADER = struct.Struct("<8sIIQ")
-LLMC_MAGIC, LLMC_VERSION, LLMC_HEADER_BYTES = 20240520, 1, 1024
+# magic number of an llm.c shard -> its version and ids: GPT-2's, Llama 3's
+LLMC = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
+LLMC_HEADER_BYTES = 1024
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -46,9 +48,12 @@ class Layout:
         return self.header_bytes + self.n_tokens * self.dtype.itemsize
 
 
-def read_layout(path: Path, shard_format: str = "minigpt") -> Layout:
-    """The header of a shard, checked. DataError if it is damaged or of another format."""
-    layout = own_layout(path) if shard_format == "minigpt" else foreign_layout(path)
+def read_layout(path: Path, shard_format: str = "minigpt", dtype: str = "uint16") -> Layout:
+    """The header of a shard, checked. DataError if it is damaged or of another format.
+
+    dtype: of ids without a header.
+    """
+    layout = own_layout(path) if shard_format == "minigpt" else foreign_layout(path, dtype)
     if layout.format != shard_format:
         raise DataError(
             f"shard has the format {layout.format} instead of {shard_format}: {path} ({AGAIN})"
@@ -80,23 +85,25 @@ def own_layout(path: Path) -> Layout:
     return layout
 
 
-def foreign_layout(path: Path) -> Layout:
-    """The layout of a shard of llm.c and modded-nanogpt, or of nanoGPT's (uint16 ids alone)."""
+def foreign_layout(path: Path, bare_dtype: str = "uint16") -> Layout:
+    """The layout of a shard of llm.c and modded-nanogpt, or of nanoGPT's (ids alone)."""
     size, start = beginning(path, LLMC_HEADER_BYTES)
-    dtype = np.dtype("<u2")
-    layout = Layout("bare", dtype, size // 2, 0)
+    bare = np.dtype(bare_dtype).newbyteorder("<")
+    layout = Layout("bare", bare, size // bare.itemsize, 0)
     if len(start) == LLMC_HEADER_BYTES:
         magic, version, n_tokens = struct.unpack("<3i", start[:12])
-        if magic == LLMC_MAGIC:
-            if version != LLMC_VERSION:
+        if magic in LLMC:
+            expected, dtype = LLMC[magic]
+            if version != expected:
                 raise DataError(
                     f"unknown version of an llm.c shard: {path} "
-                    f"(found {version}, expected {LLMC_VERSION})"
+                    f"(found {version}, expected {expected})"
                 )
             layout = Layout("llm.c", dtype, n_tokens, LLMC_HEADER_BYTES)
     if size != layout.file_bytes or not layout.n_tokens:
         raise DataError(
-            f"shard has {size} bytes; {layout.n_tokens} uint16 ids need {layout.file_bytes}: {path}"
+            f"shard has {size} bytes; {layout.n_tokens} {layout.dtype.name} ids need "
+            f"{layout.file_bytes}: {path}"
         )
     return layout
 

@@ -214,7 +214,7 @@ def open_split(folder: Path, name: str, manifest: dict[str, Any]) -> Split:
         if shard_format == "minigpt":  # the others are links to where they lie
             refuse_way_out(folder, path)
         identity = file_identity(path)
-        layout = read_layout(path, shard_format)
+        layout = read_layout(path, shard_format, manifest["dtype"])
         found = f"{layout.n_tokens} {layout.dtype.name}"
         expected = f"{listed['n_tokens']} {manifest['dtype']}"
         if found != expected:

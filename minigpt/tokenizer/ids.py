@@ -15,14 +15,15 @@ class Ids(Spec):
     """What the ids of foreign token files are: by default GPT-2's, as in llm.c and nanoGPT.
 
     end_of_text: the id between documents; None where the files have none, such as nanoGPT's
-        characters. "auto" is GPT-2's 50256 in a vocabulary that holds it, else None.
+        characters. "auto" is GPT-2's 50256 in a vocabulary of 50257 to 65536 ids, else None.
     """
 
     def __init__(
         self, vocab_size: int = 50_257, end_of_text: int | Literal["auto"] | None = "auto"
     ) -> None:
         if end_of_text == "auto":
-            end_of_text = GPT2_END_OF_TEXT if vocab_size > GPT2_END_OF_TEXT else None
+            like_gpt2 = GPT2_END_OF_TEXT < vocab_size <= 1 << 16
+            end_of_text = GPT2_END_OF_TEXT if like_gpt2 else None
         if vocab_size < 1:
             raise ValueError(f"vocab_size={vocab_size} must be at least 1")
         if end_of_text is not None and not 0 <= end_of_text < vocab_size:

@@ -295,9 +295,32 @@ def test_foreign_ids_of_another_width(tmp_path: Path) -> None:
     names = ("array.npy", "int32-0.bin", "int64-0.bin", "uint32-196608.bin")
     for number, name in enumerate(names):
         source = Bin(good, str(tmp_path / name))
-        with pytest.raises(DataError, match=rf"not uint16 ids but .*{name} \(if all ids are below"):
+        with pytest.raises(DataError, match=rf"not uint16 ids but .*{name} \(for bare uint32 ids"):
             prepare(source, Ids(50257, 50256), tmp_path / f"tokens{number}", progress=False)
     prepare(Bin(good, good), Ids(50257, 50256), tmp_path / "tokens", progress=False)
+
+
+@pytest.mark.faults(33)
+def test_foreign_ids_of_32_bits(tmp_path: Path) -> None:
+    """Bare ones by data.dtype, Llama 3's of llm.c by their header; never both widths."""
+    ids = np.array([128_000, 70_000, 5, 128_255], "<u4")
+    bare, headed, short = (str(tmp_path / name) for name in ("bare.bin", "l3.bin", "gpt2.bin"))
+    ids.tofile(bare)
+    Path(headed).write_bytes(struct.pack("<256i", 20240801, 7, 4, *[0] * 253) + ids.tobytes())
+    write_llmc(Path(short), [1, 2])
+    source, spec = Bin(bare, headed, "uint32"), Ids(128_256)
+    tokens = prepare(source, spec, tmp_path / "tokens", progress=False)
+    assert stream(tokens, "train") == stream(tokens, "val") == ids.tolist()
+    assert spec.end_of_text is None  # GPT-2's id would be a word here
+    for refused, message in (
+        (Bin(headed, short), r"ids of two widths: uint32 in .*l3\.bin and uint16 in .*gpt2\.bin"),
+        (Bin(headed, headed), r"id 128255 is outside .* 128000: data\.train: .*\(read as uint32;"),
+        (Bin(str(tmp_path / "64.bin"), headed, "uint32"), "not uint32 ids but ids of 64 bits"),
+    ):
+        np.arange(200).tofile(tmp_path / "64.bin")
+        size = 128_000 if refused.train == refused.val else 128_256
+        with pytest.raises(DataError, match=message):
+            prepare(refused, Ids(size), tmp_path / message[:5], progress=False)
 
 
 def test_missing_foreign_files(tmp_path: Path) -> None:
