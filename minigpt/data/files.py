@@ -34,7 +34,7 @@ class Files(Source):
     those of a glob that ends in one (`notes/**/*.md`), are plain text. What is no text by its
     content is refused.
 
-    column: the key of the text where a row is a document.
+    column: the key of the text where a row is a document; `a.b` as in rows.py.
     """
 
     position: ClassVar[Shape] = [int]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from minigpt.data.rows import as_text, place_of
+from minigpt.data.rows import text_in, top_of
 from minigpt.data.shape import Shape
 from minigpt.data.source import Document, Source
 from minigpt.errors import DataError
@@ -20,7 +20,7 @@ WAITS_S = (1, 2, 4, 8, 16)  # between attempts after a failure; a row that is re
 
 
 class Hub(Source):
-    """One split of a data set, in its order; `column` holds the text.
+    """One split of a data set, in its order; `column` holds the text (`a.b` as in rows.py).
 
     name, config: as `datasets.load_dataset` takes them.
     revision: branch, tag or commit; null takes the newest and notes which that was.
@@ -82,7 +82,7 @@ class Hub(Source):
         since = 0
         for row in rows:
             if since >= skip:
-                text = as_text(row[self.column], self.column, self.name)
+                text = text_in(row, self.column, self.name)
                 yield Document(text, {"state": state, "skip": since})
             since += 1
             if since >= ROWS_A_STATE and since > skip:
@@ -106,9 +106,9 @@ class Hub(Source):
                 if files is None:
                     raise
                 rows = stream(where, data_files={self.split: files})
-        if rows.column_names is not None:
-            place_of(self.column, rows.column_names, where)
-        return rows.select_columns([self.column])
+        names = rows.column_names
+        top = self.column if names is None else top_of(self.column, names, where)
+        return rows.select_columns([top])
 
     def _newest_revision(self) -> str:
         import huggingface_hub

@@ -1,14 +1,16 @@
 """Files with a text a row: JSON lines, CSV and TSV, Parquet.
 
-Each reader gives (row number from 0, text) from a row on.
+Each reader gives (row number from 0, text) from a row on. In all but CSV a column `a.b` is the key
+b in the object a, or in each object of the list a. The texts of a list become one, with a blank
+line between them; nulls in it, and objects without the key, are left out.
 """
 
 import csv
 import functools
 import io
 import json
-from collections.abc import Iterator
-from operator import getitem
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from minigpt.errors import DataError
 
 LONGEST_ROW = 1 << 28  # bytes of a line of JSON, characters of a field of CSV
 BYTE_ORDER_MARK = "\ufeff".encode()
+JOINT = "\n\n"  # between the texts of a list
 
 Rows = Iterator[tuple[int, str | None]]
 
@@ -41,22 +44,51 @@ def json_lines(path: Path, column: str, skip: int) -> Rows:
                 row = parse(line)
             except ValueError as error:
                 raise DataError(f"not JSON: {where} ({error})") from None
-            try:
-                path_in = [column] if column in row else column.split(".")
-                value = functools.reduce(getitem, path_in, row)
-            except (KeyError, TypeError):
-                keys = ", ".join(keys_of(row)) if isinstance(row, dict) else type(row).__name__
-                raise DataError(
-                    f"no key {column!r}: {where} (it has: {keys}; set data.column)"
-                ) from None
-            yield number, as_text(value, column, where)
+            yield number, text_in(row, column, where)
+
+
+def text_in(row: Any, column: str, where: str) -> str | None:
+    """The text of a row. DataError if there is none, or something else."""
+    try:
+        if not isinstance(row, dict):
+            raise KeyError(column)
+        value = reach(row, [column] if column in row else column.split("."))
+    except KeyError:
+        keys = ", ".join(keys_of(row)) if isinstance(row, dict) else type(row).__name__
+        raise DataError(f"no key {column!r}: {where} (it has: {keys}; set data.column)") from None
+    except RecursionError:
+        raise DataError(f"{column!r} is nested too deeply: {where} (set data.column)") from None
+    if value is None or isinstance(value, str):
+        return value
+    inner = [key for key in keys_of({column: value}) if key != column]
+    way_out = f"set data.column={' or '.join(inner)}" if inner else "set data.column"
+    raise DataError(f"{column!r} is no text but {type(value).__name__}: {where} ({way_out})")
+
+
+def reach(value: Any, keys: Sequence[str]) -> Any:
+    """What lies under the keys, as the top of this file says. KeyError if nothing has them."""
+    if isinstance(value, list):
+        found = []
+        for item in value:
+            with suppress(KeyError):
+                found.append(reach(item, keys))
+        if value and not found:
+            raise KeyError(keys[0])
+        texts = [text for text in found if text is not None]
+        return JOINT.join(texts) if all(isinstance(text, str) for text in texts) else found
+    if value is None or not keys:
+        return value
+    if not isinstance(value, dict):
+        raise KeyError(keys[0])
+    return reach(value[keys[0]], keys[1:])
 
 
 def keys_of(row: dict[str, Any]) -> list[str]:
-    """The keys of a row; of one that holds an object, the keys in there: doc.body."""
+    """The keys of a row; where one holds objects, the keys in the first: doc.body."""
     keys = []
     for key, value in row.items():
-        keys += [f"{key}.{x}" for x in value] if value and isinstance(value, dict) else [key]
+        first = next(filter(None, value), None) if isinstance(value, list) else value
+        keys += [f"{key}.{x}" for x in first] if first and isinstance(first, dict) else [key]
     return sorted(keys)
 
 
@@ -117,19 +149,17 @@ def parquet_rows(path: Path, column: str, skip: int) -> Rows:
             open_regular(path) as opened,
             pyarrow.parquet.ParquetFile(opened) as file,
         ):
-            place_of(column, file.schema_arrow.names, path)
+            top = top_of(column, file.schema_arrow.names, path)
             number = 0
             for group in range(file.num_row_groups):
                 n_rows = file.metadata.row_group(group).num_rows
                 if number + n_rows <= skip:
                     number += n_rows
                     continue
-                for batch in file.iter_batches(
-                    batch_size=256, row_groups=[group], columns=[column]
-                ):
+                for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=[top]):
                     for value in values_of(batch.column(0)):
                         if number >= skip:
-                            yield number, as_text(value, column, f"{path}, row {number}")
+                            yield number, text_in({top: value}, column, f"{path}, row {number}")
                         number += 1
     except pyarrow.ArrowException as error:
         raise DataError(f"damaged parquet file: {path} ({error})") from None
@@ -145,6 +175,13 @@ def place_of(column: str, names: list[str], where: Path | str) -> int:
     return names.index(column)
 
 
+def top_of(column: str, names: list[str], where: Path | str) -> str:
+    """The name of the whole column that `a.b` reaches into. DataError if there is none."""
+    top = column if column in names else column.partition(".")[0]
+    place_of(top if top in names else column, names, where)
+    return top
+
+
 def values_of(values: Any) -> list[Any]:
     """A column as Python's values; text that is no UTF-8 holds U+FFFD."""
     import pyarrow
@@ -158,9 +195,3 @@ def values_of(values: Any) -> list[Any]:
             None if value is None else value.decode("utf-8", errors="replace")
             for value in binary.to_pylist()
         ]
-
-
-def as_text(value: Any, column: str, where: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise DataError(f"{column!r} is no text but {type(value).__name__}: {where} (set data.column)")

@@ -223,13 +223,14 @@ def test_odd_text_stays_text(tmp_path: Path, text: str) -> None:
         ),
         (
             "x.jsonl",
-            '{"text": ["a", "b"]}',
+            '{"text": ["a", 1]}',
             r"'text' is no text but list: .*, line 1 \(set data\.column",
         ),
+        ("x.jsonl", '{"text": ' + "[" * 1000 + "]" * 1000 + "}", r"'text' is nested too deeply"),
         (
             "x.jsonl",
             '{"text": {"a": "b"}}',
-            r"'text' is no text but dict: .*, line 1 \(set data\.column",
+            r"'text' is no text but dict: .*, line 1 \(set data\.column=text\.a\)",
         ),
         ("x.parquet.gz", "", r"packed Parquet: "),
     ],

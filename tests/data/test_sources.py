@@ -1,6 +1,7 @@
 """Each source gives its documents in order, from any position on, and names what it cannot read."""
 
 import glob
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,32 @@ def test_another_column(tmp_path: Path) -> None:
         list(Files(str(tmp_path)).documents())
     with pytest.raises(DataError, match=r"'id' is no text but int"):
         list(Files(str(tmp_path), column="id").documents())
+
+
+def test_a_column_of_lists_and_objects(tmp_path: Path) -> None:
+    """Chats: the same texts from JSON lines and Parquet; an empty or missing one is no text."""
+    import pyarrow
+    import pyarrow.parquet
+
+    said = [{"role": "user", "content": "hi"}, {"role": "tool"}, {"role": "x", "content": "ho"}]
+    table = [{"messages": said, "n": 1}, {"messages": []}, {"messages": None}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), tmp_path / "x.parquet")
+    for name in ("x.jsonl", "x.parquet"):
+        path = str(tmp_path / name)
+        assert texts_of(Files(path, column="messages.content").documents()) == [
+            "hi\n\nho",
+            "",
+            None,
+        ]
+        with pytest.raises(
+            DataError, match=r"set data\.column=messages\.content or messages\.role"
+        ):
+            list(Files(path, column="messages").documents())
+        with pytest.raises(DataError, match=r"no key 'messages\.contnt': .*has: messages\.content"):
+            list(Files(path, column="messages.contnt").documents())
+    with pytest.raises(DataError, match=r"no column 'mesages\.content'"):
+        list(Files(str(tmp_path / "x.parquet"), column="mesages.content").documents())
 
 
 @pytest.mark.faults(36)
