@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "minigpt"
 # Floor by floor, from the ground up: a room imports rooms on lower floors, and itself.
 FLOORS = [
     {"errors", "roles", "seeding", "interrupt", "terminal", "streams", "text", "formats", "files"},
-    {"model", "optim", "schedule", "tokenizer", "data", "logger"},
+    {"model", "optim", "schedule", "tokenizer", "logger"},
+    {"data"},
     {"checkpoint"},
     {"config"},
     {"run"},

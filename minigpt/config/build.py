@@ -71,7 +71,10 @@ def vocabulary(plan: Plan) -> tuple[int, str]:
 
     with suppress(DataError):  # no tokens yet
         manifest = read_manifest(plan.tokens_folder)
-        return manifest["tokenizer"]["vocab_size"], "of the prepared tokens"
+        found: int = manifest["tokenizer"]["vocab_size"]
+        asked = manifest["request"].get("tokenizer", {}).get("vocab_size") or found
+        fewer = "" if asked == found else f" ({asked:,} asked, the text has no more)"
+        return found, f"of the prepared tokens{fewer}"
     tokenizer = build(plan.config["data"]["tokenizer"])
     if tokenizer.train_bytes == 0:  # it reads no text to learn from
         return tokenizer.train(()).vocab_size, "of the tokenizer"

@@ -12,6 +12,7 @@ MEANING = {
     "replacement": "texts with U+FFFD, which stands where bytes were not UTF-8",
     "nul": "texts with NUL characters, kept",
 }
+MARKS = {"surrogates": "", "replacement": REPLACEMENT, "nul": "\0"}  # what shows it in the text
 
 
 def clean(text: str) -> tuple[str, int, list[str]]:
@@ -31,6 +32,11 @@ def clean(text: str) -> tuple[str, int, list[str]]:
     return text, n_bytes, odd
 
 
-def report(counts: Mapping[str, int]) -> list[str]:
-    """One phrase per kind of odd document that was met."""
-    return [f"{counts[kind]} {meaning}" for kind, meaning in MEANING.items() if counts.get(kind)]
+def report(counts: Mapping[str, int], firsts: Mapping[str, str | None]) -> list[str]:
+    """One phrase per kind of odd document that was met, and where its first stands if known."""
+    return [
+        f"{counts[kind]} {meaning}" + (f" (the first: {first})" if first else "")
+        for kind, meaning in MEANING.items()
+        if counts.get(kind)
+        for first in [firsts.get(kind)]
+    ]

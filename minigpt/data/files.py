@@ -111,6 +111,21 @@ class Files(Source):
             for item, text in reader(path, self.column, first_item if number == first_file else 0):
                 yield Document(text, [number, item])
 
+    def place(self, position: Any, mark: str) -> str:
+        number, item = position
+        path = self.paths()[number][1]
+        if inner_suffix(path) in (".jsonl", ".ndjson"):
+            return f"{path}, line {item + 1}"
+        if inner_suffix(path) in READERS:
+            return f"{path}, row {item}"
+        line = 1
+        for chunk in text_chunks(path):
+            before, found, _ = chunk.partition(mark)
+            line += before.count("\n")
+            if found:
+                break
+        return f"{path}, line {line}"
+
 
 def refuse_unread(path: Path) -> None:
     """DataError for a file whose name says that its bytes are not the text itself."""

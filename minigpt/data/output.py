@@ -46,6 +46,7 @@ class Output:
         self.writers: dict[str, ShardWriter] = {}
         self.totals: dict[str, dict[str, int]] = {}
         self.odd: Counter[str] = Counter(remains["odd"] if remains else {})
+        self.firsts: dict[str, Any] = {}  # position of the first odd text, unless met before
         self.waiting: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
         self.taken: dict[str, int] = {}  # tokens of each split so far, waiting ones included
         for name in SPLITS:
@@ -72,7 +73,10 @@ class Output:
             if len(ids) > room:
                 ids = ids[:room]
                 n_bytes = len(self.tokenizer.decode_bytes(ids.tolist()))
-        self.odd.update(piece.odd)
+        for kind in piece.odd:
+            if not self.odd[kind]:
+                self.firsts[kind] = piece.after["position"]
+            self.odd[kind] += 1
         if piece.starts_document:
             self.waiting[piece.split].append(self.end_of_text)
         self.waiting[piece.split].append(ids)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from minigpt.data.aside import Workers, settled
 from minigpt.data.bin import Bin
-from minigpt.data.clean import report
+from minigpt.data.clean import MARKS, report
 from minigpt.data.encoding import batches, encoded
 from minigpt.data.iterator import NOT_BEGUN, START, training_text, walk
 from minigpt.data.journal import JOURNAL, read_journal
@@ -126,6 +126,13 @@ class Preparation:
         temporary = temporary_name(published)
         tokenizer.save(temporary)
         publish_folder(temporary, published)
+        asked = self.request["tokenizer"].get("vocab_size")
+        if asked is not None and tokenizer.vocab_size < asked:
+            self.progress.say(
+                f"vocabulary {tokenizer.vocab_size} instead of data.tokenizer.vocab_size={asked}: "
+                f"{asked - tokenizer.vocab_size} merges are missing, "
+                "since the training text has no pair left (give more text, or that size)"
+            )
         return tokenizer
 
     def encode(
@@ -168,7 +175,12 @@ class Preparation:
                 stop_if_requested(
                     f"{output.n_tokens():,} tokens are kept (the same command continues)"
                 )
-            for line in report(output.odd):
+            firsts = {
+                kind: source.place(output.firsts[kind], mark)
+                for kind, mark in MARKS.items()
+                if kind in output.firsts
+            }
+            for line in report(output.odd, firsts):
                 self.progress.say(line)
             return output.finish()
         finally:

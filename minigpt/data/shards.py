@@ -21,7 +21,10 @@ VERSION = 1
 HEADER_BYTES = 64
 HEADER = struct.Struct("<8sIIQ")
 # magic number of an llm.c shard -> its version and ids: GPT-2's, Llama 3's
-LLMC = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
+LLMC: dict[int, tuple[int, np.dtype]] = {
+    20240520: (1, np.dtype("<u2")),
+    20240801: (7, np.dtype("<u4")),
+}
 LLMC_HEADER_BYTES = 1024
 
 

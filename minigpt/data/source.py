@@ -47,6 +47,10 @@ class Source(ABC):
         """
         return pinned or {}
 
+    def place(self, position: Any, mark: str) -> str | None:
+        """Where the first `mark` stands in the document of that position, for people."""
+        return None
+
     def n_bytes(self) -> int | None:
         """About how many bytes of text there are, for the progress bar; None if unknown."""
         return None

@@ -15,6 +15,7 @@ from minigpt.errors import DataError
 from minigpt.files.durable import sha256_bytes, sha256_file
 from minigpt.files.reading import SMALL_BYTES, UnreadableError, read_bytes
 from minigpt.interrupt import requested, stop_if_requested
+from minigpt.tokenizer import load
 
 MOST_OPEN_FILES = 8  # per split; opening one again takes some ten microseconds
 
@@ -139,11 +140,14 @@ class Tokens:
 
     @classmethod
     def open(
-        cls, folder: Path | str, load_tokenizer: Callable[[Path], Any], verify: bool = True
+        cls,
+        folder: Path | str,
+        load_tokenizer: Callable[[Path], Any] = load,
+        verify: bool = True,
     ) -> "Tokens":
         """Open a folder that `prepare` made.
 
-        load_tokenizer: reads the tokenizer's folder (minigpt.tokenizer.load).
+        load_tokenizer: reads the tokenizer's folder.
         verify: hash every shard (about a second for 2 GB), not only check sizes and headers.
         Raises DataError, which names the file that is missing or damaged.
         """

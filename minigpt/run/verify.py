@@ -19,7 +19,6 @@ from minigpt.files import records
 from minigpt.files.durable import sha256_bytes
 from minigpt.files.reading import UnreadableError, read_bytes
 from minigpt.terminal import count
-from minigpt.tokenizer import load as load_tokenizer
 
 T = TypeVar("T")
 
@@ -100,7 +99,7 @@ class _Inspection:
         if not tokens.is_absolute() or not (tokens / "manifest.json").exists():
             self.notes.append("tokens not here")
             return
-        found = self._read(lambda folder: Tokens.open(folder, load_tokenizer).fingerprint, tokens)
+        found = self._read(lambda folder: Tokens.open(folder).fingerprint, tokens)
         if found is not None and found != expected:
             change = f"{expected[:12]} -> {found[:12]}"
             self.problems.append(f"tokens in {tokens} are not those of the run: {change}")

@@ -19,6 +19,7 @@ from runs import contents
 
 from minigpt import interrupt
 from minigpt.data import encoding
+from minigpt.data.files import Files
 from minigpt.data.iterator import training_text
 from minigpt.data.prepare import prepare
 from minigpt.data.source import Document
@@ -196,6 +197,26 @@ def test_odd_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         "2 empty or whitespace-only",
         "1 texts with lone surrogates",
         "1 texts with NUL",
+    ):
+        assert line in told
+
+
+def test_what_is_odd_or_missing_is_told_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a good line\n" * 20)
+    (tmp_path / "b.txt").write_bytes(b"good\nbad \xff line\nbad \xfe\n")
+    (tmp_path / "c.jsonl").write_bytes(b'{"text": "x"}\n\n{"text": "y\\u0000"}\n{"text": "\xff"}\n')
+    options = {"progress": True, "val_fraction": 0.1}
+    tokens = prepare(Files(str(tmp_path)), BPE(300), tmp_path / "tokens", **options)
+    told = capsys.readouterr().err
+    size = tokens.vocab_size
+    assert size < 300
+    for line in (
+        f"vocabulary {size} instead of data.tokenizer.vocab_size=300: {300 - size} merges are miss",
+        f"2 texts with U+FFFD, which stands where bytes were not UTF-8 (the first: {tmp_path}/b.txt"
+        ", line 2)",
+        f"1 texts with NUL characters, kept (the first: {tmp_path}/c.jsonl, line 3)",
     ):
         assert line in told
 
