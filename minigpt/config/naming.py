@@ -5,6 +5,7 @@ import re
 from minigpt.config.schema import key_of
 
 SHORT = {"seed": "s", "attempt": "a"}
+MOST, LEAST = 80, 16  # characters of a name, of a part that was shortened
 ALWAYS = ("debug", "experiment", "model", "optim", "data")  # choices that begin every name
 
 
@@ -20,8 +21,20 @@ def run_name(choices: dict[str, str], overrides: list[str], explicit: str | None
             continue
         last = key.rpartition(".")[2].rpartition("/")[2]
         parts.append(value if key in choices else f"{SHORT.get(last, last)}{value}")
-    text = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("_") for part in parts if part)
-    return text[:80].rstrip("-._")
+    return _fitted([re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("_") for part in parts if part])
+
+
+def _fitted(parts: list[str]) -> str:
+    """The longest parts give way, in their middle: what tells runs apart is at the ends."""
+    width = max(map(len, parts))
+    while len(text := "-".join(_shortened(part, width) for part in parts)) > MOST and width > LEAST:
+        width -= 1
+    return _shortened(text, MOST).rstrip("-._")
+
+
+def _shortened(text: str, width: int) -> str:
+    half = (width - 2) // 2
+    return text if len(text) <= width else f"{text[: width - 2 - half]}..{text[-half:]}"
 
 
 def _stands_in_name(key: str) -> bool:
