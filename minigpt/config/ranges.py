@@ -11,6 +11,8 @@ from minigpt.config.identity import flatten
 from minigpt.config.schema import KEYS, Key
 
 LARGEST = 2**48  # larger counts are typing mistakes
+# decays of averages, which torch's classes take whatever they are
+SHARE = re.compile(r"optim\.(\w+\.)*(momentum|betas?|beta\d)")
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,119}")
 
 
@@ -22,6 +24,11 @@ def range_problems(config: dict[str, Any]) -> list[str]:
         is_lr = key.startswith("optim.") and key.endswith(("lr", "lr_scale"))
         if is_lr and isinstance(value, int | float) and value < 0:
             problems.append(f"out of range: {key}={value} (at least 0)")
+        shares = value if isinstance(value, list) else [value]
+        if SHARE.fullmatch(key) and any(
+            isinstance(share, int | float) and not 0 <= share < 1 for share in shares
+        ):
+            problems.append(f"out of range: {key}={value} (at least 0 and below 1)")
     name = config["name"]
     if name is not None and not NAME.fullmatch(name):
         problems.append(

@@ -139,6 +139,11 @@ def tune(declaration: Declaration, runs: Runs, note: Note) -> dict[tuple[Setting
                 before = searches.get((cell, arm), Search())
                 found = searches[cell, arm] = known_search(declaration, runs, cell, arm, wave)
                 _note_search(note, cell, arm, before, found)
+                new = list(found.refused.items())[len(before.refused) :]
+                for number, ((key, value), setting) in enumerate(new, len(before.refused) + 1):
+                    why = runs.why(tuning_runs(declaration, cell, arm, [setting])[0])
+                    entry = {"arm": arm, "cell": cell_name(cell), "key": key, "value": value}
+                    note({"what": "edge", **entry, "number": number, "why": why})
     return searches
 
 

@@ -77,6 +77,9 @@ def lines(
         if entry["what"] == "extend":
             value = f"{entry['key']}={typed(entry['value'])}"
             shown.append(f"  extended     {where}{entry['arm']}: {value}")
+        elif entry["what"] == "edge":
+            value = f"{entry['key']}={typed(entry['value'])}"
+            shown.append(f"  not tried    {where}{entry['arm']}: {value}: {entry['why']}")
         elif entry["what"] == "choose":
             shown.append(f"  chosen       {where}{entry['arm']}: {_choice(entry)}")
         elif entry["what"] == "look":

@@ -42,9 +42,11 @@ SEARCHED = {"arm": str, "cell": str}
 ENTRIES = {  # by what is decided
     "amendment": {},
     "extend": SEARCHED | {"number": natural, "key": str, "value": VALUE},
+    "edge": SEARCHED | {"number": natural, "key": str, "value": VALUE, "why": str},
     "choose": SEARCHED | {"setting": (None, {str: VALUE}), "trials": natural},
     "look": LOOK,
 }
+WORDS = ("time", "why")  # which decide nothing
 FOLDERS = {"runs": {str: file_name}}
 IMPOSSIBLE = "impossible"  # instead of a folder: its configuration cannot work
 
@@ -93,7 +95,10 @@ def refuse_another(folder: Path, known: Mapping[str, Any], entry: Mapping[str, A
     entry = json_object(json.dumps(dict(entry)).encode())
     if _key(entry) not in known:
         return False
-    before = {key: value for key, value in known[_key(entry)].items() if key != "time"}
+    before, entry = (
+        {key: value for key, value in one.items() if key not in WORDS}
+        for one in (known[_key(entry)], entry)
+    )
     if before != entry:
         found = differences(flatten(before), flatten(entry))
         raise CheckpointError(

@@ -43,7 +43,7 @@ class LaunchedRuns:
         self.launch: Launch | None = None  # by Hydra's launcher; set once Hydra has made it
         self._plans: dict[PlannedRun, Plan] = {}
         self._losses: dict[PlannedRun, float] = {}
-        self._impossible: set[PlannedRun] = set()
+        self._impossible: dict[PlannedRun, str] = {}  # and why
         self._errors: dict[PlannedRun, Exception | None] = {}  # of the last phase
         self.exit_code: int | None = None  # of the first job that failed
 
@@ -112,7 +112,7 @@ class LaunchedRuns:
                 self.planner.check(*self.plan_all([run]))
             except ConfigError as error:
                 self._plans.pop(run, None)
-                self._impossible.add(run)
+                self._impossible[run] = str(error)
                 where = f"{run.arm}, {label(run.setting)}, seed {run.seed}"
                 print(escape_line(f"not tried: {where}: {error}"), file=sys.stderr)
         return run in self._impossible
@@ -133,7 +133,9 @@ class LaunchedRuns:
         return float(loss) if math.isfinite(loss) else math.inf
 
     def why(self, run: PlannedRun) -> str:
-        """Why a run has not ended."""
+        """Why a run has not ended, or cannot be."""
+        if run in self._impossible:
+            return self._impossible[run]
         folder = self.folder(run)
         try:
             failed = read_failure(folder)

@@ -40,7 +40,9 @@ class RecordedRuns:
             return None
 
     def why(self, planned: PlannedRun) -> str:
-        """Why it has not ended."""
+        """Why it has not ended, or cannot be."""
+        if self._folders.get(" ".join(planned.overrides(self.declaration))) == IMPOSSIBLE:
+            return IMPOSSIBLE
         try:
             return self.read(planned).status
         except UnreadableError as error:

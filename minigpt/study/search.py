@@ -40,6 +40,7 @@ class Search:
     stopped: bool = False  # all did
     scores: dict[Setting, float] = field(default_factory=dict)
     extensions: list[tuple[str, Value]] = field(default_factory=list)  # key, value beyond an edge
+    refused: dict[tuple[str, Value], Setting] = field(default_factory=dict)  # that no run can have
 
     @property
     def over(self) -> bool:
@@ -152,7 +153,11 @@ def _beyond(
     value = float(f"{edge * ratio:.6g}")
     if all(isinstance(v, int) for v in values) and value == int(value) and value >= 1:
         value = int(value)
-    return None if losses(tuple((dict(best) | {key: value}).items())) == {} else value
+    setting = tuple((dict(best) | {key: value}).items())
+    if losses(setting) == {}:
+        found.refused.setdefault((key, value), setting)
+        return None
+    return value
 
 
 def drawn(grid: Grid, trials: int) -> list[Setting]:

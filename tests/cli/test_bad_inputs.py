@@ -75,6 +75,7 @@ TABLE = [
     ("train optim.lr_scale=0", ["lr_scale=0"]),
     ("train optim.hidden.momentum=1.5", ["momentum=1.5"]),
     ("train optim.embed.betas=[0.9,1.5]", ["1.5"]),
+    ("train optim=sgd optim.hidden.momentum=1.25", ["momentum=1.25", "below 1"]),
     ("train optim.hidden.weight_decay=-1", ["weight_decay"]),
     ("train optim.hidden.ns_dtype=fp8", ["ns_dtype", "fp8"]),
     ("train schedule.warmup=600", ["600"]),

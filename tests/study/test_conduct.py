@@ -18,8 +18,9 @@ from studies import Study
 
 from minigpt.errors import ConfigError
 from minigpt.study.conduct import Unfinished, known_search
-from minigpt.study.decisions import phase
-from minigpt.study.journal import Journal
+from minigpt.study.decisions import lines, phase
+from minigpt.study.declaration_file import study_folder
+from minigpt.study.journal import Journal, read_decisions
 from minigpt.study.launched import LaunchedRuns
 from minigpt.study.planned import PlannedRun
 from minigpt.study.recorded import RecordedRuns
@@ -106,11 +107,19 @@ def test_a_value_that_cannot_be_ends_no_study(
         def loss(self, planned: PlannedRun) -> float | None:
             return launched.loss(planned) if planned.setting == beyond else super().loss(planned)
 
+        def why(self, planned: PlannedRun) -> str:
+            return launched.why(planned)
+
     runs = Runs(declaration, study, noisy(0.08, best={"muon": 2.0, "adamw": 1.0}))
     done = conclude_in_folder(runs)
     assert "not tried: muon, optim.lr_scale=4.0, seed 0: invalid value" in capsys.readouterr().err
     assert done.searches[(), "muon"].chosen == (("optim.lr_scale", 2),)
     assert done.searches[(), "muon"].extensions == []
+    found = read_decisions(study_folder(study.folder, declaration.study))["edge muon 1"]
+    assert (found["key"], found["value"]) == ("optim.lr_scale", 4.0)
+    assert found["why"] == "invalid value: a share of 4.0"
+    shown = lines(declaration, {"amendments": []}, [found])
+    assert shown[-1] == f"  not tried    muon: optim.lr_scale=4.0: {found['why']}"
     with Journal(study.folder, declaration, {}) as journal:
         journal.note_folders(runs.names | launched.folders)
     recorded = known_search(declaration, RecordedRuns(declaration, study.folder), (), "muon", 9)
