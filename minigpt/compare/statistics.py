@@ -51,6 +51,16 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, sd, n)
 
 
+def ratio_interval(
+    tops: Sequence[float], bottoms: Sequence[float], confidence: float = 0.95
+) -> Interval:
+    """sum(tops) / sum(bottoms) over n draws of both: Cochran (1977), Sampling Techniques, 6.4."""
+    above, below = np.asarray(tops, dtype=float), np.asarray(bottoms, dtype=float)
+    ratio = float(above.sum() / below.sum())
+    around = t_interval(((above - ratio * below) / below.mean()).tolist(), confidence)
+    return Interval(ratio, ratio + around.low, ratio + around.high, around.sd, around.n)
+
+
 def t_quantile(confidence: float, df: float) -> float:
     """The t below which (1 + confidence) / 2 of Student's distribution lies."""
     return float(stdtrit(df, (1 + confidence) / 2))

@@ -8,8 +8,13 @@ from typing import Any
 
 import torch
 
-from minigpt.checkpoint.layout import step_of
-from minigpt.checkpoint.load import checkpoint_with_weights, newest_checkpoint
+from minigpt.checkpoint.layout import FOLDER, step_of
+from minigpt.checkpoint.load import (
+    Checkpoint,
+    checkpoint_with_weights,
+    load_checkpoint,
+    newest_checkpoint,
+)
 from minigpt.checkpoint.parameters import USUAL, restore_parameters
 from minigpt.config.places import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
@@ -56,7 +61,7 @@ def find_run(path: str | None, output_dir: str) -> Path:
 
 
 def load_any(folder: Path | str, trust: Collection[str] = ()) -> Loaded:
-    """A run, or a folder of Hugging Face's such as minigpt.export writes.
+    """A run, one of its checkpoints, or a folder of Hugging Face's such as minigpt.export writes.
 
     trust: packages beside minigpt.model whose classes a run may name; their code is run.
     Raises CheckpointError.
@@ -64,6 +69,8 @@ def load_any(folder: Path | str, trust: Collection[str] = ()) -> Loaded:
     folder = Path(folder)
     if os.path.isfile(folder / "run.json"):
         return load_run(folder, trust)
+    if FOLDER.fullmatch(folder.absolute().name):
+        return _loaded(folder.absolute().parents[1], load_checkpoint(folder), trust)
     arguments, weights = hugging_face.from_hugging_face(folder)
     vocab_size = arguments.pop("vocab_size")
     model = rebuild({"_target_": hugging_face.MODEL, **arguments}, vocab_size, weights, folder)
@@ -80,6 +87,11 @@ def load_run(folder: Path | str, trust: Collection[str] = ()) -> Loaded:
         raise CheckpointError(
             f"no checkpoint yet: {folder} (let the run reach checkpoint.every, or finish)"
         )
+    return _loaded(folder, found, trust)
+
+
+def _loaded(folder: Path, found: Checkpoint, trust: Collection[str]) -> Loaded:
+    """A checkpoint of the run in `folder`."""
     vocab_size = found.state.get("vocab_size")
     model = rebuild(found.state.get("model"), vocab_size, found.model, found.folder, trust)
     tokenizer = _tokenizer(folder / "tokenizer", vocab_size)

@@ -98,3 +98,14 @@ def test_zero_variance_is_never_nan(value: float) -> None:
     assert found.constant
     assert statistics.p_value(found) == 1.0
     assert statistics.detectable_difference(found.sd, found.n) is None
+
+
+def test_the_interval_of_a_ratio() -> None:
+    """With equal bottoms it is the t interval of the quotients; else by hand."""
+    tops = [3.0, 5.0, 4.0, 8.0]
+    alike = statistics.t_interval([top / 2 for top in tops])
+    found = statistics.ratio_interval(tops, [2.0] * 4)
+    assert (found.mean, found.low, found.high) == pytest.approx((alike.mean, alike.low, alike.high))
+    # 12 / 6 = 2; residuals 1 - 2, 4 - 2, 7 - 8: -1, 2, -1 over a mean of 2, with sd sqrt(3) / 2
+    found = statistics.ratio_interval([1.0, 4.0, 7.0], [1.0, 1.0, 4.0])
+    assert found.high - 2 == pytest.approx(4.302653 * math.sqrt(3) / 2 / math.sqrt(3), rel=1e-6)
