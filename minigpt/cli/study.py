@@ -236,7 +236,7 @@ def _each_value(tuned: Sequence[PlannedRun]) -> list[PlannedRun]:
 def _check_built(runs: LaunchedRuns, run: PlannedRun) -> None:
     (plan,) = runs.plan_all([run])
     try:
-        runs.planner.check(plan)
+        runs.planner.check(plan, metric=runs.declaration.metric)
     except ConfigError as error:
         where = label((*run.cell, (runs.declaration.by, run.arm), *run.setting))
         raise ConfigError(*(f"{line} [{where}]" for line in error.problems)) from None

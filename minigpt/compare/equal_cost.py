@@ -40,7 +40,8 @@ def shared_losses(
         arm: np.array([[by_budget[b][s] for s in sorted(seeds)] for b in in_order])
         for arm, by_budget in losses.items()
     }
-    if len(budgets) < 2 or not all(np.isfinite(loss).all() for loss in found.values()):
+    positive = all((np.isfinite(loss) & (loss > 0)).all() for loss in found.values())
+    if len(budgets) < 2 or not positive:  # a metric of one's own may be negative
         return None
     return Measured(tuple(tokens[budget] for budget in in_order), found)
 

@@ -13,7 +13,7 @@ PATH = ("device", "precision", "compile", "threads")
 
 def csv_rows(found: Findings) -> list[dict[str, Any]]:
     """Every key that differs between the runs is a column."""
-    rows = [(about | _row(run), run) for about, run in _looked_at(found)]
+    rows = [(about | _row(run, found.declaration.metric), run) for about, run in _looked_at(found)]
     own = differing([run for _, run in rows])
     return [row | own[run] | row for row, run in rows]
 
@@ -34,13 +34,13 @@ def _looked_at(found: Findings) -> Iterable[tuple[dict[str, Any], Run]]:
     yield from ((study | {"phase": "none"}, run) for run in found.others)
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run, metric: str) -> dict[str, Any]:
     summary, record = run.summary or {}, run.record
     return {
         "seed": run.seed,
         "status": run.status,
         "budget_tokens": run.budget_tokens,
-        **{key: summary.get(key) for key in (*RESULTS, *COSTS)},
+        **{key: summary.get(key) for key in dict.fromkeys((*RESULTS, metric, *COSTS))},
         **{key: record["chosen"].get(key) for key in PATH},
         "host": record["hardware"].get("host"),
         "commit": (record.get("git") or {}).get("commit"),

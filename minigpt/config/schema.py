@@ -121,7 +121,7 @@ class Verdict:
     by: str | None = None  # the key or group whose values are the arms; null: no study
     arms: Any = None  # a list; of by=code: name -> commit, or dirty
     baseline: Any = None
-    metric: str = key("val_loss", choices=("val_loss", "val_bits_per_byte"))
+    metric: str = "val_loss"  # val_bits_per_byte, or a model's own val_<name>; lower is better
     margin: float | None = key(None, least=0)
     budgets: dict[str, Any] = key(dict)  # train.steps, train.tokens or train.epochs -> values
     primary: float | None = key(None, above=0)  # null: the last budget

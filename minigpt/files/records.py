@@ -59,6 +59,7 @@ CONFIG = {
     "log?": {"every?": (natural, None)},
     "eval?": {"every?": (natural, None)},
 }
+METRICS = ("val_loss", "val_bits_per_byte")  # which a model has without a method `metrics`
 SUMMARY = {
     "status": ending,
     "step": natural,
@@ -94,7 +95,10 @@ STATE = {  # of a checkpoint that training goes on from
     "evaluated": natural,
     "sampled": natural,
     "seconds": {str: duration},
-    "final": (None, {"loss": float, "bits_per_byte": (float, None), "tokens": natural}),
+    "final": (
+        None,
+        {"loss": float, "bits_per_byte": (float, None), "tokens": natural, "own?": {str: float}},
+    ),
     "scaler": {str: float},
     "metrics_bytes": natural,
     "metrics_sha256?": str,  # of so many bytes

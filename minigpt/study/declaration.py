@@ -16,6 +16,7 @@ from minigpt.config.budget import BUDGET_KEYS
 from minigpt.config.identity import flatten
 from minigpt.config.ranges import value_problems
 from minigpt.errors import ConfigError
+from minigpt.files.records import METRICS
 from minigpt.study.checkouts import code_of, fault_of_arms
 from minigpt.study.study_size import too_many_runs
 from minigpt.study.values import is_number, is_positive, typed
@@ -90,7 +91,8 @@ class Declaration:
     @property
     def unit(self) -> str:
         """Of losses, and so of the margin."""
-        return "nats" if self.metric == "val_loss" else "bits per byte"
+        units = {"val_loss": "nats", "val_bits_per_byte": "bits per byte"}
+        return units.get(self.metric, self.metric)
 
     @property
     def margin(self) -> float:
@@ -174,6 +176,11 @@ def _problems(study: str | None, verdict: dict[str, Any]) -> list[str]:
         problems.append(f"bad name: study={study!r} (it names a folder)")
     problems += value_problems(flatten({"verdict": verdict}))
     problems += _arm_problems(verdict)
+    if (metric := verdict["metric"]) not in METRICS and not metric.startswith("val_"):
+        problems.append(
+            f"unknown value: verdict.metric={metric} (one of {', '.join(METRICS)}, or val_<name> "
+            "of your own: conf/model/_base.yaml)"
+        )
     if verdict["margin"] is None:
         problems.append(
             "missing value: verdict.margin (the smallest difference of losses that matters)"

@@ -72,8 +72,8 @@ class ElsewherePlanner:
                 found |= zip(own, map(_plan_of, answer["plans"]))
         return [found[n] for n in range(len(jobs))]
 
-    def check(self, plan: Plan) -> None:
-        """Raises ConfigError for what only constructors know."""
+    def check(self, plan: Plan, *, metric: str = "val_loss") -> None:
+        """Raises ConfigError for what only constructors know. Its code may have other metrics."""
         self._ask(plan.config["code"], {"check": plan.overrides})
 
     def flops_per_token(self, plan: Plan) -> float:

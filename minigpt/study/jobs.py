@@ -15,7 +15,7 @@ from minigpt.config.build import build, check_built, vocabulary
 from minigpt.config.composed import Composed, take_apart
 from minigpt.config.plan import Plan, plan_composed
 from minigpt.errors import CheckpointError, ConfigError, MinigptError
-from minigpt.files.records import summary_of
+from minigpt.files.records import METRICS, summary_of
 from minigpt.run.changes import changes_of
 from minigpt.run.source_digest import CODE, in_short
 
@@ -104,9 +104,14 @@ class Planner:
             found.append(plan)
         return found
 
-    def check(self, plan: Plan) -> None:
-        """Build it without memory. Raises ConfigError."""
-        check_built(plan)
+    def check(self, plan: Plan, *, metric: str = "val_loss") -> None:
+        """Build it without memory. Raises ConfigError, also where its summary lacks the metric."""
+        model, _ = check_built(plan)
+        if metric not in METRICS and not hasattr(model, "metrics"):
+            raise ConfigError(
+                f"no such metric: verdict.metric={metric}: the model has no method metrics "
+                f"(conf/model/_base.yaml; or one of {', '.join(METRICS)})"
+            )
 
     def flops_per_token(self, plan: Plan) -> float:
         """Of its model."""

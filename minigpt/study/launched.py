@@ -21,6 +21,7 @@ from minigpt.study.live import LiveLine, WatchedJob
 from minigpt.study.planned import PlannedRun, label
 from minigpt.study.run import Run
 from minigpt.study.task import Launch, StudyTask
+from minigpt.study.values import is_number
 from minigpt.terminal import escape_line
 
 
@@ -125,10 +126,11 @@ class LaunchedRuns:
         if summary["status"] == "diverged":
             return math.inf
         loss = summary.get(self.declaration.metric)
-        if loss is None:
+        if not is_number(loss):
+            shown = ", ".join(key for key, value in summary.items() if is_number(value))
             raise ConfigError(
-                f"no such loss: verdict.metric={self.declaration.metric}: {plan.folder} has none "
-                "(val_loss is there for every run)"
+                f"no such number: verdict.metric={self.declaration.metric}: {plan.folder} has none "
+                f"(it has {shown})"
             )
         return float(loss) if math.isfinite(loss) else math.inf
 

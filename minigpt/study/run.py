@@ -18,7 +18,7 @@ from minigpt.files.reading import UnreadableError
 from minigpt.roles import scaled_lr
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import Place
-from minigpt.study.values import show
+from minigpt.study.values import is_number, show
 from minigpt.terminal import escape_line
 
 LEARNING_RATE = re.compile(r"optim\.\w+\.lr")  # each role's
@@ -102,7 +102,9 @@ class Run:
         if self.status == "diverged":
             return math.inf
         loss = (self.summary or {}).get(metric)
-        return loss if loss is None or math.isfinite(loss) else math.inf
+        if not is_number(loss):
+            return None
+        return loss if math.isfinite(loss) else math.inf
 
     @property
     def step_time_s(self) -> float | None:

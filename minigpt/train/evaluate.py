@@ -1,8 +1,10 @@
 """Validation loss: the same windows in the same order every time, and no randomness at all."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ class Evaluation:
     loss: float  # nats per token
     bits_per_byte: float | None  # comparable across tokenizers; None without byte counts
     tokens: int  # scored
+    own: dict[str, float] = field(default_factory=dict)  # by the model's own `metrics`, per token
 
 
 @torch.no_grad()
@@ -35,6 +38,8 @@ def evaluate(
 ) -> Evaluation | None:
     """Score the first `max_tokens` tokens of a split (None: all of it, tail window included).
 
+    A model may have `metrics(inputs, targets, documents)`, which gives sums over the targets of a
+    batch that are not -100, by name.
     forward: the model, compiled.
     end_of_text: given when attention stays inside documents.
     stop: asked before each batch; once it answers with anything true, the result is None.
@@ -42,6 +47,8 @@ def evaluate(
     forward, was_training = model if forward is None else forward, model.training
     model.eval()
     nats: list[torch.Tensor] = []  # of each batch; read at the end, so that no batch is waited for
+    own: dict[str, list[Any]] = defaultdict(list)
+    metrics: Callable[..., dict[str, Any]] = getattr(model, "metrics", lambda *batch: {})
     tokens = 0
     batches = validation_batches(split, seq_len, batch_size, max_tokens, filled=precision.compile)
     try:
@@ -51,15 +58,19 @@ def evaluate(
             inputs, targets = (
                 to_device(torch.from_numpy(array), precision.device) for array in batch
             )
+            documents = documents_of(inputs, end_of_text)
             with precision.autocast():
-                nats.append(forward(inputs, targets, documents_of(inputs, end_of_text)))
+                nats.append(forward(inputs, targets, documents))
+                for name, value in metrics(inputs, targets, documents).items():
+                    own[name].append(value)
             tokens += int((batch[1] != -100).sum())
     finally:
         model.train(was_training)
     loss = sum(torch.stack(nats).tolist()) / tokens
     predictable = split.n_tokens - 1
     bits_per_byte = loss * predictable / split.n_bytes / math.log(2) if split.n_bytes else None
-    return Evaluation(loss, bits_per_byte, tokens)
+    means = {name: sum(map(float, values)) / tokens for name, values in own.items()}
+    return Evaluation(loss, bits_per_byte, tokens, means)
 
 
 def documents_of(tokens: torch.Tensor, end_of_text: int | None) -> torch.Tensor | None:

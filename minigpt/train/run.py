@@ -144,7 +144,8 @@ class Run:
         if found is None:
             return None
         self.progress.evaluated = self.progress.step
-        row: dict[str, Any] = {"val/loss": found.loss, "val/tokens": found.tokens}
+        row: dict[str, Any] = {f"val/{name}": value for name, value in found.own.items()}
+        row |= {"val/loss": found.loss, "val/tokens": found.tokens}
         bits = ""
         if found.bits_per_byte is not None:
             row["val/bits_per_byte"] = found.bits_per_byte
@@ -187,6 +188,7 @@ class Run:
         unigram = final and self.unigram_loss()
         rates = [row["perf/tokens_per_s"] for row in rows if row.get("perf/tokens_per_s")]
         return {
+            **{f"val_{name}": value for name, value in (final.own if final else {}).items()},
             "status": status,
             "step": progress.step,
             "tokens": progress.tokens,

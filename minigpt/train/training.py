@@ -94,11 +94,11 @@ def evaluate_at_the_end(live: Run) -> bool:
         if progress.bad_in_a_row == 0:
             live.save(final=False)
         return False
-    if not math.isfinite(evaluation.loss):
-        raise NumericsError(
-            f"diverged: validation loss is {evaluation.loss} after step {progress.step} "
-            "(lower the lr)"
-        )
+    for name, value in {"loss": evaluation.loss, **evaluation.own}.items():
+        if not math.isfinite(value):
+            raise NumericsError(
+                f"diverged: validation {name} is {value} after step {progress.step} (lower the lr)"
+            )
     progress.final = asdict(evaluation)
     live.save(final=True)
     return True

@@ -18,6 +18,7 @@ from minigpt.compare import study_figures, study_report
 from minigpt.compare.document import Table, VerdictLine
 from minigpt.compare.figures import SIZE, STYLE
 from minigpt.compare.report_text import terminal_text
+from minigpt.compare.results import csv_rows
 from minigpt.compare.study_document import document
 from minigpt.compare.study_findings import CellFindings, Findings, findings
 from minigpt.compare.study_notes import notes
@@ -225,3 +226,21 @@ def test_figures_in_other_formats_have_editable_text(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert compare("--study", "a_study", "--out", str(out), "--figures", kind) == 0, compare.err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_metric_of_ones_own_judges(tmp_path: Path) -> None:
+    """Negative ones too, of which no curve is fitted; val_loss says the opposite."""
+    declaration = declared(metric="val_minus_hits")
+
+    def summary(run: PlannedRun) -> dict[str, Any]:
+        return {"summary": {"val_minus_hits": noisy(0.05, spread=0.005)(run) - 5}}
+
+    runs = FolderRuns(declaration, Study(tmp_path), noisy(-0.05), summary)
+    done = conclude_in_folder(runs)
+    assert done.rulings[()].words == {"muon": "better"}
+    told = findings(declaration, done, runs, content())
+    shown = terminal_text(document(told, {}))
+    assert "margin 0.01 val_minus_hits" in shown
+    assert told.cells[0].equal_costs("muon") == []
+    rows = csv_rows(told)
+    assert all(row["val_minus_hits"] < 0 < row["val_loss"] for row in rows)
