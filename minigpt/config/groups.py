@@ -52,9 +52,15 @@ def _node_problems(
         ]
     except (AttributeError, ImportError) as error:
         return [f"no such class: {path}._target_={target}: {error} (check the spelling)"]
+    required = [name for name, parameter in found.parameters.items() if parameter.required]
+    if path == "optim" and required[:1] == ["params"]:
+        block = f"{{_target_: {target}, _partial_: true, lr: 0.01}}"
+        return [
+            f"an optimizer without roles: {path}._target_={target} (give it to a role: optim=adamw "
+            f"'~optim.hidden' '+optim.hidden={block}', or in a YAML as conf/optim/sgd.yaml does)"
+        ]
     # code hands over the rest: an optimizer's parameters, the sizes of a part of the model
     if node.get("_partial_"):
-        required = [name for name, parameter in found.parameters.items() if parameter.required]
         supplied = supplied | set(required[:1] if path.startswith("optim") else required)
     parameters = found.parameters | extra
     known = {name: p for name, p in parameters.items() if name not in supplied}
@@ -75,8 +81,8 @@ def _node_problems(
             f"conf/{path.partition('.')[0]}/, or take out each: '~{path}.{unknown[0]}')"
         )
     way_out = f"give it, e.g. {path}.{{}}=..."
-    if path.startswith("model.") and not node.get("_partial_"):
-        way_out = f"+{path}._partial_=true lets the model give it"
+    if path.startswith(("model.", "optim.")) and not node.get("_partial_"):
+        way_out = f"+{path}._partial_=true lets code give it"
     return problems + [
         f"missing value: {path}.{name} ({way_out.format(name)})"
         for name, parameter in known.items()

@@ -1,6 +1,7 @@
 """One role's optimizer: its parameters in groups, its lr and decay checked and scaled."""
 
 from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import nn
@@ -38,6 +39,21 @@ def check_roles(listed: Listed, builders: dict[str, BuildOptimizer | None]) -> N
         raise ValueError("every parameter is frozen: nothing to train")
 
 
+def check_step(optimizer: Any) -> None:
+    """Raises ValueError for a class whose `step` cannot do without arguments, as LBFGS's."""
+    step = signature(getattr(optimizer, "step", lambda self: None))
+    needed = [
+        p.name
+        for p in list(step.parameters.values())[1:]
+        if p.default is p.empty and p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise ValueError(
+            f"{optimizer.__name__}.step needs {', '.join(needed)}: the loop computes gradients "
+            "once and calls step() (choose an optimizer that needs no closure)"
+        )
+
+
 def build_optimizer(
     role_name: str,
     builder: BuildOptimizer,
@@ -51,6 +67,7 @@ def build_optimizer(
         for role, parameters in groups.items()
     ]
     try:
+        check_step(getattr(builder, "func", builder))
         optimizer = builder(labelled)
         for group in optimizer.param_groups:
             check_finite(lr=group.get("lr"), weight_decay=group.get("weight_decay", 0.0))

@@ -31,6 +31,18 @@ TABLE = [
             "(give it a YAML of its own in conf/optim/, or take out each: '~optim.hidden.momentum_",
         ],
     ),
+    (
+        "train optim._target_=torch.optim.SGD",
+        ["without roles: optim._target_=torch.optim.SGD", "_partial_: true, lr: 0.01}', or in a"],
+    ),
+    (
+        "train optim=schedule_free optim.scalar._partial_=false",
+        ["optim.scalar.params", "+optim.scalar._partial_=true"],
+    ),
+    (
+        "train ~optim.embed ++optim.embed={_target_:torch.optim.LBFGS,_partial_:true}",
+        ["embed: LBFGS.step needs closure"],
+    ),
     ("train optim.hidden.lrr=1", ["optim.hidden.lrr", "optim.hidden.lr"]),
     ("train model.dmodel=64", ["model.dmodel", "model.d_model"]),
     ("train train.steps=abc", ["train.steps=abc", "an integer"]),
@@ -58,6 +70,10 @@ TABLE = [
     ("train train.skip_spikes=1", ["train.skip_spikes=1", "above 1"]),
     ("train train.precision=fp8", ["train.precision=fp8", "fp16"]),
     ("train train.device=gpu", ["train.device=gpu", "cpu"]),
+    (
+        "train train.device=cuda:1",
+        ["train.device=cuda:1", "CUDA_VISIBLE_DEVICES=1", "train.device=cuda)"],
+    ),
     ("train train.device=cuda", ["train.device=cuda"]),
     ("train train.compile=maybe", ["train.compile=maybe"]),
     ("train train.threads=0", ["train.threads=0"]),
