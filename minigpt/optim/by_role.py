@@ -5,6 +5,7 @@ that every parameter has exactly one optimizer.
 """
 
 import copy
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,6 +20,9 @@ from minigpt.optim.attributes import changed, fingerprints
 from minigpt.optim.role_groups import BuildOptimizer, build_optimizer, check_roles
 from minigpt.optim.state_tree import bytes_of, from_tree, to_tree
 from minigpt.roles import ROLES, Role
+from minigpt.terminal import few
+
+log = logging.getLogger(__name__)
 
 # Those of torch that have no matrix product, and cannot say so.
 ELEMENTWISE = {
@@ -106,13 +110,20 @@ class ByRole:
     def step(self) -> None:
         """Step every optimizer. The caller has made sure that the gradients are finite.
 
-        The first step proves that the state can be saved: ConfigError if not.
+        The first step proves that the state can be saved: ConfigError if not. It warns of
+        parameters without a gradient, which no step moves.
         """
         for optimizer in self.optimizers.values():
             optimizer.step()
         if not self._stepped:
             self._stepped = True
             self.state_tree()
+            if idle := [name for p, name in self.names.items() if p.grad is None]:
+                log.warning(
+                    "warning: no gradient in the first step: %s "
+                    "(not used by the loss? requires_grad_(False) says that it is meant)",
+                    few(idle),
+                )
 
     def zero_grad(self) -> None:
         for p in self.names:

@@ -76,6 +76,19 @@ def test_frozen_parameters_have_no_optimizer_and_do_not_change():
     assert "q.weight" not in optimizer.state_tree()["parameters"]
 
 
+@pytest.mark.parametrize("hidden", [MUON, ADAMW])
+def test_parameters_without_gradient_are_named_once(hidden, caplog):
+    model = Toy()
+    optimizer, before = by_role(model, hidden), model.k.weight.clone()
+    for seed in range(2):
+        backward(model, seed)
+        model.k.weight.grad = None
+        optimizer.step()
+    (line,) = caplog.messages
+    assert line.startswith("warning: no gradient in the first step: k.weight (")
+    assert torch.equal(model.k.weight, before)
+
+
 def test_a_block_that_matches_nothing_is_refused_and_null_is_the_way_out():
     listed = [entry for entry in Toy().listed() if entry[2].name != "scalar"]
     with pytest.raises(ValueError, match="scalar: matches no parameter"):
