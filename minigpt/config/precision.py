@@ -17,6 +17,7 @@ with a loss scaler.
 
 import ctypes
 import os
+import re
 import shutil
 import sysconfig
 from contextlib import AbstractContextManager, suppress
@@ -111,51 +112,61 @@ def choose(
     *,
     d_model: int,
     gpu: str | None = None,
+    node: str = "train.",
 ) -> Precision:
     """Resolve the three `auto`s; arguments as in train.device, precision, compile.
 
     gpu: what is planned for, where it need not be here: with all that Triton needs.
+    node: where the keys stand, for messages.
     Raises ConfigError, naming every problem, for a device, precision or compiler that is not there.
     """
-    problems = [
-        f"unknown {what}: {key}={value} (choose auto, {', '.join(known)})"
-        for what, key, value, known in (
-            ("device", "train.device", device, DEVICES),
-            ("precision", "train.precision", precision, PRECISIONS),
-        )
-        if value not in ("auto", *known)
-    ]
+    problems = []
+    if device not in ("auto", *DEVICES):
+        problems.append(unknown_device(f"{node}device", device))
+    if precision not in ("auto", *PRECISIONS):
+        known = ", ".join(PRECISIONS)
+        problems.append(f"unknown precision: {node}precision={precision} (choose auto, {known})")
     if compile not in ("auto", True, False):
-        problems.append(f"unknown value: train.compile={compile} (choose auto, true or false)")
+        problems.append(f"unknown value: {node}compile={compile} (choose auto, true or false)")
     if problems:
         raise ConfigError(*problems)
     planned: tuple[DeviceName, str] = ("cuda", f"planned for {gpu}")
-    chosen, device_reason = planned if gpu else _device(device)
+    chosen, device_reason = planned if gpu else _device(device, node)
     native = formats.native_bf16(chosen) if gpu is None else gpu not in WITHOUT_BF16
     number, precision_reason = _precision(precision, chosen, native, d_model)
     missing = missing_compiler(chosen) if gpu is None else None
     compiled, compile_reason = _compile(compile, chosen, missing, d_model)
-    known = formats_of(chosen, native)
-    if number not in known:
+    there = formats_of(chosen, native)
+    if number not in there:
         problems.append(
-            f"not supported by {chosen}: train.precision={number} (use auto, {', '.join(known)})"
+            f"not supported by {chosen}: {node}precision={number} (use auto, {', '.join(there)})"
         )
     if compiled and missing:
         problems.append(
-            f"cannot compile: train.compile=true, but {missing} (use train.compile=false)"
+            f"cannot compile: {node}compile=true, but {missing} (use {node}compile=false)"
         )
     if problems:
         raise ConfigError(*problems)
     return Precision(chosen, number, compiled, device_reason, precision_reason, compile_reason)
 
 
-def _device(asked: str) -> tuple[DeviceName, str]:
+def unknown_device(key: str, device: str) -> str:
+    """The problem of a device that no run can ask for."""
+    if re.fullmatch(r"cuda:\d+", device):
+        return (
+            f"one GPU by its number: {key}={device} "
+            f"(put CUDA_VISIBLE_DEVICES={device[5:]} before the command, and {key}=cuda)"
+        )
+    return f"unknown device: {key}={device} (choose auto, {', '.join(DEVICES)})"
+
+
+def _device(asked: str, node: str) -> tuple[DeviceName, str]:
     present = _present_devices()
     if asked == "auto":
         return present[-1], "the only device" if len(present) == 1 else "the fastest here"
     if asked not in present:
         raise ConfigError(
-            f"no such device here: train.device={asked}, present: {', '.join(present)} "
+            f"no such device here: {node}device={asked}, present: {', '.join(present)} "
             "(use auto or one of these)"
         )
     return asked, ASKED

@@ -8,6 +8,7 @@ from typing import Any
 
 from minigpt.config.budget import accumulation_problem
 from minigpt.config.identity import flatten
+from minigpt.config.precision import unknown_device
 from minigpt.config.schema import KEYS, Key
 
 LARGEST = 2**48  # larger counts are typing mistakes
@@ -57,6 +58,8 @@ def value_problems(flat: Mapping[str, Any]) -> list[str]:
 def _key_problems(key: str, value: Any, known: Key) -> list[str]:
     if known.choices and value not in known.choices:
         shown = ", ".join(str(choice).lower() for choice in known.choices)
+        if key == "train.device":
+            return [unknown_device(key, value)]
         return [f"unknown value: {key}={value} (one of {shown})"]
     if isinstance(value, list) and known.least is not None:
         return [

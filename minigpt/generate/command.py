@@ -49,7 +49,7 @@ def generate(cfg: DictConfig) -> None:
     run = find_run(config["run"], config["output_dir"])
     loaded = load_any(run, trusted_packages(config["trust"]))
     width = loaded.model.embed.weight.shape[1]
-    chosen = precision.choose(config["device"], config["precision"], False, d_model=width)
+    chosen = precision.choose(config["device"], config["precision"], False, d_model=width, node="")
     loaded.model.to(chosen.device, torch_dtype(chosen.precision))
     step = "exported" if loaded.step is None else f"step {loaded.step}"
     log.info("%s (%s, %s, %s)", loaded.folder, step, chosen.device, chosen.precision)

@@ -76,6 +76,8 @@ def test_refusals_name_the_keys_and_come_together(machine: Machine) -> None:
         choose("tpu", "fp8", "maybe", d_model=64)
     assert len(caught.value.problems) == 3
     assert caught.value.exit_code == 2
+    with pytest.raises(ConfigError, match=r": device=cuda:3 \(put CUDA_VISIBLE_DEVICES=3 before"):
+        choose("cuda:3", d_model=64, node="")
 
     machine("cpu", "cuda", bf16=False, missing="Triton is not installed")
     with pytest.raises(ConfigError) as caught:
