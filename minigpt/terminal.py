@@ -67,8 +67,8 @@ def duration(seconds: float) -> str:
 
 
 def gib(size: float) -> str:
-    """Bytes as `1.25 GiB`."""
-    return f"{size / 2**30:.2f} GiB"
+    """Bytes as `1.25 GiB`; below a tenth of that unit as `3.27 MiB`."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.3g} MiB"
 
 
 def count(number: int, what: str) -> str:

@@ -32,7 +32,9 @@ def test_numbers_as_text() -> None:
     seconds = [0.02, 1.5, 35, 90, 110, 200, 9000, 864000]
     texts = ["20 ms", "1.5 s", "35 s", "90 s", "110 s", "3.33 min", "2.5 h", "10 days"]
     assert [duration(s) for s in seconds] == texts
-    assert gib(3 * 2**29) == "1.50 GiB"
+    assert [gib(size) for size in (3 * 2**29, 110 * 2**20, 5 * 2**17)] == [
+        "1.50 GiB", "0.11 GiB", "0.625 MiB"
+    ]  # fmt: skip
     assert [count(n, "job") for n in (0, 1, 1200)] == ["0 jobs", "1 job", "1,200 jobs"]
 
 
