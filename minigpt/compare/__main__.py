@@ -111,15 +111,15 @@ def status(options: argparse.Namespace) -> str:
     from minigpt.terminal import escape_line
 
     declared = declared_studies(options.paths, options.study)
-    by = options.by or (declared[0][1].by if len(declared) == 1 else "optim")
     decided = "".join(f"{escape_line(x)}\n" for *_, lines in declared for x in (*lines, ""))
     asked = {}
     for output, declaration, _ in declared:
         from minigpt.compare import study_ends
 
         with suppress(CheckpointError):  # then its records tell
-            asked[output, declaration.study] = study_ends.asked(output, declaration)
-    return decided + status_text(sweeps(options.paths, options.study, asked), by)
+            planned = study_ends.asked(output, declaration)
+            asked[output, declaration.study] = declaration.by, planned
+    return decided + status_text(sweeps(options.paths, options.study, asked), options.by)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def compare(options: argparse.Namespace) -> None:
             group, baseline_of(group, options.baseline), options.margin or 0.0, found.runs
         )
         if one is None:
-            why_not.append(nothing_in_common(group))
+            why_not.append(nothing_in_common(group, groups.first))
         else:
             explored.append(one)
     if not explored:
@@ -60,9 +60,14 @@ def _others(groups: Groups) -> list[str]:
     if len(groups.several) + len(groups.single) == 1:
         return []
     keys = ", ".join(groups.split_keys) or "none"
+    first = groups.first
     return [
-        f"runs that differ in these keys are not mixed: {keys}",
-        *(f"{count(len(one.runs), 'run')} of one arm only: {one.title}" for one in groups.single),
+        f"runs that differ in these keys are not mixed: {keys} "
+        "(below: in which a group is not as the first)",
+        *(
+            f"{count(len(one.runs), 'run')} of one arm only: {one.title(first)}"
+            for one in groups.single
+        ),
     ]
 
 
@@ -75,7 +80,7 @@ def baseline_of(group: Group, name: str | None) -> str:
     return name if name is not None else group.first_typed
 
 
-def nothing_in_common(group: Group) -> str:
+def nothing_in_common(group: Group, first: Group) -> str:
     """Why a group has no verdict."""
     shown = []
     for arm, ended in group.ended.items():
@@ -84,7 +89,9 @@ def nothing_in_common(group: Group) -> str:
             seeds.setdefault(tokens, set()).add(run.seed)
         at = (f"{t:,} tokens on {', '.join(map(str, sorted(s)))}" for t, s in sorted(seeds.items()))
         shown.append(f"{arm}: {'; '.join(at) or 'none ended'}")
-    return f"no seed and budget that two arms have ended: {group.title} ({' | '.join(shown)})"
+    return (
+        f"no seed and budget that two arms have ended: {group.title(first)} ({' | '.join(shown)})"
+    )
 
 
 def nothing_to_compare(question: Question, groups: Groups, others: list[str]) -> ConfigError:

@@ -51,9 +51,10 @@ class Group:
             return min((name for name in self.arms if name in fullest), key=lambda n: fullest[n])
         return by_age[0].arm(self.question.by)
 
-    @property
-    def title(self) -> str:
-        where = ", ".join(f"{key}={as_typed(value)}" for key, value in self.split.items())
+    def title(self, first: "Group") -> str:
+        """Its arms, and in what it differs from the first group."""
+        apart = {key: value for key, value in self.split.items() if first.split[key] != value}
+        where = ", ".join(f"{key}={as_typed(value)}" for key, value in apart.items())
         return f"{self.question.by}: {', '.join(self.arms)}" + (f"  [{where}]" if where else "")
 
 
@@ -64,6 +65,10 @@ class Groups:
     several: list[Group]  # with at least two arms, largest first
     single: list[Group]  # with one arm
     split_keys: list[str]  # what set them apart
+
+    @property
+    def first(self) -> Group:
+        return (self.several or self.single)[0]
 
 
 def group_runs(question: Question, runs: list[Run]) -> Groups:

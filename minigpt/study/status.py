@@ -4,13 +4,11 @@ Only reads: the records of sweeps, run folders, and whether their locks are held
 there is nothing to wait for, and the runs that exist are shown.
 """
 
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from types import MappingProxyType
 from typing import Any
 
@@ -18,62 +16,24 @@ from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files import records
 from minigpt.files.reading import UnreadableError
 from minigpt.study.find import read_run, run_folders, why_unreadable
+from minigpt.study.job_status import CHANGED, JobStatus, best_lines, swept_group
 from minigpt.study.outcome import own_overrides
 from minigpt.study.record import folder_of, read_sweep, sweeps_in
 from minigpt.study.run import Run
 from minigpt.terminal import count, duration, escape_line
 
-CHANGED = "finished (code changed)"
 STATES = ("done", CHANGED, "diverged", "running", "failed", "unreadable", "interrupted", "waiting")
-STATE_OF = {
-    "finished": "done",
-    "diverged": "diverged",
-    "running": "running",
-    "failed": "failed",
-    "unfinished": "interrupted",
-}
-
-
-@dataclass(eq=False)
-class JobStatus:
-    """One job of a sweep."""
-
-    name: str  # of its run folder, empty until known
-    overrides: Sequence[str]
-    run: Run | None  # None while it waits
-    failure: dict[str, Any] | None
-    unreadable: str = ""  # why its folder cannot be read
-    label: str = ""
-
-    @property
-    def state(self) -> str:
-        if self.unreadable:
-            return "unreadable"
-        if self.run is not None:
-            changed = self.run.status == "finished" and self.run.changed_code
-            return CHANGED if changed else STATE_OF[self.run.status]
-        return "waiting" if self.failure is None else "failed"
-
-    @property
-    def kind(self) -> tuple[str, ...]:
-        """Jobs that differ in nothing but the seed take as long as each other."""
-        return tuple(override for override in self.overrides if not override.startswith("seed="))
-
-    @property
-    def label_without_seed(self) -> str:
-        """What sets its setting apart."""
-        words = [word for word in self.label.split(" ") if not word.startswith("seed=")]
-        return " ".join(words) or self.name
 
 
 @dataclass
 class SweepStatus:
     title: str
     jobs: list[JobStatus] = field(default_factory=list)
+    by: str | None = None  # the key whose values are the arms, where that was declared
 
 
-# of a declared study: its folder of runs and name -> what it asks for, and in which folder
-Asked = Mapping[tuple[Path, str], Sequence[tuple[tuple[str, ...], str | None]]]
+# of a declared study: its folder of runs and name -> its `by`, what it asks for in which folder
+Asked = Mapping[tuple[Path, str], tuple[str, Sequence[tuple[tuple[str, ...], str | None]]]]
 
 
 def sweeps(
@@ -110,13 +70,13 @@ def sweeps(
             if jobs or study in (None, record["study"]):
                 title = f"{record['study'] or file.stem}  ({' '.join(record['command'])})"
                 found.append(SweepStatus(title, jobs))
-    for (output, name), planned in asked.items():
+    for (output, name), (by, planned) in asked.items():
         jobs = [
             _job(output, folder, overrides, failed.get(output / (folder or "")))
             for overrides, folder in planned
         ]
         recorded |= {(output / job.name).resolve() for job in jobs if job.name}
-        found.append(SweepStatus(f"{name}: what it asks for by now", jobs))
+        found.append(SweepStatus(f"{name}: what it asks for by now", jobs, by))
     folders = [folder for path in paths for folder in run_folders(path)]
     rest = [folder for folder in folders if folder.resolve() not in recorded]
     jobs = [_job(folder.parent, folder.name, (), None) for folder in rest]
@@ -150,13 +110,16 @@ def _job(
     return JobStatus(folder.name, overrides, run, failure, unreadable)
 
 
-def status_text(found: Sequence[SweepStatus], by: str) -> str:
-    """The lines for a terminal. by: the key whose values are the arms of `best so far`."""
+def status_text(found: Sequence[SweepStatus], by: str | None) -> str:
+    """The lines for a terminal. by: the key whose values are the arms of `best so far`; None: the
+    one that was declared, or the group that was swept.
+    """
     lines: list[str] = []
     for sweep in found:
         for job, own in zip(sweep.jobs, own_overrides([job.overrides for job in sweep.jobs])):
             job.label = " ".join(own) or job.name
-        lines += [sweep.title, *_sweep_lines(sweep, by), ""]
+        arms = by or sweep.by or swept_group(sweep.jobs)
+        lines += [sweep.title, *_sweep_lines(sweep, arms), ""]
     return "\n".join(map(escape_line, lines)).rstrip() + "\n"
 
 
@@ -205,51 +168,6 @@ def reason(job: JobStatus) -> str:
     if job.run is not None and job.state == "diverged" and job.run.summary is not None:
         return f"at step {job.run.summary.get('step')}"
     return progress(job.run) if job.state == "interrupted" else ""
-
-
-def best_lines(ended: Sequence[JobStatus], by: str) -> list[str]:
-    """The best setting of each arm: the lowest mean loss at one budget over the same seeds.
-
-    The budget is the longest at which every arm has ended runs, else the longest of all; the seeds
-    are those that every setting has there. A setting that diverged on one of them is never best.
-    """
-    arms: dict[str, dict[str, dict[int, JobStatus]]] = {}  # arm -> setting -> seed, at one budget
-    budgets: dict[str, set[int]] = {}
-    runs = {job: run for job in ended if (run := job.run) is not None}
-    for run in runs.values():
-        budgets.setdefault(run.arm(by), set()).add(run.budget_tokens or 0)
-    if not budgets:
-        return []
-    budget = max(set.intersection(*budgets.values()) or set.union(*budgets.values()))
-    for job, run in runs.items():
-        if (run.budget_tokens or 0) == budget:
-            settings = arms.setdefault(run.arm(by), {})
-            settings.setdefault(_setting(run), {})[run.seed] = job
-    seeds = set.intersection(*(set(found) for one in arms.values() for found in one.values()))
-    if not seeds:
-        return [f"  best so far  unknown: no seed that all settings have at {budget:,} tokens"]
-    where = f"mean of {count(len(seeds), 'seed')} at {budget:,} tokens"
-    lines = []
-    for arm, one in sorted(arms.items()):
-        means = {name: fmean(_loss(found[seed]) for seed in seeds) for name, found in one.items()}
-        name = min(means, key=lambda setting: means[setting])
-        if math.isfinite(means[name]):
-            label = one[name][min(seeds)].label_without_seed
-            lines.append(f"  best so far  {arm}: {means[name]:.4f}  {label}  ({where})")
-    return lines
-
-
-def _setting(run: Run) -> str:
-    """Equal for runs that differ in seed and budget only."""
-    identity = {k: v for k, v in run.record["identity"].items() if k not in ("seed", "budget")}
-    return json.dumps(identity, sort_keys=True)
-
-
-def _loss(job: JobStatus) -> float:
-    """Infinite for a run that diverged."""
-    assert job.run is not None
-    loss = job.run.loss("val_loss")
-    return math.inf if loss is None else loss
 
 
 def seconds_left(jobs: Sequence[JobStatus]) -> float | None:

@@ -53,11 +53,13 @@ def test_groups_are_reported_apart_and_the_splitting_keys_named(
         study.run("adamw", seed, 3.5 + 0.001 * seed, config={"model.d_model": 128})
         study.run("muon", seed, 3.4 + 0.0012 * seed, config={"model.d_model": 128})
         study.run("muon", seed, 3.3, config={"model.d_model": 256})
+        study.run("muon", seed, 3.2, config={"train.batch_size": 16})
     assert compare("--by", "optim") == 0
-    assert "\nmodel.d_model=64\n----" in compare.out
-    assert "\nmodel.d_model=128\n----" in compare.out
-    assert "runs that differ in these keys are not mixed: model.d_model" in compare.out
-    assert "2 runs of one arm only: optim: muon  [model.d_model=256]" in compare.out
+    assert "\nmodel.d_model=64, train.batch_size=8\n----" in compare.out
+    assert "\nmodel.d_model=128, train.batch_size=8\n----" in compare.out
+    assert "are not mixed: model.d_model, train.batch_size (below: in which" in compare.out
+    assert "2 runs of one arm only: optim: muon  [model.d_model=256]\n" in compare.out
+    assert "2 runs of one arm only: optim: muon  [train.batch_size=16]\n" in compare.out
     assert len([line for line in compare.out.splitlines() if line.startswith("[?]")]) == 2
 
 

@@ -148,3 +148,30 @@ def test_a_foreign_record_is_named_and_skipped(study: Study, compare: Compare) -
     assert "x.json: not a record of a sweep that this minigpt reads" in compare.out
     assert "y.json: not a record of a sweep that this minigpt reads" in compare.out
     assert "1 job: 1 done" in compare.out
+
+
+def test_the_arms_of_a_sweep_are_the_options_that_it_tries(study: Study, compare: Compare) -> None:
+    jobs = []
+    for schedule, warmup, loss in (("wsd", 0.1, 3.0), ("linear", 0.2, 3.5)):
+        choices = {"model": "tiny", "optim": "muon", "schedule": schedule}
+        config = {"schedule.warmup": warmup}
+        run = study.run("muon", 0, loss, config=config, record={"choices": choices})
+        jobs.append(job(run.name, "model=tiny", f"schedule={schedule}", "seed=0"))
+    record(study, jobs)
+    assert compare("--status") == 0, compare.err
+    assert "best so far  wsd: 3.0000  schedule=wsd  (mean of 1 seed" in compare.out
+    assert "best so far  linear: 3.5000" in compare.out
+    assert "best so far  muon" not in compare.out
+
+
+def test_arms_that_share_no_seed_or_budget_have_their_own_best(
+    study: Study, compare: Compare
+) -> None:
+    study.run("muon", 0, 3.0)
+    study.run("muon", 1, 3.2, lr=0.04)
+    study.run("muon", 1, 3.4)
+    study.run("adamw", 5, 3.5, steps=50)
+    assert compare("--status") == 0
+    assert "best so far  muon: 3.2000" in compare.out, "of the seed that both settings have"
+    assert "best so far  adamw: 3.5000" in compare.out
+    assert "unknown" not in compare.out
