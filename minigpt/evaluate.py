@@ -7,7 +7,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.compare.statistics import Interval, ratio_interval
 from minigpt.config import precision
 from minigpt.config.plan import SEVERAL_THREADS_FROM_D_MODEL
+from minigpt.data.clean import report
 from minigpt.data.files import Files
 from minigpt.data.iterator import walk
 from minigpt.data.source import Document, Source
@@ -26,12 +28,12 @@ from minigpt.errors import ConfigError, DataError
 from minigpt.files.records import read_config, read_record
 from minigpt.generate.load import Loaded, load_any
 from minigpt.generate.rebuild import trusted_packages
-from minigpt.terminal import bar, escape_line, table
+from minigpt.terminal import bar, escape_line, say, table
 from minigpt.train.evaluate import evaluate
 
 HELP = """\
 Say how well a run predicts a text: nats per token, bits per byte, perplexity, each with a 95 %
-interval. Without a text: its own validation split. Nothing is written.
+interval over its windows. Without a text: its own validation split. Nothing is written.
 
   python -m minigpt.evaluate outputs/tiny-muon-shakespeare-3fa9c1d2
   python -m minigpt.evaluate outputs/tiny-muon-shakespeare-3fa9c1d2 novel.txt more.jsonl
@@ -44,9 +46,10 @@ the model's context (max_seq_len) without overlap, as in validation: a token is 
 those before it in its window, so the first one of a window from a single token. Bits per byte can
 be compared between tokenizers, nats per token and perplexity cannot.
 
-The interval says what another text of the same kind and length may give: it takes the windows as
-independent draws (t interval of a ratio). Neighbours of one document are not quite, so that it is
-somewhat too narrow for a few long documents. It says nothing of other seeds.
+The interval says what another text of the same kind and length may give; it says nothing of other
+seeds. Neighbouring windows are alike (on three plays, as single draws they make it less than half
+as wide as it should be), so its draws are at most 30 stretches of neighbours: batch means,
+Schmeiser (1982), and the t interval of a ratio. Documents longer than a stretch still narrow it.
 """
 
 
@@ -81,6 +84,7 @@ def show(asked: argparse.Namespace) -> None:
         print("\n".join(table(rows)))
 
 
+STRETCHES = 30
 NAMES = ("nats_per_token", "bits_per_byte", "perplexity")
 
 
@@ -117,10 +121,13 @@ def text_of(loaded: Loaded, name: str, column: str) -> InMemory:
     source = Stdin() if name == "-" else Files(name, column)
     end = loaded.tokenizer.end_of_text
     first = np.array([] if end is None else [end], np.uint32)
-    ids, n_bytes = [np.empty(0, np.uint32)], 0
+    ids, n_bytes, odd = [np.empty(0, np.uint32)], 0, Counter[str]()
     for piece in walk(source, {"rule": "documents", "documents": []}):  # none is held out
         ids += [first] * piece.starts_document + [loaded.tokenizer.encode_array(piece.text)]
         n_bytes += piece.n_bytes
+        odd.update(piece.odd)
+    for line in report(odd, {}):
+        say(escape_line(f"{name}: {line}"))
     stream = InMemory(name, np.concatenate(ids), n_bytes)
     if stream.n_tokens < 2 or not n_bytes:
         raise DataError(f"no text to score: {name} ({stream.n_tokens} tokens; give more)")
@@ -160,7 +167,10 @@ def scores(loaded: Loaded, split: Split) -> dict[str, Any]:
     ends, context = tokenizer.end_of_text, int(model.max_seq_len)
     starts = range(0, split.n_tokens - 1, context)
     lengths = None if split.n_bytes is None else tokenizer.bytes_per_id()
-    nats, counts, sizes = [], [], []  # of each window; sizes in bytes, or in proportion to them
+    # Of each window; sizes in bytes, or in proportion to them.
+    nats: list[float] = []
+    counts: list[int] = []
+    sizes: list[int] = []
     for start in bar(iterable=starts, disable=None):  # shown on a terminal
         ids = split.read(start, min(context, split.n_tokens - 1 - start) + 1)
         found = evaluate(
@@ -175,11 +185,11 @@ def scores(loaded: Loaded, split: Split) -> dict[str, Any]:
         nats.append(found.loss * found.tokens)
         counts.append(found.tokens)
         sizes.append(found.tokens if lengths is None else int(lengths[ids[1:]].sum()))
-    loss = ratio_interval(nats, counts)
+    loss = ratio_interval(stretches(nats), stretches(counts))
     bits = None
     if split.n_bytes:
         scale = split.n_bytes / sum(sizes) * math.log(2)  # the sizes become bits' worth of bytes
-        bits = ratio_interval(nats, [size * scale for size in sizes])
+        bits = ratio_interval(stretches(nats), stretches([size * scale for size in sizes]))
     return {
         "run": str(loaded.folder),
         "step": loaded.step,
@@ -201,9 +211,14 @@ def scores(loaded: Loaded, split: Split) -> dict[str, Any]:
     }
 
 
+def stretches(values: Sequence[float]) -> list[float]:
+    """The sums over stretches of neighbouring windows."""
+    return [float(part.sum()) for part in np.array_split(values, min(STRETCHES, len(values)))]
+
+
 def ends_of(found: Interval) -> dict[str, float | None]:
     """As JSON; without an interval where there is a single window."""
-    low, high = (None, None) if found.n == 1 else (found.low, found.high)
+    low, high = (None, None) if found.n == 1 else (max(found.low, 0.0), found.high)  # nats are >= 0
     return {"value": found.mean, "low": low, "high": high}
 
 

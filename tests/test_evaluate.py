@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from runs import SMALL, Shell, contents
 
 from minigpt import evaluate
+from minigpt.compare.statistics import ratio_interval
 from minigpt.data.tokens import Tokens
 from minigpt.export import main as export
 
@@ -60,3 +62,17 @@ def test_the_loss_on_its_own_validation_text_is_the_one_of_the_run(
     ):
         assert evaluate.main([*map(str, wrong)]) != 0
         assert message in capfd.readouterr().err
+
+
+def test_the_interval_holds_where_the_windows_of_a_document_are_alike() -> None:
+    """Of 300 texts of 60 documents of 10 windows each; single windows as draws would not do."""
+    covered = {"stretches": 0, "windows": 0}
+    for seed in range(300):
+        draws = np.random.default_rng(seed)
+        nats = (3 + np.repeat(draws.normal(size=60), 10) + draws.normal(size=600)).tolist()
+        for name, values in (("stretches", evaluate.stretches(nats)), ("windows", nats)):
+            found = ratio_interval(values, [len(nats) / len(values)] * len(values))
+            covered[name] += found.low <= 3 <= found.high
+    assert covered["windows"] < 210
+    assert covered["stretches"] > 275
+    assert evaluate.stretches([1.0, 2.0]) == [1.0, 2.0]
