@@ -100,6 +100,8 @@ def check_built(plan: Plan) -> tuple[Any, Any]:
     with torch.device("meta"):
         model = _collect(problems, "model", lambda: build(config["model"], vocab_size))
         if model is not None:
+            again = config["train"]["activation_checkpointing"]
+            _collect(problems, "train", lambda: setattr(model, "activation_checkpointing", again))
             make = lambda: build_optimizer(config["optim"], model)
             optimizer = _collect(problems, "optim", make)
             if optimizer is not None and (probe := config["probe"]) is not None:

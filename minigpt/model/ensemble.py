@@ -54,7 +54,6 @@ class Ensemble(Transformer):
         """What the members' heads read, (M, B, T, D)."""
         found, part, n = [], None, len(self.blocks)
         for i, member in enumerate(self.members):
-            member.activation_checkpointing = self.activation_checkpointing
             if cache is not None:
                 part = KVCache(cache.layers[i * n : (i + 1) * n], cache.last_tokens)
             found.append(Transformer.hidden(member, tokens, documents, part))

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from minigpt.model.attention import Attention, read_blocks
+from minigpt.model.block import TransformerBlock
 from minigpt.model.cache import KVCache, LayerCache
-from minigpt.model.dropout import Dropout, number
+from minigpt.model.dropout import number
 from minigpt.model.loss import cross_entropy
 from minigpt.model.mask import attention_mask, document_blocks
 from minigpt.model.rmsnorm import RMSNorm
-from minigpt.model.rope import RopeTable, rope_table
+from minigpt.model.rope import rope_table
 from minigpt.model.sizes import check_dropout, check_positive, check_sizes
 from minigpt.model.swiglu import SwiGLU
 from minigpt.roles import Role
@@ -27,26 +27,6 @@ from minigpt.roles import Role
 INIT_STD = 0.02  # GPT-2
 BASE_WIDTH = 128  # of model=tiny: there parametrization=mup is the standard one
 RESIDUAL = ("o", "down")  # the matrices that write into the residual stream
-
-
-class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(
-        self, attention: nn.Module, mlp: nn.Module, d_model: int, dropout: float, norm_eps: float
-    ) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(d_model, norm_eps)
-        self.attention = attention
-        self.mlp_norm = RMSNorm(d_model, norm_eps)
-        self.mlp = mlp
-        self.attention_dropout, self.mlp_dropout = Dropout(dropout), Dropout(dropout)
-
-    def forward(
-        self, x: Tensor, rope: RopeTable, mask: Tensor | None, cache: LayerCache | None
-    ) -> Tensor:
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), rope, mask, cache))
-        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
 
 
 class Transformer(nn.Module):
@@ -109,7 +89,6 @@ class Transformer(nn.Module):
                 "scales (untie them)"
             )
 
-        self.activation_checkpointing = False  # True: the backward pass computes blocks again
         self.width_multiplier = d_model / BASE_WIDTH if parametrization == "mup" else 1.0
         self.max_seq_len, self.rope_theta = max_seq_len, rope_theta
         self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
@@ -174,11 +153,25 @@ class Transformer(nn.Module):
         )
         x = self.embedded(tokens, documents, cache)  # (B, T, D)
         for i, block in enumerate(self.blocks):
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, mask, None, use_reentrant=False)
-            else:
-                x = block(x, rope, mask, None if cache is None else cache.layers[i])
+            x = block(x, rope, mask, None if cache is None else cache.layers[i])
         return self.final_norm(x)
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Whether the backward pass computes each block again. ValueError if one never does."""
+        return any(getattr(block, "activation_checkpointing", False) for block in self.blocks)
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, again: bool) -> None:
+        kept = [type(b).__name__ for b in self.blocks if not isinstance(b, TransformerBlock)]
+        if again and kept:
+            raise ValueError(
+                f"activation_checkpointing=true: {kept[0]} is no TransformerBlock and would keep "
+                "all (derive it from that class, or train.activation_checkpointing=false)"
+            )
+        for module in self.modules():
+            if isinstance(module, TransformerBlock):
+                module.activation_checkpointing = again
 
     def attends_in_blocks(self, tokens: Tensor) -> bool:
         """Whether documents are kept apart by flex_attention, which only compiled is fast."""

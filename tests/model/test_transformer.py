@@ -10,6 +10,7 @@ from torch import nn
 
 from minigpt.model.attention import Attention
 from minigpt.model.relu_squared import ReLUSquared
+from minigpt.model.rope import rope_table
 from minigpt.model.transformer import Transformer
 from minigpt.roles import Role
 from minigpt.seeding import generator
@@ -342,3 +343,31 @@ def test_activation_checkpointing_changes_no_bit(
         results.append([loss.detach(), *(p.grad for p in model.parameters())])
         assert len(calls) == 1 + recompute
     assert all(map(torch.equal, *results))
+
+
+class Looped(Transformer):
+    """All blocks twice, by a `hidden` of its own."""
+
+    def hidden(self, tokens: torch.Tensor, documents: Any = None, cache: Any = None) -> Any:
+        rope = rope_table(0, tokens.shape[1], self.head_size, self.rope_theta, tokens.device)
+        x = self.embed(tokens)
+        for block in [*self.blocks, *self.blocks]:
+            x = block(x, rope, None, None)
+        return self.final_norm(x)
+
+
+def test_activation_checkpointing_holds_where_hidden_is_overridden(tokens: torch.Tensor) -> None:
+    model, calls = Looped(96, n_layers=2, d_model=32, n_heads=4), []
+    model.init_weights(generator(0, "init"))
+    model.activation_checkpointing = True
+    model.blocks[1].attention.register_forward_hook(lambda *_: calls.append(1))
+    model(tokens, tokens).backward()
+    assert len(calls) == 2 * 2
+
+
+def test_a_block_that_would_keep_all_is_refused() -> None:
+    model = Transformer(96, n_layers=2, d_model=32, n_heads=4)
+    model.blocks[1] = nn.Identity()
+    model.activation_checkpointing = False
+    with pytest.raises(ValueError, match="Identity is no TransformerBlock and would keep all"):
+        model.activation_checkpointing = True
