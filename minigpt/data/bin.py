@@ -67,6 +67,8 @@ class Bin:
         for number, path in enumerate(self.paths(split)):
             layout = foreign_layout(path, self.dtype)
             refuse_other_ids(path, layout)
+            if layout.dtype.itemsize < np.dtype(self.dtype).itemsize:
+                raise DataError(f"uint16 ids, by its header: {path} (leave out data.dtype=uint32)")
             dtypes.setdefault(layout.dtype.name, path)
             if len(dtypes) > 1:
                 ids = " and ".join(f"{name} in {file}" for name, file in dtypes.items())

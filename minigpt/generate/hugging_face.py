@@ -139,7 +139,8 @@ def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except UnreadableError as error:
         if error.missing:
             raise CheckpointError(
-                f"not an exported model: {folder} has no {error.path.name}"
+                f"neither a run nor an exported model: {folder} has no {error.path.name} "
+                "(give outputs/<name>-<id>, or what minigpt.export wrote)"
             ) from None
         raise CheckpointError(
             f"damaged export: {error.path}: {error.why} (export it again)"

@@ -342,6 +342,7 @@ def test_foreign_ids_of_32_bits(tmp_path: Path) -> None:
     for refused, message in (
         (Bin(headed, short), r"ids of two widths: uint32 in .*l3\.bin and uint16 in .*gpt2\.bin"),
         (Bin(headed, headed), r"id 128255 is outside .* 128000: data\.train: .*\(read as uint32;"),
+        (Bin(short, short, "uint32"), r"uint16 ids, by its header: .*gpt2\.bin"),
         (Bin(str(tmp_path / "64.bin"), headed, "uint32"), "not uint32 ids but ids of 64 bits"),
     ):
         np.arange(200).tofile(tmp_path / "64.bin")
