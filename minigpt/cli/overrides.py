@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 TEXT_KEYS = ("prompt", "sample.prompt")
+NAME_KEYS = ("study", "name")
 SECRET = re.compile(r"(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 # The same inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}
 SECRET_INSIDE = re.compile(
@@ -21,7 +22,8 @@ SECRET_INSIDE = re.compile(
 
 
 def protect(override: str, sweeping: bool) -> str:
-    """The override with prompts and paths quoted, and with null as an option of optional groups.
+    """The override with prompts, paths and odd names quoted, and with null as an option of optional
+    groups.
 
     `prompt=To be, or not: that's it!` just works. A value that is quoted already, or null, keeps
     Hydra's meaning. In a sweep the commas of a path still separate. Raises ConfigError for an empty
@@ -31,6 +33,8 @@ def protect(override: str, sweeping: bool) -> str:
     if (CONF / key.lstrip("+") / "none.yaml").is_file():
         options = ("none" if option == "null" else option for option in value.split(","))
         return f"{key}{equals}{','.join(options)}"
+    if key in NAME_KEYS and _read_otherwise(value):
+        return f"{key}={quote(value)}"
     is_path = key in PATH_KEYS
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if not equals or quoted or not (is_path or key in TEXT_KEYS) or (is_path and value == "null"):
@@ -43,6 +47,17 @@ def protect(override: str, sweeping: bool) -> str:
             f"empty path: {override} (an unset variable? name a folder or file, or leave it out)"
         )
     return f"{key}=" + ",".join(quote(os.path.expanduser(piece)) for piece in pieces)
+
+
+def _read_otherwise(name: str) -> bool:
+    """Whether Hydra takes a name for a number or a truth value, or cannot read its letters."""
+    if not re.fullmatch(r"[\w.+ -]+", name):
+        return False
+    try:
+        float(name)
+    except ValueError:
+        return not name.isascii() or name.lower() in ("true", "false")
+    return True
 
 
 def quote(value: str) -> str:

@@ -60,7 +60,7 @@ Settings = dict[str, dict[int, JobStatus]]  # setting -> seed, at one budget
 def swept_group(jobs: Sequence[JobStatus]) -> str:
     """The group whose options the jobs try; optim if that is one of several, or there is none."""
     groups = {key for job in jobs if job.run is not None for key in job.run.record["choices"]}
-    own = own_overrides([job.overrides for job in jobs])
+    own = own_overrides([job.overrides for job in jobs]) if len(jobs) > 1 else []
     keys = [override.lstrip("+").partition("=")[0] for job in own for override in job]
     tried = [key for key in keys if key in groups]
     return "optim" if "optim" in tried or not tried else tried[0]

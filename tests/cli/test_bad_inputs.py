@@ -323,6 +323,27 @@ def test_without_can_be_typed_and_is_the_run_of_not_naming_it(group: str, word: 
     )
 
 
+@pytest.mark.parametrize("name", ["größe", "größe eins", "1e3", "7", "true", "muon_vs_adamw"])
+def test_a_name_is_the_text_that_was_typed(name: str) -> None:
+    from minigpt.cli import composition, process
+    from minigpt.cli.overrides import protect
+    from minigpt.config import schema
+    from minigpt.config.plan import plan_of
+
+    schema.register()
+    process.register_resolvers()
+    overrides = [protect(f"study={name}", sweeping) for sweeping in (False, True)]
+    assert overrides[0] == overrides[1]
+    assert plan_of(composition.compose("train", overrides[:1], None, plan_of)).study == name
+
+
+@pytest.mark.parametrize("typed", ["null", "abc-1.5", "'1e3'", "a,b", "choice(a,b)", "${name}"])
+def test_a_name_that_hydra_reads_right_is_left_to_it(typed: str) -> None:
+    from minigpt.cli.overrides import protect
+
+    assert protect(f"study={typed}", True) == f"study={typed}"
+
+
 def test_without_can_be_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
