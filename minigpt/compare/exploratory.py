@@ -13,7 +13,7 @@ from minigpt.errors import ConfigError
 from minigpt.study.declaration import Declaration
 from minigpt.study.find import find
 from minigpt.study.select import select
-from minigpt.terminal import count, on_stdout
+from minigpt.terminal import count, few, on_stdout
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -26,6 +26,11 @@ def compare(options: argparse.Namespace) -> None:
     question = Question(options.by, tuple(options.axis))
     groups = group_runs(question, runs)
     why_not = [f"left out: {problem}" for problem in found.unreadable]
+    missing = [name for name, of in found.missing.items() if options.study in (None, of)]
+    if missing:
+        why_not.append(
+            f"in records of sweeps, but not here (not begun, or deleted): {few(missing)}"
+        )
     explored: list[Explored] = []
     for group in groups.several:
         one = explore(

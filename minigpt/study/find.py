@@ -11,7 +11,7 @@ from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files import records
 from minigpt.files.lock import lock_is_held
 from minigpt.files.reading import UnreadableError
-from minigpt.study.record import Place, id_in, places_in
+from minigpt.study.record import Place, id_in, missing_in, places_in
 from minigpt.study.run import Run
 
 NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "code", "wandb"}
@@ -21,6 +21,7 @@ NO_RUNS_INSIDE = {"checkpoints", "tokens", "tokenizer", "debug", "sweeps", "code
 class Found:
     runs: list[Run] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)  # `<folder>/<file>: <why>`
+    missing: dict[str, str | None] = field(default_factory=dict)  # recorded, not there -> study
 
 
 def find(paths: Sequence[Path]) -> Found:
@@ -36,8 +37,10 @@ def find(paths: Sequence[Path]) -> Found:
             raise ConfigError(
                 f"no such folder: {path} (give run folders, or folders of runs such as outputs)"
             )
-        for folder in run_folders(path):
-            folders.setdefault(folder.resolve(), folder)
+        inside = run_folders(path)
+        folders = {folder.resolve(): folder for folder in inside} | folders
+        for output in {path, *(folder.parent for folder in inside if folder != path)}:
+            found.missing |= missing_in(output, inside)
     places = cache(places_in)
     for folder in folders.values():
         try:

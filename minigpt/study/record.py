@@ -13,8 +13,8 @@ record whose command is that study alone.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,21 @@ def places_in(output: Path) -> dict[str, list[Place]]:
             if job["folder"] is not None:
                 place = Place(path, number, job["study"])
                 found.setdefault(id_in(job["folder"]), []).append(place)
+    return found
+
+
+def missing_in(output: Path, folders: Sequence[Path]) -> dict[str, str | None]:
+    """Folders that the records of `output` name and that are none of these -> the study of each.
+
+    Such a run waits, or was deleted. One that failed before it began is told elsewhere.
+    """
+    there = {id_in(folder.name) for folder in folders if folder.parent == output}
+    found: dict[str, str | None] = {}
+    for path in sweeps_in(output):
+        with suppress(UnreadableError):
+            for job in read_sweep(path)["jobs"]:
+                if job["folder"] and not job["failed"] and id_in(job["folder"]) not in there:
+                    found[job["folder"]] = job["study"]
     return found
 
 

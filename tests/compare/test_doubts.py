@@ -1,11 +1,15 @@
 """Doubts that a reader must be told, and times that are not comparable."""
 
+import json
 import math
 import re
+import shutil
 from typing import Any
 
 import pytest
 from studies import Compare, Study
+
+from minigpt.compare.__main__ import main
 
 
 def wobble(seed: int, own: float = 0.0) -> float:
@@ -230,3 +234,24 @@ def test_a_setting_that_has_only_the_easy_seed_is_not_chosen(
     assert compare("--by", "optim") == 0
     assert re.search(r"muon +optim.lr=0.01 +4.0100", compare.out)
     assert "muon: not chosen from, since not tried on seeds 0, 1: optim.lr=0.04" in compare.out
+
+
+def test_a_run_that_a_sweep_recorded_and_that_is_gone_is_missed(
+    study: Study, compare: Compare
+) -> None:
+    folders = [study.run(arm, seed, 3.0) for arm in ("muon", "adamw") for seed in (100, 101, 102)]
+    (study.folder / "sweeps").mkdir()
+    jobs = [{"overrides": ["seed=1"], "folder": folder.name} for folder in folders]
+    jobs.append({"overrides": [], "folder": "x-00000000", "failed": None, "study": "other"})
+    content = {"schema": 1, "study": "s", "command": ["train.py", "-m"], "jobs": jobs}
+    (study.folder / "sweeps" / "s-abc.json").write_text(json.dumps(content))
+    gone = "in records of sweeps, but not here (not begun, or deleted): "
+    assert compare("--by", "optim", "--study", "s") == 0, compare.err
+    assert gone not in compare.out
+    for folder in (folders[2], folders[5]):
+        shutil.rmtree(folder)
+    assert compare("--by", "optim", "--study", "s") == 0, compare.err
+    shown = ", ".join(sorted(folder.name for folder in (folders[2], folders[5])))
+    assert f"  - {gone}{shown}\n" in compare.out
+    assert main([*map(str, folders[:2]), *map(str, folders[3:5]), "--by", "optim"]) == 0
+    assert gone not in compare.capsys.readouterr().out, "only these were asked for"
