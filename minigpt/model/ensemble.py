@@ -90,4 +90,4 @@ class Ensemble(Transformer):
         return roles
 
     def flops_per_token(self, seq_len: int) -> int:
-        return len(self.members) * super().flops_per_token(seq_len)
+        return sum(Transformer.flops_per_token(member, seq_len) for member in self.members)

@@ -258,22 +258,28 @@ class Transformer(nn.Module):
     def flops_per_token(self, seq_len: int) -> int:
         """FLOPs of forward and backward pass for one token of a sequence (PaLM, appendix B).
 
-        6 per hidden weight, each time that it is used: 2 forward, 4 backward. The embedding's
-        lookup is none, the head is one, tied or not. Queries by keys and weights by values add 12
-        n_layers d_model seq_len, from which the causal half is not taken off. An attention or mlp
-        that computes otherwise tells its own by this method.
+        6 per hidden weight, each time that it is used: 2 forward, 2 for the gradient of what it
+        reads, 2 for its own. A frozen weight has no gradient of its own: 4; and 2 where nothing up
+        to its block is trained. The embedding's lookup is none, the head is one, tied or not.
+        Queries by keys and weights by values add 12 d_model seq_len a block (4 forward), from which
+        the causal half is not taken off. An attention or mlp that computes otherwise tells its own
+        by this method.
         """
         roles = self.roles()
         hidden = {p for name, p in self.named_parameters() if roles[name].name == "hidden"}
+        trained = lambda part: any(p.requires_grad for p in part.parameters())
 
-        def products(part: Any) -> int:
+        def products(part: nn.Module) -> int:
             every = part.named_parameters(remove_duplicate=False)
-            return 6 * sum(p.numel() for _, p in every if p in hidden)
+            return sum((kept + 2 * p.requires_grad) * p.numel() for _, p in every if p in hidden)
 
-        pairs = 12 * self.n_heads * self.head_size * seq_len
-        total = products(self.blocks) + len(self.blocks) * pairs + 6 * self.head_weight.numel()
-        parts = [(part, n) for b in self.blocks for part, n in ((b.attention, pairs), (b.mlp, 0))]
-        for part, assumed in parts:
-            if tells := getattr(part, "flops_per_token", None):
-                total += tells(seq_len) - products(part) - assumed
-        return total
+        total, kept = 0, 4 if trained(self.embed) else 2  # of a weight, beside its own gradient
+        for block in self.blocks:
+            kept = 4 if trained(block) else kept
+            pairs = (12 if kept == 4 else 4) * self.n_heads * self.head_size * seq_len
+            total += products(block) + pairs
+            for part, assumed in ((block.attention, pairs), (block.mlp, 0)):
+                if tells := getattr(part, "flops_per_token", None):
+                    total += tells(seq_len) - products(part) - assumed
+        head, kept = self.head_weight, 4 if trained(self.final_norm) else kept
+        return total + (kept + 2 * head.requires_grad) * head.numel()

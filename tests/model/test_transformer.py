@@ -147,6 +147,17 @@ def test_flops_per_token_by_hand() -> None:
     tied = Transformer(100, n_layers=3, d_model=64, n_heads=4, n_kv_heads=1, tie_embeddings=True)
     assert tied.flops_per_token(10) == expected
 
+    model.blocks[2].mlp.requires_grad_(False)  # no gradient of their own
+    expected -= 2 * 3 * 64 * 192
+    assert model.flops_per_token(10) == expected
+    model.embed.requires_grad_(False)  # block 0 is trained
+    assert model.flops_per_token(10) == expected
+    model.blocks[:2].requires_grad_(False)  # forward alone
+    assert model.flops_per_token(10) == expected - 4 * 2 * block - 8 * 2 * 64 * 10
+    model.requires_grad_(False)
+    model.head.weight.requires_grad_(True)  # nothing below it wants the gradient of what it reads
+    assert model.flops_per_token(10) == 2 * 3 * block + 4 * 3 * 64 * 10 + 4 * 100 * 64
+
 
 def test_flops_of_shared_matrices_and_of_a_part_that_tells(make_model: Make) -> None:
     expected = make_model(n_layers=3).flops_per_token(10)
