@@ -274,6 +274,7 @@ class Transformer(nn.Module):
             return sum((kept + 2 * p.requires_grad) * p.numel() for _, p in every if p in hidden)
 
         total, kept = 0, 4 if trained(self.embed) else 2  # of a weight, beside its own gradient
+        block: Any
         for block in self.blocks:
             kept = 4 if trained(block) else kept
             pairs = (12 if kept == 4 else 4) * self.n_heads * self.head_size * seq_len

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_activations_are_those_that_the_code_keeps() -> None:
 def test_the_stand_in_is_linear_in_tokens() -> None:
     """What is taken from 1 and 2 sequences holds for 5."""
     chosen = choose("cpu", "bf16", False, d_model=64)
-    one, two, five = saved_bytes(NODE, (1, 2, 5), 64, chosen)
+    one, two, five = map(sum, saved_bytes(NODE, (1, 2, 5), 64, chosen))
     assert five == one + 4 * (two - one)
 
 
@@ -64,17 +65,42 @@ def test_bf16_halves_and_checkpointing_keeps_inputs_only() -> None:
 
 def test_another_part_of_a_block_is_measured_too() -> None:
     chosen = choose("cpu", "fp32", False, d_model=64)
-    (plain,) = saved_bytes(NODE, (1,), 64, chosen)
-    (normed,) = saved_bytes(NODE | {"qk_norm": True}, (1,), 64, chosen)
+    (plain,) = map(sum, saved_bytes(NODE, (1,), 64, chosen))
+    (normed,) = map(sum, saved_bytes(NODE | {"qk_norm": True}, (1,), 64, chosen))
     # the inputs of both norms, in each of three blocks
     assert normed - plain >= 4 * 3 * 64 * (64 + 16)
+
+
+LIGHT = """
+from minigpt.model.attention import Attention
+
+class Light(Attention):
+    def connect(self, layer, attentions):
+        self.light = layer % 4 == 1
+
+    def forward(self, x, rope, mask=None, cache=None):
+        return self.o(x) if self.light else super().forward(x, rope, mask, cache)
+"""
+
+
+def test_layers_that_differ_are_each_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lighter.py").write_text(LIGHT)
+    monkeypatch.syspath_prepend(tmp_path)
+    chosen = choose("cpu", "fp32", False, d_model=64)
+    config = config_of(attention={"_target_": "lighter.Light", "_partial_": True}, n_layers=10)
+    (_, *blocks) = whole = saved_bytes(config["model"], (2,), 64, chosen)[0]
+    assert len(set(blocks[2:6])) == 2
+    counted = activation_bytes(config, 128, 64, chosen)
+    assert counted == pytest.approx(sum(whole) + max(blocks), rel=0.001)
 
 
 def test_dropout_masks_are_counted_and_nothing_is_drawn() -> None:
     chosen = choose("cpu", "fp32", False, d_model=64)
     before = torch.random.get_rng_state()
     dropped = saved_bytes(NODE | {"dropout": 0.3}, (1,), 64, chosen)
-    assert dropped > saved_bytes(NODE, (1,), 64, chosen)
+    assert sum(dropped[0]) > sum(saved_bytes(NODE, (1,), 64, chosen)[0])
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
