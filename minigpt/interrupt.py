@@ -14,6 +14,7 @@ from minigpt.errors import Stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _received: list[int] = []  # stop signals, in the order they came
 _before: dict[int, Any] = {}  # the handlers that ours took the place of
+_waits: list[str] = []  # what a signal is to break off at once
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
@@ -22,6 +23,8 @@ def _remember(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
             if worker.pid is not None:
                 os.kill(worker.pid, number)
+    if _waits:
+        stop_if_requested(_waits[-1])
 
 
 def install() -> None:
@@ -80,3 +83,14 @@ def stop_if_requested(what: str) -> None:
     """Raise Stopped if a signal came; for work that keeps nothing in memory worth saving."""
     if _received:
         raise Stopped(_received[0], f"stopped by {signal.Signals(_received[0]).name}: {what}")
+
+
+@contextmanager
+def at_once(what: str) -> Iterator[None]:
+    """A stop signal raises Stopped inside; for a wait that would go on, such as reading a line."""
+    stop_if_requested(what)
+    _waits.append(what)
+    try:
+        yield
+    finally:
+        _waits.pop()

@@ -12,7 +12,7 @@ from minigpt.errors import ConfigError
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-TEXT_KEYS = ("prompt", "sample.prompt")
+TEXT_KEYS = ("prompt", "sample.prompt", "stop")
 NAME_KEYS = ("study", "name")
 SECRET = re.compile(r"(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 # The same inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}
@@ -26,8 +26,8 @@ def protect(override: str, sweeping: bool) -> str:
     groups.
 
     `prompt=To be, or not: that's it!` just works. A value that is quoted already, or null, keeps
-    Hydra's meaning. In a sweep the commas of a path still separate. Raises ConfigError for an empty
-    path.
+    Hydra's meaning, and so does a list of stop strings. In a sweep the commas of a path still
+    separate. Raises ConfigError for an empty path.
     """
     key, equals, value = override.partition("=")
     if (CONF / key.lstrip("+") / "none.yaml").is_file():
@@ -38,6 +38,8 @@ def protect(override: str, sweeping: bool) -> str:
     is_path = key in PATH_KEYS
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if not equals or quoted or not (is_path or key in TEXT_KEYS) or (is_path and value == "null"):
+        return override
+    if key == "stop" and (value == "null" or value.startswith("[")):
         return override
     if not is_path:
         return f"{key}={quote(value)}"

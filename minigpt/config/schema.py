@@ -171,11 +171,15 @@ class GenerateRoot:
     trust: Any = None  # a name, or a list of them
     prompt: str = ""
     prompts: str | None = key(None, path=True)
+    interactive: bool = False
+    stop: Any = None  # a string, or a list of them
     format: str = "text"
     max_new_tokens: int = 200
     temperature: float = 0.8
     top_k: int | None = 50
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
     ngram_size: int | None = None
     ngram_penalty: float = 1.0
     num_samples: int = 1

@@ -4,9 +4,9 @@ import json
 import logging
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from minigpt import interrupt
@@ -15,11 +15,12 @@ from minigpt.config.composed import take_apart
 from minigpt.config.schema import GenerateRoot
 from minigpt.config.typed import resolved, root_problems
 from minigpt.errors import ConfigError
-from minigpt.files.reading import UnreadableError, read_bytes
 from minigpt.formats import torch_dtype
 from minigpt.generate import sampling
 from minigpt.generate.load import Loaded, find_run, load_any
+from minigpt.generate.prompts import at_terminal, cut_short, prompts_of
 from minigpt.generate.rebuild import trusted_packages
+from minigpt.generate.text import Sample
 from minigpt.seeding import generator
 from minigpt.terminal import on_stdout
 
@@ -35,6 +36,10 @@ def settings_of(cfg: DictConfig) -> tuple[dict[str, Any], sampling.Sampling]:
         problems.append(f"out of range: seed={config['seed']} (at least 0)")
     if config["format"] not in FORMATS:
         problems.append(f"unknown choice: format={config['format']} (one of {', '.join(FORMATS)})")
+    stop = config["stop"]
+    config["stop"] = stop if isinstance(stop, list) else [] if stop is None else [stop]
+    if not all(isinstance(text, str) and text for text in config["stop"]):
+        problems.append(f"no text: stop={stop!r} (a string, or a list of them)")
     if problems:
         raise ConfigError(*problems)
     trusted_packages(config["trust"])
@@ -53,65 +58,50 @@ def generate(cfg: DictConfig) -> None:
     loaded.model.to(chosen.device, torch_dtype(chosen.precision))
     step = "exported" if loaded.step is None else f"step {loaded.step}"
     log.info("%s (%s, %s, %s)", loaded.folder, step, chosen.device, chosen.precision)
+    draws = generator(config["seed"], "sampling")
     for number, prompt in enumerate(prompts):
-        if number and config["format"] == "text":
+        if number and config["format"] == "text" and not (config["interactive"] and at_terminal()):
             write("---\n")
-        continue_prompt(loaded, prompt, config, how)
-
-
-def prompts_of(config: dict[str, Any]) -> list[str]:
-    """The prompt, or the lines of a file or of stdin that are not blank.
-
-    Raises ConfigError if there is none, or for both kinds.
-    """
-    source = config["prompts"]
-    if source is None:
-        return [config["prompt"]]
-    if config["prompt"]:
-        raise ConfigError("two kinds of prompts: prompt= and prompts= (give one of them)")
-    try:
-        if source == "-":
-            content = b"" if sys.stdin is None else sys.stdin.buffer.read()  # None: closed
-        else:
-            content = read_bytes(Path(source).expanduser())
-    except UnreadableError as error:
-        raise ConfigError(f"no prompts: prompts={source}: {error.why} (a prompt a line)") from None
-    text = content.decode("utf-8-sig", "replace").replace("\r\n", "\n")
-    lines = [line for line in text.split("\n") if line.strip()]  # other breaks are text
-    if not lines:
-        raise ConfigError(f"no prompts: prompts={source} holds no text (a prompt a line)")
-    return lines
+        if not config["interactive"]:  # each prompt as alone; there, as the first one typed
+            draws = generator(config["seed"], "sampling")
+        continue_prompt(loaded, prompt, config, how, draws)
 
 
 def continue_prompt(
-    loaded: Loaded, prompt: str, config: dict[str, Any], how: sampling.Sampling
+    loaded: Loaded,
+    prompt: str,
+    config: dict[str, Any],
+    how: sampling.Sampling,
+    draws: torch.Generator,
 ) -> None:
-    """Write what follows a prompt, as it would be alone: one sample as it comes."""
+    """Write what follows a prompt: one sample as it comes, several when all are there."""
     tokenizer, as_json = loaded.tokenizer, config["format"] == "jsonl"
-    ids, draws = sampling.encode_prompt(tokenizer, prompt), generator(config["seed"], "sampling")
-    steps = sampling.generate(loaded.model, ids, how, draws, stop=tokenizer.end_of_text)
+    ids = sampling.encode_prompt(tokenizer, prompt)
+    samples = [Sample(tokenizer, config["stop"]) for _ in range(how.num_samples)]
     live = config["stream"] and how.num_samples == 1 and not as_json
-    stream = sampling.TextStream()
-    new: list[list[int]] = []
     if live:
         write(prompt)
-    for tokens in steps:
+    for step in sampling.generate(loaded.model, ids, how, draws, tokenizer.end_of_text):
+        if config["interactive"] and cut_short():
+            break
         interrupt.stop_if_requested("generation (the text so far stands above)")
-        new.append(tokens)
+        logprobs = step.logprobs() if as_json else [None] * how.num_samples
+        for sample, token, logprob in zip(samples, step.tokens, logprobs):
+            new = sample.add(token, logprob)
         if live:
-            write(stream.decode(tokenizer.decode_bytes(tokens)))
+            write(new)
+        if all(sample.finished for sample in samples):
+            break
+    rest = [sample.end() for sample in samples]
     if live:
-        write(stream.decode(b"", final=True) + "\n")
-        return
-    samples = [list(sample) for sample in zip(*new)]
-    texts = [b"".join(tokenizer.decode_bytes([token]) for token in sample) for sample in samples]
-    whole = [prompt + text.decode("utf-8", "replace") for text in texts]
-    if not as_json:
-        write("\n---\n".join(whole) + "\n")
-        return
-    for text, sample in zip(whole, samples):
-        row = {"prompt": prompt, "text": text, "tokens": sample}
-        write(json.dumps(row, ensure_ascii=False) + "\n")
+        write(rest[0] + "\n")
+    elif as_json:
+        for sample in samples:
+            row: dict[str, Any] = {"prompt": prompt, "text": prompt + sample.text}
+            row |= {"tokens": sample.tokens, "logprobs": sample.logprobs}
+            write(json.dumps(row, ensure_ascii=False) + "\n")
+    else:
+        write("\n---\n".join(prompt + sample.text for sample in samples) + "\n")
 
 
 def write(text: str) -> None:

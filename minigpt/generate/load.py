@@ -29,7 +29,7 @@ from minigpt.tokenizer import load as load_tokenizer
 class Loaded:
     """A model in evaluation mode on the CPU, with its tokenizer.
 
-    step: that of a run's newest checkpoint; None for an exported folder.
+    step: that of the checkpoint; None for an exported folder.
     """
 
     folder: Path
@@ -42,10 +42,11 @@ def find_run(path: str | None, output_dir: str) -> Path:
     """The run that was asked for, or the newest finished one. ConfigError if there is none."""
     if path is not None:
         folder = Path(path).expanduser()
-        if not any(os.path.isfile(folder / name) for name in ("run.json", "config.json")):
+        known = any(os.path.isfile(folder / name) for name in ("run.json", "config.json"))
+        if not known and not FOLDER.fullmatch(folder.absolute().name):
             raise ConfigError(
                 f"no run there: run={path} "
-                "(a run such as outputs/<name>-<id>, or an exported folder)"
+                "(a run such as outputs/<name>-<id>, a checkpoint of it, or an exported folder)"
             )
         return folder
     finished = [

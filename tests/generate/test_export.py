@@ -75,7 +75,7 @@ def test_transformers_computes_the_same(tokenizer: Tokenizer, tmp_path: Path, sh
         pad_token_id=tokenizer.end_of_text,
     )[0].tolist()  # fmt: skip
     steps = generate(model, ids, sampling, generator(0, "sampling"), stop=tokenizer.end_of_text)
-    assert ids + [token for (token,) in steps] == produced
+    assert ids + [step.tokens[0] for step in steps] == produced
     [text] = sample_text(model, tokenizer, TEXT[:60], sampling, generator(0, "sampling"))
     assert text == their_tokenizer.decode(produced, skip_special_tokens=True)
 

@@ -6,19 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from runs import ROOT
 
 from minigpt.errors import ConfigError, NumericsError
-from minigpt.generate.sampling import (
-    NGrams,
-    Sampling,
-    TextStream,
-    candidates,
-    choose,
-    encode_prompt,
-    generate,
-    penalise,
-    sample_text,
-)
+from minigpt.generate.processors import Temperature
+from minigpt.generate.sampling import Sampling, choose, encode_prompt, generate, sample_text
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 
@@ -52,66 +44,48 @@ class Letters:
 LOGITS = torch.tensor([[0.5, 0.1, 0.25, 0.15]]).log()
 
 
-def chances(*arguments: float | int | None) -> list[float]:
-    p, ids = candidates(LOGITS, *arguments)
-    full = torch.zeros(4, dtype=torch.float64).index_add(0, ids[0], p[0] / p.sum())
-    return pytest.approx(full.tolist(), abs=1e-6)
+def chosen(logits: torch.Tensor, sampling: Sampling, seed: int = 0) -> list[int]:
+    rows, greedy = [[0]] * len(logits), sampling.temperature == 0
+    return choose(logits, rows, sampling.processors(), greedy, generator(seed, "sampling"))
 
 
-def test_candidates_by_hand() -> None:
-    assert chances(1.0, None, None) == [0.5, 0.1, 0.25, 0.15]
-    assert chances(1.0, 2, None) == [2 / 3, 0, 1 / 3, 0]
-    assert chances(1.0, 99, None) == [0.5, 0.1, 0.25, 0.15]
-    assert chances(1.0, None, 0.5) == [1, 0, 0, 0]
-    assert chances(1.0, None, 0.51) == [2 / 3, 0, 1 / 3, 0]
-    assert chances(1.0, None, 1.0) == [0.5, 0.1, 0.25, 0.15]
-    assert chances(1.0, None, 1e-9) == [1, 0, 0, 0]
-    assert chances(1.0, 2, 0.6) == [1, 0, 0, 0]  # 0.5 of the 0.75 left is enough
-    squares = [0.25, 0.01, 0.0625, 0.0225]
-    assert [x / sum(squares) for x in squares] == chances(0.5, None, None)
-    assert chances(1e-300, None, None) == [1, 0, 0, 0]
-    assert chances(1e30, None, None) == [0.25] * 4
-
-
-@pytest.mark.faults(50)
-def test_top_k_keeps_k_of_equal_logits() -> None:
-    p, ids = candidates(torch.zeros(1, 8), 1.0, 3, None)
-    assert p.shape == ids.shape == (1, 3)
-
-
-def test_draws_follow_the_probabilities() -> None:
-    draw = generator(0, "sampling")
-    rows = LOGITS.expand(20_000, -1)
-    counts = Counter(choose(rows, Sampling(), draw))
-    for token, p in enumerate([0.5, 0.1, 0.25, 0.15]):
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(), [0.5, 0.1, 0.25, 0.15]),
+        (Sampling(top_p=0.7), [2 / 3, 0, 1 / 3, 0]),
+        (Sampling(top_k=3, temperature=0.5), [50 / 67, 0, 12.5 / 67, 4.5 / 67]),
+    ],
+)
+def test_draws_follow_the_probabilities(sampling: Sampling, expected: list[float]) -> None:
+    counts = Counter(chosen(LOGITS.expand(20_000, -1), sampling))
+    for token, p in enumerate(expected):
         assert counts[token] / 20_000 == pytest.approx(p, abs=0.015)  # 4 standard deviations
-    assert choose(LOGITS, Sampling(temperature=0), draw) == [0]
+    assert chosen(LOGITS, Sampling(temperature=0)) == [0]
+
+
+def test_the_order_of_the_processors_is_the_documented_one() -> None:
+    everything = Sampling(
+        top_k=5, top_p=0.9, min_p=0.1, repetition_penalty=1.2, ngram_size=3, temperature=0.5
+    )
+    names = [type(part).__name__ for part in everything.processors()]
+    assert names == ["RepetitionPenalty", "NGramPenalty", "Temperature", "TopK", "TopP", "MinP"]
+    documented = (ROOT / "conf/generate.yaml").read_text()
+    keys = ["repetition_penalty", "ngram_penalty", "temperature", "top_k", "top_p", "min_p"]
+    places = [documented.index(f"\n{key}: ") for key in keys]
+    assert places == sorted(places)
+    assert Sampling().processors() == [Temperature(1.0)]
+
+
+def test_greedy_choices_feel_the_penalties() -> None:
+    penalised = Sampling(temperature=0, repetition_penalty=9.0, top_k=1)
+    assert chosen(torch.tensor([[2.0, 1.0, 0.0]]), penalised) == [1]  # the text holds 0
 
 
 @pytest.mark.parametrize("row", [[math.nan, 0.0], [-math.inf, -math.inf], [math.inf, 0.0]])
 def test_logits_of_a_broken_model_are_refused(row: list[float]) -> None:
     with pytest.raises(NumericsError, match="diverged"):
-        choose(torch.tensor([[0.0, 1.0], row]), Sampling(), generator(0, "sampling"))
-
-
-def test_penalty_by_hand() -> None:
-    logits = torch.tensor([1.0, 2.0, 3.0])
-    assert penalise(logits, {0, 2}, 1.5).tolist() == [-0.5, 2.0, 1.5]
-    assert penalise(logits, {2}, math.inf).tolist() == [1.0, 2.0, -math.inf]
-    # nothing would be left
-    assert penalise(logits, {0, 1, 2}, math.inf).tolist() == [1.0, 2.0, 3.0]
-    assert logits.tolist() == [1.0, 2.0, 3.0]
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_ngrams_against_brute_force(size: int) -> None:
-    text = torch.randint(3, (60,), generator=generator(size, "data")).tolist()
-    ngrams = NGrams(size)
-    for end, token in enumerate(text):
-        seen = {tuple(text[i : i + size]) for i in range(end - size + 1)}
-        tail = tuple(text[max(0, end - size + 1) : end]) if size > 1 else ()
-        assert ngrams.completions() == {t for t in range(3) if (*tail, t) in seen}
-        ngrams.add(token)
+        chosen(torch.tensor([[0.0, 1.0], row]), Sampling())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -141,8 +115,8 @@ def texts(
     seed: int = 0,
     stop: int | None = None,
 ) -> list:
-    steps = list(generate(model, prompt, sampling, generator(seed, "sampling"), stop))
-    return [list(text) for text in zip(*steps)]
+    steps = generate(model, prompt, sampling, generator(seed, "sampling"), stop)
+    return [list(text) for text in zip(*(step.tokens for step in steps))]
 
 
 def full_passes(model: Transformer, prompt: list[int], n: int) -> list[int]:
@@ -217,6 +191,20 @@ def test_a_finished_text_waits_for_the_others(model: Transformer) -> None:
         assert set(text[end:]) == {stop}
 
 
+def test_logprobs_are_the_models_own(model: Transformer) -> None:
+    """Of each token, by a full pass over the text before it; the sampler does not touch them."""
+    sampling = Sampling(max_new_tokens=9, num_samples=2, temperature=3.0, top_k=20)
+    steps = list(generate(model, [1, 2], sampling, generator(0, "sampling")))
+    for row in range(2):
+        new = [step.tokens[row] for step in steps]
+        with torch.no_grad():
+            logits = model.eval()(torch.tensor([[1, 2, *new]]))[0, 1:-1]
+        expected = logits.log_softmax(-1)[range(9), new]
+        found = torch.tensor([step.logprobs()[row] for step in steps])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    model.train()
+
+
 def test_text_in_text_out(model: Transformer) -> None:
     sampling = Sampling(max_new_tokens=8, num_samples=2)
     first, second = sample_text(model, Letters(), "ABC", sampling, generator(0, "sampling"))
@@ -230,12 +218,14 @@ def test_text_in_text_out(model: Transformer) -> None:
 @pytest.mark.faults(50)
 def test_out_of_range_values_come_together() -> None:
     with pytest.raises(ConfigError) as caught:
-        Sampling(0, -0.5, 0, 0.0, 0, -1.0, 0)
+        Sampling(0, -0.5, 0, 0.0, 2.0, 0.0, 0, -1.0, 0)
     keys = [
         "max_new_tokens=0",
         "temperature=-0.5",
         "top_k=0",
         "top_p=0.0",
+        "min_p=2.0",
+        "repetition_penalty=0.0",
         "ngram_size=0",
         "ngram_penalty=-1.0",
     ]
@@ -252,6 +242,8 @@ def test_out_of_range_values_come_together() -> None:
         {"top_k": -1},
         {"top_p": 1.1},
         {"top_p": math.nan},
+        {"min_p": 0.0},
+        {"repetition_penalty": math.inf},
         {"ngram_penalty": math.nan},
     ],
     ids=str,
@@ -264,20 +256,5 @@ def test_one_value_out_of_range(wrong: dict) -> None:
 
 @pytest.mark.faults(50)
 def test_values_at_the_edge_are_legal() -> None:
-    sampling = Sampling(1, 0, 10**9, 1.0, 1, math.inf, 1)
-    assert choose(torch.tensor([[0.0, 2.0, 1.0]]), sampling, torch.Generator()) == [1]
-
-
-@pytest.mark.faults(50)
-def test_text_comes_as_characters_complete() -> None:
-    stream = TextStream()
-    assert [stream.decode(bytes([byte])) for byte in "aé€".encode()] == ["a", "", "é", "", "", "€"]
-    assert stream.decode(b"", final=True) == ""
-    assert stream.decode(b"\xf0\x9f") == ""
-    assert stream.decode(b"", final=True) == "\ufffd"
-    assert stream.decode(b"\xc3(") == "\ufffd("
-
-    content = "naïve — 🎭 ¡olé!".encode() + b"\xff\xe2\x82"
-    pieces = TextStream()
-    joined = "".join(pieces.decode(content[i : i + 1]) for i in range(len(content)))
-    assert joined + pieces.decode(b"", final=True) == content.decode(errors="replace")
+    edge = Sampling(1, 1e-300, 10**9, 1.0, 1.0, 1e3, 1, math.inf, 1)
+    assert chosen(torch.tensor([[0.0, 2.0, 1.0]]), edge) == [1]

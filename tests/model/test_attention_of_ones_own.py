@@ -130,7 +130,7 @@ def test_token_by_token_is_the_whole_sequence(model: Transformer, tokens: Tensor
 def test_a_recurrent_block_goes_on_from_its_state(make_model: Make) -> None:
     model, prompt = make_model(attention=Recurrent, max_seq_len=64), [5, 7, 11]
     greedy = Sampling(max_new_tokens=12, temperature=0, num_samples=2)
-    texts = zip(*generate(model, prompt, greedy, torch.Generator()))
+    texts = zip(*(step.tokens for step in generate(model, prompt, greedy, torch.Generator())))
     whole = list(prompt)
     for _ in range(12):
         whole.append(int(model(torch.tensor([whole]))[0, -1].argmax()))

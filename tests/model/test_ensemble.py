@@ -95,9 +95,10 @@ def test_a_cache_changes_nothing(tokens: torch.Tensor, embedding: object) -> Non
 def test_it_generates_what_its_logits_say(tokens: torch.Tensor) -> None:
     model, prompt = make(), tokens[0, :6].tolist()
     text = list(prompt)
-    for (token,) in generate(
+    for step in generate(
         model, prompt, Sampling(max_new_tokens=9, temperature=0), generator(0, "sampling")
     ):
+        (token,) = step.tokens
         with torch.no_grad():
             assert token == int(model(torch.tensor([text]))[0, -1].argmax())
         text.append(token)

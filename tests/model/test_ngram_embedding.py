@@ -87,10 +87,10 @@ def test_the_cache_changes_no_logits(tokens: torch.Tensor, parts: list[int]) -> 
 def test_generation_beyond_the_window_sees_what_a_fresh_reading_sees() -> None:
     model = make()
     text = [5, 7, 9]
-    for (token,) in generate(
+    for step in generate(
         model, text, Sampling(max_new_tokens=80, temperature=0), torch.Generator()
     ):
-        text.append(token)
+        text += step.tokens
     reread = 3 + 32 + 16 * 2  # the window was full at 32, and from then on every 16 tokens
     seen = text[reread - 16 - 3 : reread - 3]
     assert int(model(torch.tensor([seen]))[0, -1].argmax()) == text[reread - 3]
