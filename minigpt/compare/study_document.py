@@ -160,8 +160,9 @@ def _rules(found: Findings) -> str:
         when = f"AFTER {found.begun_before} of its {len(found.runs)} runs had begun"
     if found.amendments:
         when += ", amended since"
+    clock = f"{found.declared:%Y-%m-%d %H:%M} by its machine's clock, which no hash vouches for"
     return (
-        f"Declared {when} (SHA-256 {found.sha256[:12]}): "
+        f"Declared {when} (SHA-256 {found.sha256[:12]}; {clock}): "
         f"{declaration.by} in {', '.join(declaration.arms)}, baseline {declaration.baseline}, "
         f"margin {declaration.margin:g} {declaration.unit}, judged at "
         f"{declaration.budget_key}={declaration.primary:g} on seeds from "

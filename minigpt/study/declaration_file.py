@@ -73,7 +73,11 @@ def read_declaration(folder: Path) -> tuple[Declaration, dict[str, Any]] | None:
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of all that decides runs and judging: what was declared, the base, amendments."""
+    """SHA-256 of all that decides runs and judging: what was declared, the base, amendments.
+
+    Not of when: equal declarations have one hash, and whoever edits the time can hash it anew. What
+    shows when it was made is this hash in a place that others keep, as a commit.
+    """
     decides = {key: content[key] for key in ("study", "verdict", "base", "amendments")}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

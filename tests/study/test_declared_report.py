@@ -128,6 +128,8 @@ def test_a_verdict_says_its_difference_once_and_whence_the_costs_are(two: Findin
 
 
 def test_the_facts_name_what_was_declared(two: Findings) -> None:
+    shown = terminal_text(document(two, {}))
+    assert "; 2026-01-01 00:00 by its machine's clock, which no hash vouches for)" in shown
     facts = study_report.facts(two)
     assert facts["verdict"]["arms"] == TWO
     assert facts["verdict"]["metric"] == "val_loss"

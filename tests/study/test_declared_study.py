@@ -241,7 +241,7 @@ def without_clock(report: str) -> str:
     """A report without its seconds, and without the room that they take."""
     clock = r"^ +\w+ +seconds |^  - (no )?seconds"
     lines = [line for line in report.splitlines() if not re.search(clock, line)]
-    return re.sub(r", [\d.]+x seconds| {2,}", "", "\n".join(lines))
+    return re.sub(r", [\d.]+x seconds| {2,}|; [\d-]+ [\d:]+ by", "", "\n".join(lines))
 
 
 def test_the_plan_runs_nothing(shell: Shell, typed: list[str]) -> None:
