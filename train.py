@@ -30,6 +30,7 @@ def planned(cfg: "DictConfig") -> "Plan":
 def train(plan: "Plan", inside: "Inside") -> float | None:
     """One run, to its final validation loss (None: stopped early or only described)."""
     from minigpt.config.build import check_built
+    from minigpt.errors import CheckpointError, NumericsError
     from minigpt.files.durable import ensure_writable
     from minigpt.run.answer import answer, print_outcome
 
@@ -37,11 +38,19 @@ def train(plan: "Plan", inside: "Inside") -> float | None:
         from minigpt.study.elsewhere import go_where_it_is
 
         go_where_it_is(plan)
-    summary = answer(plan)  # of a finished run, without loading torch
+    summary, refused = None, None
+    try:
+        summary = answer(plan)  # of a finished run, without loading torch
+    except (CheckpointError, NumericsError) as error:
+        if not plan.config["dry_run"]:
+            raise
+        refused = error
     if summary is None:
         built = check_built(plan)
         if plan.config["dry_run"]:
             print_description(plan, *built)
+            for problem in refused.problems if refused else ():
+                print(f"note: without dry_run=true: {problem}", file=sys.stderr)
             return None
     join_study(plan)
     if summary is None:

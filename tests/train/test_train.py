@@ -204,6 +204,10 @@ def test_a_finished_run_of_changed_code_does_not_answer(shell: Shell) -> None:
     path.write_text(json.dumps(record))
     assert shell("train", *SMALL) == 4
     assert "code changed: minigpt/optim/muon.py" in shell.err
+    assert shell("train", *SMALL, "dry_run=true") == 0, shell.err
+    assert "FLOPs per token" in shell.out
+    (note,) = (line for line in shell.err.splitlines() if line.startswith("note: "))
+    assert "without dry_run=true: changed since the run began" in note
     assert shell("train", *SMALL, "accept_changes=true") == 0
 
 
