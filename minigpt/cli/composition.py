@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
 from minigpt.cli.constructor_keys import accept_constructor_keys
-from minigpt.cli.overrides import quote
+from minigpt.cli.overrides import is_searchpath, quote, searchpath
 from minigpt.config.places import CONF
 from minigpt.errors import ConfigError
 
@@ -36,7 +36,7 @@ def compose(
         return cfg
     from minigpt.cli.explain import broken_files, explain
 
-    folders = groups_in(config_dir)
+    folders = groups_in(config_dir, overrides)
     problems, rest = explain(attempt, overrides, folders)
     problems = problems or broken_files(folders) or [f"configuration: {words(cfg)} (see --help)"]
     if rest is not None:
@@ -47,9 +47,11 @@ def compose(
     raise ConfigError(*dict.fromkeys(problems))
 
 
-def groups_in(config_dir: str | None) -> list[Path]:
+def groups_in(config_dir: str | None, overrides: list[str]) -> list[Path]:
     """The folders that groups of options are in."""
-    return [CONF, *([Path(config_dir)] if config_dir else [])]
+    typed = [place for place in searchpath(overrides) if not place.startswith("pkg://")]
+    own = [config_dir] if config_dir else []
+    return [CONF, *(Path(place.removeprefix("file://")) for place in own + typed)]
 
 
 def _compose(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:
@@ -59,13 +61,15 @@ def _compose(config_name: str, overrides: list[str], config_dir: str | None) -> 
     from hydra.core.hydra_config import HydraConfig
 
     accept_constructor_keys()
-    place = f"file://{Path(config_dir).absolute()}" if config_dir else ""
-    extra = [f"hydra.searchpath=[{quote(place)}]"] if place else []
+    if config_dir:
+        places = [f"file://{Path(config_dir).absolute()}", *searchpath(overrides)]
+        overrides = [typed for typed in overrides if not is_searchpath(typed)]
+        overrides += [f"hydra.searchpath=[{','.join(map(quote, places))}]"]
     running = GlobalHydra.instance().hydra  # it waits while a study composes its next jobs
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = hydra_compose(config_name, [*overrides, *extra], return_hydra_config=True)
+            cfg = hydra_compose(config_name, overrides, return_hydra_config=True)
     finally:
         GlobalHydra.instance().hydra = running
     for part in ("launcher", "sweeper"):

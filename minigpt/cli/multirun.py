@@ -32,7 +32,7 @@ from minigpt.study.task import StudyTask
 def laid_out(parsed: argparse.Namespace) -> list[str]:
     """The overrides of the command in the order of its jobs, with the options that globs name."""
     hide_bases()
-    folders = groups_in(parsed.config_dir)
+    folders = groups_in(parsed.config_dir, parsed.overrides)
     return shortest_first([without_glob(typed, folders) for typed in parsed.overrides])
 
 

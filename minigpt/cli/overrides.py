@@ -95,6 +95,19 @@ def options_of(group: str, folders: list[Path]) -> dict[str, Path]:
     return {path.stem: path for path in files if not path.name.startswith("_")}
 
 
+def searchpath(overrides: list[str]) -> list[str]:
+    """What the first `hydra.searchpath=[...]` lists, which is the one that Hydra takes."""
+    for typed in overrides:
+        if is_searchpath(typed) and (parsed := _parsed(typed)):
+            value: Any = parsed.value()
+            return [str(place) for place in value] if isinstance(value, list) else []
+    return []
+
+
+def is_searchpath(override: str) -> bool:
+    return override.lstrip("+").startswith("hydra.searchpath=")
+
+
 def first_value(override: str) -> str:
     """A sweep override with its first value, to check a sweep's keys before its first job."""
     from hydra.core.override_parser.types import IntervalSweep

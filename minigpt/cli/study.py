@@ -151,7 +151,8 @@ def prepare(
     shared = [override for override in typed if not override.startswith(("verdict.", "hydra"))]
     if not declaration.by_code:
         return LaunchedRuns(declaration, shared, Planner(cfg, compose, shared), task)
-    shared = code_arms.spelled_out(cfg, shared, declaration.study, groups_in(config_dir), compose)
+    folders = groups_in(config_dir, list(typed))
+    shared = code_arms.spelled_out(cfg, shared, declaration.study, folders, compose)
     own = own_keys(declaration)
     shared = [override for override in shared if override.partition("=")[0] not in own]
     planner = code_arms.planner(cfg, node["arms"], shared, config_dir)

@@ -79,11 +79,23 @@ def test_a_glob_sweeps_over_the_options_that_it_names(
 def test_a_glob_knows_the_options_of_its_user_and_no_base(tmp_path: Path) -> None:
     (tmp_path / "schedule").mkdir()
     (tmp_path / "schedule" / "mine.yaml").write_text("defaults: [constant]\n")
-    folders = groups_in(str(tmp_path))
+    folders = groups_in(str(tmp_path), [])
     found = without_glob("schedule=glob(*)", folders)
     assert found == "schedule=constant,linear,mine,warmup_cosine,wsd"
     assert "_base" not in without_glob("optim=glob(*)", folders)
     assert without_glob("seed=1,2", folders) == "seed=1,2"
+
+
+def test_both_folders_of_its_user_count_and_are_named(shell: Shell) -> None:
+    for name in ("one", "two"):
+        (shell.folder / name / "schedule").mkdir(parents=True)
+        (shell.folder / name / "schedule" / f"{name}.yaml").write_text("defaults: [constant]\n")
+    command = [f"--config-dir={shell.folder / 'one'}", *SMALL, "dry_run=true"]
+    command.append(f"hydra.searchpath=[file://{shell.folder / 'two'}]")
+    assert shell("train", *command, "schedule=zzzzzz") == 2
+    assert "(known: constant, linear, one, two, warmup_cosine, wsd)" in shell.err
+    for name in ("one", "two"):
+        assert shell("train", *command, f"schedule={name}") == 0, shell.err
 
 
 @pytest.mark.parametrize(("typed", "code"), [("ä", 0), (b"\xe4", 2)])

@@ -195,12 +195,12 @@ def composed() -> Any:
 def test_an_experiment_is_spelled_out(composed: Any) -> None:
     """A commit that lacks its file composes to the same run."""
     typed = ["experiment=my_change", "log.every=7", "study=of_mine"]
-    found = spelled_out(composed(typed), typed, "of_mine", groups_in(None), composed)
+    found = spelled_out(composed(typed), typed, "of_mine", groups_in(None, []), composed)
     assert {"train.threads=1", "eval.every=null", "log.every=7", "study='of_mine'"} <= {*found}
     assert not [one for one in found if one.startswith(("experiment", "verdict", "log.every=5"))]
     typed = ["experiment=my_change", "debug=smoke"]
     with pytest.raises(ConfigError, match=r"cannot be spelled out: .*eval\.every"):
-        spelled_out(composed(typed), typed, "of_mine", groups_in(None), composed)
+        spelled_out(composed(typed), typed, "of_mine", groups_in(None, []), composed)
 
 
 def test_plans_for_another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
