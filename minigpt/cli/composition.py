@@ -37,7 +37,10 @@ def compose(
     from minigpt.cli.explain import broken_files, explain
 
     folders = groups_in(config_dir, overrides)
-    problems, rest = explain(attempt, overrides, folders)
+    # without it no choice of the user's own can be tried
+    places = [typed for typed in overrides if is_searchpath(typed)]
+    others = [typed for typed in overrides if typed not in places]
+    problems, rest = explain(lambda tried: attempt([*places, *tried]), others, folders)
     problems = problems or broken_files(folders) or [f"configuration: {words(cfg)} (see --help)"]
     if rest is not None:
         try:

@@ -96,6 +96,8 @@ def test_both_folders_of_its_user_count_and_are_named(shell: Shell) -> None:
     assert "(known: constant, linear, one, two, warmup_cosine, wsd)" in shell.err
     for name in ("one", "two"):
         assert shell("train", *command, f"schedule={name}") == 0, shell.err
+    assert shell("train", *command[1:], "schedule=two", "sede=1") == 2
+    assert shell.err == "error: unknown key: sede (did you mean seed?)\n"
 
 
 @pytest.mark.parametrize(("typed", "code"), [("ä", 0), (b"\xe4", 2)])
