@@ -14,5 +14,8 @@ class NoLogger:
     def log(self, row: dict[str, Any]) -> None:
         """Take one row of metrics.jsonl."""
 
+    def sample(self, sample: dict[str, Any]) -> None:
+        """Take a text of the model: step, tokens, text. A logger may lack this method."""
+
     def finish(self, summary: dict[str, Any]) -> None:
         """End, with the run's summary ({} if it was stopped on the way)."""

@@ -84,6 +84,11 @@ class WandbLogger:
             known = {key: value for key, value in row.items() if value is not None}
             self._messages.put({"row": known})
 
+    def sample(self, sample: dict[str, Any]) -> None:
+        """Send a text of the model, which joins the table `samples`; silent after a failure."""
+        if not self._warned:
+            self._messages.put({"sample": sample})
+
     @property
     def failed(self) -> bool:
         """Whether it gave up on the way."""

@@ -1,9 +1,10 @@
 """wandb in a process of its own: it has threads, hooks and waits that a run must not wait for.
 
 Started by wandb.py, as a script, with the descriptor of a pipe. Reads JSON objects: {"init": {...},
-"settings": {...}}, then {"row": {...}}, at the end {"summary": {...}}. Answers "ready" (wandb is
-imported), "started" and the process that wandb itself has started, "done"; or "failed" and why, as
-the last one. After "done" it is "ready" for another run, until the pipe is closed.
+"settings": {...}}, then {"row": {...}} and {"sample": {...}}, at the end {"summary": {...}}.
+Answers "ready" (wandb is imported), "started" and the process that wandb itself has started,
+"done"; or "failed" and why, as the last one. After "done" it is "ready" for another run, until the
+pipe is closed.
 """
 
 import json
@@ -24,8 +25,15 @@ def mirror(pipe: Connection) -> None:
     run.define_metric("tokens")
     run.define_metric("*", step_metric="tokens")
     pipe.send_bytes(f"started {service()}".encode())
-    while "row" in (message := json.loads(pipe.recv_bytes())):
-        run.log(message["row"])
+    samples = []
+    while "summary" not in (message := json.loads(pipe.recv_bytes())):
+        row = message.get("row")
+        if row is None:  # a table can be logged once: each time a new one with all texts
+            sample = message["sample"]
+            samples.append([sample["step"], sample["text"]])
+            table = wandb.Table(columns=["step", "text"], data=samples)
+            row = {"tokens": sample["tokens"], "samples": table}
+        run.log(row)
     run.summary.update(message["summary"])
     run.finish(exit_code=0)
     with suppress(Exception, SystemExit):

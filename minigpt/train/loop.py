@@ -53,7 +53,8 @@ def at_boundary(run: Run, saved: int) -> int:
         with progress.timed("evaluation"):
             run.evaluate(final=False)
     if due(config["sample"]["every"], step, progress.sampled):
-        run.sample()
+        with progress.timed("sampling"):
+            run.sample(final=False)
         progress.sampled = step
     wanted = step in run.keep_at and saved < step
     wanted = wanted or due(config["checkpoint"]["every"], step, saved)

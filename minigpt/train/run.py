@@ -17,6 +17,7 @@ from minigpt.config.precision import Precision
 from minigpt.data.tokens import Tokens
 from minigpt.data.unigram import unigram_loss
 from minigpt.errors import DataError, MinigptError, NumericsError
+from minigpt.files import durable
 from minigpt.generate import sampling
 from minigpt.model.transformer import Transformer
 from minigpt.optim.by_role import ByRole
@@ -154,8 +155,11 @@ class Run:
         log.info("step %d  validation loss %.4f%s", self.progress.step, found.loss, bits)
         return found
 
-    def sample(self) -> str:
-        """Text that the model writes after sample.prompt; none where it cannot, which says why."""
+    def sample(self, final: bool) -> str:
+        """Text that the model writes after sample.prompt; none where it cannot, which says why.
+
+        The logger gets it too, and on the way sample.txt, which always holds the newest.
+        """
         wanted, step = self.config["sample"], self.progress.step
         if not wanted["max_new_tokens"]:
             return ""
@@ -179,7 +183,20 @@ class Run:
         finally:
             self.optimizer.train()
         log.debug("sample at step %d:\n%s", step, text)
+        if to_logger := getattr(self.logger, "sample", None):
+            to_logger({"step": step, "tokens": self.progress.tokens, "text": text})
+        if not final:
+            self.keep(text)
         return text
+
+    def keep(self, text: str) -> None:
+        """As sample.txt. A full disk costs a warning, and the next text tries again."""
+        self.folder.lock.check()
+        path = self.folder.folder / "sample.txt"
+        try:
+            durable.write_atomic(path, text.encode())
+        except OSError as error:
+            log.warning("warning: no sample: %s: %s (training goes on)", path, error.strerror)
 
     def summary(self, status: str, final: Evaluation | None) -> dict[str, Any]:
         """summary.json: what the run came to and what it cost."""

@@ -107,7 +107,7 @@ def evaluate_at_the_end(live: Run) -> bool:
 def finish(live: Run) -> dict[str, Any]:
     """Write sample and summary; from then on the run is finished."""
     assert live.progress.final is not None
-    text = live.sample()
+    text = live.sample(final=True)
     summary = live.summary("finished", Evaluation(**live.progress.final))
     live.folder.finish(summary, text)
     return summary

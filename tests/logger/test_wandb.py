@@ -118,4 +118,5 @@ def mirrored_rows(found: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [
         {k: v for k, v in item["item"].items() if not k.startswith("_")}
         for item in found["history"]
+        if "samples._type" not in item["item"]
     ]

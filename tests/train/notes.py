@@ -43,7 +43,7 @@ class Notes(Run):
         self.events.append(("evaluate", self.progress.step))
         self.progress.evaluated = self.progress.step
 
-    def sample(self) -> str:
+    def sample(self, final: bool) -> str:
         self.events.append(("sample", self.progress.step))
         return ""
 

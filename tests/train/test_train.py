@@ -157,19 +157,28 @@ def test_a_finished_run_answers_without_touching_anything(shell: Shell) -> None:
 @pytest.mark.faults(49)
 def test_what_only_watches_changes_no_weight(shell: Shell, other: Shell) -> None:
     assert shell("train", *SMALL, "model.dropout=0.1") == 0
-    watching = [
-        "eval.every=1",
-        "sample.every=2",
-        "log.every=5",
-        "checkpoint.every=3",
-        "logger=wandb",
-    ]
+    watching = ["eval.every=1", "sample.every=2", "log.every=5", "checkpoint.every=3"]
     watching += ["probe=optimizer", "probe.every=2"]
-    watching.append(f"logger.folder={other.folder / 'wandb'}")
-    assert other("train", *SMALL, "model.dropout=0.1", *watching) == 0, other.err
+    command = [*SMALL, "model.dropout=0.1", *watching]
+    assert other("train", *command, "train.stop_after=7") == 0, other.err
+    on_the_way = (other.run_folder() / "sample.txt").read_text()
+    wandb = ["logger=wandb", f"logger.folder={other.folder / 'wandb'}"]
+    assert other("train", *command, *wandb) == 0, other.err
     assert shell.run_folder().name == other.run_folder().name
     assert tensors(shell.run_folder()) == tensors(other.run_folder())
+    losses = [
+        {row["step"]: row["train/loss"] for row in rows(run.run_folder()) if "train/loss" in row}
+        for run in (shell, other)
+    ]
+    assert losses[1].items() <= losses[0].items()
+    assert {5, 10} <= losses[1].keys()
     assert list((other.folder / "wandb").glob("offline-run-*/*.wandb"))
+    texts = {}
+    for table in (other.folder / "wandb").glob("offline-run-*/files/media/table/*.json"):
+        texts |= dict(json.loads(table.read_text())["data"])
+    assert sorted(texts) == [8, 10, 12]
+    assert f"sample at step 6:\n{on_the_way}" in (other.run_folder() / "train.log").read_text()
+    assert texts[12] == (other.run_folder() / "sample.txt").read_text()
     assert "warning" not in other.err
     looked = [row for row in rows(other.run_folder()) if "probe/hidden/q/relative_update" in row]
     assert [row["step"] for row in looked] == [2, 4, 6, 8, 10, 12]
