@@ -4,13 +4,14 @@ python -m minigpt.mirror RUN [RUN ...] logger=wandb
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from minigpt import interrupt
 from minigpt.cli.arguments import Parser, exit_code_of, report
-from minigpt.cli.composition import compose
+from minigpt.cli.composition import compose, each_logger
 from minigpt.cli.overrides import protect, quote, refuse_secrets
 from minigpt.cli.process import set_up_process
 from minigpt.config import schema
@@ -26,11 +27,13 @@ rows, configuration, summary, name and group are the same.
 
   python -m minigpt.mirror outputs/tiny-muon-shakespeare-3fa9c1d2 logger=wandb
   python -m minigpt.mirror outputs/*-???????? logger=wandb logger.project=my-study
+  python -m minigpt.mirror outputs/*-???????? logger=tensorboard
 
 What a logger has of a run already, since it trained with it or by this command, is left out:
 typed twice, nothing doubles. mirrored.json in the run's folder says what was sent.
 """
 MIRRORED = "mirrored.json"
+SEVERAL = "minigpt.logger.several.Several"
 HOW = ("folder", "timeout_s", "finish_timeout_s")  # keys of a logger that say how, not where to
 
 
@@ -48,12 +51,13 @@ def mirror(asked: argparse.Namespace) -> int:
     schema.register()
     interrupt.install()
     typed = [text for text in asked.runs if text.startswith(("logger=", "logger."))]
+    folders = [Path(text).expanduser() for text in asked.runs if text not in typed]
     refuse_secrets(typed)
-    typed = [protect(text, sweeping=False) for text in typed]
+    typed = each_logger([protect(text, sweeping=False) for text in typed], None)
     if not any(text.startswith("logger=") for text in typed):
         raise ConfigError("no logger: which one? (add logger=wandb)")
     code = 0
-    for folder in (Path(text).expanduser() for text in asked.runs if text not in typed):
+    for folder in folders:
         interrupt.stop_if_requested(f"before {folder} (the same command goes on)")
         try:
             print(f"{_send(folder, typed, asked.again)}: {folder}")
@@ -75,23 +79,42 @@ def _send(folder: Path, typed: list[str], again: bool) -> str:
     config = records.read_config(folder)
     output = f"output_dir={quote(str(folder.absolute().parent))}"
     node = plan_of(compose("train", [output, *typed], None, plan_of)).config["logger"]
-    where = {key: value for key, value in node.items() if key not in HOW}
-    sent = _sent(folder)
-    own = {key: value for key, value in (config.get("logger") or {}).items() if key not in HOW}
-    if where in [own, *sent] and not again:
+    own = [_where(part) for part in _parts(config.get("logger") or {})]
+    parts = [part for part in _parts(node) if again or _where(part) not in [*own, *_sent(folder)]]
+    if not parts:
         return "there already"
     rows, bad, torn = records.read_rows(folder / "metrics.jsonl")
     if bad or torn:
         raise CheckpointError(f"damaged rows: {folder / 'metrics.jsonl'} (see minigpt.verify)")
-    logger: Any = build(node)
-    logger.start(record, config, rows)
-    logger.finish(summary)
-    if getattr(logger, "failed", False):
-        raise StorageError(f"not sent: {folder} (see the warning above; the same command tries it)")
-    with durable.writing(folder):
-        content = {"loggers": [*(one for one in sent if one != where), where]}
-        durable.write_atomic(folder / MIRRORED, durable.json_bytes(content))
+    for part in parts:
+        logger: Any = build(part)
+        logger.start(record, config, rows)
+        logger.finish(summary)
+        if getattr(logger, "failed", False):
+            raise StorageError(
+                f"not sent: {folder} (see the warning above; the same command tries it)"
+            )
+        _note(folder, _where(part))
     return "sent"
+
+
+def _parts(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """The node of each logger."""
+    if node.get("_target_") != SEVERAL:
+        return [node]
+    return [part for key, part in node.items() if key != "_target_"]
+
+
+def _where(node: dict[str, Any]) -> dict[str, Any]:
+    """Where a logger shows runs."""
+    where = {key: value for key, value in node.items() if key not in HOW}
+    return where | ({"logdir": os.path.abspath(where["logdir"])} if "logdir" in where else {})
+
+
+def _note(folder: Path, where: dict[str, Any]) -> None:
+    content = {"loggers": [*(one for one in _sent(folder) if one != where), where]}
+    with durable.writing(folder):
+        durable.write_atomic(folder / MIRRORED, durable.json_bytes(content))
 
 
 def _sent(folder: Path) -> list[Any]:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from minigpt import interrupt, streams
 from minigpt.cli.arguments import report
 from minigpt.cli.boundary import not_composed
-from minigpt.cli.composition import compose
+from minigpt.cli.composition import compose, each_logger
 from minigpt.cli.flags import canonical, parse
 from minigpt.cli.launch import Task, hide_bases, launch, needs_hydra
 from minigpt.cli.overrides import protect, refuse_secrets, refuse_torchrun
@@ -49,6 +49,7 @@ def run(
         try:
             parsed = parse(sys.argv[1:])
             parsed.overrides = [protect(typed, parsed.multirun) for typed in parsed.overrides]
+            parsed.overrides = each_logger(parsed.overrides, parsed.config_dir)
             refuse_torchrun(parsed.multirun)
             if parsed.multirun:
                 from minigpt.cli import multirun

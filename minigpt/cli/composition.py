@@ -1,5 +1,6 @@
 """From overrides to a composed configuration; a ConfigError names all overrides at fault."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
 from minigpt.cli.constructor_keys import accept_constructor_keys
-from minigpt.cli.overrides import is_searchpath, quote, searchpath
+from minigpt.cli.overrides import is_searchpath, options_of, quote, searchpath
 from minigpt.config.places import CONF
 from minigpt.errors import ConfigError
+from minigpt.terminal import did_you_mean
 
 
 def compose(
@@ -48,6 +50,25 @@ def compose(
         except ConfigError as more:
             problems += more.problems
     raise ConfigError(*dict.fromkeys(problems))
+
+
+def each_logger(overrides: list[str], config_dir: str | None) -> list[str]:
+    """`logger=[a,b]` as Hydra takes it: each logger below `logger`, by the name of its option.
+
+    Raises ConfigError for an option that is not there.
+    """
+    found: list[str] = []
+    for typed in overrides:
+        if not (several := re.fullmatch(r"logger=\[(.*)\]", typed)):
+            found.append(typed)
+            continue
+        options = options_of("logger", groups_in(config_dir, overrides))
+        found.append("logger=_several")
+        for option in dict.fromkeys(map(str.strip, several[1].split(","))):
+            if option not in options:
+                raise ConfigError(f"unknown choice: {typed} {did_you_mean(option, options)}")
+            found.append(f"+logger@logger.{option}={option}")
+    return found
 
 
 def groups_in(config_dir: str | None, overrides: list[str]) -> list[Path]:

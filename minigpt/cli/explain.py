@@ -54,9 +54,7 @@ def explain(
         for folder in folders
         for path in folder.rglob("*/*.yaml")
     }
-    choices = [
-        override for override in overrides if override.lstrip("+~").partition("=")[0] in groups
-    ]
+    choices = [typed for typed in overrides if re.split("[@=]", typed.lstrip("+~"))[0] in groups]
     values = [override for override in overrides if override not in choices]
     problems: list[str] = []
     for choice in list(choices):

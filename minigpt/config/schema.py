@@ -230,7 +230,11 @@ PATH_KEYS = tuple(name for name, known in (keys_of(GenerateRoot) | KEYS).items()
 
 
 def key_of(name: str) -> Key:
-    """What holds of a key, declared for it or for the group that it is in."""
+    """What holds of a key, declared for it or for the group that it is in.
+
+    Of `group@package`, which puts an option of a group elsewhere, it is what holds of the group.
+    """
+    name = name.partition("@")[0]
     while name not in KEYS and "." in name:
         name = name.rpartition(".")[0]
     return KEYS.get(name, Key())

@@ -1,6 +1,7 @@
 """What a command says of a run that has ended. Needs no torch."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def answer(plan: Plan) -> dict[str, Any] | None:
         where = f"{plan.folder}: at step {summary['step']}"
         raise NumericsError(f"diverged before: {where} (change a setting, or attempt=2)")
     asked_now = [override for override in plan.overrides if override not in record["overrides"]]
-    typed = {override.lstrip("+~").partition("=")[0] for override in asked_now}
+    typed = {re.split("[@=]", override.lstrip("+~"))[0] for override in asked_now}
     ignored = sorted({*plan.unused, *(k for k in typed if key_of(k).effect == "watching")})
     chosen, commit = record["chosen"], (record["git"] or {}).get("commit", "unknown")[:7]
     said = f"already finished ({chosen['device']}, {chosen['precision']}, commit {commit})"
