@@ -80,8 +80,11 @@ class Sweep:
         return self.in_worker and of_ours
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker: one that is still starting when a stop signal comes does not have it."""
-        return vars(self) | {"stopped": interrupt.requested() is not None}
+        """For a worker: one that is still starting when a stop signal comes does not have it.
+
+        In a worker submitit asks, for a job that was stopped and goes back to the queue.
+        """
+        return vars(self) | {"stopped": not self.in_worker and interrupt.requested() is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In a worker. Hydra composes the job there, so resolvers must be known before a call."""

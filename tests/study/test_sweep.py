@@ -317,3 +317,17 @@ def test_control_sequences_reach_the_table_only_escaped(capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert r"study=\x1b[2J" in said
+
+
+def test_a_job_that_goes_back_to_the_queue_is_run_again() -> None:
+    """submitit pickles the task in the worker that was stopped; joblib where it was begun."""
+    task = sweep.Sweep(print, print, print)
+    interrupt._received.append(signal.SIGUSR2)
+    try:
+        handed_over = task.__getstate__()
+        task.in_worker = True
+        queued_again = task.__getstate__()
+    finally:
+        interrupt.clear()
+    assert handed_over["stopped"]
+    assert not queued_again["stopped"]
