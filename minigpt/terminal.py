@@ -100,7 +100,8 @@ def did_you_mean(word: str, known: Collection[str], parent: str = "", otherwise:
     """
     import difflib
 
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+    small = {name.lower(): name for name in sorted(known)}
+    near = difflib.get_close_matches(word.lower(), small, n=1, cutoff=0.5)
     if near:
-        return f"(did you mean {parent}{near[0]}?)"
+        return f"(did you mean {parent}{small[near[0]]}?)"
     return otherwise or f"(known: {', '.join(sorted(known))})"

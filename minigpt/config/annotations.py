@@ -47,8 +47,11 @@ def _is_part(annotation: ast.expr) -> bool:
 def _item_problem(value: list[Any], annotation: ast.expr | None) -> str | None:
     """What the items of a list should be, if one of them is not."""
     for part in ast.walk(annotation) if annotation is not None else ():
-        if isinstance(part, ast.Subscript) and ast.unparse(part.value) in _LISTS:
+        if isinstance(part, ast.Subscript) and (outer := ast.unparse(part.value)) in _LISTS:
             kinds = [kind for kind in _inside(part) if not isinstance(kind, ast.Constant)]
+            fixed = outer in ("tuple", "Tuple") and len(kinds) == len(_inside(part))
+            if fixed and len(value) != len(kinds):
+                return f"a list of {len(kinds)}"
             expected = _union(kinds)
             if expected and not all(_fits(item, expected) for item in value):
                 return f"a list, each item {_in_words(expected)}"

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 # what each part must be able to do, and who shows it
 CONTRACTS = {
+    "model": (
+        ("roles", "init_weights", "flops_per_token", "hidden"),
+        "derive it from Transformer: minigpt/model/ensemble.py",
+    ),
+    "schedule": (("__call__",), "as in minigpt/schedule/constant.py"),
     "optim": (("step", "state_tree"), "give it as optim.hidden of ByRole: conf/optim/sgd.yaml"),
     "logger": (("start", "log", "finish"), "as in minigpt/logger/none.py"),
     "probe": (("before", "after"), "as in minigpt/optim/microscope.py"),
@@ -120,7 +125,7 @@ def check_built(plan: Plan) -> tuple[Any, Any]:
     schedule = _collect(problems, "schedule", lambda: build(config["schedule"]))
     steps = config["train"]["steps"]
     if schedule is not None and steps is not None:
-        _collect(problems, "schedule", lambda: schedule(0, steps))
+        _collect(problems, "schedule", lambda: (schedule(0, steps), schedule)[1])
     if problems:
         raise ConfigError(*problems)
     return model, optimizer

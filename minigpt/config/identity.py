@@ -13,6 +13,7 @@ from typing import Any
 from minigpt.config import annotations, signature
 from minigpt.config.budget import BUDGET_KEYS, budget_in_steps
 from minigpt.config.schema import KEYS, Key, Train, TrainRoot
+from minigpt.errors import ConfigError
 from minigpt.roles import ROLES, scaled_lr
 
 PREPARE = "minigpt.data.prepare.prepare"
@@ -40,10 +41,19 @@ def canonical(node: Any) -> Any:
 
 
 def argument(node: dict[str, Any], name: str) -> Any:
-    """The value of a constructor argument: the configured one, or the constructor's default."""
+    """The value of a model's argument: the configured one, or the constructor's default.
+
+    Raises ConfigError for a class that has no such argument.
+    """
     if name in node:
         return node[name]
-    return signature.read_signature(node["_target_"]).parameters[name].default
+    found = signature.read_signature(node["_target_"]).parameters.get(name)
+    if found is None:
+        raise ConfigError(
+            f"not made for model: {node['_target_']} has no argument {name} "
+            "(derive it from Transformer: minigpt/model/ensemble.py)"
+        )
+    return found.default
 
 
 def shared_scalars(group: str, node: dict[str, Any]) -> tuple[str, ...]:

@@ -66,12 +66,19 @@ def build_optimizer(
         {"params": parameters, "role": role.name, "kind": role.kind, "n_heads": role.n_heads}
         for role, parameters in groups.items()
     ]
+    kind = getattr(builder, "func", builder)
+    # torch says with a RuntimeError what does not go together, as foreach and fused
+    of_torch = str(getattr(kind, "__module__", "")).startswith("torch.optim")
+    refusals = (ValueError, RuntimeError) if of_torch else (ValueError,)
     try:
-        check_step(getattr(builder, "func", builder))
+        check_step(kind)
         optimizer = builder(labelled)
+        if not hasattr(optimizer, "param_groups"):
+            name = type(optimizer).__name__
+            raise ValueError(f"{name} has no param_groups (derive it from torch.optim.Optimizer)")
         for group in optimizer.param_groups:
             check_finite(lr=group.get("lr"), weight_decay=group.get("weight_decay", 0.0))
-    except ValueError as error:
+    except refusals as error:
         raise ValueError(f"{role_name}: {error}") from error
     if width_exponent is None:
         width_exponent = getattr(optimizer, "width_exponent", 1.0)

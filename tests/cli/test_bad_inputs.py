@@ -43,6 +43,8 @@ TABLE = [
         "train ~optim.embed ++optim.embed={_target_:torch.optim.LBFGS,_partial_:true}",
         ["embed: LBFGS.step needs closure"],
     ),
+    ("train optim=adamw optim.hidden.foreach=true", ["hidden: `fused` and `foreach` cannot"]),
+    ("train optim=AdamX", ["optim=AdamX", "did you mean adamw?"]),
     ("train optim.hidden.lrr=1", ["optim.hidden.lrr", "optim.hidden.lr"]),
     ("train model.dmodel=64", ["model.dmodel", "model.d_model"]),
     ("train train.steps=abc", ["train.steps=abc", "an integer"]),

@@ -86,6 +86,8 @@ def test_base_classes_dataclasses_and_aliases_are_followed(
         ("float | None", [None, 2], ["x"]),
         ("Optional[bool]", [None, True], [1]),
         ("list[float]", [[1, 2]], [3, "x"]),
+        ("tuple[float, float]", [[0.9, 1]], [[0.9], [0.9, "x"], 0.9]),
+        ("tuple[float, ...]", [[0.9], [1, 2, 3]], [["x"]]),
         ("Literal['a', 'b'] | None", ["a", None], ["c", 1]),
         ("float | Tensor", [0.1], ["x"]),
         ("SomethingUnknown", ["anything"], []),

@@ -114,15 +114,20 @@ def test_what_is_not_made_for_its_place_is_refused_before_anything_begins() -> N
     plan = planned("logger=none")
     plan.config["logger"] = {"_target_": "types.SimpleNamespace"}
     plan.config["optim"] = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
+    plan.config["schedule"] = plan.config["logger"]
     with pytest.raises(ConfigError) as refused:
         check_built(plan)
-    optim, logger = refused.value.problems
+    optim, logger, schedule = refused.value.problems
+    assert schedule.startswith("not made for schedule: SimpleNamespace has no __call__ (")
     assert optim.startswith("not made for optim: ")
     assert "has no step, state_tree (give it as optim.hidden of ByRole: " in optim
     assert logger == (
         "not made for logger: SimpleNamespace has no start, log, finish "
         "(as in minigpt/logger/none.py)"
     )
+    plan.config["model"] = {"_target_": "torch.nn.Embedding", "embedding_dim": 8}
+    with pytest.raises(ConfigError, match="Embedding has no roles, init_weights, flops_per_token"):
+        check_built(plan)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def test_unknown_role_is_refused():
             "hidden: Invalid beta parameter at index 1: 1.5",
         ),
         (partial(Muon, lr=-1.0), "hidden: lr=-1.0 must be"),
+        (lambda groups: groups, "hidden: list has no param_groups"),
     ],
 )
 def test_values_out_of_range_are_refused_under_the_roles_name(hidden, message):
