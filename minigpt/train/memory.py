@@ -57,7 +57,12 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return self.program + self.weights + self.state + self.work
+        return self.total_of(1)
+
+    def total_of(self, ranks: int) -> float:
+        """On each of so many ranks. Gradients are there twice while ranks sum them."""
+        summing = 2 * self.gradients if ranks > 1 else 0
+        return self.program + self.weights + self.state + max(self.work, summing)
 
 
 def estimate(

@@ -61,9 +61,17 @@ def peak_of(device: str, precision: str) -> Peak:
 
 def table_flops(device_name: str, precision: str) -> float | None:
     """Peak of a known GPU in FLOP/s, None for an unknown one."""
-    for name, (half, single) in PEAK_TFLOPS.items():
+    if (name := known(device_name)) is None:
+        return None
+    half, single = PEAK_TFLOPS[name]
+    return (single if precision == "fp32" else half) * 1e12
+
+
+def known(device_name: str) -> str | None:
+    """Under which name the tables have a GPU."""
+    for name in PEAK_TFLOPS:
         if re.search(rf"\b{name}\b", device_name) and "Laptop" not in device_name:
-            return (single if precision == "fp32" else half) * 1e12
+            return name
     return None
 
 

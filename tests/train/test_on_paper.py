@@ -1,0 +1,103 @@
+"""The cost of a step on many GPUs: formulas by hand, and their limits."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from minigpt.train import on_paper
+from minigpt.train.links import CALL, LINKS, NETWORK_HOP, NVLINK_HOP, Links, links_of
+from minigpt.train.memory import Memory
+from minigpt.train.on_paper import Step, Work, all_gather, all_reduce, layouts, smallest_batch
+from minigpt.train.peak import PEAK_TFLOPS
+
+H100 = LINKS["H100"]
+WORK = Work(4e14, 124_000_000, 6e8, 85_000_000, 2e11, 1.7e8)
+SIZES = (1, 2, 4, 8, 9, 16, 64, 512)
+
+
+def step(ranks: int, work: Work = WORK, links: Links = H100) -> Step:
+    return on_paper.step_of(work, ranks, links, 989.4e12, 989.4e12)
+
+
+def test_every_gpu_that_has_a_peak_has_links_or_says_so() -> None:
+    assert PEAK_TFLOPS.keys() - LINKS.keys() == {"GH200"}
+    assert LINKS.keys() <= PEAK_TFLOPS.keys()
+    assert links_of("NVIDIA H100 80GB HBM3") is LINKS["H100"]
+    assert links_of("NVIDIA GH200 480GB") is links_of("GeForce 256") is None
+
+
+def test_a_ring_by_hand() -> None:
+    """1 GB over NVLink at 0.82 x 450 GB/s; beyond 8 GPUs by the network of a machine too."""
+    hops = 7 * NVLINK_HOP
+    assert all_gather(1e9, 8, H100) == pytest.approx(7 / 8 / 369 + 1e-6 * (CALL + hops))
+    assert all_reduce(1e9, 8, H100) == pytest.approx(2 * 7 / 8 / 369 + 1e-6 * (CALL + 2 * hops))
+    slow = H100._replace(network_gb_s=12.5)
+    assert all_reduce(1e9, 8, slow) == all_reduce(1e9, 8, H100)
+    hops = 14 * NVLINK_HOP + 1 * NETWORK_HOP  # 15 hops, one of them between the two machines
+    assert all_reduce(1e9, 16, slow) == pytest.approx(
+        2 * 15 / 16 / (0.92 * 12.5) + 1e-6 * (CALL + 2 * hops)
+    )
+
+
+def test_a_step_by_hand() -> None:
+    found = step(8)
+    assert found.compute == pytest.approx(4e14 / 8 / (0.4 * 989.4e12))
+    copies = 16 * 124e6 / 3350e9
+    assert found.all_reduce == pytest.approx(all_reduce(4 * 124e6, 8, H100) + copies)
+    moved = 24 * 124e6 + 2 * 6e8 + 10 * 85e6 + 18 * 85e6 / 8
+    assert found.optimizer == pytest.approx(2e11 / (0.4 * 989.4e12) + moved / 3350e9)
+    assert found.gather == all_gather(1.7e8, 8, H100)
+    assert found.communication == (found.all_reduce + found.gather) / found.total
+
+
+def test_one_gpu_does_not_communicate() -> None:
+    alone = step(1)
+    assert alone.all_reduce == alone.gather == alone.communication == 0
+    assert smallest_batch(alone, 512, 1) == 1
+    assert {layout.sent + layout.muon for layout in layouts(8, 1).values()} == {0}
+    assert {layout.held for layout in layouts(8, 1).values()} == {16}
+
+
+@pytest.mark.parametrize("gpu", LINKS)
+def test_more_gpus_compute_less_and_talk_more(gpu: str) -> None:
+    steps = [step(ranks, links=LINKS[gpu]) for ranks in SIZES]
+    for fewer, more in pairwise(steps):
+        assert more.compute < fewer.compute
+        assert more.all_reduce > fewer.all_reduce
+        assert more.gather > fewer.gather
+        assert more.communication > fewer.communication
+    assert step(64, links=LINKS[gpu]._replace(network_gb_s=1)).total > steps[6].total
+
+
+@pytest.mark.parametrize("ranks", SIZES[1:])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
+def test_the_smallest_batch_is_the_smallest(ranks: int, share: float) -> None:
+    def share_at(batch: int) -> float:
+        return step(ranks, replace(WORK, model_flops=WORK.model_flops * batch / 512)).communication
+
+    least = smallest_batch(step(ranks), 512, ranks, share)
+    assert least % ranks == 0
+    assert share_at(least) <= share
+    assert least == ranks or share_at(least - ranks) > share
+
+
+def test_layouts_by_hand() -> None:
+    """AdamW's state is 8 bytes; 4 ranks, 2 micro-batches each."""
+    found = layouts(8, 4, 2)
+    assert {name: layout.held for name, layout in found.items()} == {
+        "replicas": 16, "ZeRO-1": 10, "FSDP2": 4
+    }  # fmt: skip
+    assert {name: layout.sent for name, layout in found.items()} == {
+        "replicas": 6, "ZeRO-1": 6, "FSDP2": 12
+    }  # fmt: skip
+    assert {name: layout.muon for name, layout in found.items()} == {
+        "replicas": 1.5, "ZeRO-1": 0, "FSDP2": 0.75
+    }  # fmt: skip
+
+
+def test_gradients_are_there_twice_while_ranks_sum_them() -> None:
+    small = Memory(100, 10, 20, gradients=10, activations=3, logits=2, heap=1.0)
+    assert (small.total, small.total_of(2)) == (145, 150)
+    large = replace(small, activations=30)
+    assert large.total == large.total_of(2)
