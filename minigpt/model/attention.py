@@ -1,7 +1,7 @@
 """Causal self-attention with shared key/value heads.
 
-B batch, T sequence, D model, H query heads, G key/value heads, K head size (D / H), S keys seen
-(with a cache more than T).
+B batch, T sequence, D model, H query heads, G key/value heads, K head size (mostly D / H), S keys
+seen (with a cache more than T).
 """
 
 from collections.abc import Iterable
@@ -41,9 +41,11 @@ class Attention(nn.Module):
         dropout: float = 0.0,
         qk_norm: bool = False,
         norm_eps: float = 1e-5,
+        head_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
+        self.n_heads, self.n_kv_heads = n_heads, n_kv_heads
+        self.head_size = head_size or d_model // n_heads
         self.dropout = Dropout(dropout)  # of the probabilities
         self.q = nn.Linear(d_model, n_heads * self.head_size, bias=False)
         self.k = nn.Linear(d_model, n_kv_heads * self.head_size, bias=False)

@@ -3,15 +3,20 @@
 import math
 
 
-def check_sizes(n_heads: int, n_kv_heads: int, d_model: int, **others: int) -> None:
+def check_sizes(
+    n_heads: int, n_kv_heads: int, d_model: int, head_size: int | None = None, **others: int
+) -> None:
     """Raises ValueError for a size below 1, or heads that do not divide."""
     sizes = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_model": d_model, **others}
     for key, value in sizes.items():
         if value < 1:
             raise ValueError(f"{key}={value} must be at least 1")
-    if d_model % n_heads:
+    if head_size is not None:
+        if head_size < 2 or head_size % 2:
+            raise ValueError(f"head_size={head_size} must be even and at least 2; RoPE turns pairs")
+    elif d_model % n_heads:
         raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
-    if (d_model // n_heads) % 2:
+    elif (d_model // n_heads) % 2:
         raise ValueError(
             f"d_model={d_model} / n_heads={n_heads} gives an odd head size of "
             f"{d_model // n_heads}; RoPE turns pairs"

@@ -33,8 +33,8 @@ class Transformer(nn.Module):
     """Tokens to logits, or to the summed loss of given targets.
 
     vocab_size: V, given by the tokenizer.
-    n_layers, d_model, n_heads: blocks, width D, query heads. The head size d_model / n_heads must
-        be even (RoPE).
+    n_layers, d_model, n_heads: blocks, width D, query heads.
+    head_size: of queries, keys and values; None is d_model / n_heads. It must be even (RoPE).
     n_kv_heads: key/value heads, any divisor of n_heads. 1 is multi-query attention, n_heads
         multi-head attention.
     d_ff: width of the feed-forward layer; None is 8/3 d_model rounded up to a multiple of 32, which
@@ -70,6 +70,7 @@ class Transformer(nn.Module):
         qk_norm: bool = False,
         rope_theta: float = 10000.0,
         norm_eps: float = 1e-5,
+        head_size: int | None = None,
         parametrization: Literal["standard", "mup"] = "standard",
         embedding: Callable[..., nn.Embedding] | None = None,
         attention: Callable[..., nn.Module] | None = None,
@@ -78,7 +79,7 @@ class Transformer(nn.Module):
         super().__init__()
         d_ff = math.ceil(8 * d_model / 3 / 32) * 32 if d_ff is None else d_ff
         others = {"n_layers": n_layers, "d_ff": d_ff, "max_seq_len": max_seq_len}
-        check_sizes(n_heads, n_kv_heads, d_model, vocab_size=vocab_size, **others)
+        check_sizes(n_heads, n_kv_heads, d_model, head_size, vocab_size=vocab_size, **others)
         check_dropout(dropout)
         check_positive(rope_theta=rope_theta, norm_eps=norm_eps)
         if parametrization not in ("standard", "mup"):
@@ -91,8 +92,11 @@ class Transformer(nn.Module):
 
         self.width_multiplier = d_model / BASE_WIDTH if parametrization == "mup" else 1.0
         self.max_seq_len, self.rope_theta = max_seq_len, rope_theta
-        self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, d_model // n_heads
+        self.n_heads, self.n_kv_heads = n_heads, n_kv_heads
+        self.head_size = head_size or d_model // n_heads
         options: dict[str, Any] = {"dropout": dropout, "qk_norm": qk_norm, "norm_eps": norm_eps}
+        if head_size is not None:  # an attention of one's own need not know it
+            options["head_size"] = head_size
         make_attention = partial(attention or Attention, d_model, n_heads, n_kv_heads, **options)
         make_mlp = partial(mlp or SwiGLU, d_model, d_ff)
         # nn.Embedding's own draw of a weight on the meta device would import torch's compiler
@@ -261,7 +265,7 @@ class Transformer(nn.Module):
         6 per hidden weight, each time that it is used: 2 forward, 2 for the gradient of what it
         reads, 2 for its own. A frozen weight has no gradient of its own: 4; and 2 where nothing up
         to its block is trained. The embedding's lookup is none, the head is one, tied or not.
-        Queries by keys and weights by values add 12 d_model seq_len a block (4 forward), from which
+        Queries by keys and weights by values add 12 H K seq_len a block (4 forward), from which
         the causal half is not taken off. An attention or mlp that computes otherwise tells its own
         by this method.
         """

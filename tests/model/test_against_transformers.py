@@ -80,6 +80,7 @@ SHAPES = {
     },
     "one head": {"n_layers": 1, "d_model": 8, "n_heads": 1},
     "qk_norm": {"n_kv_heads": 2, "qk_norm": True},
+    "heads of their own size": {"n_kv_heads": 2, "qk_norm": True, "head_size": 12},
     "qk_norm, tied": {"qk_norm": True, "tie_embeddings": True},
 }
 

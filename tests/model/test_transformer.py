@@ -260,6 +260,7 @@ REFUSALS = {
     "n_heads=4 is not a multiple of n_kv_heads=3 (possible: 1, 2, 4)": {"n_kv_heads": 3},
     "n_heads=4 is not a multiple of n_kv_heads=8": {"n_kv_heads": 8},
     "n_kv_heads=0 must be at least 1": {"n_kv_heads": 0},
+    "head_size=5 must be even and at least 2": {"head_size": 5},
     "n_layers=0 must be at least 1": {"n_layers": 0},
     "n_heads=-4 must be at least 1": {"n_heads": -4},
     "max_seq_len=0 must be at least 1": {"max_seq_len": 0},
