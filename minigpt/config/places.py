@@ -5,8 +5,8 @@ from typing import Any
 
 from minigpt.config import identity
 from minigpt.errors import ConfigError
-from minigpt.files import durable, reading
 from minigpt.files.reading import UnreadableError, read_json
+from minigpt.files.weights import weights_sha256
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -40,16 +40,15 @@ def weights_id(source: Path) -> str:
 
     Raises ConfigError if there are none.
     """
-    from minigpt.checkpoint.layout import MODEL
     from minigpt.checkpoint.load import newest_weights_hash
 
-    why = "(a run folder, or a folder written by minigpt.export)"
+    why = "(a run folder, or one of Hugging Face's such as minigpt.export writes)"
     try:
         if (source / "run.json").is_file():
             found = newest_weights_hash(source / "checkpoints")
             why = "has no checkpoint yet (let it reach checkpoint.every, or finish)"
         else:
-            found = durable.sha256_bytes(reading.read_bytes((source / MODEL).resolve()))
+            found = weights_sha256(source)
     except (OSError, RuntimeError, UnreadableError):  # RuntimeError: a circle of links
         found = None
     if found is None:

@@ -11,9 +11,9 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
@@ -25,6 +25,7 @@ MAX_DEPTH = 64
 MAX_YAML_BYTES = 2**20
 MAX_LINE_BYTES = 2**20
 MAX_INTEGER = 2**64
+HEADER_BYTES = 100_000_000  # of a safetensors file; its library allows no more
 SURROGATES = re.compile("[\ud800-\udfff]")
 TOO_DEEP = f"deeper than {MAX_DEPTH} levels"
 
@@ -114,9 +115,11 @@ def _at_most(file: BinaryIO, size: int) -> bytes:
     return b"".join(parts)
 
 
-def read_json(path: Path, limit: int = SMALL_BYTES, inside: Path | None = None) -> dict[str, Any]:
-    """A JSON object. Raises UnreadableError."""
-    return _parsed(path, json_object, limit, inside)
+def read_json(
+    path: Path, limit: int = SMALL_BYTES, inside: Path | None = None, ignored: Collection[str] = ()
+) -> dict[str, Any]:
+    """A JSON object without the keys that are ignored. Raises UnreadableError."""
+    return _parsed(path, partial(json_object, ignored=ignored), limit, inside)
 
 
 def read_yaml(path: Path, inside: Path | None = None) -> dict[str, Any]:
@@ -144,7 +147,20 @@ def _parsed(
         raise UnreadableError(path, str(error)) from None
 
 
-def json_object(content: bytes) -> dict[str, Any]:
+def read_header(path: Path, inside: Path | None = None) -> dict[str, Any]:
+    """The header of a safetensors file: what tensors it holds. Raises UnreadableError."""
+    with _opened(path, inside or path.parent) as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > HEADER_BYTES:
+            raise UnreadableError(path, f"a header of {size:,} bytes, at most {HEADER_BYTES:,}")
+        content = _at_most(file, size)
+    try:
+        return json_object(content)
+    except ValueError as error:
+        raise UnreadableError(path, f"its header is {error}") from None
+
+
+def json_object(content: bytes, ignored: Collection[str] = ()) -> dict[str, Any]:
     """The object in JSON text: finite numbers, bounded depth. Raises ValueError in a few words."""
     try:
         value = json.loads(content, parse_constant=_refuse_constant)
@@ -156,6 +172,7 @@ def json_object(content: bytes) -> dict[str, Any]:
         raise ValueError("not JSON") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
+    value = {key: item for key, item in value.items() if key not in ignored}
     _refuse_unbounded(value)
     return value
 

@@ -19,6 +19,7 @@ WORDS: dict[type, str] = {
     int: "an integer",
     float: "a number",
     bool: "true or false",
+    dict: "a mapping",
 }
 
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -15,17 +16,26 @@ from torch import Tensor, nn
 from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.files.durable import json_bytes, publish_folder, temporary_name, write_synced, writing
 from minigpt.files.reading import UnreadableError, read_bytes, read_json
-from minigpt.generate.rebuild import REFUSED_VALUES
+from minigpt.files.weights import home, weight_files, weight_shapes
+from minigpt.generate.rebuild import OWN, REFUSED_VALUES, Parts, outline
 from minigpt.interrupt import stop_if_requested
 from minigpt.model.attention import Attention
 from minigpt.model.swiglu import SwiGLU
 from minigpt.model.transformer import Transformer
 
 MODEL = "minigpt.model.transformer.Transformer"
+QWEN3_HEAD_DIM = 128  # where its config.json does not say
+HEAD, EMBED = "lm_head.weight", "model.embed_tokens.weight"
+UNUSED = "rotary_emb.inv_freq"  # in old folders; RoPE has no weights
+# Keys of config.json that our model has nothing for, unless they are false, null, 0 or empty.
+MUST_BE_OFF = (
+    *("attention_bias", "mlp_bias", "use_sliding_window", "layer_types", "quantization_config"),
+    *("num_experts", "num_local_experts", "n_routed_experts"),
+)
 TOP = {
-    "embed.weight": "model.embed_tokens.weight",
+    "embed.weight": EMBED,
     "final_norm.gain": "model.norm.weight",
-    "head.weight": "lm_head.weight",
+    "head.weight": HEAD,
 }
 BLOCK = {
     "attention_norm.gain": "input_layernorm.weight",
@@ -122,20 +132,31 @@ def hugging_face_config(model: Transformer, end_of_text: int | None) -> dict[str
 def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Transformer's keyword arguments, and its parameters by our names, of a Llama or Qwen3 folder.
 
-    For folders that `to_hugging_face` wrote, and others with one model.safetensors. Raises
-    CheckpointError otherwise, also for what our model lacks (biases, scaled RoPE, another
-    activation, sliding windows).
+    Whoever wrote it: the weights are one file, or shards with an index. Their shapes are held
+    against the configuration before any is read. Raises CheckpointError for what does not fit, and
+    for what our model lacks (biases, scaled RoPE, another activation, sliding windows, experts).
     """
-    # In a cache of Hugging Face's, the files of a snapshot are links to blobs beside it.
-    parent = folder.absolute().parent
-    inside = parent.parent if parent.name == "snapshots" else folder
     try:
-        config = read_json(folder / "config.json", inside=inside)
-        stop_if_requested(f"reading {folder}")
-        weights = load(read_bytes(folder / "model.safetensors", inside=inside))
+        config = read_json(folder / "config.json", inside=home(folder))
+        if lacking := _differences(config):
+            raise CheckpointError(_cannot_import(folder, lacking))
         arguments = _arguments(config)
-        lacking = _differences(config, arguments)
-        ours = {b: a for a, b in names(min(arguments["n_layers"], len(weights))).items()}
+        files = weight_files(folder)
+        shapes = weight_shapes(files)
+        ours = {b: a for a, b in names(min(arguments["n_layers"], len(shapes))).items()}
+        left_out = {name for name in shapes if name.endswith(UNUSED)}
+        tied = arguments["tie_embeddings"] and HEAD in shapes  # written beside what it is tied to
+        if unknown := sorted(shapes.keys() - ours.keys() - left_out):
+            raise CheckpointError(_cannot_import(folder, [f"unknown weight {unknown[0]}"]))
+        left_out |= {HEAD} if tied else set()
+        kept = shapes.keys() - left_out
+        meta = {ours[name]: torch.empty(shapes[name], device="meta") for name in kept}
+        node = {"_target_": MODEL, **arguments}
+        outline(Parts(folder, (OWN,)), node, arguments["vocab_size"], meta)
+        weights: dict[str, Tensor] = {}
+        for path in files:
+            stop_if_requested(f"reading {folder}")
+            weights |= load(read_bytes(path, inside=home(folder)))
     except UnreadableError as error:
         if error.missing:
             raise CheckpointError(
@@ -148,43 +169,62 @@ def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, KeyError, *REFUSED_VALUES) as error:
         why = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"damaged export: {folder} ({why}; export it again)") from None
-    lacking += [f"unknown weight {name}" for name in sorted(weights.keys() - ours.keys())[:1]]
-    if lacking:
-        raise CheckpointError(
-            f"cannot import: {folder}: {', '.join(lacking)} (our model has no counterpart)"
-        )
-    return arguments, {ours[name]: value for name, value in weights.items()}
+    if tied and not torch.equal(weights[HEAD], weights[EMBED]):
+        raise CheckpointError(_cannot_import(folder, [f"tie_word_embeddings=True beside a {HEAD}"]))
+    return arguments, {ours[name]: weights[name] for name in kept}
+
+
+def differing(model: Transformer, arguments: dict[str, Any]) -> list[str]:
+    """Where a model is not the one of a folder, as overrides that make it so."""
+    try:
+        own = _arguments(hugging_face_config(model, None))
+    except ConfigError:  # a model with parts of its own
+        return []
+    free = ("vocab_size", "max_seq_len")  # the tokenizer's, and without weights
+    return [
+        f"model.{key}={'null' if value is None else str(value).lower()}"
+        for key, value in arguments.items()
+        if key not in free and value != own[key]
+    ]
+
+
+def _cannot_import(folder: Path, lacking: list[str]) -> str:
+    return f"cannot import: {folder}: {', '.join(lacking)} (our model has no counterpart)"
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     rope = config.get("rope_parameters") or {}
+    normalised = config["model_type"] == "qwen3"
+    d_model, n_heads = config["hidden_size"], config["num_attention_heads"]
+    head_size = config.get("head_dim", QWEN3_HEAD_DIM if normalised else None)
     return {
         "vocab_size": config["vocab_size"],
         "n_layers": config["num_hidden_layers"],
-        "d_model": config["hidden_size"],
-        "n_heads": config["num_attention_heads"],
-        "n_kv_heads": config["num_key_value_heads"],
+        "d_model": d_model,
+        "n_heads": n_heads,
+        "n_kv_heads": config.get("num_key_value_heads") or n_heads,
+        "head_size": None if head_size == d_model // n_heads else head_size,
         "d_ff": config["intermediate_size"],
         "max_seq_len": config["max_position_embeddings"],
-        "tie_embeddings": config["tie_word_embeddings"],
-        "qk_norm": config["model_type"] == "qwen3",
+        "tie_embeddings": config.get("tie_word_embeddings", False),
+        "qk_norm": normalised,
         "rope_theta": float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
         "norm_eps": config["rms_norm_eps"],
     }
 
 
-def _differences(config: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
-    """What a foreign config.json has that our model cannot do, as key=value."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    head_size = arguments["d_model"] // arguments["n_heads"]
+def _differences(config: dict[str, Any]) -> list[str]:
+    """What a config.json has that our model cannot do, as key=value."""
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    layers = sorted({*(config.get("layer_types") or [])} - {"full_attention"})
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    turned = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    values = {**config, "layer_types": layers, "rope_type": kind, "partial_rotary_factor": turned}
     fits = {
-        "model_type": config["model_type"] in ("llama", "qwen3"),
+        "model_type": config.get("model_type") in ("llama", "qwen3"),
         "hidden_act": config.get("hidden_act", "silu") == "silu",
-        "attention_bias": not config.get("attention_bias"),
-        "mlp_bias": not config.get("mlp_bias"),
-        "use_sliding_window": not config.get("use_sliding_window"),
-        "head_dim": (config.get("head_dim") or head_size) == head_size,
-        "rope_type": rope.get("rope_type", "default") == "default",
+        "rope_type": kind == "default",
+        "partial_rotary_factor": turned == 1.0,
     }
-    values = {**config, "rope_type": rope.get("rope_type")}
-    return [f"{key}={values.get(key)}" for key, fit in fits.items() if not fit]
+    fits |= {key: not values.get(key) for key in MUST_BE_OFF}
+    return [f"{key}={values.get(key)!s:.60}" for key, fit in fits.items() if not fit]

@@ -1,5 +1,6 @@
 """Read a run, or an exported folder, back as a model: for generation, export and `init_from`."""
 
+import logging
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,10 +20,14 @@ from minigpt.checkpoint.parameters import USUAL, restore_parameters
 from minigpt.config.places import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
 from minigpt.files.records import read_record, summary_of
+from minigpt.files.weights import home
 from minigpt.generate import hugging_face
 from minigpt.generate.rebuild import rebuild
 from minigpt.model.transformer import Transformer
+from minigpt.tokenizer import base, hf
 from minigpt.tokenizer import load as load_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def load_any(folder: Path | str, trust: Collection[str] = ()) -> Loaded:
     arguments, weights = hugging_face.from_hugging_face(folder)
     vocab_size = arguments.pop("vocab_size")
     model = rebuild({"_target_": hugging_face.MODEL, **arguments}, vocab_size, weights, folder)
-    return Loaded(folder, model, _tokenizer(folder, vocab_size), None)
+    return Loaded(folder, model, _fitting(_beside(folder, vocab_size), vocab_size, folder), None)
 
 
 def load_run(folder: Path | str, trust: Collection[str] = ()) -> Loaded:
@@ -95,12 +100,22 @@ def _loaded(folder: Path, found: Checkpoint, trust: Collection[str]) -> Loaded:
     """A checkpoint of the run in `folder`."""
     vocab_size = found.state.get("vocab_size")
     model = rebuild(found.state.get("model"), vocab_size, found.model, found.folder, trust)
-    tokenizer = _tokenizer(folder / "tokenizer", vocab_size)
+    place = folder / "tokenizer"
+    tokenizer = _fitting(load_tokenizer(place), vocab_size, place)
     return Loaded(folder, model, tokenizer, step_of(found.folder))
 
 
-def _tokenizer(folder: Path, vocab_size: Any) -> Any:
-    tokenizer = load_tokenizer(folder)
+def _beside(folder: Path, vocab_size: int, marker: str | None = None) -> Any:
+    """The tokenizer of a folder of Hugging Face's, ours or foreign. DataError if there is none."""
+    inside = home(folder)
+    config = base.read_json(folder / "tokenizer_config.json", inside)
+    if "minigpt_kind" in config:
+        return load_tokenizer(folder, inside)
+    return hf.beside_model(folder, inside, vocab_size, marker)
+
+
+def _fitting(tokenizer: Any, vocab_size: Any, folder: Path) -> Any:
+    """The tokenizer, where it has the model's ids. Raises CheckpointError."""
     if tokenizer.vocab_size != vocab_size:
         raise CheckpointError(
             f"the tokenizer is not the model's: {folder}: {tokenizer.vocab_size:,} ids instead of "
@@ -118,11 +133,13 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
     Raises CheckpointError if there are no such weights (any more), or they do not fit.
     """
     weights: dict[str, torch.Tensor] | None = None
+    fitting: list[str] = []
     if os.path.isfile(source / "run.json"):
         found = checkpoint_with_weights(source / "checkpoints", sha256)
         weights = None if found is None else found.model
     elif os.path.isfile(source / "config.json"):
-        _, loaded = hugging_face.from_hugging_face(source)
+        arguments, loaded = hugging_face.from_hugging_face(source)
+        fitting = hugging_face.differing(model, arguments)
         weights = loaded if weights_id(source) == sha256 else None
     if weights is None:
         raise CheckpointError(
@@ -131,15 +148,19 @@ def init_weights_from(model: Transformer, source: Path, sha256: str) -> None:
         )
     if adapt := getattr(model, "adapt", None):
         weights = adapt(weights)
-    way_out = f"{USUAL}, or give the model's class an adapt(weights) that makes it so"
+    usual = f"give {' '.join(fitting)}" if fitting else USUAL
+    way_out = f"{usual}, or give the model's class an adapt(weights) that makes it so"
     restore_parameters(model, weights, source, way_out)
+    if fitting:  # of equal shapes: another RoPE, say, which can be meant
+        log.warning("init_from=%s was made with %s", source, " ".join(fitting))
 
 
 def tokenizer_change(source: Path, tokenizer: Any) -> str | None:
     """Both fingerprints, if the tokenizer of `init_from` differs from this run's; else None."""
     folder = source / "tokenizer" if os.path.isfile(source / "run.json") else source
     try:
-        theirs = load_tokenizer(folder).fingerprint
+        marker = getattr(tokenizer, "marker", None)
+        theirs = _beside(folder, tokenizer.vocab_size, marker).fingerprint
     except DataError:
         theirs = "unknown"
     ours = tokenizer.fingerprint

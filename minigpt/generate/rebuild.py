@@ -56,17 +56,26 @@ def rebuild(
     weights.
     """
     parts = Parts(where, (OWN, *trust))
-    with torch.device("meta"), at_most(2 * len(weights) + 16, where):
-        model = parts.build(node, "model", vocab_size=vocab_size)
-    if not isinstance(model, Transformer):
-        raise CheckpointError(f"not a language model: {where}: {type(model).__name__} (restore it)")
-    check_parameters(model, weights, where)
+    model = outline(parts, node, vocab_size, weights)
     if trust:  # such a class may keep tensors of its own, which `meta` leaves without values
         model = parts.build(node, "model", vocab_size=vocab_size)
         restore_parameters(model, weights, where)
     else:
         model.load_state_dict(weights, assign=True)
     return model.eval()
+
+
+def outline(
+    parts: "Parts", node: Any, vocab_size: Any, weights: Mapping[str, Tensor]
+) -> Transformer:
+    """The same model without memory, on `meta`. weights: whose shapes it has, themselves unread."""
+    with torch.device("meta"), at_most(2 * len(weights) + 16, parts.where):
+        model = parts.build(node, "model", vocab_size=vocab_size)
+    if not isinstance(model, Transformer):
+        what = type(model).__name__
+        raise CheckpointError(f"not a language model: {parts.where}: {what} (restore it)")
+    check_parameters(model, weights, parts.where, "restore the folder")
+    return model
 
 
 @contextmanager

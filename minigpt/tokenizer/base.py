@@ -115,10 +115,13 @@ class Tokenizer(ABC):
         return digest.hexdigest()
 
 
-def load(folder: Path | str) -> Tokenizer:
-    """The tokenizer that `save` wrote. DataError if there is none, or it is damaged or foreign."""
+def load(folder: Path | str, inside: Path | None = None) -> Tokenizer:
+    """The tokenizer that `save` wrote. DataError if there is none, or it is damaged or foreign.
+
+    inside: where links may lead, by default into the folder itself.
+    """
     folder = Path(folder)
-    config = read_json(folder / "tokenizer_config.json")
+    config = read_json(folder / "tokenizer_config.json", inside)
     kind = config.get("minigpt_kind")
     if not isinstance(kind, str):
         raise DataError(
@@ -132,7 +135,7 @@ def load(folder: Path | str) -> Tokenizer:
             f"unknown kind of tokenizer {kind!r:.40}: {folder} (made by a newer minigpt?)"
         )
     try:
-        tokenizer: Tokenizer = read(config, read_json(folder / "tokenizer.json"))
+        tokenizer: Tokenizer = read(config, read_json(folder / "tokenizer.json", inside))
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise DataError(
             f"damaged tokenizer: {folder} "
@@ -152,9 +155,10 @@ class Spec:
         return {"kind": type(self).__module__.rpartition(".")[2], **vars(self)}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, inside: Path | None = None) -> dict[str, Any]:
+    """A file of a tokenizer; transformers writes 10**30 for a length without bound."""
     try:
-        return reading.read_json(path)
+        return reading.read_json(path, inside=inside, ignored=("model_max_length",))
     except reading.UnreadableError as error:
         what = "cannot read the tokenizer" if error.missing else "damaged tokenizer"
         raise DataError(f"{what}: {path} ({error.why}; prepare it again)") from None

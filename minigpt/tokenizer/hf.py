@@ -40,22 +40,43 @@ class HF(Spec):
         return {"kind": "hf", "sha256": sha256_file(self.file()), "end_of_text": self.end_of_text}
 
     def train(self, texts: Iterable[str]) -> "HFTokenizer":
-        definition = read_json(self.file())
-        try:
-            tokens, markers = tokens_of(definition)
-            known = next((name for name in ENDS_OF_TEXT if name in markers), None)
-            marker = self.end_of_text or known
-            if marker is None or marker not in tokens:
-                raise DataError(
-                    f"no end-of-text marker {marker or ''}: {self.file()} "
-                    f"(set data.tokenizer.end_of_text to one of: {', '.join(sorted(markers)):.500})"
-                )
-            return HFTokenizer(definition, marker)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return tokenizer_of(read_json(self.file()), self.end_of_text, self.file())
+
+
+def tokenizer_of(definition: dict[str, Any], marker: str | None, path: Path) -> "HFTokenizer":
+    """The tokenizer of a tokenizer.json. marker: its end of text; None: the first of ENDS_OF_TEXT.
+
+    Raises DataError.
+    """
+    try:
+        tokens, markers = tokens_of(definition)
+        marker = marker or next((name for name in ENDS_OF_TEXT if name in markers), None)
+        if marker is None or marker not in tokens:
             raise DataError(
-                f"not a tokenizer.json: {self.file()} "
-                f"({type(error).__name__}: {error!s:.200}; use another)"
-            ) from None
+                f"no end-of-text marker {marker or ''}: {path} "
+                f"(set data.tokenizer.end_of_text to one of: {', '.join(sorted(markers)):.500})"
+            )
+        return HFTokenizer(definition, marker)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"not a tokenizer.json: {path} ({type(error).__name__}: {error!s:.200}; use another)"
+        ) from None
+
+
+def beside_model(folder: Path, inside: Path, vocab_size: int, marker: str | None) -> "HFTokenizer":
+    """The tokenizer of a folder of Hugging Face's.
+
+    inside: where its links may lead.
+    vocab_size: of the model, which may have more rows than there are ids.
+    marker: None is the eos_token of tokenizer_config.json.
+    Raises DataError.
+    """
+    path = folder / "tokenizer.json"
+    end = read_json(folder / "tokenizer_config.json", inside).get("eos_token")
+    end = marker or (end.get("content") if isinstance(end, dict) else end)
+    found = tokenizer_of(read_json(path, inside), end if isinstance(end, str) else None, path)
+    found.vocab_size = max(found.vocab_size, vocab_size)
+    return found
 
 
 def tokens_of(definition: dict[str, Any]) -> tuple[set[str], set[str]]:

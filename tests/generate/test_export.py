@@ -136,7 +136,13 @@ def test_nothing_is_overwritten(tokenizer: Tokenizer, tmp_path: Path) -> None:
         ({"model_type": "gpt2"}, "model_type=gpt2"),
         ({"hidden_act": "gelu"}, "hidden_act=gelu"),
         ({"attention_bias": True}, "attention_bias=True"),
-        ({"head_dim": 10}, "head_dim=10"),
+        ({"head_dim": 10}, "does not fit the model"),
+        ({"use_sliding_window": True}, "use_sliding_window=True"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "=linear"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ({"model_type": "qwen3_moe", "num_experts": 8}, "model_type=qwen3_moe, num_experts=8"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config="),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "rope_type=llama3"),
         ({"hidden_size": None}, "damaged export"),
         ({"num_attention_heads": 0}, "damaged export"),
@@ -162,6 +168,7 @@ def test_damaged_and_foreign_folders_are_refused(tokenizer: Tokenizer, tmp_path:
         from_hugging_face(folder)
     to_hugging_face(draw(tokenizer), tokenizer, folder)
 
+    whole = (folder / "model.safetensors").read_bytes()
     weights = load_file(folder / "model.safetensors")
     save_file(
         weights | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)},
@@ -171,7 +178,6 @@ def test_damaged_and_foreign_folders_are_refused(tokenizer: Tokenizer, tmp_path:
         CheckpointError, match=r"unknown weight model\.layers\.0\.self_attn\.q_proj\.bias"
     ):
         from_hugging_face(folder)
-    whole = (folder / "model.safetensors").read_bytes()
     for damaged in (b"", whole[:100], whole[:-1], b"\xff" * 64):
         (folder / "model.safetensors").write_bytes(damaged)
         with pytest.raises(CheckpointError, match="damaged export"):
