@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from minigpt.cli.arguments import Parser, exit_code_of
+from minigpt.generate.card import model_card
 from minigpt.generate.hugging_face import to_hugging_face
 from minigpt.generate.load import load_run
 
@@ -26,7 +27,8 @@ def export(wanted: argparse.Namespace) -> None:
     """The run to the folder. Raises CheckpointError, ConfigError or StorageError."""
     run = load_run(wanted.run.expanduser())
     with torch.no_grad():
-        to_hugging_face(run.model, run.tokenizer, wanted.folder.expanduser())
+        folder = wanted.folder.expanduser()
+        to_hugging_face(run.model, run.tokenizer, folder, model_card(run))
     print(f"exported {run.folder} (step {run.step}) to {wanted.folder}", file=sys.stderr)
 
 

@@ -22,6 +22,8 @@ def prepare_tokens(data: dict[str, Any], folder: Path, wait: bool = True) -> Tok
     source = build(data, drop=("tokenizer", "out", *options))
     tokenizer = build(data["tokenizer"])
     try:
-        return prepare(source, tokenizer, folder, wait=wait, **options)
+        tokens = prepare(source, tokenizer, folder, wait=wait, **options)
     except ValueError as error:
         raise ConfigError(f"invalid value: data: {error} (change data.*)") from None
+    tokens.licence = getattr(source, "licence", tokens.licence)
+    return tokens

@@ -16,6 +16,8 @@ class CopyTask(Source):
     possible: the first half costs ln(n_letters) nats a letter, all that follows nothing.
     """
 
+    licence = "none needed: random letters"
+
     def __init__(
         self, n_documents: int = 4000, length: int = 8, n_letters: int = 16, seed: int = 0
     ) -> None:

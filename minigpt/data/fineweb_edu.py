@@ -14,6 +14,8 @@ class FineWebEdu(Hub):
     source: a local folder laid out like the hub's repository, read instead of it.
     """
 
+    licence = "ODC-By 1.0, and Common Crawl's terms of use"
+
     def __init__(
         self, config: str = "sample-10BT", revision: str | None = None, source: str | None = None
     ) -> None:

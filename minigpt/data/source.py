@@ -31,6 +31,7 @@ class Source(ABC):
     """
 
     position: ClassVar[Shape] = int  # the shape (shape.py) of the positions of its documents
+    licence: ClassVar[str] = "unknown"  # of the text, for the model card
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

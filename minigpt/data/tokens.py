@@ -127,7 +127,10 @@ class Tokens:
     fingerprint: SHA-256 over the manifest, which holds the SHA-256 of every shard and tokenizer
         file: whether two runs saw the same data. It depends neither on where the folder lies nor
         on when or how it was made.
+    licence: of the text, where its source knows it.
     """
+
+    licence: str = "unknown"
 
     def __init__(self, folder: Path, manifest: dict[str, Any], tokenizer: Any) -> None:
         self.folder = folder

@@ -32,7 +32,13 @@ IDENTITY = {
     "budget": {str: float},
     "seed": int,
 }
-TOKENS = {"fingerprint": str, "folder": str, "val_fingerprint?": str, "val_bytes?": (natural, None)}
+TOKENS = {
+    "fingerprint": str,
+    "folder": str,
+    "licence?": str,
+    "val_fingerprint?": str,
+    "val_bytes?": (natural, None),
+}
 RUN = {
     "id": str,
     "identity": IDENTITY,

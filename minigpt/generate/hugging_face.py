@@ -61,10 +61,13 @@ def names(n_layers: int) -> dict[str, str]:
     }
 
 
-def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
+def to_hugging_face(
+    model: Transformer, tokenizer: Any, folder: Path, card: str | None = None
+) -> None:
     """Write config, weights and the tokenizer's files into a new folder, which appears complete.
 
     tokenizer: needs `save(folder)` and `end_of_text`.
+    card: README.md.
     Raises ConfigError for a model that does not map, StorageError if the folder exists and is not
     empty, or cannot be written.
     """
@@ -82,6 +85,8 @@ def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
         temporary.mkdir()
         try:
             tokenizer.save(temporary)
+            if card is not None:
+                write_synced(temporary / "README.md", card.encode())
             write_synced(temporary / "config.json", json_bytes(config))
             write_synced(temporary / "generation_config.json", json_bytes(generation))
             write_synced(temporary / "model.safetensors", save(weights, metadata={"format": "pt"}))
@@ -93,14 +98,20 @@ def to_hugging_face(model: Transformer, tokenizer: Any, folder: Path) -> None:
 
 def hugging_face_config(model: Transformer, end_of_text: int | None) -> dict[str, Any]:
     """config.json. Raises ConfigError for parts that neither Llama nor Qwen3 has."""
-    parts: list[tuple[object, type]] = [(model, Transformer), (model.embed, nn.Embedding)]
+    parts: list[tuple[str, object, type]] = [
+        ("_target_", model, Transformer),
+        ("embedding", model.embed, nn.Embedding),
+    ]
     for block in model.blocks:
-        parts += [(block.attention, Attention), (block.mlp, SwiGLU)]
-    foreign = sorted({type(part).__name__ for part, known in parts if type(part) is not known})
+        parts += [("attention", block.attention, Attention), ("mlp", block.mlp, SwiGLU)]
+    foreign = {
+        f"{type(part).__name__} has no counterpart in Llama or Qwen3 "
+        f"(model.{key}; they have what {known.__name__} computes)"
+        for key, part, known in parts
+        if type(part) is not known
+    }
     if foreign:
-        raise ConfigError(
-            f"cannot export: {', '.join(foreign)} has no counterpart in Llama or Qwen3 (the run)"
-        )
+        raise ConfigError(f"cannot export: {'; '.join(sorted(foreign))}")
     first: Any = model.blocks[0]
     dtype = str(model.embed.weight.dtype).removeprefix("torch.")
     normalised = first.attention.q_norm is not None

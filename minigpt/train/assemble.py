@@ -210,6 +210,7 @@ def describe_tokens(tokens: Tokens) -> dict[str, Any]:
         "vocab_size": tokens.vocab_size,
         "val_fingerprint": sha256_bytes(digests.encode()),
         "val_bytes": val["n_bytes"],
+        "licence": tokens.licence,
     }
 
 

