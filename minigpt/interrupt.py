@@ -54,7 +54,8 @@ def held_back() -> Iterator[None]:
 def restore() -> None:
     """Give the signals back to those who had them."""
     for number, handler in _before.items():
-        signal.signal(number, handler)
+        if signal.getsignal(number) is _remember:
+            signal.signal(number, handler)
 
 
 def hand_on() -> None:

@@ -23,7 +23,7 @@ FLOORS = [
     {"study"},
     {"cli"},
     {"compare", "bench", "export", "verify", "dashboard", "mirror", "runs"},
-    {"plot", "evaluate"},
+    {"plot", "evaluate", "api"},
 ]  # fmt: skip
 KNOW_HYDRA = {"config", "cli", "run", "generate", "study"}
 

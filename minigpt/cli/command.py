@@ -102,14 +102,7 @@ def _single_run(
     composed: Composed,
 ) -> None:
     cfg = composed(parsed.overrides)
-    mode = cfg.hydra.mode
-    # with an arm typed, one run of a study is meant
-    if is_declared(cfg) and not any(t.startswith(f"{cfg.verdict.by}=") for t in parsed.overrides):
-        raise ConfigError("this experiment is a study: add -m (python train.py -m experiment=...)")
-    if cfg.hydra.sweeper.get("params") and mode is None:
-        raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
-    if mode is not None and mode.name == "MULTIRUN":
-        raise ConfigError("a sweep without -m: hydra.mode=MULTIRUN (type -m instead)")
+    refuse_several_runs(cfg, parsed.overrides)
 
     def inside(work: Callable[[], Any]) -> Any:
         if not needs_hydra(cfg):
@@ -124,6 +117,18 @@ def _single_run(
     plan = plan_of(cfg)
     look_for_garbage()
     job(plan, inside)
+
+
+def refuse_several_runs(cfg: DictConfig, overrides: list[str]) -> None:
+    """Raise ConfigError for what is meant to be a sweep or a study."""
+    mode = cfg.hydra.mode
+    # with an arm typed, one run of a study is meant
+    if is_declared(cfg) and not any(t.startswith(f"{cfg.verdict.by}=") for t in overrides):
+        raise ConfigError("this experiment is a study: add -m (python train.py -m experiment=...)")
+    if cfg.hydra.sweeper.get("params") and mode is None:
+        raise ConfigError("this experiment is a sweep: add -m (python train.py -m experiment=...)")
+    if mode is not None and mode.name == "MULTIRUN":
+        raise ConfigError("a sweep without -m: hydra.mode=MULTIRUN (type -m instead)")
 
 
 def _exit_code(error: BaseException, finish: Callable[[], int]) -> int:

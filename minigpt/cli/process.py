@@ -19,6 +19,11 @@ def set_up_process() -> None:
     """Make streams safe, show the log, bound YAML, register resolvers."""
     streams.install()
     show_log()
+    set_up_composing()
+
+
+def set_up_composing() -> None:
+    """What composing needs, which changes nothing else of the process."""
     refuse_multiplying_aliases()
     register_resolvers()
 

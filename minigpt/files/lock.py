@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ from typing import Any
 from minigpt.errors import BusyError, StorageError
 from minigpt.files.durable import regular_file
 
+# Process and lock file of each lock that is held here. To open and close such a file would give the
+# lock up, and another thread would get it.
+_held: set[tuple[int, int, int]] = set()
+
 
 class FolderLock:
     """Exclusive use of a folder while the process lives (lockf).
 
     The lock dies with its process, however that dies. That the file exists means nothing, so a
     copied or stale one never blocks. Workers, forked or spawned, do not inherit the lock.
-    Raises BusyError, with pid and host of the owner, if another process holds it; StorageError if
-    the file is not a lock of ours.
+    Raises BusyError, with pid and host of the owner, if another process holds it, or this one;
+    StorageError if the file is not a lock of ours.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
@@ -32,6 +37,13 @@ class FolderLock:
 
     def acquire(self, wait: bool = False) -> "FolderLock":
         while True:
+            if _is_held_here(self.path):  # by another thread
+                if wait:
+                    time.sleep(0.05)
+                    continue
+                raise BusyError(
+                    f"{self.what} is in use: {self.path.parent} by this process (wait for it)"
+                )
             created = not os.path.lexists(self.path)
             # It lives as long as the lock.
             file = open(self.path, "a+", errors="replace", opener=regular_file)  # noqa: SIM115
@@ -59,6 +71,7 @@ class FolderLock:
         file.flush()
         self._folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._file, self.created = file, created
+        _held.add(_named(os.fstat(file.fileno())))
         return self
 
     def is_ours(self) -> bool:
@@ -83,6 +96,7 @@ class FolderLock:
 
     def release(self) -> None:
         if self._file is not None:
+            _held.discard(_named(os.fstat(self._file.fileno())))
             self._file.close()  # closing releases; the file stays, since it means nothing
             os.close(self._folder)
             self._file = None
@@ -110,15 +124,25 @@ def _is_same(opened: os.stat_result, path: Path, links: bool = False) -> bool:
         return False
 
 
+def _named(lock: os.stat_result) -> tuple[int, int, int]:
+    return os.getpid(), lock.st_dev, lock.st_ino
+
+
+def _is_held_here(lock: Path) -> bool:
+    try:
+        return _named(os.stat(lock, follow_symlinks=False)) in _held
+    except OSError:
+        return False
+
+
 # struct flock. Linux: type, whence, start, length, pid. macOS: start, length, pid, type, whence.
 _FLOCK = {"linux": ("hhqqi4x", 0), "darwin": ("qqihh", 3)}
 
 
 def lock_is_held(folder: Path) -> bool:
-    """Whether another process holds the lock of a folder. Never takes it.
-
-    Do not ask about a folder that this process has locked: closing the file would give it up.
-    """
+    """Whether a process holds the lock of a folder, this one included. Never takes it."""
+    if _is_held_here(folder / "lock"):
+        return True
     layout, type_index = _FLOCK["darwin" if sys.platform == "darwin" else "linux"]
     fields = [0] * 5
     fields[type_index] = fcntl.F_WRLCK

@@ -3,7 +3,8 @@
 import logging
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from minigpt.checkpoint.load import (
 from minigpt.checkpoint.parameters import USUAL, restore_parameters
 from minigpt.config.places import weights_id
 from minigpt.errors import CheckpointError, ConfigError, DataError
-from minigpt.files.records import read_record, summary_of
+from minigpt.files.records import read_config, read_record, summary_of
 from minigpt.files.weights import home
 from minigpt.generate import hugging_face
 from minigpt.generate.rebuild import rebuild
+from minigpt.generate.sampling import Sampling, sample_text
 from minigpt.model.transformer import Transformer
+from minigpt.seeding import generator
 from minigpt.tokenizer import base, hf
 from minigpt.tokenizer import load as load_tokenizer
 
@@ -38,9 +41,25 @@ class Loaded:
     """
 
     folder: Path
-    model: Transformer
-    tokenizer: Any
+    model: Transformer = field(repr=False)
+    tokenizer: Any = field(repr=False)
     step: int | None
+    exported: dict[str, Any] | None = field(default=None, repr=False)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's config.yaml; of an exported folder `model` alone. Raises CheckpointError."""
+        return read_config(self.folder) if self.exported is None else {"model": self.exported}
+
+    def generate(self, prompt: str = "", seed: int = 0, **how: Any) -> str:
+        """What generate.py prints for these values; several samples with --- between them.
+
+        how: fields of `Sampling`. Raises ConfigError for one that is out of range.
+        """
+        usual = {"temperature": 0.8, "top_k": 50}
+        draws = generator(seed, "sampling")
+        sampling = Sampling(**(usual | how))
+        return "\n---\n".join(sample_text(self.model, self.tokenizer, prompt, sampling, draws))
 
 
 def find_run(path: str | None, output_dir: str) -> Path:
@@ -79,8 +98,10 @@ def load_any(folder: Path | str, trust: Collection[str] = ()) -> Loaded:
         return _loaded(folder.absolute().parents[1], load_checkpoint(folder), trust)
     arguments, weights = hugging_face.from_hugging_face(folder)
     vocab_size = arguments.pop("vocab_size")
-    model = rebuild({"_target_": hugging_face.MODEL, **arguments}, vocab_size, weights, folder)
-    return Loaded(folder, model, _fitting(_beside(folder, vocab_size), vocab_size, folder), None)
+    node = {"_target_": hugging_face.MODEL, **arguments}
+    model = rebuild(node, vocab_size, weights, folder)
+    tokenizer = _fitting(_beside(folder, vocab_size), vocab_size, folder)
+    return Loaded(folder, model, tokenizer, None, node)
 
 
 def load_run(folder: Path | str, trust: Collection[str] = ()) -> Loaded:
