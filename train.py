@@ -29,6 +29,7 @@ def planned(cfg: "DictConfig") -> "Plan":
 
 def train(plan: "Plan", inside: "Inside") -> float | None:
     """One run, to its final validation loss (None: stopped early or only described)."""
+    from minigpt import ranks
     from minigpt.config.build import check_built
     from minigpt.errors import CheckpointError, NumericsError
     from minigpt.files.durable import ensure_writable
@@ -52,13 +53,14 @@ def train(plan: "Plan", inside: "Inside") -> float | None:
             for problem in refused.problems if refused else ():
                 print(f"note: without dry_run=true: {problem}", file=sys.stderr)
             return None
-    join_study(plan)
+    if ranks.rank() == 0:
+        join_study(plan)
     if summary is None:
         ensure_writable(plan.folder.parent)
         from minigpt.train import training
 
         summary = inside(partial(training.run, plan))
-    if summary is None:
+    if summary is None or ranks.rank() > 0:
         return None
     print_outcome(plan.folder, summary)
     return float(summary["val_loss"])

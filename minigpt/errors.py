@@ -9,6 +9,7 @@ class MinigptError(Exception):
     """Base of the errors that users can mend. `problems` holds one line each."""
 
     exit_code = 1
+    told = False  # whether rank 0 of a run says it, for all of them
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
@@ -54,6 +55,10 @@ class BusyError(MinigptError):
     exit_code = 7
 
 
+class LostRank(MinigptError):
+    """Another of the processes that train a run is gone, or does not answer."""
+
+
 class JobFailed(MinigptError):
     """A job of a sweep failed. Its process has reported why."""
 
@@ -69,3 +74,12 @@ class Stopped(MinigptError):
         super().__init__(*problems)
         # Ctrl-C is 130; every other stop signal (TERM, HUP, USR1) counts as "terminated": 143.
         self.exit_code = 130 if signal_number == 2 else 143
+
+
+def error_of(exit_code: int, *problems: str) -> MinigptError:
+    """The error that ends another process of ours with this exit code."""
+    if exit_code in (130, 143):
+        return Stopped(2 if exit_code == 130 else 15, *problems)
+    kinds = (ConfigError, DataError, CheckpointError, NumericsError, StorageError, BusyError)
+    kind = next((kind for kind in kinds if kind.exit_code == exit_code), MinigptError)
+    return kind(*problems)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -12,6 +13,12 @@ from minigpt.errors import Stopped
 
 # USR1 and USR2 are what Slurm sends before the end of a job's time; submitit asks for USR2.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# Asks the kernel for a signal when the parent ends (PR_SET_PDEATHSIG, which lasts through exec).
+WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, int(sys.argv[1]))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 _received: list[int] = []  # stop signals, in the order they came
 _before: dict[int, Any] = {}  # the handlers that ours took the place of
 _waits: list[str] = []  # what a signal is to break off at once
@@ -25,6 +32,13 @@ def _remember(number: int, frame: FrameType | None) -> None:
                 os.kill(worker.pid, number)
     if _waits:
         stop_if_requested(_waits[-1])
+
+
+def with_parent(command: list[str], number: int) -> list[str]:
+    """A command whose process has a signal when the one that starts it is gone (on Linux)."""
+    if sys.platform != "linux":
+        return command
+    return [sys.executable, "-ISc", WITH_PARENT, str(int(number)), *command]
 
 
 def install() -> None:

@@ -12,7 +12,8 @@ from runs import SMALL
 PACKAGE = Path(__file__).parent.parent / "minigpt"
 # Floor by floor, from the ground up: a room imports rooms on lower floors, and itself.
 FLOORS = [
-    {"errors", "roles", "seeding", "interrupt", "terminal", "streams", "text", "formats", "files"},
+    {"errors", "roles", "seeding", "interrupt", "ranks"}
+    | {"terminal", "streams", "text", "formats", "files"},
     {"model", "optim", "schedule", "tokenizer", "logger"},
     {"data"},
     {"checkpoint"},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig
 
-from minigpt import interrupt, streams
+from minigpt import interrupt, ranks, streams
 from minigpt.cli.arguments import report
 from minigpt.cli.boundary import not_composed
 from minigpt.cli.composition import compose, each_logger
@@ -50,7 +50,7 @@ def run(
             parsed = parse(sys.argv[1:])
             parsed.overrides = [protect(typed, parsed.multirun) for typed in parsed.overrides]
             parsed.overrides = each_logger(parsed.overrides, parsed.config_dir)
-            refuse_torchrun(parsed.multirun)
+            refuse_torchrun(parsed.multirun, config_name)
             if parsed.multirun:
                 from minigpt.cli import multirun
 
@@ -138,7 +138,9 @@ def _exit_code(error: BaseException, finish: Callable[[], int]) -> int:
     if isinstance(error, JobFailed):
         return finish() or error.exit_code
     if isinstance(error, MinigptError):
-        report(error)
+        # what composing refuses is the same on every rank
+        if not (error.told or (ranks.rank() > 0 and isinstance(error, ConfigError))):
+            report(error)
         finish()
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):

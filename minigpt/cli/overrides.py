@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt import ranks
 from minigpt.config.places import CONF
 from minigpt.config.schema import PATH_KEYS
 from minigpt.errors import ConfigError
@@ -140,17 +141,17 @@ def _parsed(override: str) -> "Override | None":
         return None
 
 
-def refuse_torchrun(multirun: bool) -> None:
-    """Each rank would start the same run; or a whole sweep, whose second job finds no group."""
-    ranks = os.environ.get("WORLD_SIZE", "1")
-    if "LOCAL_RANK" in os.environ and ranks != "1":
+def refuse_torchrun(multirun: bool, script: str) -> None:
+    """Each rank would start a whole sweep; and one run alone is more than one process's work."""
+    if ranks.launched() and script != "train":
         raise ConfigError(
-            f"several processes: torchrun, WORLD_SIZE={ranks} (a run trains on one device: start "
-            "it without torchrun)"
+            f"several processes: torchrun, WORLD_SIZE={ranks.world_size()} (start {script}.py "
+            "without torchrun)"
         )
     if multirun and ("TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ):
         raise ConfigError(
-            "sweep under torchrun: -m (start the sweep without torchrun; each job is one process)"
+            "sweep under torchrun: -m (start the sweep without torchrun; "
+            "train.devices=2 gives each job two processes)"
         )
 
 

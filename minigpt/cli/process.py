@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from minigpt import streams
+from minigpt import ranks, streams
 from minigpt.cli.constructor_keys import accept_constructor_keys
 from minigpt.cli.yaml_files import refuse_multiplying_aliases
 from minigpt.config import plan, typed
@@ -54,7 +54,7 @@ def show_log() -> None:
     logger.propagate = False
     if not logger.handlers:
         handler = AboveTheBar()
-        handler.setLevel(logging.INFO)
+        handler.setLevel(logging.INFO if ranks.rank() == 0 else logging.ERROR)
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
 

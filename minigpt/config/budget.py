@@ -15,11 +15,12 @@ class Budget:
     batch_size: int  # sequences per step
     micro_batch_size: int  # sequences per forward and backward pass
     seq_len: int  # tokens per sequence
+    ranks: int = 1  # devices that share each step
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches per optimizer step."""
-        return self.batch_size // self.micro_batch_size
+        """Micro-batches per optimizer step, on each device."""
+        return self.batch_size // (self.micro_batch_size * self.ranks)
 
     @property
     def tokens_per_step(self) -> int:
@@ -31,15 +32,23 @@ class Budget:
         return self.steps * self.tokens_per_step
 
 
-def accumulation_problem(batch_size: int, micro_batch_size: int) -> str | None:
-    """Why a batch cannot be cut into equal micro-batches, and into which it can; or None."""
-    if batch_size % micro_batch_size == 0:
+def accumulation_problem(
+    batch_size: int, micro_batch_size: int | None, ranks: int = 1
+) -> str | None:
+    """Why a batch cannot be cut into equal micro-batches, and into which it can; or None.
+
+    ranks: devices that share it. micro_batch_size: None for one micro-batch on each.
+    """
+    at_once = (micro_batch_size or 1) * ranks
+    if batch_size % at_once == 0:
         return None
-    below = batch_size - batch_size % micro_batch_size
-    nearest = " and ".join(str(size) for size in (below, below + micro_batch_size) if size > 0)
+    below = batch_size - batch_size % at_once
+    nearest = " and ".join(str(size) for size in (below, below + at_once) if size > 0)
+    parts = [] if micro_batch_size is None else [f"train.micro_batch_size={micro_batch_size}"]
+    parts += [] if ranks == 1 else [f"{ranks} devices"]
     return (
         f"uneven accumulation: train.batch_size={batch_size} is not a multiple of "
-        f"train.micro_batch_size={micro_batch_size} (nearest are {nearest})"
+        f"{' x '.join(parts)} (nearest are {nearest})"
     )
 
 
@@ -74,16 +83,18 @@ def budget_in_steps(train: dict[str, Any], seq_len: int) -> dict[str, Any]:
     return {key: train[key]}
 
 
-def budget_of(train: dict[str, Any], seq_len: int, windows: int = 0) -> Budget:
+def budget_of(train: dict[str, Any], seq_len: int, windows: int = 0, ranks: int = 1) -> Budget:
     """The budget of a checked `train` node.
 
     windows: training windows of the corpus, which only epochs need.
+    ranks: devices that share each step.
     """
     steps = budget_in_steps(train, seq_len).get("steps")
     if steps is None:
         steps = steps_for_epochs(train["epochs"], train["batch_size"], windows)
     batch_size = train["batch_size"]
-    return Budget(steps, batch_size, train["micro_batch_size"] or batch_size, seq_len)
+    micro_batch_size = train["micro_batch_size"] or batch_size // ranks
+    return Budget(steps, batch_size, micro_batch_size, seq_len, ranks)
 
 
 def tokens_notice(train: dict[str, Any], seq_len: int) -> str | None:

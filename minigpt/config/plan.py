@@ -4,7 +4,7 @@ All problems are found at once: unknown keys with the nearest valid one, wrong t
 arguments, values out of range, and combinations that no schema can see.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from minigpt.config.budget_layers import one_budget
 from minigpt.config.composed import Composed, take_apart, without
 from minigpt.config.groups import group_problems
 from minigpt.config.places import run_folder, tokens_folder, weights_id
-from minigpt.config.ranges import combination_problems, range_problems
+from minigpt.config.ranges import combination_problems, devices_of, range_problems
 from minigpt.config.schema import PreprocessRoot, TrainRoot
 from minigpt.config.typed import resolved, root_problems
 from minigpt.errors import ConfigError
@@ -52,6 +52,13 @@ class Plan:
     rounding: str | None = None
     in_sweep: bool = False
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Plan":
+        """The plan that was written as JSON of its fields; other code may know of more of them."""
+        known = {field.name for field in fields(cls)}
+        places = {name: Path(values[name]) for name in ("folder", "tokens_folder")}
+        return cls(**{key: value for key, value in (values | places).items() if key in known})
+
     @property
     def unused(self) -> list[str]:
         """Keys that were typed for `data` beside a stand-in corpus, which decides instead."""
@@ -66,7 +73,12 @@ class Plan:
 
     def budget(self, windows: int = 0) -> Budget:
         """The run's length. windows: training windows of the corpus, which only epochs need."""
-        return budget_of(self.config["train"], self.seq_len, windows)
+        return budget_of(self.config["train"], self.seq_len, windows, self.devices)
+
+    @property
+    def devices(self) -> int:
+        """How many train it together."""
+        return devices_of(self.config["train"])
 
     @property
     def threads(self) -> int | None:

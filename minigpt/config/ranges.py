@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minigpt import ranks
 from minigpt.config.budget import accumulation_problem
 from minigpt.config.identity import flatten
 from minigpt.config.precision import unknown_device
@@ -80,13 +81,23 @@ def _key_problems(key: str, value: Any, known: Key) -> list[str]:
     return []
 
 
+def devices_of(train: dict[str, Any]) -> int:
+    """How many devices share each step: as many as there are ranks, or will be."""
+    return ranks.world_size() if ranks.launched() else int(train["devices"])
+
+
 def combination_problems(config: dict[str, Any]) -> list[str]:
     """Combinations that cannot work, of values that are fine alone."""
     train = config["train"]
     problems = []
-    if train["micro_batch_size"] is not None:
-        uneven = accumulation_problem(train["batch_size"], train["micro_batch_size"])
-        problems += [uneven] if uneven else []
+    devices = devices_of(train)
+    if uneven := accumulation_problem(train["batch_size"], train["micro_batch_size"], devices):
+        problems.append(uneven)
+    if train["devices"] not in (1, devices):
+        problems.append(
+            f"other devices: train.devices={train['devices']}, started with WORLD_SIZE={devices} "
+            "(leave train.devices out: who starts the processes decides)"
+        )
     if config["dry_run_gpu"] is not None and not config["dry_run"]:
         problems.append(f"a plan alone: dry_run_gpu={config['dry_run_gpu']} (add dry_run=true)")
     branch = config["branch"]

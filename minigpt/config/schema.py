@@ -53,6 +53,8 @@ class Train:
     document_mask: bool = False
     precision: str = key("auto", choices=("auto", "fp32", "bf16", "fp16"))
     device: str = key("auto", "watching", choices=("auto", "cpu", "cuda", "mps"))
+    devices: int = key(1, "watching", least=1)
+    rank_timeout: float = key(600.0, "watching", above=0)
     # no OmegaConf type holds just these
     compile: Any = key("auto", "watching", choices=("auto", True, False))
     deterministic: bool = key(False, "watching")

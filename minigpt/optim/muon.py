@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from minigpt.optim import ranks
+from minigpt import ranks
+from minigpt.optim import shares
 from minigpt.optim.batching import batches, orthogonalise_batch
 from minigpt.optim.checks import check_choice, check_decays, check_finite
 from minigpt.optim.matrices import Matrix, all_fp32, direction, families, matrices_of
@@ -58,7 +59,7 @@ class Muon(torch.optim.Optimizer):
         "matrix" does not.
 
     A 3-D parameter is a stack of matrices; one of more dimensions is flattened to (R, C).
-    In a process group every rank orthogonalises a share of the matrices (ranks.py); all ranks must
+    In a process group every rank orthogonalises a share of the matrices (shares.py); all ranks must
     have the same gradients. A step whose gradients are not finite (or overflow the fp32 norm) is
     skipped whole: weights and state stay, and `skipped_steps` counts. Parameters without gradient
     are left alone, and `p.grad` is never written. With `checks_gradients = False` the caller has
@@ -166,7 +167,9 @@ class Muon(torch.optim.Optimizer):
             return orthogonalise_batch(directions, wanted, self.coefficients, dtype)
 
         if ranks.world_size() > 1:
-            updates = iter(ranks.gathered(work, shapes, orthogonalised, dtype, gradients[0].device))
+            updates = iter(
+                shares.gathered(work, shapes, orthogonalised, dtype, gradients[0].device)
+            )
         else:
             updates = map(orthogonalised, work)
         for batch, updates_of_batch in zip(work, updates, strict=True):

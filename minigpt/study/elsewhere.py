@@ -5,35 +5,24 @@ Each arm has a process that plans its runs (cli/plans.py) and each job is one th
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from minigpt import errors, interrupt
+from minigpt import interrupt
 from minigpt.config.composed import typed_of
 from minigpt.config.plan import Plan
-from minigpt.errors import ConfigError, MinigptError, Stopped
+from minigpt.errors import ConfigError, Stopped, error_of
 from minigpt.study.checkouts import ROOT, Code
 
 PLANS = "minigpt/cli/plans.py"
-# PR_SET_PDEATHSIG lasts through exec
-DIES_WITH_PARENT = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-CODES = {
-    error.exit_code: error
-    for error in vars(errors).values()
-    if isinstance(error, type) and issubclass(error, MinigptError) and error is not Stopped
-}
 
 
 class ElsewherePlanner:
@@ -69,7 +58,7 @@ class ElsewherePlanner:
             own = [n for n, job in enumerate(jobs) if f"code={digest}" in job]
             if own:
                 answer = self._ask(digest, {"plan": [jobs[n] for n in own]})
-                found |= zip(own, map(_plan_of, answer["plans"]))
+                found |= zip(own, map(Plan.of, answer["plans"]))
         return [found[n] for n in range(len(jobs))]
 
     def check(self, plan: Plan, *, metric: str = "val_loss") -> None:
@@ -112,12 +101,6 @@ class ElsewherePlanner:
             self.passing.cleanup()
 
 
-def _plan_of(values: dict[str, Any]) -> Plan:
-    places = {name: Path(values[name]) for name in ("folder", "tokens_folder")}
-    known = {field.name for field in fields(Plan)}  # another code may know of more
-    return Plan(**{key: value for key, value in (values | places).items() if key in known})
-
-
 def train_elsewhere(config_dir: str | None, cfg: DictConfig) -> None:
     """One job, in a process of the code that it names. Raises the error that the process ended by.
 
@@ -129,8 +112,7 @@ def train_elsewhere(config_dir: str | None, cfg: DictConfig) -> None:
     arguments = [f"--config-dir={config_dir}"] if config_dir else []
     script = str(folder / "train.py")
     command = [sys.executable, script, *arguments, *typed_of(HydraConfig.get())]
-    if sys.platform == "linux":
-        command = [sys.executable, "-ISc", DIES_WITH_PARENT, *command]
+    command = interrupt.with_parent(command, signal.SIGKILL)
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
@@ -150,8 +132,8 @@ def train_elsewhere(config_dir: str | None, cfg: DictConfig) -> None:
     if stop := interrupt.requested():
         raise Stopped(stop, "stopped: the same command goes on")
     reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    kind = CODES.get(process.returncode, MinigptError)
-    raise kind(*(reasons or lines[-1:] or [f"exit code {process.returncode}"]))
+    code = process.returncode
+    raise error_of(code, *(reasons or lines[-1:] or [f"exit code {code}"]))
 
 
 def go_where_it_is(plan: Plan) -> None:

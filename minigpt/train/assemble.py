@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from minigpt import ranks
 from minigpt.checkpoint.layout import steps_on_disk
+from minigpt.checkpoint.load import Checkpoint, load_checkpoint
 from minigpt.checkpoint.parameters import restore_parameters
 from minigpt.config import identity
 from minigpt.config.budget import Budget, epochs_notice
@@ -22,8 +24,10 @@ from minigpt.data.windows import TrainWindows
 from minigpt.errors import CheckpointError, DataError
 from minigpt.files.durable import sha256_bytes
 from minigpt.generate.load import init_weights_from, tokenizer_change
+from minigpt.logger.none import NoLogger
 from minigpt.model.transformer import Transformer
 from minigpt.run.folder import RunFolder
+from minigpt.run.source_digest import source_digest
 from minigpt.seeding import generator
 from minigpt.train import branch
 from minigpt.train.bar import ProgressBar
@@ -38,11 +42,14 @@ NOTABLE_SHARE = 0.03  # of optimizer FLOPs in training FLOPs, from which on a ru
 
 
 def assemble(plan: Plan, folder: RunFolder) -> Run:
-    """The run of a plan, at its newest checkpoint if there is one. The folder is locked already."""
+    """The run of a plan, at its newest checkpoint if there is one. The folder is locked already.
+
+    Of several ranks rank 0 decides, and each checks for itself what it reads.
+    """
     config = plan.config
     if plan.unused:
         log.info("trains on a stand-in corpus; ignored: %s", ", ".join(plan.unused))
-    tokens = tokens_of(plan)
+    tokens = ranks.first_then_all(lambda: tokens_of(plan))
     model: Transformer = build(config["model"], tokens.vocab_size)
     windows = TrainWindows(tokens.train, model.max_seq_len, config["seed"])
     budget = resolve_budget(plan, windows)
@@ -51,12 +58,14 @@ def assemble(plan: Plan, folder: RunFolder) -> Run:
     accepted: list[str] = []
     if config["init_from"] is not None and not steps_on_disk(folder.checkpoints):
         accepted = start_from_weights(model, plan, tokens)
-    begin_folder(folder, tokens, precision, budget, accepted)
+    refuse_odd_ranks(plan, tokens)
+    ranks.decide(lambda: begin_folder(folder, tokens, precision, budget, accepted))
+    ranks.join(precision.device)
 
     schedule = build(config["schedule"])
     trunk = None if config["branch"] == "off" else branch.trunk_steps(schedule, budget.steps)
     folder.keep_at = {*config["checkpoint"]["at"], *([] if trunk is None else [trunk])}
-    saved = folder.newest_checkpoint() or branch.adopt(folder, schedule, budget.steps, model)
+    saved = saved_before(folder, schedule, budget.steps, model)
     if saved is not None:
         restore_parameters(model, saved.model, saved.folder)
     model = model.to(precision.device)
@@ -75,14 +84,14 @@ def assemble(plan: Plan, folder: RunFolder) -> Run:
         forward=model,
         optimizer=optimizer,
         schedule=schedule,
-        batches=Batches(windows, budget, config["seed"], precision.device),
+        batches=Batches(windows, budget, config["seed"], precision.device, ranks.rank()),
         budget=budget,
         precision=precision,
         scaler=precision.grad_scaler(),
         progress=progress,
         probe=probe,
-        logger=build(config["logger"]),
-        bar=ProgressBar(budget.steps, progress.step),
+        logger=build(config["logger"]) if ranks.rank() == 0 else NoLogger(),
+        bar=ProgressBar(budget.steps, progress.step, silent=ranks.rank() > 0),
     )
     if saved is not None:  # the weights are there already
         if saved.optimizer is not None:
@@ -91,6 +100,41 @@ def assemble(plan: Plan, folder: RunFolder) -> Run:
         log.info("resuming at step %d of %d", progress.step, budget.steps)
     say_optimizer_share(run)
     return run
+
+
+def refuse_odd_ranks(plan: Plan, tokens: Tokens) -> None:
+    """Raise CheckpointError where a rank would train something else than rank 0."""
+    facts = {
+        "run": plan.id,
+        "code": source_digest(plan.config),
+        "tokens": tokens.fingerprint,
+        "torch": torch.__version__,
+    }
+    first, *others = ranks.every(facts)
+    for number, found in enumerate(others, 1):
+        if different := [key for key in first if found[key] != first[key]]:
+            error = CheckpointError(
+                f"ranks differ: rank {number} on {platform.node()} has other "
+                f"{' and '.join(different)} than rank 0 "
+                "(all ranks need the same command, code, tokens and libraries)"
+            )
+            error.told = ranks.rank() > 0
+            raise error
+
+
+def saved_before(
+    folder: RunFolder, schedule: branch.Schedule, steps: int, model: Transformer
+) -> Checkpoint | None:
+    """The checkpoint to go on from, which rank 0 chooses; of another run if they share steps."""
+    chosen: list[Checkpoint] = []
+
+    def choose() -> str | None:
+        found = folder.newest_checkpoint() or branch.adopt(folder, schedule, steps, model)
+        chosen.extend([found] if found else [])
+        return str(found.folder) if found else None
+
+    where = ranks.decide(choose)
+    return chosen[0] if chosen else None if where is None else load_checkpoint(Path(where))
 
 
 def tokens_of(plan: Plan) -> Tokens:
@@ -172,6 +216,7 @@ def begin_folder(
             **path_of(precision),
             "deterministic": folder.plan.config["train"]["deterministic"],
             "micro_batch_size": budget.micro_batch_size,
+            "world_size": budget.ranks,
         },
         "hardware": describe_hardware(precision),
         "data": describe_tokens(tokens),
@@ -221,7 +266,6 @@ def describe_hardware(precision: Precision) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "cpus": os.cpu_count(),
-        "world_size": 1,
         "device": torch.cuda.get_device_name() if precision.device == "cuda" else cpu,
         "peak_flops": peak.flops,
         "peak_source": peak.source,

@@ -9,10 +9,13 @@ from minigpt.terminal import bar, duration
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):
-    """Steps done of `total`, with loss, tokens/s and the time that is left."""
+    """Steps done of `total`, with loss, tokens/s and the time that is left.
 
-    def __init__(self, total: int, done: int) -> None:
-        self.total = total
+    silent: show nothing.
+    """
+
+    def __init__(self, total: int, done: int, silent: bool = False) -> None:
+        self.total, self.silent = total, silent
         self._first = done
         self._begin = time.monotonic()
         self._bar: Any = None
@@ -29,6 +32,8 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
 
     def show(self, done: int, loss: float, tokens_per_s: float, lr: float) -> None:
         """New figures, at the interval of the log."""
+        if self.silent:
+            return
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s")
             return
@@ -41,7 +46,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         )
 
     def __enter__(self) -> "ProgressBar":
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.silent:
             self._bar = bar(total=self.total, initial=self._first, unit="step", dynamic_ncols=True)
         return self
 

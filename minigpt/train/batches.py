@@ -23,14 +23,18 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Micro-batch n of a run, n counted over all of its steps.
+    """Micro-batch n of a rank of a run, n counted over all steps.
 
-    It depends on n alone, so nothing of this is saved. On CUDA it travels from pinned memory, and
+    Ranks take micro-batches of the run in turn. Which sequences a step has depends on nothing else,
+    so nothing of this is saved. On CUDA it travels from pinned memory, and
     nobody waits for it.
     """
 
-    def __init__(self, windows: TrainWindows, budget: Budget, seed: int, device: str) -> None:
+    def __init__(
+        self, windows: TrainWindows, budget: Budget, seed: int, device: str, rank: int = 0
+    ) -> None:
         self.windows, self.budget, self.seed, self.device = windows, budget, seed, device
+        self.rank = rank
         self._fetched: tuple[int, Batch] | None = None
 
     def __getitem__(self, n: int) -> Batch:
@@ -45,6 +49,7 @@ class Batches:
 
     def _fetch(self, n: int) -> Batch:
         size = self.budget.micro_batch_size
+        n = n * self.budget.ranks + self.rank
         numbers = range(n * size, (n + 1) * size)
         seeds = [derive_seed(self.seed, "dropout", number) for number in numbers]
         sequences = torch.from_numpy(self.windows.sequences(numbers))  # one contiguous block

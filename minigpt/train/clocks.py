@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 # Parts of training proper; evaluation, saving and compilation are none.
-TRAINING = ("data", "forward_backward", "optimizer")
+TRAINING = ("data", "forward_backward", "communication", "optimizer")
 MOST_PENDING = 4096  # blocks that wait to be counted, where nothing asks for seconds
 
 
@@ -44,7 +44,7 @@ class Clocks:
             self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
     def training_seconds(self) -> float:
-        """Seconds of data, forward and backward, and optimizer."""
+        """Seconds of all parts of training proper."""
         self.settle()
         return sum(self.seconds.get(part, 0.0) for part in TRAINING)
 

@@ -89,7 +89,8 @@ def set_learning_rates(run: Run) -> None:
 def accumulate_gradients(run: Run) -> torch.Tensor:
     """Forward and backward of every micro-batch of a step. Returns the sum of the losses in nats.
 
-    The loss is divided by the tokens of the step, so gradients do not depend on the cut.
+    The loss is divided by the tokens of the step, so gradients do not depend on the cut, nor on how
+    many ranks share it.
     """
     progress, budget = run.progress, run.budget
     nats = torch.zeros((), device=run.precision.device)
@@ -105,6 +106,9 @@ def accumulate_gradients(run: Run) -> torch.Tensor:
             nats += loss.detach()
         with progress.timed("data"):
             run.batches.fetch_ahead(micro + 1)  # while a GPU is still at the backward pass
+    if budget.ranks > 1:
+        with progress.timed("communication"):
+            run.sum_over_ranks(nats)
     return nats
 
 

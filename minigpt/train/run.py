@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from minigpt import interrupt
+from minigpt import interrupt, ranks
 from minigpt.config.budget import Budget
 from minigpt.config.plan import Plan
 from minigpt.config.precision import Precision
@@ -29,6 +29,7 @@ from minigpt.train.batches import Batches
 from minigpt.train.evaluate import Evaluation, evaluate
 from minigpt.train.peak import peak_of
 from minigpt.train.progress import Progress
+from minigpt.train.replicas import check_equal, sum_gradients
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Run:
     logger: Any  # mirrors metrics.jsonl
     bar: ProgressBar  # what a terminal shows
     optimizer_state_bytes: int = 0  # known once there has been a step
+    stops_together: bool = False  # whether a signal reached any rank, at their last sum
 
     @property
     def config(self) -> dict[str, Any]:
@@ -69,8 +71,12 @@ class Run:
         return self.tokens.tokenizer.end_of_text if self.config["train"]["document_mask"] else None
 
     def stop_requested(self) -> bool:
-        """Whether a signal asks to stop."""
-        return bool(interrupt.requested())
+        """Whether a signal asks to stop; of several ranks, whether all know that one was asked."""
+        return self.stops_together if self.budget.ranks > 1 else bool(interrupt.requested())
+
+    def sum_over_ranks(self, nats: torch.Tensor) -> None:
+        """Sum gradients and loss, and learn whether to stop."""
+        self.stops_together = sum_gradients(self.model, nats)
 
     def on_step(self) -> None:
         self.bar.step()
@@ -93,15 +99,15 @@ class Run:
         return self.model.flops_per_token(self.budget.seq_len)
 
     def mfu(self, tokens_per_s: float) -> float:
-        """Model FLOPs utilisation (PaLM, appendix B): FLOPs of the model over the device's peak."""
+        """Model FLOPs utilisation (PaLM, appendix B): FLOPs of the model over the devices' peak."""
         peak = peak_of(self.precision.device, self.precision.precision)
-        return tokens_per_s * self.flops_per_token / peak.flops
+        return tokens_per_s * self.flops_per_token / (peak.flops * self.budget.ranks)
 
     def save(self, final: bool, beside: bool = False) -> None:
         """Save a checkpoint. The final one holds the weights to use, others those to go on with.
 
         beside: write it while training goes on, where that is for another device.
-        Raises NumericsError, with nothing saved, if a weight is not finite.
+        Raises NumericsError, with nothing saved, if a weight is not finite, or ranks differ.
         """
         self.progress.clocks.settle()
         state = {
@@ -123,6 +129,8 @@ class Run:
                 f"diverged: weights are not finite after step {self.progress.step} "
                 "(lower the lr; the last good checkpoint is kept)"
             )
+        if self.budget.ranks > 1:
+            check_equal(weights, self.progress.step)
         beside = beside and writes_beside(self.precision.device)
         self.folder.save(weights, optimizer, state, final=final, beside=beside)
         self.optimizer.train()
@@ -139,10 +147,11 @@ class Run:
             forward=self.forward,
             end_of_text=self.end_of_text,
             max_tokens=None if final else self.config["eval"]["tokens"],
-            stop=self.stop_requested,
+            stop=interrupt.requested,
         )
         self.optimizer.train()
         if found is None:
+            self.stops_together = True
             return None
         self.progress.evaluated = self.progress.step
         row: dict[str, Any] = {f"val/{name}": value for name, value in found.own.items()}
@@ -161,7 +170,7 @@ class Run:
         The logger gets it too, and on the way sample.txt, which always holds the newest.
         """
         wanted, step = self.config["sample"], self.progress.step
-        if not wanted["max_new_tokens"]:
+        if not wanted["max_new_tokens"] or ranks.rank() > 0:
             return ""
         how = sampling.Sampling(wanted["max_new_tokens"], wanted["temperature"], wanted["top_k"])
         random = generator(self.config["seed"], "sampling", step)

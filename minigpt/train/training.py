@@ -3,18 +3,20 @@
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
 
-from minigpt import interrupt
+from minigpt import interrupt, ranks
 from minigpt.config.budget import memory_problem
 from minigpt.config.plan import Plan
 from minigpt.errors import ConfigError, NumericsError
 from minigpt.run.folder import RunFolder
+from minigpt.run.follower import FollowedFolder
 from minigpt.run.metrics import whole_rows
+from minigpt.train import devices
 from minigpt.train.assemble import assemble
 from minigpt.train.evaluate import Evaluation
 from minigpt.train.loop import accumulate_gradients, fit
@@ -28,13 +30,22 @@ DEFAULT_THREADS = torch.get_num_threads()
 def run(plan: Plan) -> dict[str, Any] | None:
     """Train a plan's run. Returns its summary; None if train.stop_after ended it early.
 
+    On ranks other than the first it is None too.
+
     Raises Stopped after a signal, with a checkpoint saved.
     """
+    if plan.devices > ranks.world_size():
+        return devices.train(plan)
     torch.set_num_threads(threads_of(plan))
-    with RunFolder(plan) as folder, memory_told(plan):
+    train_node = plan.config["train"]
+    with ExitStack() as stack:
+        stack.enter_context(ranks.meeting(train_node["device"], train_node["rank_timeout"]))
+        folder = (RunFolder if ranks.rank() == 0 else FollowedFolder)(plan)
+        ranks.decide(lambda: stack.enter_context(folder) and None)
+        stack.enter_context(memory_told(plan))
         live = assemble(plan, folder)
         summary: dict[str, Any] = {}
-        live.logger.start(folder.saved, plan.config, whole_rows(folder.metrics.path))
+        live.logger.start(folder.saved or {}, plan.config, whole_rows(folder.metrics.path))
         try:
             with live.bar:
                 if live.progress.final is None and not train(live):
@@ -43,7 +54,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
                 summary = finish(live)
         finally:
             live.logger.finish(summary)
-        return summary
+        return summary or None
 
 
 @contextmanager
@@ -107,6 +118,8 @@ def evaluate_at_the_end(live: Run) -> bool:
 def finish(live: Run) -> dict[str, Any]:
     """Write sample and summary; from then on the run is finished."""
     assert live.progress.final is not None
+    if ranks.rank() > 0:
+        return {}
     text = live.sample(final=True)
     summary = live.summary("finished", Evaluation(**live.progress.final))
     live.folder.finish(summary, text)

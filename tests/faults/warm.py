@@ -74,6 +74,23 @@ def directly(script: str, arguments: list[str]) -> int:
     return 0
 
 
+def disturb(moment: str, calls: str, action: str) -> None:
+    """Send this process a signal in the so many-th call of what all ranks do at that moment."""
+    from itertools import count
+
+    from minigpt.train import run
+
+    name = {"step": "sum_gradients", "save": "check_equal", "evaluation": "evaluate"}[moment]
+    real, calls_so_far = getattr(run, name), count(1)
+
+    def disturbed(*arguments: Any, **keywords: Any) -> Any:
+        if next(calls_so_far) == int(calls):
+            os.kill(os.getpid(), getattr(signal, f"SIG{action}"))
+        return real(*arguments, **keywords)
+
+    setattr(run, name, disturbed)
+
+
 def child(request: dict[str, Any], report: Path) -> int:
     from injector import Injector
     from runs import ROOT, load_script
@@ -95,6 +112,8 @@ def child(request: dict[str, Any], report: Path) -> int:
     os.environ.update(request["environment"])
     if "BESIDE" in os.environ:
         beside.AT_ONCE, run.writes_beside = 0, lambda device: True
+    if "DISTURB" in os.environ:
+        disturb(*os.environ["DISTURB"].split())
     os.chdir(request["folder"])
     module = load_script(ROOT / f"{request['script']}.py")
     sys.argv = [f"{request['script']}.py", *request["arguments"]]

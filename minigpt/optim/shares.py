@@ -9,25 +9,21 @@ of a matrix would not do: singular vectors are a property of the whole.)
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from minigpt import ranks
 from minigpt.optim.newton_schulz import flops, turned, wide
 
 
-def world_size() -> int:
-    """Ranks of this run; 1 if there is no process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def shares(
-    batches: Sequence[Sequence[int]], shapes: Sequence[torch.Size], ranks: int
+    batches: Sequence[Sequence[int]], shapes: Sequence[torch.Size], world_size: int
 ) -> list[list[int]]:
     """Rank -> positions in `batches`. The costliest goes first, each to the least busy rank."""
     costs = [sum(flops(shapes[i][0], shapes[i][1], 1) for i in batch) for batch in batches]
-    load, result = [0] * ranks, [[] for _ in range(ranks)]  # type: tuple[list[int], list[list[int]]]
+    load = [0] * world_size
+    result: list[list[int]] = [[] for _ in range(world_size)]
     for position in sorted(range(len(batches)), key=lambda position: -costs[position]):
-        rank = min(range(ranks), key=load.__getitem__)
+        rank = min(range(world_size), key=load.__getitem__)
         load[rank] += costs[position]
         result[rank].append(position)
     return result
@@ -45,7 +41,7 @@ def gathered(
     orthogonalise: a batch -> its updates, (R, C) like `shapes`. All are in memory at once, in
         `dtype`.
     """
-    everyone, rank = shares(batches, shapes, world_size()), dist.get_rank()
+    everyone, rank = shares(batches, shapes, ranks.world_size()), ranks.rank()
     sizes = [sum(shapes[i].numel() for n in share for i in batches[n]) for share in everyone]
     mine, offset = torch.empty(max(sizes), dtype=dtype, device=device), 0
     for position in everyone[rank]:
@@ -53,8 +49,7 @@ def gathered(
             flat = mine[offset : offset + update.numel()]
             flat.view(wide(update).shape).copy_(wide(update))
             offset += update.numel()
-    received = [torch.empty_like(mine) for _ in everyone]
-    dist.all_gather([part.view(torch.uint8) for part in received], mine.view(torch.uint8))
+    received = ranks.gather(mine)
 
     result: list[list[Tensor]] = [[] for _ in batches]
     for share, part in zip(everyone, received, strict=True):

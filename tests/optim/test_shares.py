@@ -13,7 +13,7 @@ from toy import Toy, assert_equal_trees, by_role, saved, train
 
 from minigpt.optim.muon import Muon
 from minigpt.optim.normuon import NorMuon
-from minigpt.optim.ranks import shares
+from minigpt.optim.shares import shares
 
 OPTIMIZERS = {"muon": partial(Muon, lr=0.02, ns_dtype="bf16"), "normuon": partial(NorMuon, lr=0.02)}
 State = dict[str, Any]

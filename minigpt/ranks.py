@@ -1,0 +1,233 @@
+"""The ranks of a run: processes that train it together, each on a device of its own.
+
+A process alone is rank 0 of 1, and nothing here does anything. torchrun, train.devices and Slurm
+give each process RANK and WORLD_SIZE. Decisions travel through a store of keys, which is there
+before training is; tensors through torch.distributed's group.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from minigpt import interrupt
+from minigpt.errors import ConfigError, LostRank, MinigptError, error_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import Store
+
+T = TypeVar("T")
+ROLL_CALL_S = 5.0  # how long a rank has to answer, once a sum over ranks has failed
+_store: "Store | None" = None
+_numbers = count()  # of what was decided; the same on every rank
+_patience_s = 0.0
+
+
+def launched() -> bool:
+    """Whether this process is one of several, by its environment."""
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def world_size() -> int:
+    """How many ranks train this run."""
+    group = _group()
+    return group.get_world_size() if group else int(os.environ["WORLD_SIZE"]) if launched() else 1
+
+
+def rank() -> int:
+    """Which of them this process is."""
+    group = _group()
+    return group.get_rank() if group else int(os.environ["RANK"]) if launched() else 0
+
+
+def _group() -> Any:
+    """torch.distributed where a process group is; it is not imported for this."""
+    found: Any = sys.modules.get("torch.distributed")
+    return found if found and found.is_available() and found.is_initialized() else None
+
+
+@contextmanager
+def meeting(device: str, timeout_s: float) -> Iterator[None]:
+    """Let all ranks of a run find each other, and tell the others if this one fails.
+
+    device: as in train.device. timeout_s: how long ranks wait for one another.
+    """
+    global _store, _numbers, _patience_s
+    if world_size() == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        own, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if own >= there:
+            raise LostRank(f"too few devices: local rank {own}, {there} GPUs here")
+        torch.cuda.set_device(own)
+    _store, *_ = next(dist.rendezvous("env://"))
+    _numbers, _patience_s = count(), timeout_s
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, LostRank):
+            with suppress(RuntimeError):  # of a store that is gone
+                said = error.problems[0] if isinstance(error, MinigptError) else repr(error)
+                _store.set("failed", json.dumps([rank(), said]))
+        raise
+    finally:
+        if dist.is_initialized():
+            with suppress(RuntimeError):
+                dist.destroy_process_group()
+        _store = None
+
+
+def join(device: str) -> None:
+    """Make the group that sums tensors: gloo, and nccl for those on CUDA."""
+    if _store is None:
+        return
+    import torch.distributed as dist
+
+    if device == "mps":
+        raise ConfigError("one device: mps cannot share a run (train.device=cpu, or one process)")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        store=dist.PrefixStore("group", _store),
+        rank=rank(),
+        world_size=world_size(),
+        timeout=timedelta(seconds=_patience_s),
+    )
+
+
+def decide(work: Callable[[], T]) -> T | None:
+    """Do work on rank 0 alone; its value (plain) on every rank. So is its MinigptError."""
+    if _store is None:
+        return work()
+    key = f"decision/{next(_numbers)}"
+    if rank() > 0:
+        value, code, problems = json.loads(_read(key))
+        if problems:
+            error = error_of(code, *problems)
+            error.told = True
+            raise error
+        return value  # type: ignore[no-any-return]
+    try:
+        value = work()
+    except MinigptError as error:
+        _store.set(key, json.dumps((None, error.exit_code, error.problems)))
+        raise
+    _store.set(key, json.dumps((value, 0, ())))
+    return value
+
+
+def first_then_all(work: Callable[[], T]) -> T:
+    """Do work on rank 0, and once it is done on all others. Nobody's patience ends meanwhile."""
+    done: list[T] = []
+    decide(lambda: done.append(work()))
+    return done[0] if done else work()
+
+
+def every(value: T) -> list[T]:
+    """The (plain) value of each rank."""
+    if _store is None:
+        return [value]
+    number = next(_numbers)
+    _store.set(f"value/{number}/{rank()}", json.dumps(value))
+    return [json.loads(_read(f"value/{number}/{other}")) for other in range(world_size())]
+
+
+def sum_(tensors: "Sequence[torch.Tensor]") -> None:
+    """Replace tensors by their sums over all ranks, equal on every rank bit for bit."""
+    import torch
+    import torch.distributed as dist
+
+    alike: dict[Any, list[torch.Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        alike[tensor.dtype, tensor.device].append(tensor)
+    for members in alike.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in members])
+        with _answering():
+            dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in members])
+        for tensor, part in zip(members, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def gather(tensor: "torch.Tensor") -> "list[torch.Tensor]":
+    """The tensors of all ranks, of equal shape and dtype, bit for bit."""
+    import torch
+    import torch.distributed as dist
+
+    everyone = [torch.empty_like(tensor) for _ in range(world_size())]
+    with _answering():  # as bytes, since gloo does not know every dtype
+        dist.all_gather([part.view(torch.uint8) for part in everyone], tensor.view(torch.uint8))
+    return everyone
+
+
+def _read(key: str) -> bytes:
+    """A key of the store, however long it takes, unless a rank fails or a signal comes."""
+    import torch.distributed as dist
+
+    assert _store is not None
+    while True:
+        try:
+            _store.wait([key], timedelta(seconds=1))
+            return _store.get(key)
+        except dist.DistStoreError:  # not yet
+            interrupt.stop_if_requested("nothing was trained yet (the same command begins again)")
+            if (failed := _failed()) is not None:
+                raise LostRank(failed) from None
+        except RuntimeError:
+            raise LostRank("lost rank 0: it is gone (the same command goes on)") from None
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Name the ranks that did not take part where a collective fails."""
+    import torch
+
+    begin = time.monotonic()
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        waited = time.monotonic() - begin
+        silent = ", ".join(map(str, _silent_ranks())) or "unknown"
+        how = f"no answer for {waited:.0f} s (train.rank_timeout={_patience_s:g})"
+        how = how if waited >= _patience_s else "it is gone"
+        raise LostRank(
+            _failed()
+            or f"lost a rank of {world_size()}: rank {silent}: {how}; "
+            "the same command goes on from the newest checkpoint"
+        ) from None
+
+
+def _silent_ranks() -> list[int]:
+    """Ranks that do not answer a roll call through the store."""
+    missing = set(range(world_size())) - {rank()}
+    if _store is None:
+        return []
+    end = time.monotonic() + ROLL_CALL_S
+    with suppress(RuntimeError):  # rank 0 may have held the store
+        _store.set_timeout(timedelta(seconds=ROLL_CALL_S))
+        _store.set(f"alive/{rank()}", "")
+        while missing and time.monotonic() < end and _failed() is None:
+            missing = {other for other in missing if not _store.check([f"alive/{other}"])}
+            time.sleep(0.05)
+    return sorted(missing)
+
+
+def _failed() -> str | None:
+    """What the rank that failed first says of it, if one could say anything."""
+    with suppress(RuntimeError):
+        if _store is not None and _store.check(["failed"]):
+            other, said = json.loads(_store.get("failed"))
+            return f"rank {other} failed: {said}"
+    return None
