@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 T = TypeVar("T")
-ROLL_CALL_S = 5.0  # how long a rank has to answer, once a sum over ranks has failed
+ROLL_CALL_S = 2.0  # how long a rank has to answer, once a sum over ranks has failed
 _store: "Store | None" = None
 _numbers = count()  # of what was decided; the same on every rank
 _patience_s = 0.0

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from minigpt.terminal import say
 
 def set_up_process() -> None:
     """Make streams safe, show the log, bound YAML, register resolvers."""
+    if ranks.launched():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one line
     streams.install()
     show_log()
     set_up_composing()

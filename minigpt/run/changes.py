@@ -42,14 +42,25 @@ def changes_since(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The chosen hardware path and library versions that differ, one line each."""
+    """The chosen hardware path and library versions that differ, one line each.
+
+    Not how many ranks share a step, which is free, nor what follows from that.
+    """
     old, new = saved["chosen"], now["chosen"]  # threads on a CPU alone, the model of a GPU
+    free = {"world_size"}
+    if world_size(saved) != world_size(now):
+        free |= {"micro_batch_size", "threads"}
     changes = [
         f"{key}: {old[key]} -> {value}"
         for key, value in new.items()
-        if old.get(key, value) != value
+        if key not in free and old.get(key, value) != value
     ]
     return changes + _another_torch(saved["versions"]["torch"], now["versions"]["torch"])
+
+
+def world_size(record: dict[str, Any]) -> int:
+    """How many ranks train a run now, by its run.json."""
+    return int(record["chosen"].get("world_size", 1))
 
 
 @cache

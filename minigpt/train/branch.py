@@ -23,7 +23,7 @@ from minigpt.checkpoint.parameters import check_parameters
 from minigpt.config import identity, signature
 from minigpt.errors import CheckpointError
 from minigpt.files import durable, reading, records
-from minigpt.run.changes import changes_since, path_changes
+from minigpt.run.changes import changes_since, path_changes, world_size
 from minigpt.run.folder import RunFolder
 from minigpt.train.optimizer_form import check_optimizer_state
 
@@ -152,6 +152,7 @@ def differences(other: dict[str, Any], own: dict[str, Any]) -> list[str]:
     if keys:
         return [f"{key} differs" for key in sorted(keys)]
     mixed = ["it is mixed"] if other["mixed"] else []
+    mixed += ["other ranks"] if world_size(other) != world_size(own) else []
     return changes_since(other, own) + path_changes(other, own) + mixed
 
 

@@ -58,3 +58,12 @@ def test_remainders_are_said_and_exact_budgets_are_not() -> None:
 def test_whatever_was_given_is_steps() -> None:
     for given in (train(tokens=3000), train(steps=2), train(epochs=0.32)):
         assert budget_of(given, 128, 100) == Budget(2, 16, 16, 128)
+
+
+def test_ranks_share_a_batch_or_are_refused() -> None:
+    assert budget_of(train(steps=2, batch_size=12), 8, ranks=3) == Budget(2, 12, 4, 8, 3)
+    assert Budget(2, 12, 2, 8, ranks=3).accumulation == 2
+    assert accumulation_problem(12, 2, ranks=3) is None
+    problem = str(accumulation_problem(8, None, ranks=3))
+    assert "train.batch_size=8 is not a multiple of 3 devices (nearest are 6 and 9)" in problem
+    assert "train.micro_batch_size=4 x 3 devices" in str(accumulation_problem(16, 4, ranks=3))
