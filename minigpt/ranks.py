@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -67,13 +68,14 @@ def meeting(device: str, timeout_s: float) -> Iterator[None]:
     import torch.distributed as dist
 
     if device in ("auto", "cuda") and torch.cuda.is_available():
-        own, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if own >= there:
             raise LostRank(f"too few devices: local rank {own}, {there} GPUs here")
         torch.cuda.set_device(own)
-    _store, *_ = next(dist.rendezvous("env://"))
     _numbers, _patience_s = count(), timeout_s
+    _store, *_ = next(dist.rendezvous("env://"))
     try:
+        _store = dist.PrefixStore(_common_name(), _store)
         yield
     except BaseException as error:
         if not isinstance(error, LostRank):
@@ -86,6 +88,31 @@ def meeting(device: str, timeout_s: float) -> Iterator[None]:
             with suppress(RuntimeError):
                 dist.destroy_process_group()
         _store = None
+
+
+def _common_name() -> str:
+    """A name for this attempt that all of its ranks know.
+
+    An agent that starts killed ranks again keeps the store, and what the dead left in it. So each
+    rank says hello by a name of its own, which rank 0 answers until all have heard it.
+    """
+    assert _store is not None
+    own = uuid.uuid4().hex
+    if rank() > 0:
+        _store.set(f"hello/{rank()}", own)
+        name = _read(f"welcome/{own}").decode()
+        _store.set(f"heard/{name}/{rank()}", "")
+        return name
+    others = set(range(1, world_size()))
+    while others:
+        for other in list(others):
+            if _store.check([f"hello/{other}"]):
+                _store.set(f"welcome/{_store.get(f'hello/{other}').decode()}", own)
+            if _store.check([f"heard/{own}/{other}"]):
+                others.discard(other)
+        interrupt.stop_if_requested("nothing was trained yet (the same command begins again)")
+        time.sleep(0.01)
+    return own
 
 
 def join(device: str) -> None:

@@ -37,8 +37,11 @@ CPU_SHORT = 16
 BATCH_ELEMENTS = 1 << 26
 
 
-def batches(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[list[int]]:
-    """Which matrices to orthogonalise together in `dtype`: lists of indices, each index once."""
+def batches(matrices: Sequence[Tensor], dtype: torch.dtype, world_size: int = 1) -> list[list[int]]:
+    """Which matrices to orthogonalise together in `dtype`: lists of indices, each index once.
+
+    world_size: ranks that share them, so that each has some.
+    """
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, matrix in enumerate(matrices):
         m, n = sorted(matrix.shape)
@@ -50,6 +53,7 @@ def batches(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[list[int]]:
             short = m <= CPU_SHORT and dtype == torch.bfloat16
             alone = m >= CPU_SYMMETRIC or n >= CPU_LONG or short
             size = 1 if alone else max(1, CPU_BATCH_ELEMENTS // (m * n))
+        size = min(size, -(-len(members) // world_size))
         result += [members[start : start + size] for start in range(0, len(members), size)]
     return result
 

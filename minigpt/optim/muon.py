@@ -160,13 +160,14 @@ class Muon(torch.optim.Optimizer):
                 self._update_together(family, dtype)
             return loss
         shapes = [matrix.weight.shape for matrix in matrices]
-        work = batches([matrix.weight for matrix in matrices], dtype)
+        world_size = ranks.world_size()
+        work = batches([matrix.weight for matrix in matrices], dtype, world_size)
 
         def orthogonalised(batch: Sequence[int]) -> list[Tensor]:
             directions, wanted = (direction(matrices[i]) for i in batch), [shapes[i] for i in batch]
             return orthogonalise_batch(directions, wanted, self.coefficients, dtype)
 
-        if ranks.world_size() > 1:
+        if world_size > 1:
             updates = iter(
                 shares.gathered(work, shapes, orthogonalised, dtype, gradients[0].device)
             )

@@ -5,6 +5,7 @@ of its end it leaves in a file, so that one process speaks.
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,9 @@ def start(plan: Plan, folder: Path) -> None:
     """Start the ranks and wait for them."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # what it says is said here, in one line
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     heard = [n for n in interrupt.SIGNALS if signal.getsignal(n) != signal.SIG_IGN]  # nohup holds
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // plan.devices)))
     os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -106,16 +111,19 @@ def leave(folder: Path, rank: int, error: MinigptError) -> None:
 
 
 def ends(folder: Path) -> list[dict[str, Any]]:
-    """How ranks ended, those first that ended by themselves."""
+    """How ranks ended; those last that only lost another."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("rank_*.json"))]
-    return sorted(found, key=lambda end: (end["lost"], end["exit_code"] in (130, 143)))
+    return sorted(found, key=lambda end: end["lost"])
 
 
 def cause(ended: list[dict[str, Any]], codes: Mapping[int, int]) -> MinigptError:
-    """The error that ended the run. codes: of the ranks that failed first, exit code by rank."""
-    for end in ended:
-        if not end["lost"]:
-            return error_of(end["exit_code"], *end["problems"])
+    """The error that ended the run. codes: of the ranks that failed first, exit code by rank.
+
+    Others that were stopped, or lost it, only followed.
+    """
+    by_itself = [end for end in ended if not end["lost"] and end["exit_code"] not in (130, 143)]
+    if by_itself:
+        return error_of(by_itself[0]["exit_code"], *by_itself[0]["problems"])
     for rank, code in codes.items():
         if code < 0:
             return LostRank(
@@ -123,6 +131,7 @@ def cause(ended: list[dict[str, Any]], codes: Mapping[int, int]) -> MinigptError
                 "(the same command goes on from the newest checkpoint)"
             )
     for end in ended:
-        return LostRank(*end["problems"])
+        kind = LostRank if end["lost"] else partial(error_of, end["exit_code"])
+        return kind(*end["problems"])
     rank, code = next(iter(codes.items()))
     return MinigptError(f"rank {rank} ended with exit code {code} (see above)")

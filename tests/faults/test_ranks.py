@@ -50,9 +50,7 @@ def train(
         more = (own or {}).get(rank, [])
         # whoever was stopped stays so
         signals = [(GONE_WITHIN_S, "SIGKILL")] if "STOP" in environment.get("DISTURB", "") else []
-        return pool.run(
-            log, [*arguments, output, *more], environment=environment, signals=signals
-        )
+        return pool.run(log, [*arguments, output, *more], environment=environment, signals=signals)
 
     with ThreadPoolExecutor(n_ranks) as threads:
         return list(threads.map(one, range(n_ranks)))

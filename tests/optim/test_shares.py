@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from toy import Toy, assert_equal_trees, by_role, saved, train
 
+from minigpt.optim.batching import batches
 from minigpt.optim.muon import Muon
 from minigpt.optim.normuon import NorMuon
 from minigpt.optim.shares import shares
@@ -55,9 +56,15 @@ def test_one_rank_then_two_then_one_equals_one_rank_throughout(name: str, tmp_pa
 
 def test_shares_cover_every_batch_once_and_even_out_the_work() -> None:
     shapes = [torch.Size((64, 64))] * 5 + [torch.Size((16, 64)), torch.Size((64, 16))]
-    batches = [[0], [1], [2], [3], [4], [5, 6]]
-    found = shares(batches, shapes, 3)
+    work = [[0], [1], [2], [3], [4], [5, 6]]
+    found = shares(work, shapes, 3)
     assert sorted(position for share in found for position in share) == list(range(6))
     assert sorted(len(share) for share in found) == [2, 2, 2]
-    assert shares(batches, shapes, 1) == [[0, 1, 2, 3, 4, 5]]
+    assert shares(work, shapes, 1) == [[0, 1, 2, 3, 4, 5]]
     assert [] in shares([[0]], shapes, 2)  # more ranks than batches
+
+
+def test_a_bucket_is_cut_so_that_every_rank_has_some_of_it() -> None:
+    matrices = [torch.empty(32, 64) for _ in range(10)]
+    assert [len(batch) for batch in batches(matrices, torch.float32)] == [10]
+    assert [len(batch) for batch in batches(matrices, torch.float32, 4)] == [3, 3, 3, 1]

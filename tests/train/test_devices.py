@@ -1,0 +1,135 @@
+"""`train.devices` and torchrun for real: processes started, disturbed, ended by one that speaks."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, SMALL, Shell, rows
+
+from minigpt.errors import BusyError, LostRank, Stopped
+from minigpt.train.devices import cause
+
+TWO = [*SMALL, "train.batch_size=12", "train.micro_batch_size=2", "train.precision=fp32"]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
+
+
+def start(folder: Path, before: list[str], *arguments: str) -> "subprocess.Popen[str]":
+    """train.py by a command that may put others before it."""
+    places = [f"output_dir={folder / 'outputs'}", f"data_dir={folder / 'tokens'}"]
+    return subprocess.Popen(
+        [sys.executable, *before, str(ROOT / "train.py"), *TWO, *places, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
+    """The processes that it started, once they train."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if len(children) == 2:
+            return [int(child) for child in children]
+        time.sleep(0.05)
+    raise AssertionError("no ranks")
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    """Until a run has logged a step."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for path in (folder / "outputs").glob("*/metrics.jsonl"):
+            if path.read_bytes().count(b'"train/loss"') >= step:
+                return
+        time.sleep(0.02)
+    raise AssertionError("no steps")
+
+
+def losses(folder: Path) -> list[Any]:
+    (run,) = (path.parent for path in (folder / "outputs").glob("*/run.json"))
+    return [row.get("train/loss", row.get("val/loss")) for row in rows(run)]
+
+
+def test_a_sweep_of_runs_on_two_devices_and_one_alone_agree(shell: Shell, other: Shell) -> None:
+    """One command starts ranks, in a job of a sweep too; signals and environment are given back."""
+    before = signal.getsignal(signal.SIGTERM)
+    assert shell("train", *TWO, "-m", "seed=0", "train.devices=2") == 0
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not [name for name in os.environ if name.startswith(("TORCHELASTIC", "TORCH_ELASTIC"))]
+    assert "done" in shell.out
+    assert other("train", *TWO) == 0
+    assert shell.run_folder().name.rpartition("-")[2] == other.run_folder().name.rpartition("-")[2]
+    assert losses(shell.folder) == pytest.approx(losses(other.folder), abs=1e-4)
+
+
+def test_a_signal_stops_all_ranks_and_a_killed_one_is_named(tmp_path: Path) -> None:
+    command = ["train.devices=2", "train.steps=100000", "eval.every=null", "checkpoint.every=5"]
+    process = start(tmp_path, [], *command)
+    wait_for_step(tmp_path, 2)
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert said.count("error: ") == 1
+    assert "error: stopped by SIGUSR1: " in said
+
+    process = start(tmp_path, [], *command)
+    victim = ranks_of(process)[1]
+    wait_for_step(tmp_path, 8)
+    os.kill(victim, signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert "resuming at step" in said
+    last = said.splitlines()[-1]
+    assert last.startswith("error: lost rank 1: killed by SIGKILL (the same command goes on")
+    assert "torch/distributed" not in said
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_run_again_from_its_newest_checkpoint(tmp_path: Path) -> None:
+    every = ["checkpoint.every=2", "train.steps=60", "eval.every=null"]
+    straight = start(tmp_path / "straight", [], *every, "train.devices=2")
+    said, _ = straight.communicate(timeout=100)
+    assert straight.returncode == 0, said
+    process = start(tmp_path / "killed", [*TORCHRUN, "--standalone", "--max-restarts=1"], *every)
+    wait_for_step(tmp_path / "killed", 5)
+    os.kill(ranks_of(process)[0], signal.SIGKILL)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert "resuming at step" in said
+    assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_two_agents_with_a_rendezvous_train_one_run(tmp_path: Path) -> None:
+    """As two nodes do, each with an agent of its own that starts a rank."""
+    alone = start(tmp_path / "alone", [], "train.devices=2")
+    said, _ = alone.communicate(timeout=100)
+    assert alone.returncode == 0, said
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    meet = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
+    agents = [*TORCHRUN[:2], "--nproc-per-node=1", *meet, "--rdzv-id=7"]
+    nodes = [start(tmp_path / "nodes", agents) for _ in range(2)]
+    for node in nodes:
+        said, _ = node.communicate(timeout=100)
+        assert node.returncode == 0, said
+    assert losses(tmp_path / "nodes") == losses(tmp_path / "alone")
+
+
+def test_the_cause_is_what_a_rank_did_by_itself() -> None:
+    busy = {"exit_code": 7, "problems": ["busy"], "lost": False}
+    stopped = {"exit_code": 143, "problems": ["stopped"], "lost": False}
+    lost = {"exit_code": 1, "problems": ["lost rank 1"], "lost": True}
+    assert isinstance(cause([stopped, busy, lost], {1: 7, 0: 143}), BusyError)
+    killed = cause([stopped, lost], {0: 143, 2: -9})
+    assert isinstance(killed, LostRank)
+    assert "rank 2: killed by SIGKILL" in str(killed)
+    assert isinstance(cause([stopped], {1: 143}), Stopped)
+    assert isinstance(cause([lost], {0: 1}), LostRank)
+    assert "rank 1 ended with exit code 1 (see above)" in str(cause([], {1: 1}))
