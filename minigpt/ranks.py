@@ -13,6 +13,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,9 +27,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROLL_CALL_S = 2.0  # how long a rank has to answer, once a sum over ranks has failed
-_store: "Store | None" = None
-_numbers = count()  # of what was decided; the same on every rank
-_patience_s = 0.0
+
+
+@dataclass
+class Meeting:
+    """How the ranks of a run talk, while they do."""
+
+    store: "Store | None" = None
+    numbers: Iterator[int] = field(default_factory=count)  # of decisions; the same on every rank
+    patience_s: float = 0.0
+
+
+_met = Meeting()
 
 
 def launched() -> bool:
@@ -60,7 +70,6 @@ def meeting(device: str, timeout_s: float) -> Iterator[None]:
 
     device: as in train.device. timeout_s: how long ranks wait for one another.
     """
-    global _store, _numbers, _patience_s
     if world_size() == 1:
         yield
         return
@@ -72,22 +81,22 @@ def meeting(device: str, timeout_s: float) -> Iterator[None]:
         if own >= there:
             raise LostRank(f"too few devices: local rank {own}, {there} GPUs here")
         torch.cuda.set_device(own)
-    _numbers, _patience_s = count(), timeout_s
-    _store, *_ = next(dist.rendezvous("env://"))
+    _met.numbers, _met.patience_s = count(), timeout_s
+    _met.store, *_ = next(dist.rendezvous("env://"))
     try:
-        _store = dist.PrefixStore(_common_name(), _store)
+        _met.store = dist.PrefixStore(_common_name(), _met.store)
         yield
     except BaseException as error:
         if not isinstance(error, LostRank):
             with suppress(RuntimeError):  # of a store that is gone
                 said = error.problems[0] if isinstance(error, MinigptError) else repr(error)
-                _store.set("failed", json.dumps([rank(), said]))
+                _met.store.set("failed", json.dumps([rank(), said]))
         raise
     finally:
         if dist.is_initialized():
             with suppress(RuntimeError):
                 dist.destroy_process_group()
-        _store = None
+        _met.store = None
 
 
 def _common_name() -> str:
@@ -96,19 +105,19 @@ def _common_name() -> str:
     An agent that starts killed ranks again keeps the store, and what the dead left in it. So each
     rank says hello by a name of its own, which rank 0 answers until all have heard it.
     """
-    assert _store is not None
+    assert _met.store is not None
     own = uuid.uuid4().hex
     if rank() > 0:
-        _store.set(f"hello/{rank()}", own)
+        _met.store.set(f"hello/{rank()}", own)
         name = _read(f"welcome/{own}").decode()
-        _store.set(f"heard/{name}/{rank()}", "")
+        _met.store.set(f"heard/{name}/{rank()}", "")
         return name
     others = set(range(1, world_size()))
     while others:
         for other in list(others):
-            if _store.check([f"hello/{other}"]):
-                _store.set(f"welcome/{_store.get(f'hello/{other}').decode()}", own)
-            if _store.check([f"heard/{own}/{other}"]):
+            if _met.store.check([f"hello/{other}"]):
+                _met.store.set(f"welcome/{_met.store.get(f'hello/{other}').decode()}", own)
+            if _met.store.check([f"heard/{own}/{other}"]):
                 others.discard(other)
         interrupt.stop_if_requested("nothing was trained yet (the same command begins again)")
         time.sleep(0.01)
@@ -117,7 +126,7 @@ def _common_name() -> str:
 
 def join(device: str) -> None:
     """Make the group that sums tensors: gloo, and nccl for those on CUDA."""
-    if _store is None:
+    if _met.store is None:
         return
     import torch.distributed as dist
 
@@ -125,18 +134,18 @@ def join(device: str) -> None:
         raise ConfigError("one device: mps cannot share a run (train.device=cpu, or one process)")
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-        store=dist.PrefixStore("group", _store),
+        store=dist.PrefixStore("group", _met.store),
         rank=rank(),
         world_size=world_size(),
-        timeout=timedelta(seconds=_patience_s),
+        timeout=timedelta(seconds=_met.patience_s),
     )
 
 
 def decide(work: Callable[[], T]) -> T | None:
     """Do work on rank 0 alone; its value (plain) on every rank. So is its MinigptError."""
-    if _store is None:
+    if _met.store is None:
         return work()
-    key = f"decision/{next(_numbers)}"
+    key = f"decision/{next(_met.numbers)}"
     if rank() > 0:
         value, code, problems = json.loads(_read(key))
         if problems:
@@ -147,9 +156,9 @@ def decide(work: Callable[[], T]) -> T | None:
     try:
         value = work()
     except MinigptError as error:
-        _store.set(key, json.dumps((None, error.exit_code, error.problems)))
+        _met.store.set(key, json.dumps((None, error.exit_code, error.problems)))
         raise
-    _store.set(key, json.dumps((value, 0, ())))
+    _met.store.set(key, json.dumps((value, 0, ())))
     return value
 
 
@@ -158,15 +167,6 @@ def first_then_all(work: Callable[[], T]) -> T:
     done: list[T] = []
     decide(lambda: done.append(work()))
     return done[0] if done else work()
-
-
-def every(value: T) -> list[T]:
-    """The (plain) value of each rank."""
-    if _store is None:
-        return [value]
-    number = next(_numbers)
-    _store.set(f"value/{number}/{rank()}", json.dumps(value))
-    return [json.loads(_read(f"value/{number}/{other}")) for other in range(world_size())]
 
 
 def sum_(tensors: "Sequence[torch.Tensor]") -> None:
@@ -197,15 +197,27 @@ def gather(tensor: "torch.Tensor") -> "list[torch.Tensor]":
     return everyone
 
 
+def values(value: T) -> list[T]:
+    """The value of each rank, once there is a group."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    everyone: list[Any] = [None] * world_size()
+    with _answering():
+        dist.all_gather_object(everyone, value)
+    return everyone
+
+
 def _read(key: str) -> bytes:
     """A key of the store, however long it takes, unless a rank fails or a signal comes."""
     import torch.distributed as dist
 
-    assert _store is not None
+    assert _met.store is not None
     while True:
         try:
-            _store.wait([key], timedelta(seconds=1))
-            return _store.get(key)
+            _met.store.wait([key], timedelta(seconds=1))
+            return _met.store.get(key)
         except dist.DistStoreError:  # not yet
             interrupt.stop_if_requested("nothing was trained yet (the same command begins again)")
             if (failed := _failed()) is not None:
@@ -227,8 +239,8 @@ def _answering() -> Iterator[None]:
     except RuntimeError:
         waited = time.monotonic() - begin
         silent = ", ".join(map(str, _silent_ranks())) or "unknown"
-        how = f"no answer for {waited:.0f} s (train.rank_timeout={_patience_s:g})"
-        how = how if waited >= _patience_s else "it is gone"
+        how = f"no answer for {waited:.0f} s (train.rank_timeout={_met.patience_s:g})"
+        how = how if waited >= _met.patience_s else "it is gone"
         raise LostRank(
             _failed()
             or f"lost a rank of {world_size()}: rank {silent}: {how}; "
@@ -239,14 +251,14 @@ def _answering() -> Iterator[None]:
 def _silent_ranks() -> list[int]:
     """Ranks that do not answer a roll call through the store."""
     missing = set(range(world_size())) - {rank()}
-    if _store is None:
+    if _met.store is None:
         return []
     end = time.monotonic() + ROLL_CALL_S
     with suppress(RuntimeError):  # rank 0 may have held the store
-        _store.set_timeout(timedelta(seconds=ROLL_CALL_S))
-        _store.set(f"alive/{rank()}", "")
+        _met.store.set_timeout(timedelta(seconds=ROLL_CALL_S))
+        _met.store.set(f"alive/{rank()}", "")
         while missing and time.monotonic() < end and _failed() is None:
-            missing = {other for other in missing if not _store.check([f"alive/{other}"])}
+            missing = {other for other in missing if not _met.store.check([f"alive/{other}"])}
             time.sleep(0.05)
     return sorted(missing)
 
@@ -254,7 +266,7 @@ def _silent_ranks() -> list[int]:
 def _failed() -> str | None:
     """What the rank that failed first says of it, if one could say anything."""
     with suppress(RuntimeError):
-        if _store is not None and _store.check(["failed"]):
-            other, said = json.loads(_store.get("failed"))
+        if _met.store is not None and _met.store.check(["failed"]):
+            other, said = json.loads(_met.store.get("failed"))
             return f"rank {other} failed: {said}"
     return None

@@ -58,9 +58,9 @@ def assemble(plan: Plan, folder: RunFolder) -> Run:
     accepted: list[str] = []
     if config["init_from"] is not None and not steps_on_disk(folder.checkpoints):
         accepted = start_from_weights(model, plan, tokens)
+    ranks.join(precision.device)
     refuse_odd_ranks(plan, tokens)
     ranks.decide(lambda: begin_folder(folder, tokens, precision, budget, accepted))
-    ranks.join(precision.device)
 
     schedule = build(config["schedule"])
     trunk = None if config["branch"] == "off" else branch.trunk_steps(schedule, budget.steps)
@@ -110,7 +110,7 @@ def refuse_odd_ranks(plan: Plan, tokens: Tokens) -> None:
         "tokens": tokens.fingerprint,
         "torch": torch.__version__,
     }
-    first, *others = ranks.every(facts)
+    first, *others = ranks.values(facts)
     for number, found in enumerate(others, 1):
         if different := [key for key in first if found[key] != first[key]]:
             error = CheckpointError(
