@@ -456,10 +456,12 @@ def test_advice_on_storage_names_the_key_that_chose_the_place(
     assert "output_dir" not in shell.err
 
 
-def test_ranks_of_torchrun_do_not_start_one_run_each(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert shell("train", "debug=smoke") == 2
-    assert "torchrun, WORLD_SIZE=4" in shell.err
+def test_only_training_has_ranks(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert shell("generate", "prompt=a") == 2
+    assert "torchrun, WORLD_SIZE=4 (start generate.py without torchrun)" in shell.err
+    assert shell("train", "debug=smoke", "train.batch_size=6") == 2
+    assert "train.batch_size=6 is not a multiple of train.micro_batch_size=4 x 4 dev" in shell.err
+    assert shell("train", "debug=smoke", "train.devices=2") == 2
+    assert "other devices: train.devices=2, started with WORLD_SIZE=4" in shell.err
