@@ -62,10 +62,10 @@ def test_a_sweep_of_runs_on_two_devices_and_one_alone_agree(shell: Shell, other:
     assert shell("train", *TWO, "-m", "seed=0", "train.devices=2") == 0
     assert signal.getsignal(signal.SIGTERM) == before
     assert not [name for name in os.environ if name.startswith(("TORCHELASTIC", "TORCH_ELASTIC"))]
-    assert "done" in shell.out
+    assert "  done  " in shell.err
     assert other("train", *TWO) == 0
     assert shell.run_folder().name.rpartition("-")[2] == other.run_folder().name.rpartition("-")[2]
-    assert losses(shell.folder) == pytest.approx(losses(other.folder), abs=1e-4)
+    assert losses(shell.folder) == pytest.approx(losses(other.folder), abs=1e-3)
 
 
 def test_a_signal_stops_all_ranks_and_a_killed_one_is_named(tmp_path: Path) -> None:
