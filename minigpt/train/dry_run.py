@@ -11,6 +11,9 @@ from minigpt.errors import ConfigError, DataError
 from minigpt.optim.by_role import ByRole
 from minigpt.terminal import duration, gib, table
 from minigpt.train import memory, peak
+from minigpt.train.forecast import forecast, told
+
+UNTOLD = {"a step, estimated": "unknown: no links of this GPU in minigpt/train/links.py"}
 
 
 def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
@@ -44,8 +47,9 @@ def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
         raise ConfigError(f"unknown GPU: dry_run_gpu={gpu} (one of {', '.join(peak.PEAK_TFLOPS)})")
     if rate is not None and budget is not None:
         chosen = chosen.for_run(flops * budget.tokens / rate)
-    micro = train["micro_batch_size"] or train["batch_size"]
+    micro = train["micro_batch_size"] or train["batch_size"] // plan.devices
     needed = memory.estimate(config, model, micro, vocab_size, chosen)
+    found = forecast(plan, model, optimizer, needed, chosen)
     rest = "PyTorch and the heap"
     if chosen.device == "cuda":
         rest = "CUDA's context, and eager code is assumed"
@@ -54,7 +58,8 @@ def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
         f"({', '.join(f'{role} {n:,}' for role, n in sizes.items())})",
         "vocabulary": f"{vocab_size:,} {known}",
         "device": chosen.describe(),
-        "memory, estimated": f"{gib(needed.total)} with train.micro_batch_size={micro} "
+        "memory, estimated": f"{gib(needed.total_of(plan.devices))} "
+        f"{'on each device ' if plan.devices > 1 else ''}with train.micro_batch_size={micro} "
         f"(weights {gib(needed.weights)}, optimizer state {gib(needed.state)}, "
         f"gradients {gib(needed.gradients)}, activations {gib(needed.activations)}, "
         f"logits {gib(needed.logits)}; the rest is {rest})",
@@ -62,6 +67,7 @@ def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
         "tokens per step": f"{train['batch_size'] * plan.seq_len:,} "
         f"= {train['batch_size']} sequences x {plan.seq_len}",
         "budget": budget_text(plan, budget, flops, rate),
+        **(told(found) if found else {} if rate is None else UNTOLD),
         "tokens in": str(plan.tokens_folder),
         "run folder": str(plan.folder),
     }
@@ -87,8 +93,7 @@ def budget_text(plan: Plan, budget: Budget | None, flops: int, rate: float | Non
     if budget is None:
         epochs = plan.config["train"]["epochs"]
         return f"{epochs:g} epochs (steps follow from the size of the corpus)"
-    total = flops * budget.tokens
-    least = (
-        f" = {duration(total / rate)} at the peak of {plan.config['dry_run_gpu']}" if rate else ""
-    )
+    total, n = flops * budget.tokens, plan.devices
+    gpus = f"{n} x {plan.config['dry_run_gpu']}" if n > 1 else plan.config["dry_run_gpu"]
+    least = f" = {duration(total / rate / n)} at the peak of {gpus}" if rate else ""
     return f"{budget.steps:,} steps = {budget.tokens:,} tokens = {total:.3g} FLOPs{least}"

@@ -1,9 +1,11 @@
-"""The cost of a step on many GPUs: formulas by hand, and their limits."""
+"""The cost of a step on many GPUs: formulas by hand, limits, and what dry_run=true says of them."""
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from runs import SMALL, Shell
 
 from minigpt.train import on_paper
 from minigpt.train.links import CALL, LINKS, NETWORK_HOP, NVLINK_HOP, Links, links_of
@@ -101,3 +103,28 @@ def test_gradients_are_there_twice_while_ranks_sum_them() -> None:
     assert (small.total, small.total_of(2)) == (145, 150)
     large = replace(small, activations=30)
     assert large.total == large.total_of(2)
+
+
+def test_dry_run_tells_a_step_on_eight_gpus(shell: Shell) -> None:
+    def facts(*more: str) -> dict[str, str]:
+        batch = ["train.batch_size=16", "train.micro_batch_size=2"]
+        command = [*SMALL, "dry_run=true", "train.device=cuda", *batch, *more]
+        assert shell("train", *command) == 0, shell.err
+        lines = shell.out.rpartition("\n\n")[2].splitlines()
+        return dict(re.split(r"  +", line, maxsplit=1) for line in lines)
+
+    one, eight = facts("dry_run_gpu=H100"), facts("dry_run_gpu=H100", "train.devices=8")
+    assert "on each device with train.micro_batch_size=2 (" in eight["memory, estimated"]
+    assert eight["budget"].endswith("at the peak of 8 x H100")
+    parts = r"[\d.]+ ms on 8 x H100 = [\d.]+ compute .* \+ [\d.]+ all-reduce \+ [\d.]+ optimizer"
+    assert re.match(parts + r" \+ [\d.]+ gather", eight["a step, estimated"])
+    assert " times one GPU" in eight["tokens per second"]
+    assert re.search(r"at most 10 % from train.batch_size=\d+ on", eight["communication"])
+    assert {"replicas", "ZeRO-1", "FSDP2"} <= eight.keys()
+    assert eight.keys() - one.keys() == {"communication", "ZeRO-1", "FSDP2"}
+    assert "all-reduce" not in one["a step, estimated"]
+    assert one["these estimates"].endswith("never run on more than a CPU's processes")
+    adamw = facts("dry_run_gpu=H100", "train.devices=8", "optim=adamw")
+    assert "gather" not in adamw["a step, estimated"]
+    assert re.match(r"16(\.\d)? bytes a parameter, 7.0 sent", adamw["replicas"])
+    assert facts("dry_run_gpu=GH200")["a step, estimated"].startswith("unknown: ")
