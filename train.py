@@ -39,6 +39,7 @@ def train(plan: "Plan", inside: "Inside") -> float | None:
         from minigpt.study.elsewhere import go_where_it_is
 
         go_where_it_is(plan)
+    ranks.take_from_slurm(plan.devices)
     summary, refused = None, None
     try:
         summary = answer(plan)  # of a finished run, without loading torch

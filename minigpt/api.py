@@ -87,7 +87,7 @@ def _planned(typed: list[str], config_dir: str | None) -> "Plan":
     schema.register()
     if flags := [text for text in typed if text.startswith("-")]:
         raise ConfigError(f"arguments: {' '.join(flags)} (only key=value; train.py has the flags)")
-    refuse_torchrun(multirun=False)
+    refuse_torchrun(multirun=False, script="train")
     typed = each_logger([protect(text, sweeping=False) for text in typed], config_dir)
     refuse_secrets(typed)
     cfg = compose("train", typed, config_dir, plan_of)

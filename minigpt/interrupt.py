@@ -41,6 +41,11 @@ def with_parent(command: list[str], number: int) -> list[str]:
     return [sys.executable, "-ISc", WITH_PARENT, str(int(number)), *command]
 
 
+def remember(number: int) -> None:
+    """Take a signal that somebody else has heard as received."""
+    _received.append(number)
+
+
 def install() -> None:
     """Turn TERM, INT, HUP, USR1 and USR2 into the flag. Main thread only; repeated calls are fine.
 

@@ -7,6 +7,7 @@ before training is; tensors through torch.distributed's group.
 
 import json
 import os
+import subprocess
 import sys
 import time
 import uuid
@@ -44,6 +45,23 @@ _met = Meeting()
 def launched() -> bool:
     """Whether this process is one of several, by its environment."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def take_from_slurm(devices: int) -> None:
+    """Be a rank where `srun` has started a task for each device (as submitit does)."""
+    slurm = {name.removeprefix("SLURM_"): value for name, value in os.environ.items()}
+    if launched() or devices == 1 or slurm.get("STEP_NUM_TASKS") != str(devices):
+        return
+    nodes = ["scontrol", "show", "hostnames", slurm["STEP_NODELIST"]]
+    first = subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()[0]
+    step = int(slurm["JOB_ID"]) * 16 + int(slurm["STEP_ID"])
+    os.environ |= {
+        "RANK": slurm["PROCID"],
+        "LOCAL_RANK": slurm["LOCALID"],
+        "WORLD_SIZE": str(devices),
+        "MASTER_ADDR": first,
+        "MASTER_PORT": str(20_000 + step % 10_000),
+    }
 
 
 def world_size() -> int:

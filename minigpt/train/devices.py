@@ -49,6 +49,7 @@ def train(plan: Plan) -> dict[str, Any] | None:
         try:
             start(plan, folder)
         except SignalException as stop:
+            interrupt.remember(stop.sigval)
             said = [end["problems"] for end in ends(folder) if "stopped" in str(end["problems"])]
             raise Stopped(stop.sigval, *(said[0] if said else ["stopped"])) from None
         except ChildFailedError as error:

@@ -237,6 +237,20 @@ def test_on_slurm_it_comes_to_the_same(typed: list[str], whole: Study, tmp_path:
     assert [int(found[1]) + 1 for found in jobs if found] == [int(phase) for phase in phases]
 
 
+@pytest.mark.slow
+def test_on_a_local_ray_it_comes_to_the_same(
+    typed: list[str], whole: Study, tmp_path: Path
+) -> None:
+    reason = "needs the extra: pip install 'minigpt[ray]'"
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason=reason)
+    output = tmp_path / "outputs"
+    on_ray = command(typed, output, "hydra/launcher=ray")
+    done = subprocess.run(on_ray, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert decisions(output) == decisions(whole.output)
+    assert losses(output) == losses(whole.output)
+
+
 def without_clock(report: str) -> str:
     """A report without its seconds, and without the room that they take."""
     clock = r"^ +\w+ +seconds |^  - (no )?seconds"

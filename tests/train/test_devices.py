@@ -19,13 +19,15 @@ TWO = [*SMALL, "train.batch_size=12", "train.micro_batch_size=2", "train.precisi
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
 
 
-def start(folder: Path, before: list[str], *arguments: str) -> "subprocess.Popen[str]":
+def start(
+    folder: Path, before: list[str], *arguments: str, **environment: str
+) -> "subprocess.Popen[str]":
     """train.py by a command that may put others before it."""
     places = [f"output_dir={folder / 'outputs'}", f"data_dir={folder / 'tokens'}"]
     return subprocess.Popen(
         [sys.executable, *before, str(ROOT / "train.py"), *TWO, *places, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
 
 
@@ -120,6 +122,31 @@ def test_two_agents_with_a_rendezvous_train_one_run(tmp_path: Path) -> None:
         said, _ = node.communicate(timeout=100)
         assert node.returncode == 0, said
     assert losses(tmp_path / "nodes") == losses(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_tasks_of_slurm_are_ranks(tmp_path: Path) -> None:
+    """As `srun --ntasks=2 python train.py train.devices=2` does, and submitit's jobs."""
+    alone = start(tmp_path / "alone", [], "train.devices=2")
+    said, _ = alone.communicate(timeout=100)
+    assert alone.returncode == 0, said
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\n[ $3 = node[1-2] ] && echo 127.0.0.1 && echo node2\n")
+    scontrol.chmod(0o755)
+    slurm = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NODELIST": "node[1-2]",
+    }
+    own = [{"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)} for n in range(2)]
+    tasks = [start(tmp_path / "tasks", [], "train.devices=2", **slurm, **one) for one in own]
+    for number, task in enumerate(tasks):
+        said, _ = task.communicate(timeout=100)
+        assert task.returncode == 0, said
+        assert ("run folder" in said) == (number == 0)
+    assert losses(tmp_path / "tasks") == losses(tmp_path / "alone")
 
 
 def test_the_cause_is_what_a_rank_did_by_itself() -> None:
