@@ -168,8 +168,7 @@ def state_bytes(optim: dict[str, Any], model: Any) -> float:
     optimizer = stepped(optim, forms)
     states = {p: part.state[p] for part in optimizer.optimizers.values() for p in part.state}
     per_value = {
-        name: sum(v.nbytes for v in states.get(p, {}).values() if isinstance(v, torch.Tensor))
-        / p.numel()
+        name: sum(v.nbytes for v in states.get(p, {}).values() if getattr(v, "ndim", 0)) / p.numel()
         for p, name in optimizer.names.items()
     }
     return sum(value * parameters[name].numel() for name, value in per_value.items())
