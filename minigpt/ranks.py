@@ -42,15 +42,15 @@ class Meeting:
 _met = Meeting()
 
 
-def launched() -> bool:
-    """Whether this process is one of several, by its environment."""
-    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+def launched() -> int:
+    """How many processes were started to train together, this one included, by its environment."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def take_from_slurm(devices: int) -> None:
     """Be a rank where `srun` has started a task for each device (as submitit does)."""
     slurm = {name.removeprefix("SLURM_"): value for name, value in os.environ.items()}
-    if launched() or devices == 1 or slurm.get("STEP_NUM_TASKS") != str(devices):
+    if launched() > 1 or devices == 1 or slurm.get("STEP_NUM_TASKS") != str(devices):
         return
     nodes = ["scontrol", "show", "hostnames", slurm["STEP_NODELIST"]]
     first = subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()[0]
@@ -65,15 +65,15 @@ def take_from_slurm(devices: int) -> None:
 
 
 def world_size() -> int:
-    """How many ranks train this run."""
+    """How many ranks train this run, once they have met; before it 1."""
     group = _group()
-    return group.get_world_size() if group else int(os.environ["WORLD_SIZE"]) if launched() else 1
+    return group.get_world_size() if group else 1 if _met.store is None else launched()
 
 
 def rank() -> int:
     """Which of them this process is."""
     group = _group()
-    return group.get_rank() if group else int(os.environ["RANK"]) if launched() else 0
+    return group.get_rank() if group else int(os.environ["RANK"]) if launched() > 1 else 0
 
 
 def _group() -> Any:
@@ -88,7 +88,7 @@ def meeting(device: str, timeout_s: float) -> Iterator[None]:
 
     device: as in train.device. timeout_s: how long ranks wait for one another.
     """
-    if world_size() == 1:
+    if launched() == 1:
         yield
         return
     import torch
@@ -150,13 +150,14 @@ def join(device: str) -> None:
 
     if device == "mps":
         raise ConfigError("one device: mps cannot share a run (train.device=cpu, or one process)")
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-        store=dist.PrefixStore("group", _met.store),
-        rank=rank(),
-        world_size=world_size(),
-        timeout=timedelta(seconds=_met.patience_s),
-    )
+    with _answering():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+            store=dist.PrefixStore("group", _met.store),
+            rank=rank(),
+            world_size=world_size(),
+            timeout=timedelta(seconds=_met.patience_s),
+        )
 
 
 def decide(work: Callable[[], T]) -> T | None:
@@ -188,7 +189,10 @@ def first_then_all(work: Callable[[], T]) -> T:
 
 
 def sum_(tensors: "Sequence[torch.Tensor]") -> None:
-    """Replace tensors by their sums over all ranks, equal on every rank bit for bit."""
+    """Replace tensors by their sums over all ranks, in one collective for each dtype.
+
+    The sums are equal on every rank. Takes as much memory again.
+    """
     import torch
     import torch.distributed as dist
 
@@ -200,8 +204,8 @@ def sum_(tensors: "Sequence[torch.Tensor]") -> None:
         with _answering():
             dist.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in members])
-        for tensor, part in zip(members, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+        shaped = [part.view_as(tensor) for tensor, part in zip(members, parts, strict=True)]
+        torch._foreach_copy_(members, shaped)
 
 
 def gather(tensor: "torch.Tensor") -> "list[torch.Tensor]":

@@ -143,9 +143,9 @@ def _parsed(override: str) -> "Override | None":
 
 def refuse_torchrun(multirun: bool, script: str) -> None:
     """Each rank would start a whole sweep; and one run alone is more than one process's work."""
-    if ranks.launched() and script != "train":
+    if ranks.launched() > 1 and script != "train":
         raise ConfigError(
-            f"several processes: torchrun, WORLD_SIZE={ranks.world_size()} (start {script}.py "
+            f"several processes: torchrun, WORLD_SIZE={ranks.launched()} (start {script}.py "
             "without torchrun)"
         )
     if multirun and ("TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ):

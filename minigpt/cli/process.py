@@ -18,7 +18,7 @@ from minigpt.terminal import say
 
 def set_up_process() -> None:
     """Make streams safe, show the log, bound YAML, register resolvers."""
-    if ranks.launched():
+    if ranks.launched() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one line
     streams.install()
     show_log()

@@ -83,7 +83,7 @@ def _key_problems(key: str, value: Any, known: Key) -> list[str]:
 
 def devices_of(train: dict[str, Any]) -> int:
     """How many devices share each step: as many as there are ranks, or will be."""
-    return ranks.world_size() if ranks.launched() else int(train["devices"])
+    return ranks.launched() if ranks.launched() > 1 else int(train["devices"])
 
 
 def combination_problems(config: dict[str, Any]) -> list[str]:

@@ -11,25 +11,27 @@ from minigpt.errors import NumericsError
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
-def sum_gradients(model: nn.Module, nats: Tensor) -> bool:
+def sum_gradients(model: nn.Module, nats: Tensor) -> Tensor:
     """Sum the gradients and the loss of a step over all ranks, in one collective.
 
     The loss of each rank is a sum over its sequences divided by a constant, so sums are exact. A
     parameter that some ranks alone have used counts as zero on the others.
-    Returns whether a signal asks any rank to stop.
+    Returns how many ranks a signal asks to stop, on the CPU. It is there once the device has been
+    waited for; nothing waits for it here.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     used = torch.tensor([float(p.grad is not None) for p in parameters], device=nats.device)
     stop = torch.full_like(nats, float(interrupt.requested() is not None))
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
+    unused = [n for n, parameter in enumerate(parameters) if parameter.grad is None]
+    for n in unused:
+        parameters[n].grad = torch.zeros_like(parameters[n])
     ranks.sum_([nats, stop, used, *(p.grad for p in parameters if p.grad is not None)])
-    *used_anywhere, stops = torch.cat([used, stop[None]]).tolist()
-    for parameter, is_used in zip(parameters, used_anywhere, strict=True):
-        if not is_used:
-            parameter.grad = None
-    return bool(stops)
+    if unused:
+        used_by = used.tolist()
+        for n in unused:
+            if not used_by[n]:
+                parameters[n].grad = None
+    return stop.to("cpu", non_blocking=True)
 
 
 def check_equal(weights: Mapping[str, Tensor], step: int) -> None:

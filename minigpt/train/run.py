@@ -54,7 +54,7 @@ class Run:
     logger: Any  # mirrors metrics.jsonl
     bar: ProgressBar  # what a terminal shows
     optimizer_state_bytes: int = 0  # known once there has been a step
-    stops_together: bool = False  # whether a signal reached any rank, at their last sum
+    stops_together: Any = False  # true if a signal reached any rank, at their last sum
 
     @property
     def config(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Run:
 
     def stop_requested(self) -> bool:
         """Whether a signal asks to stop; of several ranks, whether all know that one was asked."""
-        return self.stops_together if self.budget.ranks > 1 else bool(interrupt.requested())
+        return bool(self.stops_together) if self.budget.ranks > 1 else bool(interrupt.requested())
 
     def sum_over_ranks(self, nats: torch.Tensor) -> None:
         """Sum gradients and loss, and learn whether to stop."""

@@ -34,7 +34,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
 
     Raises Stopped after a signal, with a checkpoint saved.
     """
-    if plan.devices > ranks.world_size():
+    if plan.devices > ranks.launched():
         return devices.train(plan)
     torch.set_num_threads(threads_of(plan))
     train_node = plan.config["train"]
