@@ -76,7 +76,7 @@ def _what_to_do(
     if needed is not None and needed <= judged:
         return "enough were judged: the difference may lie near the margin"
     if exploratory:
-        return "declare them: README, A study in one command"
+        return "declare them: docs/studies.md"
     if needed is None or needed > declaration.looks[-1]:
         return f"{declaration.looks[-1]} are declared: another study=, or verdict.amend"
     return ""

@@ -190,14 +190,14 @@ def test_transformers_llama_steps_in_our_loop() -> None:
     assert losses[-1] < losses[0] - 0.3
 
 
-def test_each_entry_of_the_list_in_the_readme_has_its_test() -> None:
+def test_each_entry_of_the_list_in_the_docs_has_its_test() -> None:
     """An entry "fused AdamW on CUDA" is tried by test_fused_adamw_on_cuda."""
-    section = (ROOT / "README.md").read_text().split("## Never run on a GPU")[1]
+    section = (ROOT / "docs/cluster.md").read_text().split("## Never run on a GPU")[1]
     (listed,) = re.findall(r"not yet run on any GPU: (.*?)\.\s", section, re.DOTALL)
     tests = (ROOT / "tests/train/test_on_a_gpu.py").read_text()
     for entry in " ".join(listed.split()).split(", "):
         name = re.sub(r"[^a-z0-9]+", "_", entry.lower().replace("'", "")).strip("_")
-        assert f"def test_{name}(" in tests, f"README lists {entry!r}"
+        assert f"def test_{name}(" in tests, f"docs/cluster.md lists {entry!r}"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What README lists under "Never run on a GPU", each by a test of that name.
+"""What docs/cluster.md lists under "Never run on a GPU", each by a test of that name.
 
 With MINIGPT_REHEARSAL=1, which python -m minigpt.bench gpu sets where there is no GPU, a CPU does
 what it can of it.
