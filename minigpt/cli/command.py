@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from minigpt import interrupt, ranks, streams
 from minigpt.cli.arguments import report
 from minigpt.cli.boundary import not_composed
-from minigpt.cli.composition import compose, each_logger
+from minigpt.cli.composition import compose, each_logger, groups_in
 from minigpt.cli.flags import canonical, parse
 from minigpt.cli.launch import Task, hide_bases, launch, needs_hydra
 from minigpt.cli.overrides import protect, refuse_secrets, refuse_torchrun
@@ -49,6 +49,14 @@ def run(
         try:
             parsed = parse(sys.argv[1:])
             parsed.overrides = [protect(typed, parsed.multirun) for typed in parsed.overrides]
+            composed = partial(compose, config_name, config_dir=parsed.config_dir, check=plan_of)
+            if parsed.help:
+                from minigpt.cli.help import help_of
+
+                folders = groups_in(parsed.config_dir, parsed.overrides)
+                streams.stdout_must_arrive()
+                print(help_of(parsed.overrides, config_name, composed, folders))
+                return 0
             parsed.overrides = each_logger(parsed.overrides, parsed.config_dir)
             refuse_torchrun(parsed.multirun, config_name)
             if parsed.multirun:
@@ -56,7 +64,6 @@ def run(
 
                 parsed.overrides = multirun.laid_out(parsed)
             refuse_secrets(parsed.overrides)
-            composed = partial(compose, config_name, config_dir=parsed.config_dir, check=plan_of)
             if _only_shows(parsed):
                 _show(parsed, config_name, composed)
                 return 0
@@ -79,9 +86,7 @@ def _task(job: Job[P], plan_of: PlanOf[P]) -> Task:
 
 def _only_shows(parsed: argparse.Namespace) -> bool:
     """Whether Hydra is asked to show something, and no job runs."""
-    return bool(
-        parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
-    )
+    return bool(parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion)
 
 
 def _show(parsed: argparse.Namespace, config_name: str, composed: Composed) -> None:

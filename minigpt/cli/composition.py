@@ -1,17 +1,18 @@
 """From overrides to a composed configuration; a ConfigError names all overrides at fault."""
 
+import importlib.util
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
 from minigpt.cli.constructor_keys import accept_constructor_keys
-from minigpt.cli.overrides import is_searchpath, options_of, quote, searchpath
+from minigpt.cli.overrides import is_searchpath, options_of, quote, searchpath, unknown_choice
 from minigpt.config.places import CONF
 from minigpt.errors import ConfigError
-from minigpt.terminal import did_you_mean
 
 
 def compose(
@@ -66,16 +67,24 @@ def each_logger(overrides: list[str], config_dir: str | None) -> list[str]:
         found.append("logger=_several")
         for option in dict.fromkeys(map(str.strip, several[1].split(","))):
             if option not in options:
-                raise ConfigError(f"unknown choice: {typed} {did_you_mean(option, options)}")
+                raise ConfigError(unknown_choice(typed, option, options))
             found.append(f"+logger@logger.{option}={option}")
     return found
 
 
 def groups_in(config_dir: str | None, overrides: list[str]) -> list[Path]:
-    """The folders that groups of options are in."""
-    typed = [place for place in searchpath(overrides) if not place.startswith("pkg://")]
-    own = [config_dir] if config_dir else []
-    return [CONF, *(Path(place.removeprefix("file://")) for place in own + typed)]
+    """The folders that groups of options are in, in the order in which Hydra looks."""
+    places = [config_dir] if config_dir else []
+    folders = [CONF]
+    for place in places + searchpath(overrides):
+        package = place.removeprefix("pkg://")
+        if package == place:
+            folders.append(Path(place.removeprefix("file://")))
+            continue
+        with suppress(ImportError, ValueError):  # composing tells
+            spec = importlib.util.find_spec(package.replace("/", "."))
+            folders += map(Path, (spec and spec.submodule_search_locations) or [])
+    return folders
 
 
 def _compose(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:

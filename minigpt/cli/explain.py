@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
 from minigpt.cli.constructor_keys import deeper_keys, names_in
-from minigpt.cli.overrides import options_of
+from minigpt.cli.overrides import groups_of, options_of, unknown_choice
 from minigpt.config import schema
 from minigpt.terminal import did_you_mean
 
@@ -49,11 +49,7 @@ def explain(
     """
     if isinstance(attempt([]), Exception):
         return [], None  # no override is to blame
-    groups = {
-        path.parent.relative_to(folder).as_posix()
-        for folder in folders
-        for path in folder.rglob("*/*.yaml")
-    }
+    groups = groups_of(folders)
     choices = [typed for typed in overrides if re.split("[@=]", typed.lstrip("+~"))[0] in groups]
     values = [override for override in overrides if override not in choices]
     problems: list[str] = []
@@ -80,22 +76,26 @@ def explain(
 
 def broken_files(folders: list[Path]) -> list[str]:
     """A line for each YAML file that cannot be read at all."""
-    problems = []
-    for path in (path for folder in folders for path in sorted(folder.rglob("*.yaml"))):
-        try:
-            content = OmegaConf.load(path)
-            why = None if isinstance(content, DictConfig) else "no mapping"
-        except Exception as error:
-            if not is_composition_error(error) and not isinstance(error, OSError):
-                raise
-            why = words(error)
-        if why is not None:
-            problems.append(f"configuration: {path}: {why} (mend the file)")
-    return problems
+    files = (path for folder in folders for path in sorted(folder.rglob("*.yaml")))
+    return [problem for path in files if (problem := broken(path))]
+
+
+def broken(path: Path) -> str | None:
+    """Why a YAML file cannot be read at all."""
+    try:
+        content = OmegaConf.load(path)
+        why = None if isinstance(content, DictConfig) else "no mapping"
+    except Exception as error:
+        if not is_composition_error(error) and not isinstance(error, OSError):
+            raise
+        why = words(error)
+    return why and f"configuration: {path}: {why} (mend the file)"
 
 
 def _explain_choice(choice: str, error: Exception, folders: list[Path]) -> str:
-    group, _, option = choice.lstrip("+~").partition("=")
+    group, equals, option = choice.lstrip("+~").partition("=")
+    if not equals and not choice.startswith("~"):
+        return f"unreadable argument: {choice} (write {group}=..., see --help {group})"
     if group == "hydra/launcher":
         return _explain_launcher(option)
     options = options_of(group, folders)
@@ -103,7 +103,7 @@ def _explain_choice(choice: str, error: Exception, folders: list[Path]) -> str:
         return _explain_file(choice, options[option], words(error))
     if option.startswith(("[", "{")):
         return f"one choice: {choice} (choose one of {', '.join(sorted(options))})"
-    return f"unknown choice: {choice} {did_you_mean(option, options)}"
+    return unknown_choice(choice, option, options)
 
 
 def _explain_file(choice: str, path: Path, why: str) -> str:
@@ -137,7 +137,7 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
     if any(sign in text for sign in _UNREADABLE) or not (equals or deleting):
         return (
             f"unreadable argument: {override} "
-            "(write key=value; quote a value with special characters: 'key=\"a,b\"')"
+            "(write key=value, see --help; quote a value with special characters: 'key=\"a,b\"')"
         )
     parent, node = key, None
     while not isinstance(node, DictConfig):  # the nearest mapping that there is

@@ -40,7 +40,7 @@ def parse(typed: list[str]) -> argparse.Namespace:
     if parsed.hydra_help and parsed.overrides:
         raise ConfigError("arguments: --hydra-help with overrides (give it alone)")
     example = "python train.py --cfg job"
-    if parsed.resolve and not (parsed.cfg or parsed.help):
+    if parsed.resolve and not parsed.cfg:
         raise ConfigError(f"arguments: --resolve without --cfg ({example} --resolve)")
     if parsed.package is not None and not parsed.cfg:
         raise ConfigError(f"arguments: --package without --cfg ({example} --package=train)")

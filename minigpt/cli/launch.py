@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -86,12 +85,11 @@ def workers_hold_signals_back() -> Iterator[None]:
 
 
 def hide_bases() -> None:
-    """Let --help and the completion of shells list no `_*.yaml`, which are no options."""
+    """Let the completion of shells list no `_*.yaml`, which are no options."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     every = ConfigLoaderImpl.get_group_options
 
-    @cache  # --help asks thrice
     def options(self: ConfigLoaderImpl, *arguments: Any, **more: Any) -> list[str]:
         return [name for name in every(self, *arguments, **more) if not name.startswith("_")]
 

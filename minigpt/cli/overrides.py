@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from minigpt import ranks
 from minigpt.config.places import CONF
 from minigpt.config.schema import PATH_KEYS
 from minigpt.errors import ConfigError
+from minigpt.terminal import did_you_mean
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -90,10 +92,26 @@ def without_glob(override: str, folders: list[Path]) -> str:
     return f"{parsed.get_key_element()}={','.join(found)}"
 
 
+def groups_of(folders: list[Path]) -> set[str]:
+    """The names of all groups that folders hold."""
+    return {
+        path.parent.relative_to(folder).as_posix()
+        for folder in folders
+        for path in folder.rglob("*/*.yaml")
+    }
+
+
 def options_of(group: str, folders: list[Path]) -> dict[str, Path]:
-    """Option -> its file. `_*.yaml` are no options."""
-    files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
+    """Option -> its file, which is that of the first folder. `_*.yaml` are no options."""
+    files = [path for folder in reversed(folders) for path in (folder / group).glob("*.yaml")]
     return {path.stem: path for path in files if not path.name.startswith("_")}
+
+
+def unknown_choice(typed: str, option: str, options: Collection[str]) -> str:
+    """What is said of an option that is not there."""
+    group = typed.lstrip("+~").partition("=")[0]
+    known = f"(known: {', '.join(sorted(options))}; see --help {group})"
+    return f"unknown choice: {typed} {did_you_mean(option, options, otherwise=known)}"
 
 
 def searchpath(overrides: list[str]) -> list[str]:

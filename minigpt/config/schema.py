@@ -250,8 +250,7 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    # Hydra copies the store for each group that --help lists and each time it composes; entries
-    # leave it as copies.
+    # Hydra copies the store each time it composes; entries leave it as copies.
     setattr(ConfigStore, "__deepcopy__", lambda self, memo: self)  # noqa: B010
     store.store(name="train_schema", node=TrainRoot)
     store.store(name="generate_schema", node=GenerateRoot)

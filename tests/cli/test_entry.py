@@ -93,7 +93,9 @@ def test_both_folders_of_its_user_count_and_are_named(shell: Shell) -> None:
     command = [f"--config-dir={shell.folder / 'one'}", *SMALL, "dry_run=true"]
     command.append(f"hydra.searchpath=[file://{shell.folder / 'two'}]")
     assert shell("train", *command, "schedule=zzzzzz") == 2
-    assert "(known: constant, linear, one, two, warmup_cosine, wsd)" in shell.err
+    assert (
+        "(known: constant, linear, one, two, warmup_cosine, wsd; see --help schedule)" in shell.err
+    )
     for name in ("one", "two"):
         assert shell("train", *command, f"schedule={name}") == 0, shell.err
     assert shell("train", *command[1:], "schedule=two", "sede=1") == 2
