@@ -162,8 +162,7 @@ def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         left_out |= {HEAD} if tied else set()
         kept = shapes.keys() - left_out
         meta = {ours[name]: torch.empty(shapes[name], device="meta") for name in kept}
-        node = {"_target_": MODEL, **arguments}
-        outline(Parts(folder, (OWN,)), node, arguments["vocab_size"], meta)
+        _check_sizes(folder, arguments, meta)
         weights: dict[str, Tensor] = {}
         for path in files:
             stop_if_requested(f"reading {folder}")
@@ -172,7 +171,7 @@ def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if error.missing:
             raise CheckpointError(
                 f"neither a run nor an exported model: {folder} has no {error.path.name} "
-                "(give outputs/<name>-<id>, or what minigpt.export wrote)"
+                "(give outputs/<name>-<id>, or a folder of Hugging Face's)"
             ) from None
         raise CheckpointError(
             f"damaged export: {error.path}: {error.why} (export it again)"
@@ -183,6 +182,17 @@ def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if tied and not torch.equal(weights[HEAD], weights[EMBED]):
         raise CheckpointError(_cannot_import(folder, [f"tie_word_embeddings=True beside a {HEAD}"]))
     return arguments, {ours[name]: weights[name] for name in kept}
+
+
+def _check_sizes(folder: Path, arguments: dict[str, Any], meta: dict[str, Tensor]) -> None:
+    """Raise CheckpointError, in one line, unless the weights are those of the configuration."""
+    try:
+        node = {"_target_": MODEL, **arguments}
+        outline(Parts(folder, (OWN,)), node, arguments["vocab_size"], meta)
+    except CheckpointError as error:
+        first, *others = error.problems
+        more = f"; so with {len(others)} more" if others else ""
+        raise CheckpointError(f"{first}{more}") from None
 
 
 def differing(model: Transformer, arguments: dict[str, Any]) -> list[str]:

@@ -129,6 +129,9 @@ def _loaded(folder: Path, found: Checkpoint, trust: Collection[str]) -> Loaded:
 def _beside(folder: Path, vocab_size: int, marker: str | None = None) -> Any:
     """The tokenizer of a folder of Hugging Face's, ours or foreign. DataError if there is none."""
     inside = home(folder)
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        if not os.path.lexists(folder / name):
+            raise DataError(f"no tokenizer: {folder} has no {name} (put the model's own there)")
     config = base.read_json(folder / "tokenizer_config.json", inside)
     if "minigpt_kind" in config:
         return load_tokenizer(folder, inside)

@@ -91,6 +91,10 @@ def test_a_foreign_folder_is_run_and_trained_on(shell: Shell, tmp_path: Path) ->
     assert shell("generate", f"run={folder}", "prompt=To be", "max_new_tokens=4") == 0, shell.err
     assert shell.out.startswith("To be")
 
+    (folder / "tokenizer.json").unlink()
+    assert shell("generate", f"run={folder}", "prompt=To be") == 3
+    assert f"no tokenizer: {folder} has no tokenizer.json" in shell.err
+    (folder / "tokenizer.json").write_text(text)
     made(folder, "qwen3", "40KB", tokenizer.vocab_size)
     path = tmp_path / "text.txt"
     path.write_text(TEXT * 50)
@@ -163,8 +167,9 @@ def test_sizes_are_checked_before_a_weight_is_read(
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
     monkeypatch.setattr(hugging_face, "read_bytes", None)
-    with pytest.raises(CheckpointError, match=r"mlp.down.weight \(32, 48\) -> \(32, 64\)"):
+    with pytest.raises(CheckpointError, match=r"mlp.down.weight \(32, 48\) -> \(32, 64\)") as error:
         from_hugging_face(tmp_path)
+    assert str(error.value).endswith("; so with 5 more")
 
 
 def test_a_head_beside_tied_embeddings_must_be_them(tmp_path: Path) -> None:
