@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt import interrupt
+from minigpt import interrupt, ranks
 from minigpt.errors import BusyError, ConfigError
 
 if TYPE_CHECKING:
@@ -80,14 +80,15 @@ def train(
 def _planned(typed: list[str], config_dir: str | None) -> "Plan":
     from minigpt.cli.command import refuse_several_runs
     from minigpt.cli.composition import compose, each_logger
-    from minigpt.cli.overrides import protect, refuse_secrets, refuse_torchrun
+    from minigpt.cli.overrides import protect, refuse_secrets
     from minigpt.config import schema
     from minigpt.config.plan import plan_of
 
     schema.register()
     if flags := [text for text in typed if text.startswith("-")]:
         raise ConfigError(f"arguments: {' '.join(flags)} (only key=value; train.py has the flags)")
-    refuse_torchrun(multirun=False, script="train")
+    if ranks.launched() > 1:
+        raise ConfigError("under torchrun: minigpt.train (it starts ranks itself: train.devices=2)")
     typed = each_logger([protect(text, sweeping=False) for text in typed], config_dir)
     refuse_secrets(typed)
     cfg = compose("train", typed, config_dir, plan_of)
@@ -103,6 +104,10 @@ def _train(plan: "Plan") -> dict[str, Any] | None:
 
     if plan.config["code"] is not None:
         raise ConfigError("an arm that is code: code= (only train.py finds its checkout)")
+    if plan.devices > 1 and threading.current_thread() is not threading.main_thread():
+        raise ConfigError(
+            f"train.devices={plan.devices}: not in this thread (the main thread alone starts ranks)"
+        )
     summary = None if plan.config["dry_run"] else answer(plan)
     built = check_built(plan) if summary is None else None
     if plan.config["dry_run"] and built:

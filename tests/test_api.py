@@ -80,6 +80,11 @@ def test_errors_are_raised_as_ours(tmp_path: Path) -> None:
     }.items():  # fmt: skip
         with pytest.raises(errors.ConfigError, match=said):
             minigpt.train(overrides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANK", "0")
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(errors.ConfigError, match="under torchrun"):
+            minigpt.train(SMALL)
     with pytest.raises(errors.ConfigError, match="no such folder"):
         minigpt.runs(tmp_path / "nothing")
     with pytest.raises(errors.ConfigError, match="no run there"):
