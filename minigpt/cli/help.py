@@ -45,7 +45,10 @@ def help_of(
 
 def first_sentence(path: Path) -> str:
     """What an option is for: the beginning of the comment on top of its file."""
-    header, _ = _read(path)
+    try:
+        header, _ = _read(path)
+    except OSError as error:
+        return f"(cannot be read: {error.strerror})"
     paragraph = " ".join(re.split(r"\n(?:\n|  )", header, maxsplit=1)[0].split())
     return re.split(r"(?<=[.?!]) (?=[A-Z]|arXiv)", paragraph, maxsplit=1)[0]
 

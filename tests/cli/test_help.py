@@ -131,6 +131,10 @@ def test_options_of_its_user_are_shown(
     assert page.index(f"{tmp_path / 'two'}/schedule/two.yaml") < page.index(
         "conf/schedule/constant"
     )
+    (tmp_path / "one" / "schedule" / "gone.yaml").symlink_to("nowhere")
+    assert "(cannot be read: No such file or directory)" in shown(
+        shell, "train", *given, "schedule"
+    )
     (tmp_path / "one" / "schedule" / "one.yaml").write_text("a: [")
     assert shell("train", "--help", *given, "schedule=one") == 2
     assert "one.yaml: " in shell.err
