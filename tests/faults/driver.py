@@ -90,6 +90,7 @@ class Pool:
         root: str = ".",
         environment: dict[str, str] | None = None,
         watchers: dict[int, str | None] | None = None,
+        name: str = "",
     ) -> Outcome:
         """One run with `folder` as its working folder (made if it is missing).
 
@@ -97,9 +98,10 @@ class Pool:
         signals: (seconds after the start, name), sent from outside.
         watchers: where stdout (1) and stderr (2) lead instead of to the log; None: it is closed.
         direct: without Hydra's composition, which is done once for all.
+        name: of a process that shares its folder with others.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        log = folder.with_name(f"{folder.name}.log")
+        log = folder.with_name(f"{folder.name}{name}.log")
         fault = {"root": str(folder / root), "at": at, "action": action, "lasting": lasting}
         request = {
             "script": script, "arguments": arguments, "folder": str(folder), "log": str(log),

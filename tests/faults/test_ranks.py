@@ -45,12 +45,12 @@ def train(
         environment = {} if n_ranks == 1 else {**size, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         if disturb and rank in disturb:
             environment["DISTURB"] = disturb[rank]
-        log = folder.parent / f"{folder.name}-{rank}" / "here"  # each has a log of its own
-        output = f"output_dir={folder / 'outputs'}"
         more = (own or {}).get(rank, [])
         # whoever was stopped stays so
         signals = [(GONE_WITHIN_S, "SIGKILL")] if "STOP" in environment.get("DISTURB", "") else []
-        return pool.run(log, [*arguments, output, *more], environment=environment, signals=signals)
+        return pool.run(
+            folder, [*arguments, *more], environment=environment, signals=signals, name=f"-{rank}"
+        )
 
     with ThreadPoolExecutor(n_ranks) as threads:
         return list(threads.map(one, range(n_ranks)))
