@@ -15,6 +15,7 @@ from minigpt.tokenizer.base import Spec, Tokenizer, read_json
 from minigpt.tokenizer.byte_level import CHARACTER_TO_BYTE, unspell
 
 MOST_IDS_PER_TOKEN, SPARE_IDS = 2, 1024
+PADDED = "minigpt_vocab_size"  # key of tokenizer_config.json
 ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
 
 
@@ -24,11 +25,15 @@ class HF(Spec):
     path: a tokenizer.json, or the folder that holds it.
     end_of_text: the marker that precedes documents; null takes the first of ENDS_OF_TEXT that the
         file defines.
+    vocab_size: the rows of a model that has more than the file has ids; null: as many as ids.
     """
 
-    def __init__(self, path: str, end_of_text: str | None = None) -> None:
+    def __init__(
+        self, path: str, end_of_text: str | None = None, vocab_size: int | None = None
+    ) -> None:
         self.path = path
         self.end_of_text = end_of_text
+        self.vocab_size = vocab_size
 
     def file(self) -> Path:
         """Follows links, since the user named it: Hugging Face's cache is full of links."""
@@ -37,10 +42,16 @@ class HF(Spec):
 
     def describe(self) -> dict[str, Any]:
         read_json(self.file())
-        return {"kind": "hf", "sha256": sha256_file(self.file()), "end_of_text": self.end_of_text}
+        told = {"kind": "hf", "sha256": sha256_file(self.file()), "end_of_text": self.end_of_text}
+        return told | ({} if self.vocab_size is None else {"vocab_size": self.vocab_size})
 
     def train(self, texts: Iterable[str]) -> "HFTokenizer":
-        return tokenizer_of(read_json(self.file()), self.end_of_text, self.file())
+        found = tokenizer_of(read_json(self.file()), self.end_of_text, self.file())
+        try:
+            found.pad(self.vocab_size)
+        except ValueError as error:
+            raise DataError(f"{error} (change data.tokenizer.vocab_size)") from None
+        return found
 
 
 def tokenizer_of(definition: dict[str, Any], marker: str | None, path: Path) -> "HFTokenizer":
@@ -130,11 +141,26 @@ class HFTokenizer(Tokenizer):
         self.library.encode_special_tokens = True  # means: encode them as any other text
         self.library.no_truncation()
         self.library.no_padding()
-        self.vocab_size = max(self.library.get_vocab(with_added_tokens=True).values()) + 1
+        self.n_ids = max(self.library.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size = self.n_ids
         end_of_text = self.library.token_to_id(marker)
         if end_of_text is None:
             raise ValueError(f"no token {marker!r}")
         self.end_of_text = end_of_text
+
+    def pad(self, vocab_size: Any) -> None:
+        """Ids up to that of a padded model, without text; None changes nothing.
+
+        Raises ValueError for what does not fit the file.
+        """
+        most = MOST_IDS_PER_TOKEN * (self.n_ids + SPARE_IDS)
+        if vocab_size is None:
+            return
+        if type(vocab_size) is not int or not self.n_ids <= vocab_size <= most:
+            raise ValueError(
+                f"vocab_size={vocab_size!r:.40} does not fit a tokenizer.json of {self.n_ids:,} ids"
+            )
+        self.vocab_size = vocab_size
 
     def encode_unicode(self, text: str) -> np.ndarray:
         return self.encode_batch([text])[0]
@@ -162,7 +188,8 @@ class HFTokenizer(Tokenizer):
         return super().bytes_per_id() if self.is_byte_level else None
 
     def config(self) -> dict[str, Any]:
-        return {**super().config(), "eos_token": self.marker, "bos_token": self.marker}
+        padded = {PADDED: self.vocab_size} if self.vocab_size > self.n_ids else {}
+        return {**super().config(), "eos_token": self.marker, "bos_token": self.marker, **padded}
 
     def tokenizer_json(self) -> dict[str, Any]:
         return self.definition
@@ -170,4 +197,6 @@ class HFTokenizer(Tokenizer):
 
 def read(config: dict[str, Any], definition: dict[str, Any]) -> HFTokenizer:
     """The inverse of `save`."""
-    return HFTokenizer(definition, config["eos_token"])
+    found = HFTokenizer(definition, config["eos_token"])
+    found.pad(config.get(PADDED))
+    return found

@@ -95,10 +95,10 @@ def test_a_foreign_folder_is_run_and_trained_on(shell: Shell, tmp_path: Path) ->
     assert shell("generate", f"run={folder}", "prompt=To be") == 3
     assert f"no tokenizer: {folder} has no tokenizer.json" in shell.err
     (folder / "tokenizer.json").write_text(text)
-    made(folder, "qwen3", "40KB", tokenizer.vocab_size)
     path = tmp_path / "text.txt"
     path.write_text(TEXT * 50)
     data = ["data@stand_in=files", "data/tokenizer@stand_in.tokenizer=hf", f"stand_in.path={path}"]
+    data += [f"stand_in.tokenizer.vocab_size={tokenizer.vocab_size + 3}"]
     data += [f"stand_in.tokenizer.path={folder}", "train.stop_after=0", f"output_dir={tmp_path}"]
     start = [*SMALL, *data, f"init_from={folder}"]
     assert shell("train", *start) == 4
@@ -110,6 +110,9 @@ def test_a_foreign_folder_is_run_and_trained_on(shell: Shell, tmp_path: Path) ->
     assert export.main([str(run), str(tmp_path / "ours")]) == 0
     assert_equal(tmp_path / "ours", folder)
 
+    assert shell("generate", f"run={run}", "prompt=To be", "max_new_tokens=4") == 0, shell.err
+    assert shell("train", *start, "stand_in.tokenizer.vocab_size=5") == 3
+    assert "vocab_size=5 does not fit a tokenizer.json of " in shell.err
     other = [word for word in way_out.split(" ") if "rope_theta" not in word]
     assert shell("train", *start, *other) == 0, shell.err
     assert f"init_from={folder} was made with model.rope_theta=1000000.0\n" in shell.err
