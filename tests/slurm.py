@@ -82,8 +82,11 @@ def srun(state: Path, *arguments: str) -> None:
     if (tasks := int(os.environ["SLURM_NTASKS"])) == 1:
         (state / f"pid_{job}").write_text(str(os.getpid()))
         os.execvp(rest[0], rest)
-    numbers = [{"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)} for n in range(tasks)]
-    processes = [subprocess.Popen(rest, env={**os.environ, **own}) for own in numbers]
+    nodes = os.environ["SLURM_JOB_NODELIST"]
+    step = {"STEP_ID": "0", "STEP_NUM_TASKS": str(tasks), "STEP_NODELIST": nodes}
+    numbers = [step | {"PROCID": str(n), "LOCALID": str(n)} for n in range(tasks)]
+    own = [{f"SLURM_{name}": value for name, value in one.items()} for one in numbers]
+    processes = [subprocess.Popen(rest, env={**os.environ, **one}) for one in own]
     (state / f"pid_{job}").write_text(" ".join(str(process.pid) for process in processes))
     codes = [process.wait() for process in processes]
     sys.exit(max(code if code >= 0 else 128 - code for code in codes))

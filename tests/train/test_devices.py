@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from runs import ROOT, SMALL, Shell, rows
 
-from minigpt.errors import BusyError, LostRank, Stopped
+from minigpt.errors import BusyError, CheckpointError, LostRank, Stopped
+from minigpt.train import assemble
 from minigpt.train.devices import cause
 
 TWO = [*SMALL, "train.batch_size=12", "train.micro_batch_size=2", "train.precision=fp32"]
@@ -147,6 +149,22 @@ def test_tasks_of_slurm_are_ranks(tmp_path: Path) -> None:
         assert task.returncode == 0, said
         assert ("run folder" in said) == (number == 0)
     assert losses(tmp_path / "tasks") == losses(tmp_path / "alone")
+
+
+def test_ranks_with_other_code_are_refused_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the values that each rank has of all."""
+
+    def values(own: dict[str, Any]) -> list[dict[str, Any]]:
+        return [own, {**own, "code": {**own["code"], "minigpt.train.loop": "another"}}]
+
+    plan: Any = SimpleNamespace(id="abc", config={})
+    tokens: Any = SimpleNamespace(fingerprint="tokens")
+    monkeypatch.setattr(assemble, "source_digest", lambda config: {"minigpt.train.loop": "one"})
+    monkeypatch.setattr(assemble.ranks, "values", lambda own: [own, own])
+    assemble.refuse_odd_ranks(plan, tokens)
+    monkeypatch.setattr(assemble.ranks, "values", values)
+    with pytest.raises(CheckpointError, match=r"rank 1 on .* has other code than rank 0"):
+        assemble.refuse_odd_ranks(plan, tokens)
 
 
 def test_the_cause_is_what_a_rank_did_by_itself() -> None:
