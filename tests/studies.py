@@ -126,6 +126,7 @@ class Study:
             "folder": "tokens",
             "vocab_size": 257,
             "val_bytes": 10_000,
+            "licence": "unknown",
         }
         run_json = {
             "schema": 1,
@@ -144,8 +145,9 @@ class Study:
                        for name in ("minigpt.train.loop", "minigpt.optim.muon")},
             "versions": {"torch": "2.13.0", "python": "3.11"},
             "chosen": {"device": "cpu", "precision": "fp32", "compile": False,
-                       "deterministic": False, "threads": 1, "micro_batch_size": BATCH},
-            "hardware": {"host": "vm", "cpus": 2, "device": "x86_64", "world_size": 1,
+                       "deterministic": False, "threads": 1, "micro_batch_size": BATCH,
+                       "world_size": 1},
+            "hardware": {"host": "vm", "cpus": 2, "device": "x86_64",
                          "peak_flops": 1e11, "peak_source": "measured"},
             "data": tokens_fingerprint | {"val_fingerprint": "v" * 64} | (data or {}),
             "mixed": [],

@@ -43,6 +43,7 @@ def test_it_trains_the_run_of_the_command_twice_in_a_process(
     ours = tmp_path / "notebook"
     stderr = io.StringIO()  # it has no file descriptor
     monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(logging.getLogger("minigpt"), "handlers", [])  # whatever tests have left
     before = state()
     assert minigpt.train([*SMALL, *places(ours), "train.stop_after=6"]) is None
     summary = minigpt.train([*SMALL, *places(ours)])

@@ -14,7 +14,7 @@ from runs import rows
 # bf16 in Newton-Schulz turns a rounding of 1e-8 into one of 1e-3, with any other micro-batch too
 FP32_MUON = ["optim=muon", "optim.hidden.ns_dtype=fp32"]
 PARTS = [*SIX, "train.precision=fp32", "train.batch_size=12", "train.micro_batch_size=2"]
-GONE_WITHIN_S = 15.0  # generous: these machines are busy
+GONE_WITHIN_S = 10.0  # generous: these machines are busy
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_a_rank_with_another_command_or_other_tokens_refuses(
 def test_a_hanging_rank_is_named_within_the_timeout(
     three: Pool, tmp_path: Path, tokens: list[str]
 ) -> None:
-    arguments = [*PARTS, *tokens, "train.rank_timeout=3"]
+    arguments = [*PARTS, *tokens, "train.rank_timeout=2"]
     ended = train(three, tmp_path / "run", arguments, 2, disturb={1: "step 3 STOP"})
     assert [outcome.code for outcome in ended] == [1, -9]
-    assert "rank 1: no answer for 3 s (train.rank_timeout=3)" in ended[0].said
+    assert "rank 1: no answer for 2 s (train.rank_timeout=2)" in ended[0].said
