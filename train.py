@@ -30,6 +30,7 @@ def planned(cfg: "DictConfig") -> "Plan":
 def train(plan: "Plan", inside: "Inside") -> float | None:
     """One run, to its final validation loss (None: stopped early or only described)."""
     from minigpt import ranks
+    from minigpt.cli.slurm import take_from_slurm
     from minigpt.config.build import check_built
     from minigpt.errors import CheckpointError, NumericsError
     from minigpt.files.durable import ensure_writable
@@ -39,7 +40,7 @@ def train(plan: "Plan", inside: "Inside") -> float | None:
         from minigpt.study.elsewhere import go_where_it_is
 
         go_where_it_is(plan)
-    ranks.take_from_slurm(plan.devices)
+    take_from_slurm(plan.devices)
     summary, refused = None, None
     try:
         summary = answer(plan)  # of a finished run, without loading torch

@@ -6,13 +6,13 @@ before training is; tensors through torch.distributed's group.
 """
 
 import json
+import math
 import os
-import subprocess
 import sys
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 T = TypeVar("T")
+BEFORE_TRAINING = "before its first step (the same command goes on)"
 ROLL_CALL_S = 2.0  # how long a rank has to answer, once a sum over ranks has failed
 
 
@@ -45,23 +46,6 @@ _met = Meeting()
 def launched() -> int:
     """How many processes were started to train together, this one included, by its environment."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-
-
-def take_from_slurm(devices: int) -> None:
-    """Be a rank where `srun` has started a task for each device (as submitit does)."""
-    slurm = {name.removeprefix("SLURM_"): value for name, value in os.environ.items()}
-    if launched() > 1 or devices == 1 or slurm.get("STEP_NUM_TASKS") != str(devices):
-        return
-    nodes = ["scontrol", "show", "hostnames", slurm["STEP_NODELIST"]]
-    first = subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()[0]
-    step = int(slurm["JOB_ID"]) * 16 + int(slurm["STEP_ID"])
-    os.environ |= {
-        "RANK": slurm["PROCID"],
-        "LOCAL_RANK": slurm["LOCALID"],
-        "WORLD_SIZE": str(devices),
-        "MASTER_ADDR": first,
-        "MASTER_PORT": str(20_000 + step % 10_000),
-    }
 
 
 def world_size() -> int:
@@ -100,9 +84,17 @@ def meeting(device: str, timeout_s: float) -> Iterator[None]:
             raise LostRank(f"too few devices: local rank {own}, {there} GPUs here")
         torch.cuda.set_device(own)
     _met.numbers, _met.patience_s = count(), timeout_s
-    _met.store, *_ = next(dist.rendezvous("env://"))
     try:
+        _met.store, *_ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
         _met.store = dist.PrefixStore(_common_name(), _met.store)
+    except BaseException as error:
+        _met.store = None  # without the name it is the next attempt's, too: nothing is left there
+        if not isinstance(error, RuntimeError):
+            raise
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        why = f"{str(error).splitlines()[0]} (train.rank_timeout={timeout_s:g})"
+        raise LostRank(f"ranks do not meet: {where}: {why}") from None
+    try:
         yield
     except BaseException as error:
         if not isinstance(error, LostRank):
@@ -130,14 +122,16 @@ def _common_name() -> str:
         name = _read(f"welcome/{own}").decode()
         _met.store.set(f"heard/{name}/{rank()}", "")
         return name
-    others = set(range(1, world_size()))
+    others, end = set(range(1, world_size())), time.monotonic() + _met.patience_s
     while others:
+        if time.monotonic() > end:
+            raise LostRank(_no_answer(others, _met.patience_s))
         for other in list(others):
             if _met.store.check([f"hello/{other}"]):
                 _met.store.set(f"welcome/{_met.store.get(f'hello/{other}').decode()}", own)
             if _met.store.check([f"heard/{own}/{other}"]):
                 others.discard(other)
-        interrupt.stop_if_requested("nothing was trained yet (the same command begins again)")
+        interrupt.stop_if_requested(BEFORE_TRAINING)
         time.sleep(0.01)
     return own
 
@@ -150,6 +144,9 @@ def join(device: str) -> None:
 
     if device == "mps":
         raise ConfigError("one device: mps cannot share a run (train.device=cpu, or one process)")
+    _met.store.set(f"ready/{rank()}", "")
+    for other in range(world_size()):  # torch's own wait hears neither a signal nor who has failed
+        _read(f"ready/{other}", _met.patience_s)
     with _answering():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
@@ -231,19 +228,25 @@ def values(value: T) -> list[T]:
     return everyone
 
 
-def _read(key: str) -> bytes:
-    """A key of the store, however long it takes, unless a rank fails or a signal comes."""
+def _read(key: str, patience_s: float = math.inf) -> bytes:
+    """A key of the store, unless a rank fails or a signal comes.
+
+    However long it takes, or so long that the rank which the key ends with counts as lost.
+    """
     import torch.distributed as dist
 
     assert _met.store is not None
+    end = time.monotonic() + patience_s
     while True:
         try:
             _met.store.wait([key], timedelta(seconds=1))
             return _met.store.get(key)
         except dist.DistStoreError:  # not yet
-            interrupt.stop_if_requested("nothing was trained yet (the same command begins again)")
             if (failed := _failed()) is not None:
                 raise LostRank(failed) from None
+            interrupt.stop_if_requested(BEFORE_TRAINING)
+            if time.monotonic() > end:
+                raise LostRank(_no_answer({int(key.rpartition("/")[2])}, patience_s)) from None
         except RuntimeError:
             raise LostRank("lost rank 0: it is gone (the same command goes on)") from None
 
@@ -259,15 +262,16 @@ def _answering() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
-        waited = time.monotonic() - begin
-        silent = ", ".join(map(str, _silent_ranks())) or "unknown"
-        how = f"no answer for {waited:.0f} s (train.rank_timeout={_met.patience_s:g})"
-        how = how if waited >= _met.patience_s else "it is gone"
-        raise LostRank(
-            _failed()
-            or f"lost a rank of {world_size()}: rank {silent}: {how}; "
-            "the same command goes on from the newest checkpoint"
-        ) from None
+        waited, silent = time.monotonic() - begin, _silent_ranks()
+        raise LostRank(_failed() or _no_answer(silent, waited)) from None
+
+
+def _no_answer(silent: Collection[int], waited_s: float) -> str:
+    """What to say of ranks that others have waited for."""
+    how = f"no answer for {waited_s:.0f} s (train.rank_timeout={_met.patience_s:g})"
+    how = how if waited_s >= _met.patience_s else "it is gone"
+    named = f"lost a rank of {world_size()}: rank {', '.join(map(str, silent)) or 'unknown'}"
+    return f"{named}: {how}; the same command goes on from the newest checkpoint"
 
 
 def _silent_ranks() -> list[int]:

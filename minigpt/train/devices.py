@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from minigpt.files import records
 from minigpt.files.durable import json_bytes
 
 PLAN = "plan.json"
+FOLLOWED = (130, 143, -signal.SIGTERM)  # exit codes of ranks that the agent ended
 
 
 def train(plan: Plan) -> dict[str, Any] | None:
@@ -53,7 +53,12 @@ def train(plan: Plan) -> dict[str, Any] | None:
             said = [end["problems"] for end in ends(folder) if "stopped" in str(end["problems"])]
             raise Stopped(stop.sigval, *(said[0] if said else ["stopped"])) from None
         except ChildFailedError as error:
-            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            begin = min(failure.timestamp for failure in error.failures.values())
+            codes = {
+                rank: failure.exitcode
+                for rank, failure in error.failures.items()
+                if failure.timestamp <= begin + 1  # the agent kills those that outlast its SIGTERM
+            }
             raise cause(ends(folder), codes) from None
     return records.summary_of(plan.folder)
 
@@ -69,6 +74,7 @@ def start(plan: Plan, folder: Path) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // plan.devices)))
     os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     timeout = plan.config["train"]["rank_timeout"]
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read as soon as a rank imports torch
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(max(1, round(timeout)))
     config = LaunchConfig(
         min_nodes=1,
@@ -125,14 +131,17 @@ def cause(ended: list[dict[str, Any]], codes: Mapping[int, int]) -> MinigptError
     by_itself = [end for end in ended if not end["lost"] and end["exit_code"] not in (130, 143)]
     if by_itself:
         return error_of(by_itself[0]["exit_code"], *by_itself[0]["problems"])
-    for rank, code in codes.items():
+    alone = {rank: code for rank, code in codes.items() if code not in FOLLOWED}
+    for rank, code in alone.items():
         if code < 0:
             return LostRank(
                 f"lost rank {rank}: killed by {signal.Signals(-code).name} "
                 "(the same command goes on from the newest checkpoint)"
             )
     for end in ended:
-        kind = LostRank if end["lost"] else partial(error_of, end["exit_code"])
-        return kind(*end["problems"])
-    rank, code = next(iter(codes.items()))
+        if end["lost"]:
+            return LostRank(*end["problems"])
+        if not alone:
+            return error_of(end["exit_code"], *end["problems"])
+    rank, code = next(iter((alone or codes).items()))
     return MinigptError(f"rank {rank} ended with exit code {code} (see above)")

@@ -199,3 +199,15 @@ def test_a_hanging_rank_is_named_within_the_timeout(
     ended = train(three, tmp_path / "run", arguments, 2, disturb={1: "step 3 STOP"})
     assert [outcome.code for outcome in ended] == [1, -9]
     assert "rank 1: no answer for 2 s (train.rank_timeout=2)" in ended[0].said
+
+
+def test_a_rank_that_never_comes_is_waited_for_within_the_timeout(
+    three: Pool, tmp_path: Path, tokens: list[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    alone = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    arguments = [*PARTS, *tokens, "train.rank_timeout=1"]
+    ended = three.run(tmp_path / "run", arguments, environment=alone)
+    assert ended.code == 1
+    assert f"error: ranks do not meet: 127.0.0.1:{port}: " in ended.said

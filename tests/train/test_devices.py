@@ -178,3 +178,7 @@ def test_the_cause_is_what_a_rank_did_by_itself() -> None:
     assert isinstance(cause([stopped], {1: 143}), Stopped)
     assert isinstance(cause([lost], {0: 1}), LostRank)
     assert "rank 1 ended with exit code 1 (see above)" in str(cause([], {1: 1}))
+    # a traceback on rank 1: the agent stopped rank 0, before its first step or as it ended
+    assert "rank 1 ended with exit code 1 (see above)" in str(cause([stopped], {0: 143, 1: 1}))
+    told = cause([{**lost, "problems": ["rank 1 failed: SystemExit(3)"]}], {0: -15, 1: 1})
+    assert str(told) == "rank 1 failed: SystemExit(3)"
