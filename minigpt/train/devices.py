@@ -51,7 +51,9 @@ def train(plan: Plan) -> dict[str, Any] | None:
         except SignalException as stop:
             interrupt.remember(stop.sigval)
             said = [end["problems"] for end in ends(folder) if "stopped" in str(end["problems"])]
-            raise Stopped(stop.sigval, *(said[0] if said else ["stopped"])) from None
+            found = records.summary_of(plan.folder) or {}
+            if said or found.get("status") != "finished":  # else it came to its end meanwhile
+                raise Stopped(stop.sigval, *(said[0] if said else ["stopped"])) from None
         except ChildFailedError as error:
             begin = min(failure.timestamp for failure in error.failures.values())
             codes = {

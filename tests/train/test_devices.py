@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from runs import ROOT, SMALL, Shell, rows
 
+from minigpt import interrupt
 from minigpt.errors import BusyError, CheckpointError, LostRank, Stopped
-from minigpt.train import assemble
+from minigpt.train import assemble, devices
 from minigpt.train.devices import cause
 
 TWO = [*SMALL, "train.batch_size=12", "train.micro_batch_size=2", "train.precision=fp32"]
@@ -182,3 +183,23 @@ def test_the_cause_is_what_a_rank_did_by_itself() -> None:
     assert "rank 1 ended with exit code 1 (see above)" in str(cause([stopped], {0: 143, 1: 1}))
     told = cause([{**lost, "problems": ["rank 1 failed: SystemExit(3)"]}], {0: -15, 1: 1})
     assert str(told) == "rank 1 failed: SystemExit(3)"
+
+
+def test_a_signal_that_comes_as_a_run_ends_leaves_it_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    def ends(plan: Any, folder: Path) -> None:
+        raise SignalException("heard", signal.SIGTERM)
+
+    monkeypatch.setattr(devices, "start", ends)
+    monkeypatch.setattr(devices, "asdict", vars)
+    monkeypatch.setattr(devices.records, "summary_of", lambda folder: {"status": status})
+    plan: Any = SimpleNamespace(config={"train": {"device": "cpu"}}, devices=2, folder=tmp_path)
+    status = "finished"
+    assert devices.train(plan) == {"status": "finished"}
+    status = "diverged"
+    with pytest.raises(Stopped):
+        devices.train(plan)
+    interrupt.clear()
