@@ -416,7 +416,7 @@ FIXTURES = [HealthCheck.function_scoped_fixture]
 
 @pytest.mark.faults(41)
 @settings(
-    max_examples=10, derandomize=True, deadline=None, database=None, suppress_health_check=FIXTURES
+    max_examples=6, derandomize=True, deadline=None, database=None, suppress_health_check=FIXTURES
 )
 @given(override=ODD)
 def test_any_override_is_a_dry_run_or_a_line(

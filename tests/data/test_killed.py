@@ -137,7 +137,7 @@ def test_killed_at_every_file_operation(
 def test_killed_again_and_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
     """Several kills in a row, each at another operation of what is left to do."""
     rng = random.Random(0)
-    for attempt in range(15):
+    for attempt in range(8):
         folder = tmp_path / str(attempt)
         kills = 0
         while in_child(folder, rng.randrange(1, 60)) == -1:

@@ -120,7 +120,12 @@ def test_dry_run_says_it(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "checkpointing"), [("tiny", "false"), ("tiny", "true"), ("tiny_ensemble", "false")]
+    ("model", "checkpointing"),
+    [
+        ("tiny", "false"),
+        pytest.param("tiny", "true", marks=pytest.mark.slow),
+        pytest.param("tiny_ensemble", "false", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_process_takes_what_was_estimated(model: str, checkpointing: str) -> None:
