@@ -95,9 +95,8 @@ def test_a_signal_stops_all_ranks_and_a_killed_one_is_named(tmp_path: Path) -> N
     assert "torch/distributed" not in said
 
 
-@pytest.mark.slow
 def test_torchrun_starts_a_killed_run_again_from_its_newest_checkpoint(tmp_path: Path) -> None:
-    every = ["checkpoint.every=2", "train.steps=60", "eval.every=null"]
+    every = ["checkpoint.every=2", "train.steps=40", "eval.every=null"]
     straight = start(tmp_path / "straight", [], *every, "train.devices=2")
     said, _ = straight.communicate(timeout=100)
     assert straight.returncode == 0, said
