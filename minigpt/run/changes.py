@@ -58,6 +58,12 @@ def path_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return changes + _another_torch(saved["versions"]["torch"], now["versions"]["torch"])
 
 
+def regrouped(saved: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """That another number of ranks goes on with a run; None if it does not."""
+    before, after = world_size(saved), world_size(now)
+    return None if before == after else f"ranks: {before} -> {after} (equal within rounding)"
+
+
 def world_size(record: dict[str, Any]) -> int:
     """How many ranks train a run now, by its run.json."""
     return int(record["chosen"].get("world_size", 1))

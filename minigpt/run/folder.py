@@ -30,7 +30,7 @@ from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
 from minigpt.files import durable, records
 from minigpt.files.lock import FolderLock
 from minigpt.files.reading import UnreadableError, read_bytes
-from minigpt.run.changes import changes_since, path_changes, refusal, world_size
+from minigpt.run.changes import changes_since, path_changes, refusal, regrouped
 from minigpt.run.claim import FILES, claim
 from minigpt.run.log import RunLog
 from minigpt.run.metrics import Metrics
@@ -137,17 +137,15 @@ class RunFolder:
                 f"code changed while the run was starting: {', '.join(edited)} (start it again)"
             )
         first, record = self.saved is None, new_record(self.plan, facts, accepted)
-        regrouped = ""
+        ranks = self.saved and regrouped(self.saved, record)
         if self.saved is not None:
-            before, now = world_size(self.saved), world_size(record)
-            regrouped = "" if before == now else f"ranks: {before} -> {now} (equal within rounding)"
             accepted, path = changes_since(self.saved, record), path_changes(self.saved, record)
             if steps_on_disk(self.checkpoints):  # else nothing was computed the old way
                 accepted += path
             if accepted and not self.plan.config["accept_changes"]:
                 raise refusal(self.folder, accepted)
             # A kill between the two writes below leaves run.json alone.
-            if not (accepted or path or regrouped) and (self.folder / "config.yaml").is_file():
+            if not (accepted or path or ranks) and (self.folder / "config.yaml").is_file():
                 return
             current = ("source", "chosen", "data", "hardware", "versions")
             record = {**self.saved, **{key: record[key] for key in current}}
@@ -157,8 +155,8 @@ class RunFolder:
         with durable.writing(self.folder):
             durable.remove_leftovers(self.folder, FILES)  # of a start that wrote no record
             durable.write_atomic(self.folder / "config.yaml", config_yaml)
-        if regrouped:
-            log.info("%s", regrouped)
+        if ranks:
+            log.info("%s", ranks)
         for change in in_short(accepted):
             log.warning("warning: accepted change: %s", change)
         if first:

@@ -34,6 +34,13 @@ def start(
     )  # fmt: skip
 
 
+def finished(process: "subprocess.Popen[str]") -> str:
+    """What it said, once it has ended well."""
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    return said
+
+
 def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
     """The processes that it started, once they train."""
     deadline = time.monotonic() + 60
@@ -97,41 +104,32 @@ def test_a_signal_stops_all_ranks_and_a_killed_one_is_named(tmp_path: Path) -> N
 
 def test_torchrun_starts_a_killed_run_again_from_its_newest_checkpoint(tmp_path: Path) -> None:
     every = ["checkpoint.every=2", "train.steps=40", "eval.every=null"]
-    straight = start(tmp_path / "straight", [], *every, "train.devices=2")
-    said, _ = straight.communicate(timeout=100)
-    assert straight.returncode == 0, said
+    finished(start(tmp_path / "straight", [], *every, "train.devices=2"))
     process = start(tmp_path / "killed", [*TORCHRUN, "--standalone", "--max-restarts=1"], *every)
     wait_for_step(tmp_path / "killed", 5)
     os.kill(ranks_of(process)[0], signal.SIGKILL)
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, said
-    assert "resuming at step" in said
+    assert "resuming at step" in finished(process)
     assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
 
 
 @pytest.mark.slow
 def test_two_agents_with_a_rendezvous_train_one_run(tmp_path: Path) -> None:
     """As two nodes do, each with an agent of its own that starts a rank."""
-    alone = start(tmp_path / "alone", [], "train.devices=2")
-    said, _ = alone.communicate(timeout=100)
-    assert alone.returncode == 0, said
+    finished(start(tmp_path / "alone", [], "train.devices=2"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     meet = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
     agents = [*TORCHRUN[:2], "--nproc-per-node=1", *meet, "--rdzv-id=7"]
     nodes = [start(tmp_path / "nodes", agents) for _ in range(2)]
     for node in nodes:
-        said, _ = node.communicate(timeout=100)
-        assert node.returncode == 0, said
+        finished(node)
     assert losses(tmp_path / "nodes") == losses(tmp_path / "alone")
 
 
 @pytest.mark.slow
 def test_tasks_of_slurm_are_ranks(tmp_path: Path) -> None:
     """As `srun --ntasks=2 python train.py train.devices=2` does, and submitit's jobs."""
-    alone = start(tmp_path / "alone", [], "train.devices=2")
-    said, _ = alone.communicate(timeout=100)
-    assert alone.returncode == 0, said
+    finished(start(tmp_path / "alone", [], "train.devices=2"))
     scontrol = tmp_path / "scontrol"
     scontrol.write_text("#!/bin/sh\n[ $3 = node[1-2] ] && echo 127.0.0.1 && echo node2\n")
     scontrol.chmod(0o755)
@@ -145,9 +143,7 @@ def test_tasks_of_slurm_are_ranks(tmp_path: Path) -> None:
     own = [{"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)} for n in range(2)]
     tasks = [start(tmp_path / "tasks", [], "train.devices=2", **slurm, **one) for one in own]
     for number, task in enumerate(tasks):
-        said, _ = task.communicate(timeout=100)
-        assert task.returncode == 0, said
-        assert ("run folder" in said) == (number == 0)
+        assert ("run folder" in finished(task)) == (number == 0)
     assert losses(tmp_path / "tasks") == losses(tmp_path / "alone")
 
 
