@@ -24,22 +24,25 @@ Check on a GPU what was written without one, in ten minutes, and write a report.
 
   python -m minigpt.bench gpu                     typed again it goes on: what is done stays done
   python -m minigpt.bench gpu --out DIR --again   elsewhere, and all of it anew
+  python -m minigpt.bench gpu --only muon --only tests --seconds 120    two stages, again
 
 It runs the tests marked gpu; a run that is killed and resumed to the bit; losses, compiled against
 eager and the GPU against the CPU; training of small and medium in bf16, eager and compiled, beside
 transformers' Llama: tokens/s, MFU, peak memory; Muon's step beside torch.optim.Muon. Each stage has
 a share of the time and is cut short at its end. Without a GPU it is a rehearsal with small models.
+After a mend only what failed, or what --only names, is done again: the report says at which commit
+each stage ran.
 
 DIR/<device>.md is the report, DIR/<device>.json the figures. Exit codes: 0 done; 1 a stage failed
 or was cut short; 2 bad arguments; 6 DIR cannot be written, or has figures of something else.
 """
-# Seconds of 600 on an H100; with other time each has the same share. Estimated, never run.
+# Seconds of 600 on an H100; with other time each has the same share.
 SHARES = {
-    "machine": 15, "tests": 190, "resume": 45, "losses": 90, "speed small minigpt": 65,
-    "speed small Llama": 50, "speed medium minigpt": 70, "speed medium Llama": 50, "muon": 25,
+    "machine": 15, "tests": 130, "resume": 45, "losses": 80, "speed small minigpt": 75,
+    "speed small Llama": 60, "speed medium minigpt": 95, "speed medium Llama": 75, "muon": 25,
 }  # fmt: skip
 REHEARSED = SHARES | {
-    "tests": 130, "resume": 80, "speed small minigpt": 90, "speed small Llama": 20,
+    "resume": 80, "losses": 90, "speed small minigpt": 90, "speed small Llama": 20,
     "speed medium minigpt": 20, "speed medium Llama": 20,
 }  # fmt: skip
 ROOT = Path(minigpt.__file__).parent.parent
@@ -51,9 +54,9 @@ SHRUNK = [
     "model.n_layers=1", "model.d_model=64", "model.n_heads=2", "model.n_kv_heads=2",
     "model.max_seq_len=64", "data.tokenizer.vocab_size=512",
 ]  # fmt: skip
-Result = dict[
-    str, Any
-]  # of a stage: date, seconds, rows of figures, why it failed ("": it did not)
+BATCH_TOKENS = 2**17  # of a step of the speed stages
+# Of a stage: date, commit, seconds, rows of figures, why it failed ("": it did not).
+Result = dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:
@@ -62,6 +65,8 @@ def main(arguments: list[str]) -> int:
     p.add_argument("--out", metavar="DIR", type=Path, default=Path("experiments/gpu"))
     p.add_argument("--seconds", type=float, help="all of it ends by then (600; without a GPU 110)")
     p.add_argument("--again", action="store_true", help="forget the figures that are there")
+    p.add_argument("--only", metavar="STAGE", action="append", choices=list(SHARES), default=[],
+        help=f"again, and no other; of {', '.join(SHARES)}")  # fmt: skip
     options, begin = p.parse_args(arguments), time.time()
     if options.seconds is not None and not 30 <= options.seconds <= 86400:
         raise ConfigError(f"out of range: --seconds {options.seconds:g} (30 to 86400)")
@@ -76,13 +81,13 @@ def main(arguments: list[str]) -> int:
     done = {} if options.again else results_in(file, facts)
     with writing(options.out, "--out"):
         options.out.mkdir(parents=True, exist_ok=True)
-    say(f"{len(SHARES)} stages on {facts['name']}, at most {duration(seconds)}")
-    for number, stage in enumerate(SHARES):
-        if stage in done and not done[stage]["failed"]:
-            continue
+    good = {stage for stage, result in done.items() if not result["failed"]}
+    stages = [stage for stage in SHARES if stage in (options.only or SHARES.keys() - good)]
+    say(f"{len(stages)} of {len(SHARES)} stages on {facts['name']}, at most {duration(seconds)}")
+    for number, stage in enumerate(stages):
         left = begin + seconds - time.time()
-        mine = left * shares[stage] / sum(list(shares.values())[number:])
-        say(f"stage {number + 1} of {len(SHARES)}, {stage}: at most {duration(max(0.0, mine))}")
+        mine = left * shares[stage] / sum(shares[later] for later in stages[number:])
+        say(f"stage {number + 1} of {len(stages)}, {stage}: at most {duration(max(0.0, mine))}")
         done[stage] = result = result_of(stage, facts, mine)
         if result["failed"]:
             say(f"FAILED {stage}: {result['failed']}")
@@ -97,10 +102,10 @@ def main(arguments: list[str]) -> int:
 
 
 def results_in(file: Path, facts: dict[str, Any]) -> dict[str, Result]:
-    """The results that are there. Raises StorageError for those of other code or versions."""
+    """The results that are there. Raises StorageError for those of another GPU or PyTorch."""
     done = figures_in(file, SHARES, "--out")
-    for before in done["machine"]["rows"] if done else ():
-        for key in ("name", "commit", "torch"):
+    for before in done["machine"]["rows"] if "machine" in done else ():
+        for key in ("name", "torch"):
             if before[key] != facts[key]:
                 change = f"{before[key]} -> {facts[key]}"
                 raise StorageError(f"another {key}: {file}: {change} (--again, or another --out)")
@@ -132,7 +137,8 @@ def result_of(stage: str, facts: dict[str, Any], seconds: float) -> Result:
         more += f"; {why}" if why.startswith("not done") else ""
         why = f"{next(iter(bad[0].values()))}: {bad[0]['result']}{more}"
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return {"date": now, "s": time.time() - begin, "rows": rows, "failed": why}
+    result = {"date": now, "commit": facts["commit"], "s": time.time() - begin}
+    return result | {"rows": rows, "failed": why}
 
 
 def by_pytest(chosen: str, device: str, seconds: float) -> tuple[list[dict[str, Any]], str]:
@@ -161,7 +167,8 @@ def speed(name: str, facts: dict[str, Any], seconds: float) -> tuple[list[dict[s
     """A model by micro-batch, then its compiled steps, as `python -m minigpt.bench` measures."""
     (size, who), device = name.split(), facts["device"]
     command = [f"model={size}", "data=fineweb_edu", "optim=adamw", f"train.device={device}"]
-    command += [*SHRUNK, "train.batch_size=8"] if device == "cpu" else ["train.batch_size=64"]
+    large = f"train.batch_size={BATCH_TOKENS // {'small': 512, 'medium': 1024}[size]}"
+    command += [*SHRUNK, "train.batch_size=8"] if device == "cpu" else [large]
     compiled = 0.7 * seconds * (device == "cuda" or name == "small minigpt")
     keys = {"rival": who == "Llama", "generate": False}
     try:

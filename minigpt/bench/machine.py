@@ -43,7 +43,7 @@ def facts() -> dict[str, Any]:
     git = git_state() or {"commit": "unknown", "diff": ""}
     changes = f" and changes {sha256_bytes(git['diff'].encode())[:8]}" if git["diff"] else ""
     found = machine_of(device) | versions("triton", "transformers")
-    found |= {"commit": git["commit"] + changes, "cuda": torch.version.cuda or "none"}
+    found |= {"commit": git["commit"][:12] + changes, "cuda": torch.version.cuda or "none"}
     if device == "cuda":
         properties = torch.cuda.get_device_properties()
         found["memory, GiB"] = properties.total_memory / 2**30

@@ -181,7 +181,10 @@ def kit_report(
             rows = [{"what": key, "value": value} for row in rows for key, value in row.items()]
         keys = dict.fromkeys(key for row in rows for key in row)
         cells = [[*keys], ["---"] * len(keys), *([cell(row.get(k)) for k in keys] for row in rows)]
-        ended = (f"{stage}: {r['s']:.0f} s, ended {r['date']}" for stage, r in results.items())
+        ended = [
+            f"{stage}: {r['s']:.0f} s, ended {r['date']}, at commit {r['commit']}"
+            for stage, r in results.items()
+        ]
         measured = [f"| {' | '.join(row)} |" for row in cells] if rows else ["Nothing is known."]
         lines += ["", f"## {title}", "", *measured, "", "; ".join(ended)]
     return "\n".join([*lines, ""])

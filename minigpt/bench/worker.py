@@ -17,7 +17,7 @@ from minigpt.errors import MinigptError
 from minigpt.terminal import count, gib
 from minigpt.train.training import threads_of
 
-TOKENS = {"cpu": 1024, "cuda": 4096}  # of the smallest micro-batch tried, or one sequence
+TOKENS = {"cpu": 1024, "cuda": 16384}  # of the smallest micro-batch tried, or one sequence
 SLICE_S = 0.3  # a round of a quick model has as many steps as fit
 ROUNDS = 7  # after one that warms up
 MUCH_SLOWER = 1.5  # a candidate is dropped after its first round

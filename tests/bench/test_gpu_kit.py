@@ -88,10 +88,21 @@ def test_it_goes_on_where_it_was_and_says_what_failed(
     assert stubs.done == []
 
     stubs.machine["commit"] = "def"
+    assert bench.main([*command, "--only", "muon", "--only", "losses"]) == 0
+    assert stubs.done == ["losses", "muon"]
+    ran = re.findall(r"(\w+): 0 s, ended \S+, at commit (\w+)", report_of(tmp_path))
+    assert dict(ran) == dict.fromkeys(["machine", "tests", "resume", "minigpt", "Llama"], "abc") | {
+        "losses": "def", "muon": "def",
+    }  # fmt: skip
+    stubs.machine["torch"], stubs.done = "2.10", []
     assert bench.main(command) == 6
-    assert "abc -> def (--again, or another --out)" in capfd.readouterr().err
+    assert "2.9 -> 2.10 (--again, or another --out)" in capfd.readouterr().err
     assert bench.main([*command, "--again"]) == 0
     assert stubs.done == STAGES
+
+
+def report_of(folder: Path) -> str:
+    return (folder / "some-gpu-80gb.md").read_text()
 
 
 def test_what_was_measured_before_it_was_killed_stays(

@@ -15,7 +15,9 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
+from minigpt import ranks
 from minigpt.bench.gpu import SHRUNK
 from minigpt.bench.model import Model, RandomTokens
 from minigpt.checkpoint.beside import snapshot
@@ -258,6 +260,23 @@ def waits(device: str) -> dict[str, int]:
     with torch.profiler.profile(activities=kinds) as profile:
         model.steps(model.chosen, 2, 10)
     return {"copies": sum("Memcpy DtoH" in event.name for event in profile.events())}
+
+
+def nccl(device: str) -> dict[str, bool]:
+    """What the collectives of a group of one rank make of tensors on the device."""
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        store=dist.HashStore(), rank=0, world_size=1,
+    )  # fmt: skip
+    sent = [torch.arange(5.0), torch.ones(2, 3, dtype=torch.bfloat16), torch.arange(7)]
+    there = [tensor.to(device) for tensor in sent]
+    ranks.sum_(there)
+    gathered = [ranks.gather(tensor)[0] for tensor in there]
+    dist.destroy_process_group()
+    return {
+        what: all(torch.equal(a.cpu(), b) for a, b in zip(found, sent, strict=True))
+        for what, found in (("summed", there), ("gathered", gathered))
+    }
 
 
 if __name__ == "__main__":

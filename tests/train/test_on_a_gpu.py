@@ -28,7 +28,8 @@ KILLED = "a run that was killed and typed again"
 @pytest.fixture(scope="module")
 def environment(device: str) -> dict[str, str]:
     visible = os.environ["MINIGPT_TESTS_GPU"] if device == "cuda" else ""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": path}
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,10 @@ def test_deterministic_kernels(tmp_path: Path, device: str, environment: dict[st
     for what, same in zip(("logged rows", "weights and optimizer state"), equal, strict=True):
         tell({"compared": f"{what} of {KILLED}, from step {resumed_at}", "equal": str(same)})
     assert equal == [True, True]
+
+
+def test_nccl_with_one_rank(check: Callable[[str], Any]) -> None:
+    assert check("nccl") == {"summed": True, "gathered": True}
 
 
 def test_cuda_events_as_clocks(device: str, check: Callable[[str], Any]) -> None:
