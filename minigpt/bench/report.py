@@ -152,6 +152,8 @@ def quantity(tokens: float) -> str:
 TITLES = {
     "machine": "The machine",
     "tests": "Tests marked gpu",
+    "programs": "Tests of whole programs",
+    "measures": "Tests that measure time or memory",
     "resume": "A run killed and resumed, train.deterministic=true",
     "losses": "Losses of the same 20 steps",
     "speed": "Training in bf16 with AdamW; Llama is transformers', in minigpt's loop",

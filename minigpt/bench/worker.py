@@ -17,7 +17,7 @@ from minigpt.errors import MinigptError
 from minigpt.terminal import count, gib
 from minigpt.train.training import threads_of
 
-TOKENS = {"cpu": 1024, "cuda": 16384}  # of the smallest micro-batch tried, or one sequence
+TOKENS = 1024  # of the smallest micro-batch tried, or one sequence
 SLICE_S = 0.3  # a round of a quick model has as many steps as fit
 ROUNDS = 7  # after one that warms up
 MUCH_SLOWER = 1.5  # a candidate is dropped after its first round
@@ -96,19 +96,28 @@ class Worker:
         return median(self.seconds_of(times, micro_batch) for times in rounds)
 
     def sizes(self) -> list[int]:
-        """The micro-batches to try: as asked, else four that divide the batch."""
+        """The micro-batches to try: as asked, else four that divide the batch.
+
+        A GPU is slow at small ones: there the two largest that are estimated to fit.
+        """
         model = self.model
         if asked := model.config["train"]["micro_batch_size"]:
             return [asked]
         sizes = [n for n in range(1, model.batch_size + 1) if model.batch_size % n == 0]
-        tokens = TOKENS.get(model.chosen.device, 1024)
-        first = max(n for n in sizes if n == 1 or n * model.seq_len <= tokens)
+        if model.chosen.device == "cuda":
+            return [n for n in sizes if n == 1 or self.fits(n)][-2:]
+        first = max(n for n in sizes if n == 1 or n * model.seq_len <= TOKENS)
         return [n for n in sizes if n >= first][:4]
+
+    def fits(self, size: int) -> bool:
+        """Whether a micro-batch is estimated to have room."""
+        needed = self.model.memory(size, self.model.with_format(self.candidates[0][0]))
+        return needed.work + needed.state <= ROOM * available_memory(self.model.chosen.device)
 
     def micro_batches(self, path: Path) -> dict[int, list[StepTime]]:
         """Rising sizes, so that the peak memory after each is its own; as memory and time allow."""
         device, chosen = self.model.chosen.device, self.model.with_format(path[0])
-        room, share = ROOM * available_memory(device), 0.4 * self.left()
+        share = 0.4 * self.left()
         end = time.time() + share
         found: dict[int, list[StepTime]] = {}
         figures = self.result["micro_batches"] = {}
@@ -116,7 +125,7 @@ class Worker:
             needed = self.model.memory(size, chosen)
             last = found[max(found)][-1].total if found else 0.0
             # The next size takes twice as long at most, and comes twice: cold and warm.
-            if needed.work + needed.state > room or (found and 4 * last > end - time.time()):
+            if not self.fits(size) or (found and 4 * last > end - time.time()):
                 break
             try:
                 times = self.step(path, size, 0.0)

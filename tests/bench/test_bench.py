@@ -216,7 +216,7 @@ def test_peak_memory_is_of_this_process() -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu(tmp_path: Path, gpu: dict[str, str]) -> None:
+def test_the_bench_measures_a_gpu(tmp_path: Path, gpu: dict[str, str]) -> None:
     command = ["-m", "minigpt.bench", "--only", "small", "--seconds", "25", "--json"]
     done = subprocess.run(
         [sys.executable, *command, str(tmp_path / "f.json")],

@@ -71,7 +71,7 @@ def test_it_goes_on_where_it_was_and_says_what_failed(
     assert bench.main(command) == 1
     assert stubs.done == STAGES, "a failure ends its stage alone"
     said = capfd.readouterr().err
-    assert "stage 9 of 9, muon: at most" in said
+    assert "stage 11 of 11, muon: at most" in said
     report = (tmp_path / "some-gpu-80gb.md").read_text()
     assert "- speed small Llama FAILED: no transformers here" in report
     assert "- losses FAILED: test_tf32: FAILED: beyond" in report
@@ -91,9 +91,8 @@ def test_it_goes_on_where_it_was_and_says_what_failed(
     assert bench.main([*command, "--only", "muon", "--only", "losses"]) == 0
     assert stubs.done == ["losses", "muon"]
     ran = re.findall(r"(\w+): 0 s, ended \S+, at commit (\w+)", report_of(tmp_path))
-    assert dict(ran) == dict.fromkeys(["machine", "tests", "resume", "minigpt", "Llama"], "abc") | {
-        "losses": "def", "muon": "def",
-    }  # fmt: skip
+    kinds = ["machine", "tests", "programs", "measures", "resume", "minigpt", "Llama"]
+    assert dict(ran) == dict.fromkeys(kinds, "abc") | {"losses": "def", "muon": "def"}
     stubs.machine["torch"], stubs.done = "2.10", []
     assert bench.main(command) == 6
     assert "2.9 -> 2.10 (--again, or another --out)" in capfd.readouterr().err
