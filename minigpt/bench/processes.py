@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -24,10 +25,20 @@ GRACE_S = 3.0  # after which a process that overran its time is ended
 def outcome(
     command: list[str], seconds: float, environment: dict[str, str] | None = None
 ) -> tuple[str, str]:
-    """The stdout of a command, and how it ended: "" if well."""
-    # A session of its own, so that compilers end with it.
-    keys: dict[str, Any] = {"text": True, "env": environment, "start_new_session": True}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, **keys) as worker:
+    """The stdout of a command, and how it ended: "" if well.
+
+    What it compiles is its own: one that is killed can leave half a file in PyTorch's cache.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="minigpt-compiled-", ignore_cleanup_errors=True) as own,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**(environment or os.environ), "TORCHINDUCTOR_CACHE_DIR": own},
+            start_new_session=True,  # so that compilers end with it
+        ) as worker,
+    ):
         try:
             told, _ = worker.communicate(timeout=seconds + GRACE_S)
             code = worker.returncode
