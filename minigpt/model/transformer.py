@@ -116,6 +116,9 @@ class Transformer(nn.Module):
             if hasattr(part, "connect"):
                 part.connect(layer, attentions)
 
+    # The one GPU that tried it, an H100 with PyTorch 2.11 in fp32, stopped: experiments/gpu/.
+    documents_in_blocks = False
+
     def forward(
         self,
         tokens: Tensor,
@@ -179,7 +182,7 @@ class Transformer(nn.Module):
 
     def attends_in_blocks(self, tokens: Tensor) -> bool:
         """Whether documents are kept apart by flex_attention, which only compiled is fast."""
-        compiled = tokens.is_cuda and torch.compiler.is_compiling()
+        compiled = self.documents_in_blocks and tokens.is_cuda and torch.compiler.is_compiling()
         return compiled and read_blocks(self.blocks)
 
     def embedded(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Tensor:

@@ -36,7 +36,10 @@ STEPS = 20
 
 def model_of(device: str, *overrides: str) -> Model:
     """Two layers of the reference shape; in a rehearsal one of width 64."""
-    real = ["model=small", "data=fineweb_edu", "model.n_layers=2", "train.batch_size=4"]
+    real = [
+        "model=small", "data=fineweb_edu", "model.n_layers=2", "train.batch_size=4",
+        "data.tokenizer.vocab_size=4096",
+    ]  # fmt: skip
     torch.compiler.reset()
     eager = [] if any("compile" in key for key in overrides) else ["train.compile=false"]
     return Model([*(SMALL if device == "cpu" else real), *eager, *overrides])
@@ -183,6 +186,7 @@ def context(device: str) -> dict[str, float]:
 
 def muon(device: str) -> dict[str, float]:
     """How far steps in few launches end from steps one matrix at a time, relative to their way."""
+    torch.set_float32_matmul_precision("highest")  # TF32 rounds each way differently: 3e-4
     random = torch.Generator().manual_seed(0)
     shapes = [(256, 64), (64, 256), (64, 64), (16, 64)] * 2
     start = [torch.randn(shape, generator=random) for shape in shapes]
@@ -201,9 +205,12 @@ def muon(device: str) -> dict[str, float]:
     return {"apart": float((ends[0] - ends[1]).norm() / way.norm())}
 
 
-def documents(device: str) -> dict[str, Any]:
+def documents(device: str, precision: str) -> dict[str, Any]:
     """Losses and gradients of one batch of documents: by blocks in compiled code, by a mask."""
-    model = model_of(device, f"train.device={device}").model
+    made = model_of(device, f"train.device={device}", f"train.precision={precision}")
+    made.chosen.activate()
+    model = made.model
+    model.documents_in_blocks = True
     random = torch.Generator().manual_seed(0)
     tokens = torch.randint(500, (2, model.max_seq_len), generator=random)
     apart = (torch.rand(tokens.shape, generator=random) < 0.02).cumsum(1)
@@ -211,7 +218,8 @@ def documents(device: str) -> dict[str, Any]:
     found = []
     for forward in (torch.compile(model), model):
         model.zero_grad()
-        loss = forward(tokens, tokens, apart)
+        with made.chosen.autocast():
+            loss = forward(tokens, tokens, apart)
         loss.backward()
         found.append((float(loss), model.embed.weight.grad.cpu()))
     (loss, gradient), (expected, true) = found
@@ -284,7 +292,8 @@ if __name__ == "__main__":
     process.register_resolvers()
     for name in map(str.strip, sys.stdin):
         try:
-            found = globals()[name](sys.argv[1])
+            check, *arguments = name.split()
+            found = globals()[check](sys.argv[1], *arguments)
         except Exception:
             found = {"error": traceback.format_exc()}
         print(json.dumps(found), flush=True)

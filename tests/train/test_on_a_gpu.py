@@ -34,24 +34,33 @@ def environment(device: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def check(device: str, environment: dict[str, str]) -> Iterator[Callable[[str], Any]]:
-    """What a check of gpu_checks.py finds, in another process, one for all."""
+    """What a check of gpu_checks.py finds, in another process, one for all until one fails.
+
+    CUDA refuses everything after an error of a kernel.
+    """
     command = [sys.executable, str(Path(__file__).with_name("gpu_checks.py")), device]
+    pipe, processes = subprocess.PIPE, list[subprocess.Popen[str]]()
+
+    def end() -> None:
+        for process in processes:
+            process.communicate()
+        processes.clear()
 
     def run(name: str) -> Any:
+        if not processes:
+            keys: dict[str, Any] = {"cwd": ROOT, "env": environment, "text": True}
+            processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, **keys))
+        process = processes[0]
         print(name, file=process.stdin, flush=True)
-        answer = process.stdout.readline()
-        assert answer, "the process of the checks died"
+        answer = process.stdout.readline() or '{"error": "the process of the checks died"}'
         found = json.loads(answer)
+        if "error" in found:
+            end()
         assert "error" not in found, found["error"]
         return found
 
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield run
-        process.stdin.close()
+    yield run
+    end()
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +128,12 @@ def test_muon_in_few_launches(check: Callable[[str], Any]) -> None:
     assert check("muon")["apart"] < 1e-4
 
 
-def test_documents_in_blocks(device: str, check: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_documents_in_blocks(device: str, check: Callable[[str], Any], precision: str) -> None:
+    """Not chosen by itself (`Transformer.documents_in_blocks`): in fp32 it stopped an H100."""
     if device == "cpu":
         pytest.skip("flex_attention has no backward pass on a CPU")
-    found = check("documents")
+    found = check(f"documents {precision}")
     assert found["loss"] < TOLERANCE, found
     assert found["gradient"] < 0.02, found
 
