@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from minigpt.errors import ConfigError
-from minigpt.study.declaration import PAIRING
+from minigpt.study.declaration_problems import PAIRING
 from minigpt.study.run import LEARNING_RATE, Run
 from minigpt.study.select import key_hint
 from minigpt.study.values import show
