@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
+from minigpt.config.places import as_typed_here
 from minigpt.terminal import count, duration, gib, table
 
 NOISY = 0.2  # a spread, or a share of others' load, above which figures are called unreliable
@@ -122,7 +123,7 @@ def advice_lines(results: dict[str, dict[str, Any]], commands: dict[str, list[st
         told = r["auto"]["precision"]
         if r["device"] == "cpu":
             told += f", {count(r['auto']['threads'], 'thread')}"
-        lines.append(f"  python train.py {' '.join([*given, *advised])}")
+        lines.append(f"  {as_typed_here('python train.py')} {' '.join([*given, *advised])}")
         lines.append(f"    # {'as' if same else 'not what'} the defaults choose here ({told})")
     return lines
 

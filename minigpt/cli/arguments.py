@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minigpt import streams
+from minigpt.config.places import as_typed_here
 from minigpt.errors import ConfigError, MinigptError
 from minigpt.terminal import escape_controls
 
@@ -17,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
             prog,
-            description=description,
+            description=as_typed_here(description),
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -52,4 +53,5 @@ def exit_code_of(tool: Callable[[], int | None]) -> int:
 def report(error: MinigptError) -> None:
     """One line a problem on stderr."""
     for problem in error.problems:
-        print(f"error: {escape_controls(' '.join(str(problem).split()))}", file=sys.stderr)
+        line = as_typed_here(" ".join(str(problem).split()))
+        print(f"error: {escape_controls(line)}", file=sys.stderr)

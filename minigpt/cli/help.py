@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.explain import LAUNCHERS, broken
 from minigpt.cli.overrides import groups_of, options_of, unknown_choice
-from minigpt.config.places import CONF
+from minigpt.config.places import CONF, as_typed_here
 from minigpt.errors import ConfigError
 from minigpt.terminal import did_you_mean, escape_controls
 
@@ -38,9 +38,9 @@ def help_of(
         if group.partition("/")[0] in known or not (CONF / group).is_dir()
     }
     if not topics:
-        return _script(cfg, options, choices)
+        return as_typed_here(_script(cfg, options, choices))
     pages = [_page(topic, script, options, choices, folders) for topic in topics]
-    return escape_controls("\n\n".join(pages))
+    return escape_controls(as_typed_here("\n\n".join(pages)))
 
 
 def first_sentence(path: Path) -> str:

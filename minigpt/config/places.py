@@ -1,5 +1,6 @@
-"""Where a run, its tokens and the weights that it starts from lie."""
+"""Where conf/, a run, its tokens and the weights that it starts from lie."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,14 @@ from minigpt.errors import ConfigError
 from minigpt.files.reading import UnreadableError, read_json
 from minigpt.files.weights import weights_sha256
 
-CONF = Path(__file__).parents[2] / "conf"
+PACKAGE = Path(__file__).parents[1]
+IN_WHEEL = (PACKAGE / "conf").is_dir()  # a checkout has conf/ beside minigpt/, a wheel inside
+CONF = (PACKAGE if IN_WHEEL else PACKAGE.parent) / "conf"
+
+
+def as_typed_here(text: str) -> str:
+    """Text for people: `python train.py` of a checkout is `minigpt-train` of a wheel."""
+    return re.sub(r"\bpython (\w+)\.py\b", r"minigpt-\1", text) if IN_WHEEL else text
 
 
 def run_folder(output: Path, id: str, name: str) -> Path:

@@ -3,6 +3,7 @@
 import shlex
 from typing import Any
 
+from minigpt.config.places import as_typed_here
 from minigpt.files.durable import json_bytes
 from minigpt.files.records import read_config, read_record, summary_of
 from minigpt.generate.load import Loaded
@@ -80,7 +81,7 @@ def model_card(run: Loaded) -> str:
         table="\n".join(["| | |", "|---|---|", *cells]),
         minigpt=escape_line(str(record.get("minigpt"))),
         commit=escape_line(str(git.get("commit") or "unknown")) + edited,
-        command=escape_line(shlex.join(["python", "train.py", *typed])),
+        command=escape_line(shlex.join([*as_typed_here("python train.py").split(), *typed])),
         id=escape_line(record["id"]),
         recipe=json_bytes(identity).decode().rstrip(),
     )

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import minigpt
+from minigpt.config.places import IN_WHEEL, PACKAGE
 from minigpt.config.plan import Plan
 from minigpt.errors import MinigptError
 from minigpt.files import records
@@ -43,10 +43,15 @@ def new_record(plan: Plan, facts: dict[str, Any], accepted: Sequence[str]) -> di
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and uncommitted diff of the code; None outside a repository or without git."""
+    """Commit and uncommitted diff of the code; None outside a repository or without git.
+
+    None for a wheel too: a repository around it is not of this code.
+    """
+    if IN_WHEEL:
+        return None
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(minigpt.__file__).parent.parent), *arguments]
+        command = ["git", "-C", str(PACKAGE.parent), *arguments]
         how: Any = {"capture_output": True, "text": True, "errors": "replace"}
         return str(subprocess.run(command, check=True, timeout=10, **how).stdout)
 

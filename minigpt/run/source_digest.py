@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.config import signature
+from minigpt.config.places import PACKAGE
 from minigpt.terminal import few
 
 CODE = "code changed: "  # before the file of a module, where changes are told
@@ -183,4 +184,6 @@ def _changed_at(path: Path) -> int:
 
 
 def _is_installed(path: Path) -> bool:
-    return "site-packages" in path.parts or path.is_relative_to(Path(ast.__file__).parent)
+    """Whether a file's version is recorded, or Python's; minigpt counts by its files, always."""
+    installed = "site-packages" in path.parts or path.is_relative_to(Path(ast.__file__).parent)
+    return installed and not path.is_relative_to(PACKAGE)
