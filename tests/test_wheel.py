@@ -36,6 +36,10 @@ def test_what_a_wheel_holds() -> None:
     assert {Path(line).relative_to("build/lib") for line in done.stdout.split()} == expected
 
 
+def test_what_is_cited_is_this_version() -> None:
+    assert f"\nversion: {minigpt.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 @pytest.mark.slow
 def test_an_installed_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
     source, here, venv = (tmp_path / name for name in ("source", "here", "venv"))
