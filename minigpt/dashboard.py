@@ -4,7 +4,7 @@ python -m minigpt.dashboard --study lr-sweep
 python -m minigpt.dashboard --study lr-sweep --project my-project --entity my-team
 python -m minigpt.dashboard --study lr-sweep --print      the specification as JSON, no network
 
-Needs `pip install 'minigpt[dashboard]'`, a key in WANDB_API_KEY and runs that are uploaded: online
+Needs `pip install wandb-workspaces`, a key in WANDB_API_KEY and runs that are uploaded: online
 ones, or offline ones after `cd outputs && wandb sync --yes`. The arm of a run is its choice of
 `optim`, its job type in wandb.
 """
@@ -36,7 +36,7 @@ def workspace(study: str, project: str, entity: str) -> Any:
         if (error.name or "").partition(".")[0] != "wandb_workspaces":
             raise
         raise ConfigError(
-            "missing package: wandb-workspaces (pip install 'minigpt[dashboard]')"
+            "missing package: wandb-workspaces (pip install wandb-workspaces)"
         ) from None
 
     def curve(name: str) -> Any:

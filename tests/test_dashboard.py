@@ -103,6 +103,5 @@ def test_without_the_package_or_a_key_one_line_says_what_to_do(
     )
     assert done.returncode == 2
     assert (
-        done.stderr
-        == "error: missing package: wandb-workspaces (pip install 'minigpt[dashboard]')\n"
+        done.stderr == "error: missing package: wandb-workspaces (pip install wandb-workspaces)\n"
     )

@@ -123,10 +123,7 @@ def _explain_launcher(option: str) -> str:
         installed = importlib.util.find_spec(f"hydra_plugins.{LAUNCHERS.get(option)}")
     if option in LAUNCHERS and installed is None:
         package = LAUNCHERS[option].replace("_", "-")
-        return (
-            f"missing package: hydra/launcher={option} needs {package} "
-            f"(pip install 'minigpt[{'ray' if option == 'ray' else 'launchers'}]')"
-        )
+        return f"missing package: hydra/launcher={option} needs {package} (pip install {package})"
     return f"unknown choice: hydra/launcher={option} {did_you_mean(option, ['basic', *LAUNCHERS])}"
 
 

@@ -32,8 +32,7 @@ class TensorBoardLogger:
     def __post_init__(self) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise ConfigError(
-                "missing package: logger=tensorboard needs tensorboard "
-                "(pip install 'minigpt[tensorboard]')"
+                "missing package: logger=tensorboard needs tensorboard (pip install tensorboard)"
             )
         self._rows: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None

@@ -38,7 +38,7 @@ class OptunaSweeper(Sweeper):
             import optuna
         except ModuleNotFoundError:
             raise ConfigError(
-                "missing package: hydra/sweeper=optuna needs optuna (pip install 'minigpt[optuna]')"
+                "missing package: hydra/sweeper=optuna needs optuna (pip install optuna)"
             ) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         parsed = OverridesParser.create().parse_overrides(arguments)

@@ -241,7 +241,7 @@ def test_on_slurm_it_comes_to_the_same(typed: list[str], whole: Study, tmp_path:
 def test_on_a_local_ray_it_comes_to_the_same(
     typed: list[str], whole: Study, tmp_path: Path
 ) -> None:
-    reason = "needs the extra: pip install 'minigpt[ray]'"
+    reason = "needs the extra: pip install hydra-ray-launcher"
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason=reason)
     output = tmp_path / "outputs"
     on_ray = command(typed, output, "hydra/launcher=ray")
