@@ -11,7 +11,7 @@ import pytest
 from runs import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-MINUTES = 10  # what README.md says, of one core, so that a busy machine changes nothing
+MINUTES = 10  # what README.md says; of one core, so that a busy machine changes nothing
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,16 @@ def test_every_command_of_the_tour_keeps_its_promise(clone: Path, tmp_path: Path
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(clone)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    said: dict[str, str] = {}
-    for command in tour(clone):
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             ["bash", "-c", command], cwd=clone, env=environment, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-        said[command] = done.stdout
+        return done
+
+    said = {command: run(command).stdout for command in tour(clone)}
     spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     print(f"{len(said)} commands, {spent:.0f} s of one core")
     assert spent < 60 * MINUTES
@@ -56,6 +58,9 @@ def test_every_command_of_the_tour_keeps_its_promise(clone: Path, tmp_path: Path
         (found,) = (text for command, text in said.items() if re.fullmatch(words, command.strip()))
         return found
 
+    again = run("python train.py")
+    assert "already finished" in again.stderr
+    assert "validation loss" in again.stdout
     runs = [line.parent for line in (clone / "outputs").glob("*/summary.json")]
     assert len(runs) == 5, "one run and a sweep of four"
     trained = output(r"python train\.py")
@@ -64,7 +69,7 @@ def test_every_command_of_the_tour_keeps_its_promise(clone: Path, tmp_path: Path
     assert folder is not None
     assert (clone / folder[1] / "sample.txt").read_text().strip() in trained
     assert len(output(r"python generate\.py prompt=.*")) > 100
-    assert "4" in output(r"python -m minigpt\.compare .*--status.*")
+    assert "4 jobs: 4 done" in output(r"python -m minigpt\.compare .*--status.*")
     assert len(output(r"python -m minigpt\.runs .*").splitlines()) == 6
     assert "Exploratory" in output(r"python -m minigpt\.compare .*--out.*")
     assert (clone / "outputs" / "first" / "report.html").is_file()
