@@ -32,7 +32,7 @@ def test_a_page_fits_on_a_screen(script: str, shell: Shell) -> None:
 def test_a_page_shows_choices_and_the_values_that_hold(shell: Shell) -> None:
     page = shown(shell, "train", "train.steps=7", f"data_dir={'x' * 90}")
     assert "  train.steps=7 " in page
-    assert "  optim.lr=0.02 " in page
+    assert "  optim.lr=0.014 " in page
     assert "  train.micro_batch_size=null " in page
     assert "  schedule         warmup_cosine, constant, linear, wsd\n" in page
     assert "_base" not in page

@@ -94,7 +94,7 @@ def test_lr_scale_and_the_lr_it_makes_are_one_run() -> None:
     assert scaled.id == plan("optim=adamw", "optim.lr=0.004").id
     assert (
         plan("optim=muon", "optim.lr_scale=2").id
-        == plan("optim=muon", "optim.lr=0.04", "optim.adamw_lr=0.02").id
+        == plan("optim=muon", "optim.lr=0.028", "optim.adamw_lr=0.028").id
     )
 
 
