@@ -27,7 +27,12 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "lab" / "mylab" / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "lab")
+    forget_mylab()  # other tests have one, too
     yield tmp_path / "lab"
+    forget_mylab()
+
+
+def forget_mylab() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "mylab"]:
         del sys.modules[name]
 
