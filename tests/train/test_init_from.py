@@ -74,7 +74,7 @@ def test_a_model_of_another_shape_adapts_the_weights(shell: Shell) -> None:
     assert shell("train", *SOURCE, "train.steps=2") == 0, shell.err
     (source,) = folders(shell)
     saved = load_run(str(source)).model
-    sizes = {"d_model": 32, "n_heads": saved.n_heads, "max_seq_len": 16}
+    sizes = {"d_model": 32, "n_heads": saved.n_heads, "max_seq_len": 16, "qk_norm": True}
     grown = Transformer(len(saved.embed.weight), n_layers=len(saved.blocks) + 1, **sizes)
     grown.init_weights(generator(0, "init"))
     fresh = grown.blocks[-1].mlp.up.weight.clone()
