@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minigpt.data.content import LOOKED_AT, open_regular
+from minigpt.data.content import LOOKED_AT
 from minigpt.data.shards import Layout, foreign_layout
 from minigpt.errors import DataError
+from minigpt.files.durable import open_regular
 from minigpt.interrupt import stop_if_requested
 
 CHUNK_BYTES = 1 << 24

@@ -4,8 +4,6 @@ import bz2
 import gzip
 import io
 import lzma
-import os
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from minigpt.errors import DataError
+from minigpt.files.durable import open_regular
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 LOOKED_AT = 1 << 16  # bytes
@@ -82,15 +81,6 @@ def readable(path: Path) -> Iterator[None]:
         raise DataError(f"cannot read: {path} ({error.strerror or error})") from None
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"damaged compressed file: {path} ({error})") from None
-
-
-def open_regular(path: Path) -> IO[bytes]:
-    """A regular file, open. OSError for a pipe, which is not waited for, or a device."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError("not a regular file")
-    return open(descriptor, "rb")
 
 
 @contextmanager

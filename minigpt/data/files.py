@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from minigpt.data.content import COMPRESSED, inner_suffix, open_text
 from minigpt.data.rows import Rows, csv_rows, json_lines, parquet_rows, tsv_rows
-from minigpt.data.shape import Shape
 from minigpt.data.source import Document, Source
 from minigpt.errors import DataError
 from minigpt.files.durable import sha256_file
@@ -37,7 +36,7 @@ class Files(Source):
     column: the key of the text where a row is a document; `a.b` as in rows.py.
     """
 
-    position: ClassVar[Shape] = [int]
+    position: ClassVar[Any] = [int]
 
     def __init__(self, path: str, column: str = "text") -> None:
         if not path:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from minigpt.data.rows import text_in, top_of
-from minigpt.data.shape import Shape
 from minigpt.data.source import Document, Source
 from minigpt.errors import DataError
 from minigpt.interrupt import stop_if_requested
@@ -27,7 +26,7 @@ class Hub(Source):
     source: a local folder laid out like the hub's repository, read instead of it.
     """
 
-    position: ClassVar[Shape] = {"state": (dict, type(None)), "skip": int}
+    position: ClassVar[Any] = {"state": (dict, None), "skip": int}
 
     def __init__(
         self,

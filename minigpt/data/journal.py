@@ -5,36 +5,36 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.data.manifest import SHARD, inside
-from minigpt.data.shape import Shape, mismatch
 from minigpt.errors import DataError
 from minigpt.files.reading import UnreadableError, read_json
+from minigpt.files.shape import fault, natural
 
 JOURNAL = "progress.json"
 RULE = (
     {"rule": {"named", "files"}},
-    {"rule": {"documents"}, "documents": [int]},
-    {"rule": {"tail"}, "document": int, "characters": int},
-    {"rule": {"hash"}, "fraction": float, "always": int},
+    {"rule": {"documents"}, "documents": [natural]},
+    {"rule": {"tail"}, "document": natural, "characters": natural},
+    {"rule": {"hash"}, "fraction": float, "always": natural},
 )
 WRITTEN = {
-    "writer": {"finished": [SHARD], "partial_tokens": int},
-    "totals": {"n_documents": int, "n_bytes": int, "largest_id": int},
+    "writer": {"finished": [SHARD], "partial_tokens": natural},
+    "totals": dict.fromkeys(("n_documents", "n_bytes", "largest_id"), natural),
 }
 
 
-def read_journal(folder: Path, request: dict[str, Any], position: Shape) -> dict[str, Any] | None:
+def read_journal(folder: Path, request: dict[str, Any], position: Any) -> dict[str, Any] | None:
     """The journal of an earlier process in `folder`; None if there is none.
 
     position: the shape of a place in the source; None for shards that exist already.
     Raises DataError if the journal is damaged, or that of another request.
     """
-    state = {"position": (position, type(None)), "number": int, "pieces": int}
-    encoding = {"splits": {"train": WRITTEN, "val": WRITTEN}, "odd": {str: int}, "state": state}
-    plan = {"pinned": dict, "rule": RULE, "encoding": (encoding, type(None))}
+    state = {"position": (position, None), "number": natural, "pieces": natural}
+    encoding = {"splits": {"train": WRITTEN, "val": WRITTEN}, "odd": {str: natural}, "state": state}
+    plan = {"pinned": dict, "rule": RULE, "encoding": (encoding, None)}
     path = folder / JOURNAL
     try:
         journal = read_json(path)
-        wrong = mismatch(journal, {"request": dict, **({} if position is None else plan)})
+        wrong = fault(journal, {"request": dict, **({} if position is None else plan)})
     except UnreadableError as error:
         if error.missing:
             return None

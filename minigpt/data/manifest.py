@@ -6,27 +6,37 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minigpt.data.shape import mismatch
 from minigpt.errors import DataError
 from minigpt.files.durable import json_bytes, sha256_bytes
 from minigpt.files.reading import UnreadableError, read_json
+from minigpt.files.shape import fault, natural
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest and of everything it describes
 AGAIN = "prepare the tokens again"
 
-SHARD = {"name": str, "n_tokens": int, "sha256": str, "format?": {"minigpt", "llm.c", "bare"}}
-TOTALS = {"n_documents": int, "n_bytes": (int, type(None)), "largest_id": int}
-SPLIT = {"n_tokens": int, **TOTALS, "shards": [SHARD]}
+SHARD = {
+    "name": str,
+    "n_tokens": natural,
+    "sha256": str,
+    "format?": {"minigpt", "llm.c", "bare"},
+}
+SPLIT = {
+    "n_tokens": natural,
+    "n_documents": natural,
+    "n_bytes": (natural, None),
+    "largest_id": natural,
+    "shards": [SHARD],
+}
 SHAPE = {
     "fingerprint": str,
     "request": dict,
     "dtype": {"uint16", "uint32"},
-    "odd": {str: int},
+    "odd": {str: natural},
     "tokenizer": {
         "kind": str,
-        "vocab_size": int,
-        "end_of_text": (int, type(None)),
+        "vocab_size": natural,
+        "end_of_text": (natural, None),
         "fingerprint": str,
         "files": {str: str},
     },
@@ -53,7 +63,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     if manifest.get("fingerprint") != manifest_fingerprint(manifest):
         raise DataError(f"damaged manifest: {path} (its fingerprint does not match; {AGAIN})")
-    if wrong := mismatch(manifest, SHAPE):
+    if wrong := fault(manifest, SHAPE):
         raise DataError(f"damaged manifest: {path} ({wrong}; {AGAIN})")
     return manifest
 

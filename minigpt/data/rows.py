@@ -16,8 +16,9 @@ from typing import Any
 
 import orjson
 
-from minigpt.data.content import open_regular, open_text, readable
+from minigpt.data.content import open_text, readable
 from minigpt.errors import DataError
+from minigpt.files.durable import open_regular
 
 LONGEST_ROW = 1 << 28  # bytes of a line of JSON, characters of a field of CSV
 BYTE_ORDER_MARK = "\ufeff".encode()

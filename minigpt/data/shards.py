@@ -6,7 +6,6 @@ same number of tokens.
 """
 
 import os
-import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from minigpt.data.manifest import AGAIN, way_out
 from minigpt.errors import DataError
+from minigpt.files.durable import any_regular_file
 
 MAGIC = b"minigpt\0"
 VERSION = 1
@@ -125,13 +125,9 @@ def beginning(path: Path, n_bytes: int) -> tuple[int, bytes]:
 def open_shard(path: Path) -> int:
     """A descriptor of a regular file. A pipe is not waited for. DataError names the file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError("not a regular file")
+        return any_regular_file(path, os.O_RDONLY)
     except OSError as error:
         raise unreadable(path, error) from None
-    return descriptor
 
 
 def unreadable(path: Path, error: OSError) -> DataError:

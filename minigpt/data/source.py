@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from minigpt.data.shape import Shape
-
 SplitName = Literal["train", "val"]
 
 
@@ -30,7 +28,7 @@ class Source(ABC):
     Failures to read are DataError.
     """
 
-    position: ClassVar[Shape] = int  # the shape (shape.py) of the positions of its documents
+    position: ClassVar[Any] = int  # the shape (files/shape.py) of its documents' positions
     licence: ClassVar[str] = "unknown"  # of the text, for the model card
 
     @abstractmethod

@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +64,25 @@ def regular_file(path: str, flags: int) -> int:
     Raises StorageError for a link, a pipe or a device: what minigpt writes is its own file.
     """
     try:
-        return _open_regular(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return any_regular_file(path, flags | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EINVAL):
             raise
     raise StorageError(f"cannot write: {path}: a link or no regular file (move it away)")
 
 
-def _open_regular(path: str, flags: int) -> int:
-    """A descriptor of a regular file. A pipe is not waited for. Raises OSError."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+def any_regular_file(path: str | Path, flags: int) -> int:
+    """An opener, behind links too. A pipe is not waited for. Raises OSError."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", path)
     return descriptor
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A regular file to read. Raises OSError."""
+    return open(path, "rb", opener=any_regular_file)
 
 
 def make_folder(folder: Path) -> None:
@@ -134,7 +140,7 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def is_leftover(path: Path, files: str = "(?!)") -> bool:
+def is_leftover(path: Path, files: str) -> bool:
     """Whether a killed process may have left this regular file, meant to get a name of `files`."""
     name = re.fullmatch(rf"{re.escape(TEMPORARY)}({files})-[0-9a-f]{{8}}", path.name)
     return name is not None and path.is_file() and not path.is_symlink()
@@ -161,7 +167,7 @@ def sha256_bytes(content: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """Raises OSError, also for what is no regular file: a pipe would be waited for."""
-    with open(path, "rb", opener=_open_regular) as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from minigpt.errors import CheckpointError
+from minigpt.files.durable import any_regular_file
 
 SMALL_BYTES = 64 * 2**20  # JSON that people or minigpt write; the largest is a tokenizer
 LARGE_BYTES = 2**40  # weights, metrics: more than any run writes
@@ -28,7 +28,6 @@ MAX_INTEGER = 2**64
 HEADER_BYTES = 100_000_000  # of a safetensors file; its library allows no more
 SURROGATES = re.compile("[\ud800-\udfff]")
 TOO_DEEP = f"deeper than {MAX_DEPTH} levels"
-
 
 Read = TypeVar("Read")
 
@@ -79,11 +78,7 @@ def read_lines(path: Path, limit: int = MAX_LINE_BYTES) -> Iterator[bytes]:
 def _opened(path: Path, inside: Path) -> Iterator[BinaryIO]:
     """A regular file, open. What is in the way, also while it is read, is an UnreadableError."""
     try:
-        descriptor = _open(path, inside)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise UnreadableError(path, "not a regular file")
-        with open(descriptor, "rb") as file:
+        with open(_open(path, inside), "rb") as file:
             yield file
     except OSError as error:
         gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
@@ -94,7 +89,7 @@ def _opened(path: Path, inside: Path) -> Iterator[BinaryIO]:
 
 
 def _open(path: Path, inside: Path) -> int:
-    """A descriptor of the file, opened without waiting for anybody to write into it."""
+    """A descriptor of the regular file."""
     if path.is_symlink():
         try:
             target = path.resolve(strict=True)
@@ -103,7 +98,7 @@ def _open(path: Path, inside: Path) -> int:
         if not target.is_relative_to(inside.resolve()):
             raise OSError(errno.ELOOP, f"a link that leads out of {inside}")
         path = target
-    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return any_regular_file(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
 def _at_most(file: BinaryIO, size: int) -> bytes:
@@ -172,9 +167,7 @@ def json_object(content: bytes, ignored: Collection[str] = ()) -> dict[str, Any]
         raise ValueError("not JSON") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    value = {key: item for key, item in value.items() if key not in ignored}
-    _refuse_unbounded(value)
-    return value
+    return _bounded({key: item for key, item in value.items() if key not in ignored})
 
 
 class NotFiniteError(ValueError):
@@ -207,8 +200,7 @@ def yaml_mapping(content: bytes) -> dict[str, Any]:
         raise ValueError("not YAML: a value that its tag does not fit") from None
     if not isinstance(value, dict):
         raise ValueError("not a YAML mapping")
-    _refuse_unbounded(value)
-    return value
+    return _bounded(value)
 
 
 @cache
@@ -226,9 +218,10 @@ def _without_repeated_keys(loader: Any) -> Any:
     return Loader
 
 
-def _refuse_unbounded(value: Any) -> None:
-    """Raise ValueError for what is too deep or not plain, and for numbers without bounds."""
-    level, depth = [value], 0
+def _bounded(value: dict[Any, Any]) -> dict[str, Any]:
+    """The same value. ValueError if it is too deep or not plain, or a number is without bounds."""
+    level: list[Any] = [value]
+    depth = 0
     while level:
         if depth > MAX_DEPTH:
             raise ValueError(TOO_DEEP)
@@ -251,3 +244,4 @@ def _refuse_unbounded(value: Any) -> None:
             elif item is not None and not isinstance(item, int | float):
                 raise ValueError(f"a {type(item).__name__}, which is no plain value")
         level, depth = below, depth + 1
+    return value

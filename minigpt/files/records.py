@@ -9,17 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import CheckpointError
-from minigpt.files.reading import UnreadableError, read_json, read_lines, read_yaml
-from minigpt.files.shape import (
-    amount,
-    duration,
-    ending,
-    fault,
-    file_name,
-    instant,
-    natural,
-    positive,
-)
+from minigpt.files.reading import UnreadableError, if_there, read_json, read_lines, read_yaml
+from minigpt.files.shape import amount, duration, fault, file_name, instant, natural, positive
 
 SCHEMA = 1  # of run.json
 BYTES = 2**23  # of one JSON record: the largest holds a diff of at most 1 MiB
@@ -67,7 +58,7 @@ CONFIG = {
 }
 METRICS = ("val_loss", "val_bits_per_byte")  # which a model has without a method `metrics`
 SUMMARY = {
-    "status": ending,
+    "status": {"finished", "diverged"},
     "step": natural,
     "tokens": natural,
     "val_loss": (float, None),
@@ -118,12 +109,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     Raises CheckpointError if it is damaged or of another format.
     """
     path = folder / "run.json"
-    value = _json_if_there(path)
-    if value is not None and value.get("schema") != SCHEMA:
+    value = if_there(_read_json, path)
+    if value is None:
+        return None
+    if value.get("schema") != SCHEMA:
         raise CheckpointError(
             f"unknown run format: {path}: {_other_schema(value)} (use the minigpt that wrote it)"
         )
-    return None if value is None else _checked(path, value, RUN)
+    return _checked(path, value, RUN)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -135,7 +128,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """summary.json; None before the run has ended. Raises UnreadableError if it is damaged."""
     path = folder / "summary.json"
-    value = _json_if_there(path)
+    value = if_there(_read_json, path)
     if value is None:
         return None
     summary = _checked(path, value, SUMMARY)
@@ -154,13 +147,14 @@ def summary_of(folder: Path) -> dict[str, Any] | None:
 
 def read_failure(folder: Path) -> dict[str, Any] | None:
     """failed.json; None if there is none. Raises UnreadableError if it is damaged."""
-    value = _json_if_there(folder / "failed.json")
-    return None if value is None else _checked(folder / "failed.json", value, FAILURE)
+    path = folder / "failed.json"
+    value = if_there(_read_json, path)
+    return None if value is None else _checked(path, value, FAILURE)
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
     """The record of a sweep. Raises UnreadableError if it is damaged or of another format."""
-    value = read_json(path, BYTES)
+    value = _read_json(path)
     if value.get("schema") != SCHEMA:
         raise UnreadableError(path, _other_schema(value))
     return _checked(path, value, SWEEP)
@@ -192,13 +186,8 @@ def row_of(line: bytes) -> dict[str, Any] | None:
     return row if fault(row, ROW) is None else None
 
 
-def _json_if_there(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_json(path, BYTES)
-    except UnreadableError as error:
-        if error.missing:
-            return None
-        raise
+def _read_json(path: Path) -> dict[str, Any]:
+    return read_json(path, BYTES)
 
 
 def _checked(path: Path, value: dict[str, Any], shape: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A shape is
 - a type: bool is no number, and an integer is a number too,
 - a predicate, whose docstring says what it asks for,
 - a tuple of alternatives, None among them,
+- a set of words,
 - a list with the shape of its items, or
 - a mapping. A key that ends in "?" may be missing. The key `str` stands for all keys that are not
   named. Without it those may hold anything.
@@ -58,11 +59,6 @@ def instant(value: Any) -> bool:
         return False
 
 
-def ending(value: Any) -> bool:
-    """finished or diverged"""
-    return value in ("finished", "diverged")
-
-
 def fault(value: Any, shape: Any, where: str = "it") -> str | None:
     """What is wrong with a value, in a few words; None if it has the shape."""
     if isinstance(shape, tuple):
@@ -75,9 +71,12 @@ def fault(value: Any, shape: Any, where: str = "it") -> str | None:
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{where} is not a list"
-        return _first(fault(item, shape[0], f"an item of {where}") for item in value)
+        return _first(fault(item, shape[0], f"{where}[{n}]") for n, item in enumerate(value))
     if isinstance(shape, dict):
         return _fault_of_mapping(value, shape, where)
+    if isinstance(shape, set):
+        fits = isinstance(value, str) and value in shape
+        return None if fits else f"{where} is not {' or '.join(sorted(shape))}"
     if shape is None:
         return None if value is None else f"{where} is not null"
     if not isinstance(shape, type):

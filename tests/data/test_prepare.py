@@ -535,24 +535,24 @@ def test_resuming_reads_on_from_the_last_shard(tmp_path: Path) -> None:
     ("place", "value", "message"),
     [
         ((), [], "not a JSON object"),
-        (("request",), None, "request is None"),
-        (("encoding",), [], r"encoding is \[\]"),
-        (("encoding", "state"), {}, "no encoding.state.position"),
-        (("encoding", "state", "position"), ["a"], r"encoding.state.position is \['a'\]"),
-        (("encoding", "state", "number"), -1, "encoding.state.number is -1"),
+        (("request",), None, "request is not a mapping"),
+        (("encoding",), [], "encoding is not a mapping"),
+        (("encoding", "state"), {}, "encoding.state.position is missing"),
+        (("encoding", "state", "position"), ["a"], "encoding.state.position is not an integer"),
+        (("encoding", "state", "number"), -1, "encoding.state.number is not an integer"),
         (("encoding", "splits", "train", "writer", "partial_tokens"), 10**30, "beyond 64 bits"),
         (
             ("encoding", "splits", "train", "writer", "partial_tokens"),
             2**60,
             "half-made shard is gone or too short",
         ),
-        (("encoding", "splits", "val", "totals", "n_bytes"), "x", "n_bytes is 'x'"),
+        (("encoding", "splits", "val", "totals", "n_bytes"), "x", "n_bytes is not an integer"),
         (
             ("encoding", "splits", "train", "writer", "finished", 0, "name"),
             "../../x",
             "bad file name",
         ),
-        (("rule",), {"rule": "hash"}, "no rule.fraction"),
+        (("rule",), {"rule": "hash"}, "rule.rule is not files or named"),
     ],
 )
 @pytest.mark.faults(38)

@@ -111,8 +111,8 @@ def refused_by_both(
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("amendments: []", "amendments: [1]", "an item of amendments is not a mapping"),
-        ("amendments: []", "amendments: [{why: x}]", "amendments.changes is missing"),
+        ("amendments: []", "amendments: [1]", "amendments[0] is not a mapping"),
+        ("amendments: []", "amendments: [{why: x}]", "amendments[0].changes is missing"),
         ("schema: 1", "schema: 2", "schema 2, expected 1"),
         ("margin: 0.01", "margin: 0.001", "its hash is another one"),
         ("margin: 0.01", "margin: .nan", "nan is not a finite number"),
