@@ -2,8 +2,6 @@
 nothing written.
 """
 
-from pathlib import Path
-
 import pytest
 from fault_table import Tries
 from hypothesis import HealthCheck, given, settings
@@ -205,14 +203,8 @@ def fault_of(command: str, said: str) -> int:
 @pytest.mark.faults(41, 42, 43, 44, 50)
 @pytest.mark.parametrize(("command", "words"), TABLE, ids=[command for command, _ in TABLE])
 def test_a_bad_input_is_named_and_nothing_is_written(
-    command: str,
-    words: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    tries: Tries,
+    command: str, words: list[str], shell: Shell, tries: Tries
 ) -> None:
-    shell = Shell(tmp_path, monkeypatch, capfd)
     code = shell(*command.split())
     with tries.one(fault_of(command, shell.err)):
         assert code == 2, shell.err
@@ -226,13 +218,10 @@ def test_a_bad_input_is_named_and_nothing_is_written(
             "one value, several keys"
         )
         assert shell.out == ""
-        assert list(tmp_path.iterdir()) == []
+        assert list(shell.folder.iterdir()) == []
 
 
-def test_all_problems_come_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    shell = Shell(tmp_path, monkeypatch, capfd)
+def test_all_problems_come_at_once(shell: Shell) -> None:
     assert (
         shell("train", "modle=x", "train.steps=x", "optim=moun", "seed=-1", "optim.hidden.lr=x")
         == 2
@@ -240,33 +229,35 @@ def test_all_problems_come_at_once(
     assert len([line for line in shell.err.splitlines() if line.startswith("error: ")]) == 5
 
 
-def typed(folder: Path, shell: Shell, *arguments: str) -> int:
+def typed(shell: Shell, *arguments: str) -> int:
     """Type a dry run of a small model."""
     code = shell("train", "debug=smoke", "dry_run=true", *arguments)
     assert "Traceback" not in shell.err
     return code
 
 
+def mine(shell: Shell, content: bytes) -> list[str]:
+    """An experiment of the user's own, and what chooses it."""
+    path = shell.folder / "conf" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"# @package _global_\n" + content)
+    return [f"--config-dir={shell.folder / 'conf'}", "experiment=mine"]
+
+
 @pytest.mark.faults(41)
 @pytest.mark.parametrize("name", ["BENCH_API_KEY", "HF_TOKEN", "MY_SECRET", "DB_PASSWORD"])
 def test_a_secret_of_the_environment_reaches_no_file(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "canary")
     monkeypatch.setenv("INDIRECT", name)
     monkeypatch.setenv("MAX_TOKENS_HERE", "harmless")
-    shell = Shell(tmp_path, monkeypatch, capfd)
-    folder = tmp_path / "conf"
-    (folder / "experiment").mkdir(parents=True)
-    (folder / "experiment" / "mine.yaml").write_text(
-        "# @package _global_\nstudy: ${oc.env:${oc.env:INDIRECT},x}\n"
-        f"logger:\n  _target_: {name}\n"
-    )
-    assert typed(tmp_path, shell, f"--config-dir={folder}", "experiment=mine") == 2
+    content = f"study: ${{oc.env:${{oc.env:INDIRECT}},x}}\nlogger:\n  _target_: {name}\n"
+    assert typed(shell, *mine(shell, content.encode())) == 2
     assert f"secret in the configuration: ${{oc.env:{name}}}" in shell.err
     assert "canary" not in shell.err + shell.out
-    assert typed(tmp_path, shell, "study=${oc.env:MAX_TOKENS_HERE}") == 0
-    assert not (tmp_path / "outputs").exists()
+    assert typed(shell, "study=${oc.env:MAX_TOKENS_HERE}") == 0
+    assert not (shell.folder / "outputs").exists()
 
 
 BAD_FILES = {
@@ -287,91 +278,49 @@ BAD_FILES = {
 
 @pytest.mark.faults(41)
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=list(BAD_FILES))
-def test_a_yaml_file_that_cannot_be_read_is_named(
-    content: bytes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    shell = Shell(tmp_path, monkeypatch, capfd)
-    path = tmp_path / "conf" / "experiment" / "mine.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"# @package _global_\n" + content)
-    assert typed(tmp_path, shell, f"--config-dir={tmp_path / 'conf'}", "experiment=mine") == 2
+def test_a_yaml_file_that_cannot_be_read_is_named(content: bytes, shell: Shell) -> None:
+    assert typed(shell, *mine(shell, content)) == 2
     assert all(line.startswith("error: ") and line.endswith(")") for line in shell.err.splitlines())
     assert "mine" in shell.err or "study" in shell.err
-    assert not (tmp_path / "outputs").exists()
+    assert not (shell.folder / "outputs").exists()
 
 
-@pytest.mark.parametrize("word", ["null", "none"])
-@pytest.mark.parametrize("group", ["probe", "experiment", "model/embedding", "model/mlp"])
-def test_without_can_be_typed_and_is_the_run_of_not_naming_it(group: str, word: str) -> None:
-    from minigpt.cli import composition, process
-    from minigpt.cli.overrides import protect
-    from minigpt.config import schema
-    from minigpt.config.plan import plan_of
-
-    schema.register()
-    process.register_resolvers()
-    bare, plan = (
-        plan_of(composition.compose("train", [protect(o, False) for o in overrides], None, plan_of))
-        for overrides in (["seed=3"], ["seed=3", f"{group}={word}"])
-    )
-    assert (plan.id, plan.folder, plan.choices, plan.study) == (
-        bare.id,
-        bare.folder,
-        bare.choices,
-        bare.study,
-    )
+@pytest.mark.parametrize("kind", ["list", "mapping", "merge"])
+def test_aliases_that_multiply_are_one_line(kind: str, shell: Shell) -> None:
+    one = {"list": "[{}]", "mapping": "{{a: {0}, b: {0}}}", "merge": "{{<<: [{}]}}"}[kind]
+    lines = ["x0: &x0 {a: 1}"]
+    for n in range(1, 40):
+        again = f"*x{n - 1}" if kind == "mapping" else ", ".join(9 * [f"*x{n - 1}"])
+        lines.append(f"x{n}: &x{n} {one.format(again)}")
+    assert shell("train", *mine(shell, "\n".join(lines).encode()), "seed=x") == 2
+    (line,) = shell.err.splitlines()
+    assert "mine.yaml: aliases repeat more than 10,000 values" in line
 
 
-@pytest.mark.parametrize("name", ["größe", "größe eins", "1e3", "7", "true", "muon_vs_adamw"])
-def test_a_name_is_the_text_that_was_typed(name: str) -> None:
-    from minigpt.cli import composition, process
-    from minigpt.cli.overrides import protect
-    from minigpt.config import schema
-    from minigpt.config.plan import plan_of
-
-    schema.register()
-    process.register_resolvers()
-    overrides = [protect(f"study={name}", sweeping) for sweeping in (False, True)]
-    assert overrides[0] == overrides[1]
-    assert plan_of(composition.compose("train", overrides[:1], None, plan_of)).study == name
+def test_aliases_that_repeat_a_little_are_read(shell: Shell) -> None:
+    content = b"seed: &seed 3\neval: {every: *seed}\nlog: {every: *seed}"
+    assert typed(shell, *mine(shell, content)) == 0, shell.err
 
 
-@pytest.mark.parametrize("typed", ["null", "abc-1.5", "'1e3'", "a,b", "choice(a,b)", "${name}"])
-def test_a_name_that_hydra_reads_right_is_left_to_it(typed: str) -> None:
-    from minigpt.cli.overrides import protect
-
-    assert protect(f"study={typed}", True) == f"study={typed}"
-
-
-def test_without_can_be_swept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    shell = Shell(tmp_path, monkeypatch, capfd)
-    assert typed(tmp_path, shell, "-m", "model/embedding=null,ngram") == 0
+def test_without_can_be_swept(shell: Shell) -> None:
+    assert typed(shell, "-m", "model/embedding=null,ngram") == 0
     assert "model/embedding=none   done" in shell.err
     assert "model/embedding=ngram  done" in shell.err
 
 
-def test_flags_may_stand_between_overrides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    shell = Shell(tmp_path, monkeypatch, capfd)
+def test_flags_may_stand_between_overrides(shell: Shell) -> None:
     assert shell("train", "seed=7", "--cfg", "job", "attempt=2", "-p", "train") == 0
     assert "batch_size: 16" in shell.out
 
 
 def test_a_fault_of_our_own_code_keeps_its_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     def broken(cfg: object) -> None:
         raise AttributeError("a bug")
 
     monkeypatch.setattr("minigpt.config.plan.plan_of", broken)
-    shell = Shell(tmp_path, monkeypatch, capfd)
     assert shell("train", "dry_run=true") == 1
     assert "Traceback" in shell.err
     assert "a bug" in shell.err
@@ -402,7 +351,7 @@ ODD = st.builds(
 
 
 def only_lines(shell: Shell, override: str) -> None:
-    code = typed(shell.folder, shell, override)
+    code = typed(shell, override)
     assert code in (0, 2, 3, 4, 6), shell.err
     assert code == 0 or shell.err.splitlines()
     assert code == 0 or all(
@@ -419,13 +368,8 @@ FIXTURES = [HealthCheck.function_scoped_fixture]
     max_examples=6, derandomize=True, deadline=None, database=None, suppress_health_check=FIXTURES
 )
 @given(override=ODD)
-def test_any_override_is_a_dry_run_or_a_line(
-    override: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    only_lines(Shell(tmp_path, monkeypatch, capfd), override)
+def test_any_override_is_a_dry_run_or_a_line(override: str, shell: Shell) -> None:
+    only_lines(shell, override)
 
 
 @pytest.mark.slow  # three minutes: not of the list of faults
@@ -437,21 +381,13 @@ def test_any_override_is_a_dry_run_or_a_line(
     suppress_health_check=FIXTURES,
 )
 @given(override=ODD)
-def test_a_thousand_overrides_are_dry_runs_or_lines(
-    override: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    only_lines(Shell(tmp_path, monkeypatch, capfd), override)
+def test_a_thousand_overrides_are_dry_runs_or_lines(override: str, shell: Shell) -> None:
+    only_lines(shell, override)
 
 
-def test_advice_on_storage_names_the_key_that_chose_the_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    shell = Shell(tmp_path, monkeypatch, capfd)
-    assert shell("preprocess", "data=one_play", f"data.out={tmp_path / 'file' / 'tokens'}") == 6
+def test_advice_on_storage_names_the_key_that_chose_the_place(shell: Shell) -> None:
+    (shell.folder / "file").write_text("in the way")
+    assert shell("preprocess", "data=one_play", f"data.out={shell.folder / 'file' / 'tokens'}") == 6
     assert "data_dir= or data.out=" in shell.err
     assert "output_dir" not in shell.err
 

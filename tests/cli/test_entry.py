@@ -16,7 +16,7 @@ from minigpt.cli.overrides import without_glob
 
 
 def test_a_single_run_is_planned_answered_and_built_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from minigpt.config import build, plan
     from minigpt.run import answer
@@ -34,17 +34,13 @@ def test_a_single_run_is_planned_answered_and_built_once(
 
     for module, name in ((plan, "plan_of"), (answer, "answer"), (build, "check_built")):
         counted(module, name)
-    shell = Shell(tmp_path, monkeypatch, capfd)
     assert shell("train", *SMALL, "train.steps=2") == 0, shell.err
     assert calls == {"plan_of": 1, "answer": 1, "check_built": 1}
     assert shell("train", *SMALL, "train.steps=2") == 0, shell.err
     assert calls == {"plan_of": 2, "answer": 2, "check_built": 1}
 
 
-def test_a_single_run_with_wishes_to_hydra_runs_inside_hydra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    shell = Shell(tmp_path, monkeypatch, capfd)
+def test_a_single_run_with_wishes_to_hydra_runs_inside_hydra(shell: Shell) -> None:
     command = ["train", *SMALL, "train.steps=2", "+hydra.job.env_set.WANTED=1"]
     assert shell(*command) == 0, shell.err
     assert "validation loss" in shell.out
@@ -61,12 +57,9 @@ def test_an_argument_that_no_yaml_names_needs_no_plus(shell: Shell) -> None:
     assert record["identity"]["optim"]["hidden"]["amsgrad"] is True
 
 
-def test_a_glob_sweeps_over_the_options_that_it_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    shell = Shell(tmp_path, monkeypatch, capfd)
+def test_a_glob_sweeps_over_the_options_that_it_names(shell: Shell) -> None:
     assert shell("train", "-m", *SMALL, "train.steps=2", "schedule=glob([c*,w*],exclude=wsd)") == 0
-    folders = [path.parent.name for path in (tmp_path / "outputs").glob("*/run.json")]
+    folders = [path.parent.name for path in (shell.folder / "outputs").glob("*/run.json")]
     assert len(folders) == 2
     assert any("-constant-" in folder for folder in folders)
     assert any("-warmup_cosine-" in folder for folder in folders)
@@ -112,32 +105,3 @@ def test_utf8_is_read_where_the_locale_is_ascii(
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == code, done.stderr
     assert (path in done.stdout) if code == 0 else (b"not UTF-8" in done.stderr)
-
-
-@pytest.mark.parametrize("kind", ["list", "mapping", "merge"])
-def test_aliases_that_multiply_are_one_line(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    one = {"list": "[{}]", "mapping": "{{a: {0}, b: {0}}}", "merge": "{{<<: [{}]}}"}[kind]
-    lines = ["x0: &x0 {a: 1}"]
-    for n in range(1, 40):
-        again = f"*x{n - 1}" if kind == "mapping" else ", ".join(9 * [f"*x{n - 1}"])
-        lines.append(f"x{n}: &x{n} {one.format(again)}")
-    path = tmp_path / "conf" / "experiment" / "mine.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text("# @package _global_\n" + "\n".join(lines))
-    shell = Shell(tmp_path, monkeypatch, capfd)
-    assert shell("train", f"--config-dir={tmp_path / 'conf'}", "experiment=mine", "seed=x") == 2
-    (line,) = shell.err.splitlines()
-    assert "mine.yaml: aliases repeat more than 10,000 values" in line
-
-
-def test_aliases_that_repeat_a_little_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "conf" / "experiment" / "mine.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text("# @package _global_\nseed: &seed 3\neval: {every: *seed}\nlog: {every: *seed}")
-    shell = Shell(tmp_path, monkeypatch, capfd)
-    command = ["debug=smoke", "dry_run=true", f"--config-dir={tmp_path / 'conf'}"]
-    assert shell("train", *command, "experiment=mine") == 0, shell.err
