@@ -1,4 +1,4 @@
-"""README.md and docs/: links lead somewhere, commands are understood, what stands there is so."""
+"""README.md, docs/ and the headers of conf/: links lead somewhere, commands are understood."""
 
 import re
 import shlex
@@ -29,6 +29,9 @@ def slug(heading: str) -> str:
 def commands() -> list[str]:
     """Indented lines that start a program of ours, each once, without its comment."""
     found = []
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        text = re.sub(r" \\\n# +", " ", path.read_text())
+        found += re.findall(r"^# {2,}((?:python|sbatch) .+?)(?: {3}.*)?$", text, re.MULTILINE)
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         lines = re.findall(r"^ {4}((?:python|torchrun|sbatch) .*)$", text, re.MULTILINE)
