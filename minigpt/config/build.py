@@ -26,9 +26,7 @@ CONTRACTS = {
 }
 
 
-def build(
-    node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = (), **supplied: Any
-) -> Any:
+def build(node: dict[str, Any], *arguments: Any, drop: tuple[str, ...] = ()) -> Any:
     """The object that a checked node describes. A constructor's ValueError becomes a ConfigError.
 
     drop: keys of the node that are not for its class.
@@ -38,7 +36,7 @@ def build(
 
     node = {key: value for key, value in node.items() if key not in drop}
     try:
-        return instantiate(node, *arguments, **supplied, _convert_="all")
+        return instantiate(node, *arguments, _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):
             raise ConfigError(

@@ -21,7 +21,7 @@ def group_problems(group: str, node: Any) -> list[str]:
         return ["no choice: data.tokenizer=None (choose one: data/tokenizer=... ; see --help)"]
     extra = _arguments_of_prepare() if group == "data" else {}
     for name in identity.shared_scalars(group, node):
-        extra[name] = Parameter(name, None, None)
+        extra[name] = Parameter(None, None)
     return _node_problems(group, node, SUPPLIED.get(group, set()), extra)
 
 
@@ -31,8 +31,8 @@ def _arguments_of_prepare() -> dict[str, Parameter]:
     given = ("corpus", "tokenizer", "folder", "wait", "progress")
     part, text = (ast.parse(kind, mode="eval").body for kind in ("Callable", "str | None"))
     return {name: parameter for name, parameter in known.items() if name not in given} | {
-        "tokenizer": Parameter("tokenizer", part, signature.REQUIRED),
-        "out": Parameter("out", text, None),
+        "tokenizer": Parameter(part, signature.REQUIRED),
+        "out": Parameter(text, None),
     }
 
 

@@ -25,7 +25,6 @@ BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")  # where a stateme
 class Parameter:
     """One constructor argument."""
 
-    name: str
     annotation: ast.expr | None  # None: anything goes
     default: Any  # a literal, REQUIRED or OPAQUE
 
@@ -38,7 +37,6 @@ class Parameter:
 class Signature:
     """The arguments of one constructor."""
 
-    target: str
     parameters: dict[str, Parameter]
     open: bool  # it takes **kwargs that no base class explains
 
@@ -102,7 +100,7 @@ def read_signature(target: str) -> Signature:
     Raises ModuleNotFoundError if the package is not installed, AttributeError if no source tells
     the signature.
     """
-    signature = _CHOSEN.get(target) or _signature(_find(target), target)
+    signature = _CHOSEN.get(target) or _signature(_find(target))
     if signature is None:
         raise AttributeError(f"no source tells the arguments of {target}")
     return signature
@@ -171,23 +169,23 @@ def _resolve(module: Module, name: str, depth: int = 0) -> Found | None:
     return None
 
 
-def _signature(found: Found | None, target: str) -> Signature | None:
+def _signature(found: Found | None) -> Signature | None:
     if found is None:
         return None
     module, node = found
     if isinstance(node, ast.FunctionDef):
-        return _of_arguments(node.args, target)
+        return _of_arguments(node.args)
     methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
     initialisers = [method for method in methods if method.name == "__init__"]
     if initialisers:
-        own = _of_arguments(initialisers[-1].args, target, skip=1)
+        own = _of_arguments(initialisers[-1].args, skip=1)
         call = _handed_on(initialisers[-1])
         return own if call is None else _with_base(own, call, module, node)
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        return Signature(target, _fields(module, node), open=False)
+        return Signature(_fields(module, node), open=False)
     if not node.bases:
-        return Signature(target, {}, open=False)
-    inherited = (_signature(base, target) for base in _bases(module, node))
+        return Signature({}, open=False)
+    inherited = (_signature(base) for base in _bases(module, node))
     return next((signature for signature in inherited if signature is not None), None)
 
 
@@ -219,15 +217,15 @@ def _with_base(own: Signature, call: ast.Call, module: Module, node: ast.ClassDe
     """
     given = {keyword.arg for keyword in call.keywords}
     for base in _bases(module, node):
-        inherited = _signature(base, own.target)
+        inherited = _signature(base)
         if inherited is not None and inherited.parameters:
             left = list(inherited.parameters.items())[len(call.args) :]
             added = {name: parameter for name, parameter in left if name not in given}
-            return Signature(own.target, own.parameters | added | own.parameters, inherited.open)
+            return Signature(own.parameters | added | own.parameters, inherited.open)
     return own
 
 
-def _of_arguments(arguments: ast.arguments, target: str, skip: int = 0) -> Signature:
+def _of_arguments(arguments: ast.arguments, skip: int = 0) -> Signature:
     """skip: how many of the first are not for the caller, as `self` is not."""
     positional = [*arguments.posonlyargs, *arguments.args]
     without = [None] * (len(positional) - len(arguments.defaults))
@@ -235,8 +233,8 @@ def _of_arguments(arguments: ast.arguments, target: str, skip: int = 0) -> Signa
         *zip(positional, [*without, *arguments.defaults]),
         *zip(arguments.kwonlyargs, arguments.kw_defaults),
     ]
-    parameters = {a.arg: Parameter(a.arg, a.annotation, _default(d)) for a, d in pairs[skip:]}
-    return Signature(target, parameters, open=arguments.kwarg is not None)
+    parameters = {a.arg: Parameter(a.annotation, _default(d)) for a, d in pairs[skip:]}
+    return Signature(parameters, open=arguments.kwarg is not None)
 
 
 def _fields(module: Module, node: ast.ClassDef) -> dict[str, Parameter]:
@@ -246,8 +244,7 @@ def _fields(module: Module, node: ast.ClassDef) -> dict[str, Parameter]:
         found |= _fields(base_module, base) if isinstance(base, ast.ClassDef) else {}
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            name = item.target.id
-            found[name] = Parameter(name, item.annotation, _default(item.value))
+            found[item.target.id] = Parameter(item.annotation, _default(item.value))
     return found
 
 
@@ -265,9 +262,9 @@ def _imported(target: str) -> Signature:
     module_name, _, name = target.rpartition(".")
     found = inspect.signature(getattr(importlib.import_module(module_name), name))
     parameters = {
-        p.name: Parameter(p.name, None, REQUIRED if p.default is p.empty else p.default)
+        p.name: Parameter(None, REQUIRED if p.default is p.empty else p.default)
         for p in found.parameters.values()
         if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
     is_open = any(p.kind is p.VAR_KEYWORD for p in found.parameters.values())
-    return Signature(target, parameters, is_open)
+    return Signature(parameters, is_open)
