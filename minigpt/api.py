@@ -81,10 +81,8 @@ def _planned(typed: list[str], config_dir: str | None) -> "Plan":
     from minigpt.cli.command import refuse_several_runs
     from minigpt.cli.composition import compose, each_logger
     from minigpt.cli.overrides import protect, refuse_secrets
-    from minigpt.config import schema
     from minigpt.config.plan import plan_of
 
-    schema.register()
     if flags := [text for text in typed if text.startswith("-")]:
         raise ConfigError(f"arguments: {' '.join(flags)} (only key=value; train.py has the flags)")
     if ranks.launched() > 1:

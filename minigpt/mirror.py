@@ -14,7 +14,6 @@ from minigpt.cli.arguments import Parser, exit_code_of, report
 from minigpt.cli.composition import compose, each_logger
 from minigpt.cli.overrides import protect, quote, refuse_secrets
 from minigpt.cli.process import set_up_process
-from minigpt.config import schema
 from minigpt.config.build import build
 from minigpt.config.plan import plan_of
 from minigpt.errors import CheckpointError, ConfigError, MinigptError, StorageError
@@ -48,7 +47,6 @@ def main(arguments: list[str] | None = None) -> int:
 def mirror(asked: argparse.Namespace) -> int:
     """Each run to the logger. The exit code of the first run that failed, else 0."""
     set_up_process()
-    schema.register()
     interrupt.install()
     typed = [text for text in asked.runs if text.startswith(("logger=", "logger."))]
     folders = [Path(text).expanduser() for text in asked.runs if text not in typed]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from minigpt.bench.processes import figures_in, measure
 from minigpt.cli import composition, process
 from minigpt.cli.arguments import Parser, exit_code_of
-from minigpt.config import schema
 from minigpt.errors import ConfigError
 from minigpt.files.durable import storage_error, write_atomic
 
@@ -94,8 +93,7 @@ def bench(options: argparse.Namespace) -> None:
     from minigpt.config.plan import plan_of
     from minigpt.config.precision import missing_compiler
 
-    schema.register()
-    process.register_resolvers()
+    process.set_up_composing()
     names = list(dict.fromkeys(options.only or ["tiny", "small", "medium"]))
     commands = {name: [*COMMANDS[name], *options.overrides] for name in names}
     plans = {

@@ -12,7 +12,6 @@ import torch
 from minigpt.bench.machine import available_memory, forget_peak, peak_memory
 from minigpt.bench.model import Model, StepTime
 from minigpt.cli import process
-from minigpt.config import schema
 from minigpt.errors import MinigptError
 from minigpt.terminal import count, gib
 from minigpt.train.training import threads_of
@@ -238,8 +237,7 @@ class Worker:
 
 def main() -> int:
     """Read a job from the command line; exit code of the error, if any."""
-    schema.register()
-    process.register_resolvers()
+    process.set_up_composing()
     known: dict[str, Any] = {}
     try:
         worker = Worker(**json.loads(sys.argv[1]))

@@ -18,19 +18,18 @@ from minigpt.cli.flags import canonical, parse
 from minigpt.cli.launch import Task, hide_bases, launch, needs_hydra
 from minigpt.cli.overrides import protect, refuse_secrets, refuse_torchrun
 from minigpt.cli.process import look_for_garbage, set_up_process, set_up_worker
-from minigpt.config import schema
 from minigpt.config.composed import is_declared
 from minigpt.errors import ConfigError, JobFailed, MinigptError
 
 if TYPE_CHECKING:
     from minigpt.cli.study import Ends
+    from minigpt.study.jobs import Compose
 
 P = TypeVar("P")
 # Calls a function as Hydra calls a job: in the folder that Hydra makes, with its callbacks.
 Inside = Callable[[Callable[[], Any]], Any]
 Job = Callable[[P, Inside], Any]
 PlanOf = Callable[[DictConfig], P]
-Composed = Callable[[list[str]], DictConfig]
 
 
 def run(
@@ -44,7 +43,6 @@ def run(
     with streams.standard(must_arrive=answers):
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
         set_up_process()
-        schema.register()
         finish: Callable[[], int] = int  # what a sweep still has to tell, and its exit code
         try:
             parsed = parse(sys.argv[1:])
@@ -89,7 +87,7 @@ def _only_shows(parsed: argparse.Namespace) -> bool:
     return bool(parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion)
 
 
-def _show(parsed: argparse.Namespace, config_name: str, composed: Composed) -> None:
+def _show(parsed: argparse.Namespace, config_name: str, composed: "Compose") -> None:
     streams.stdout_must_arrive()
     hide_bases()
     sys.argv[1:] = canonical(parsed)
@@ -104,7 +102,7 @@ def _single_run(
     job: Job[P],
     plan_of: PlanOf[P],
     config_name: str,
-    composed: Composed,
+    composed: "Compose",
 ) -> None:
     cfg = composed(parsed.overrides)
     refuse_several_runs(cfg, parsed.overrides)

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 TEXT_KEYS = ("prompt", "sample.prompt", "stop")
 NAME_KEYS = ("study", "name")
-SECRET = re.compile(r"(key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
-# The same inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}
-SECRET_INSIDE = re.compile(
-    r"(key|token|secret|password|passwd|credentials?)['\"]?\s*[:}]", re.IGNORECASE
-)
+_SECRETS = "(key|token|secret|password|passwd|credentials?)"
+SECRET = re.compile(f"{_SECRETS}$", re.IGNORECASE)
+# inside a value: {api_key: ...}, ${oc.env:WANDB_API_KEY}
+SECRET_INSIDE = re.compile(rf"{_SECRETS}['\"]?\s*[:}}]", re.IGNORECASE)
 
 
 def protect(override: str, sweeping: bool) -> str:

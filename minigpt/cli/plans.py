@@ -24,7 +24,6 @@ from typing import Any, TextIO
 from minigpt.cli.composition import compose
 from minigpt.cli.flags import parse
 from minigpt.cli.process import set_up_process
-from minigpt.config import schema
 from minigpt.config.plan import plan_of
 from minigpt.errors import MinigptError
 from minigpt.study.jobs import Planner
@@ -33,7 +32,6 @@ from minigpt.study.jobs import Planner
 def serve(answers: TextIO) -> None:
     """Answer what stdin asks, until it ends."""
     set_up_process()
-    schema.register()
     composed = partial(compose, "train", config_dir=parse(sys.argv[1:]).config_dir, check=plan_of)
 
     @cache

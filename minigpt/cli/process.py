@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from minigpt import ranks, streams
 from minigpt.cli.constructor_keys import accept_constructor_keys
 from minigpt.cli.yaml_files import refuse_multiplying_aliases
-from minigpt.config import plan, typed
+from minigpt.config import plan, schema, typed
 from minigpt.errors import MinigptError
 from minigpt.terminal import say
 
 
 def set_up_process() -> None:
-    """Make streams safe, show the log, bound YAML, register resolvers."""
+    """Make streams safe, show the log, and set up what composing needs."""
     if ranks.launched() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one line
     streams.install()
@@ -29,6 +29,7 @@ def set_up_composing() -> None:
     """What composing needs, which changes nothing else of the process."""
     refuse_multiplying_aliases()
     register_resolvers()
+    schema.register()
 
 
 def set_up_worker() -> None:

@@ -1,7 +1,7 @@
 """`-m experiment=<a declared study>`: check it as a whole, then let Hydra launch its jobs."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from operator import getitem
@@ -20,7 +20,7 @@ from minigpt.config.schema import BASIC_SWEEPER
 from minigpt.errors import ConfigError
 from minigpt.study.conduct import Conclusion, Look, Ruling, Unfinished, conduct
 from minigpt.study.declaration import Declaration, declaration_of
-from minigpt.study.jobs import Planner
+from minigpt.study.jobs import Compose, Planner
 from minigpt.study.journal import Journal
 from minigpt.study.launched import (
     LaunchedRuns,
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 DICTIONARIES = ("verdict.budgets", "verdict.cells", "verdict.tune.over", "verdict.tune.per_arm")
 OPTUNA_SWEEPER = "hydra_plugins.minigpt.OptunaSweeper"
-
-Compose = Callable[[list[str]], DictConfig]
 
 
 class Ends(Protocol):
