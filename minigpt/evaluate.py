@@ -18,7 +18,7 @@ import torch
 from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.compare.statistics import Interval, ratio_interval
 from minigpt.config import precision
-from minigpt.config.plan import SEVERAL_THREADS_FROM_D_MODEL
+from minigpt.config.plan import threads_for
 from minigpt.data.clean import report
 from minigpt.data.files import Files
 from minigpt.data.iterator import walk
@@ -159,8 +159,7 @@ def scores(loaded: Loaded, split: Split) -> dict[str, Any]:
     model, tokenizer = loaded.model, loaded.tokenizer
     train = {} if loaded.step is None else read_config(loaded.folder)["train"]
     width = model.embed.weight.shape[1]
-    if width < SEVERAL_THREADS_FROM_D_MODEL:
-        torch.set_num_threads(1)
+    torch.set_num_threads(threads_for(width, torch.get_num_threads()))
     chosen = precision.choose("auto", train.get("precision", "auto"), False, d_model=width)
     chosen.activate()
     model.to(chosen.device)

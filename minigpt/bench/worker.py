@@ -14,7 +14,7 @@ from minigpt.bench.model import Model, StepTime
 from minigpt.cli import process
 from minigpt.errors import MinigptError
 from minigpt.terminal import count, gib
-from minigpt.train.training import threads_of
+from minigpt.train.training import DEFAULT_THREADS
 
 TOKENS = 1024  # of the smallest micro-batch tried, or one sequence
 SLICE_S = 0.3  # a round of a quick model has as many steps as fit
@@ -48,7 +48,10 @@ class Worker:
             "batch_size": model.batch_size,
             "flops_per_token": model.flops_per_token,
             "device": model.chosen.device,
-            "auto": {"precision": model.chosen.precision, "threads": threads_of(model.plan)},
+            "auto": {
+                "precision": model.chosen.precision,
+                "threads": model.plan.threads(DEFAULT_THREADS),
+            },
         }
         self.tell()
 

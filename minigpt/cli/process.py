@@ -15,9 +15,14 @@ from minigpt.config import plan, schema, typed
 from minigpt.errors import MinigptError
 from minigpt.terminal import say
 
+# How often a thread that waits for others looks before it sleeps. GNU's OpenMP reads it when torch
+# is imported. Its own choice is to look for ever, and 50x slower where another program has a core.
+SPINS = "1000"
+
 
 def set_up_process() -> None:
     """Make streams safe, show the log, and set up what composing needs."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     if ranks.launched() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in one line
     streams.install()

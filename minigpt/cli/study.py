@@ -109,7 +109,7 @@ def _joblib(context: "HydraContext", task: StudyTask, config: DictConfig) -> "La
 
 
 def runs_side_by_side(cfg: DictConfig, runs: LaunchedRuns) -> bool:
-    """Whether jobs go side by side without being told: one-thread jobs on a CPU of more cores."""
+    """Whether jobs go side by side without being told: small models on a CPU of several cores."""
     plan = runs.any_plan
     told = any(typed.startswith("hydra/launcher=") for typed in cfg.hydra.overrides.hydra)
     basic = cfg.hydra.launcher._target_.endswith(".BasicLauncher")
@@ -117,7 +117,7 @@ def runs_side_by_side(cfg: DictConfig, runs: LaunchedRuns) -> bool:
         basic
         and not told
         and (os.cpu_count() or 1) > 1
-        and plan.threads == 1
+        and plan.fits_a_core
         and choose_precision(plan.config).device == "cpu"
     )
 

@@ -28,9 +28,8 @@ from minigpt.config.typed import resolved, root_problems
 from minigpt.errors import ConfigError
 from minigpt.files import durable
 
-# Narrower models gain little from a second thread. On a busy machine threads wait for each other:
-# up to 50x.
-SEVERAL_THREADS_FROM_D_MODEL = 256
+# What a second and further threads gain: experiments/LOG.md.
+TWO_THREADS_FROM_D_MODEL, ALL_THREADS_FROM_D_MODEL = 128, 256
 GROUPS = ("model", "optim", "schedule", "data", "logger")
 
 
@@ -80,19 +79,30 @@ class Plan:
         """How many train it together."""
         return devices_of(self.config["train"])
 
-    @property
-    def threads(self) -> int | None:
-        """CPU threads to train with: train.threads, else by the width of the model.
+    def threads(self, available: int) -> int:
+        """CPU threads to train with: train.threads, else as many of those as pay."""
+        return self.config["train"]["threads"] or threads_for(self.d_model, available)
 
-        None: as many as PyTorch chooses.
-        """
-        wide = identity.argument(self.config["model"], "d_model") >= SEVERAL_THREADS_FROM_D_MODEL
+    @property
+    def fits_a_core(self) -> bool:
+        """Whether runs side by side, a core each, get further than one after the other."""
         threads: int | None = self.config["train"]["threads"]
-        return threads or (None if wide else 1)
+        return threads == 1 or (threads is None and self.d_model < ALL_THREADS_FROM_D_MODEL)
+
+    @property
+    def d_model(self) -> int:
+        return int(identity.argument(self.config["model"], "d_model"))
 
     @property
     def study(self) -> str | None:
         return self.config["study"] or self.choices.get("experiment")
+
+
+def threads_for(d_model: int, available: int) -> int:
+    """As many of the CPU's threads as pay at this width."""
+    if d_model >= ALL_THREADS_FROM_D_MODEL:
+        return available
+    return min(available, 1 if d_model < TWO_THREADS_FROM_D_MODEL else 2)
 
 
 def plan_of(cfg: DictConfig) -> Plan:

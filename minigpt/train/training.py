@@ -36,7 +36,7 @@ def run(plan: Plan) -> dict[str, Any] | None:
     """
     if plan.devices > ranks.launched():
         return devices.train(plan)
-    torch.set_num_threads(threads_of(plan))
+    torch.set_num_threads(plan.threads(DEFAULT_THREADS))
     train_node = plan.config["train"]
     with ExitStack() as stack:
         stack.enter_context(ranks.meeting(train_node["device"], train_node["rank_timeout"]))
@@ -64,11 +64,6 @@ def memory_told(plan: Plan) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ConfigError(memory_problem(plan.config["train"])) from error
-
-
-def threads_of(plan: Plan) -> int:
-    """As many as the plan says, else PyTorch's choice."""
-    return plan.threads or DEFAULT_THREADS
 
 
 def train(live: Run) -> bool:
