@@ -62,7 +62,7 @@ def run(
 
                 parsed.overrides = multirun.laid_out(parsed)
             refuse_secrets(parsed.overrides)
-            if _only_shows(parsed):
+            if parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion:
                 _show(parsed, config_name, composed)
                 return 0
             interrupt.install()
@@ -82,12 +82,8 @@ def _task(job: Job[P], plan_of: PlanOf[P]) -> Task:
     return lambda cfg: job(plan_of(cfg), lambda work: work())
 
 
-def _only_shows(parsed: argparse.Namespace) -> bool:
-    """Whether Hydra is asked to show something, and no job runs."""
-    return bool(parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion)
-
-
 def _show(parsed: argparse.Namespace, config_name: str, composed: "Compose") -> None:
+    """Let Hydra show what is asked for. No job runs."""
     streams.stdout_must_arrive()
     hide_bases()
     sys.argv[1:] = canonical(parsed)

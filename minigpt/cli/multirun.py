@@ -24,7 +24,6 @@ from minigpt.files.durable import ensure_writable
 from minigpt.study.elsewhere import train_elsewhere
 from minigpt.study.jobs import Compose, only, shortest_first
 from minigpt.study.journal import Journal
-from minigpt.study.launched import LaunchedRuns
 from minigpt.study.sweep import Sweep
 from minigpt.study.task import StudyTask
 
@@ -82,33 +81,22 @@ def _study(
         run_job = partial(train_elsewhere, parsed.config_dir)
     task = StudyTask(run_job, sweep.set_up, sweep.report)
     runs = study.prepare(cfg, parsed.overrides, task, composed, parsed.config_dir)
+    output, arguments = Path(cfg.output_dir).expanduser(), canonical(parsed)
     with closing(runs.planner):
-        return _conduct(parsed, config_name, cfg, ends, runs)
-
-
-def _conduct(
-    parsed: argparse.Namespace,
-    config_name: str,
-    cfg: DictConfig,
-    ends: study.Ends,
-    runs: LaunchedRuns,
-) -> int:
-    task, base = runs.task, study.check_whole(runs)
-    parallel = study.runs_side_by_side(cfg, runs)
-    output = Path(cfg.output_dir).expanduser()
-    if cfg.dry_run:
-        streams.stdout_must_arrive()
-        Journal(output, runs.declaration, base).changes()  # refuses what the study would refuse
-        ends.describe(runs, output, (os.cpu_count() or 1) if parallel else 1)
-        return 0
-    ensure_writable(output)
-    arguments = canonical(parsed)
-    sys.argv[1:] = [*arguments, "hydra/hydra_logging=none"]  # one line tells of all jobs
-    begun = study.begin(runs, output, arguments, base, ends)
-    with begun, study.conducting(task, parallel), _workers(cfg, parallel):
-        failed = launch(task, config_name, only_shows=False)
-        if failed is not None:
-            raise not_composed(failed)
+        base = study.check_whole(runs)
+        parallel = study.runs_side_by_side(cfg, runs)
+        if cfg.dry_run:
+            streams.stdout_must_arrive()
+            Journal(output, runs.declaration, base).changes()  # refuses what the study would refuse
+            ends.describe(runs, output, (os.cpu_count() or 1) if parallel else 1)
+            return 0
+        ensure_writable(output)
+        sys.argv[1:] = [*arguments, "hydra/hydra_logging=none"]  # one line tells of all jobs
+        begun = study.begin(runs, output, arguments, base, ends)
+        with begun, study.conducting(task, parallel), _workers(cfg, parallel):
+            failed = launch(task, config_name, only_shows=False)
+            if failed is not None:
+                raise not_composed(failed)
     return 0
 
 
