@@ -28,15 +28,6 @@ def test_accumulation_is_derived() -> None:
     assert (budget.accumulation, budget.tokens_per_step, budget.tokens) == (4, 20_480, 61_440)
 
 
-def test_uneven_accumulation_names_both_values_and_the_nearest() -> None:
-    problem = accumulation_problem(30, 8)
-    assert problem is not None
-    assert "train.batch_size=30" in problem
-    assert "train.micro_batch_size=8" in problem
-    assert "24 and 32" in problem
-    assert accumulation_problem(32, 8) is None
-
-
 def test_a_micro_batch_above_the_batch_names_only_sizes_that_work() -> None:
     assert "nearest are 16" in str(accumulation_problem(8, 16))
 

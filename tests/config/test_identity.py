@@ -127,15 +127,6 @@ def test_the_id_is_stable() -> None:
     assert identity.short_hash(spelled_out) == "0dc79be5"
 
 
-def test_names_read_like_the_command() -> None:
-    assert plan("optim.lr=0.04", "seed=1").folder.name.startswith(
-        "tiny-muon-shakespeare-lr0.04-s1-"
-    )
-    assert plan("schedule=wsd").folder.name.startswith("tiny-muon-shakespeare-wsd-")
-    assert plan("name=mine").folder.name.startswith("mine-")
-    assert len(plan(*(f"sample.prompt={'x' * 300}",)).folder.name) < 100
-
-
 def test_a_budget_on_the_command_line_replaces_the_files_and_two_are_an_error() -> None:
     assert plan("train.epochs=2").config["train"]["steps"] is None
     assert plan("experiment=mini_gpt").config["train"]["epochs"] == 3
