@@ -15,7 +15,7 @@ from minigpt.config.build import check_built, choose_precision, vocabulary
 from minigpt.config.plan import Plan, plan_of
 from minigpt.train import memory, on_paper, peak
 from minigpt.train.forecast import Forecast, forecast
-from minigpt.train.links import ETHERNET
+from minigpt.train.gpus import ETHERNET
 
 GPU, GPUS, MODELS, MICRO = "H100", (1, 8, 64), ("medium", "large"), 32
 HEAD = (

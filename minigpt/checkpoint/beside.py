@@ -15,12 +15,15 @@ class Beside:
         self._thread: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
 
-    def start(self, tree: Any, write: Callable[[Any], None]) -> None:
-        """Begin to write a copy of the tree, once the one before is written."""
+    def start(self, tree: Any, write: Callable[[Any], None], at_once: bool = False) -> None:
+        """Begin to write a copy of the tree, once the one before is written.
+
+        at_once: write the tree itself, as is done with small ones.
+        """
         from minigpt.optim.state_tree import bytes_of
 
         self.wait()
-        if bytes_of(tree) < AT_ONCE:
+        if at_once or bytes_of(tree) < AT_ONCE:
             write(tree)
             return
         arrived = snapshot(tree)

@@ -53,8 +53,8 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         for name, content in _files_of(model, optimizer, {**state, "schema": layout.SCHEMA}):
             durable.write_synced(temporary / name, content)
-            entries[name] = _entry(content)
-        durable.write_synced(temporary / layout.MANIFEST, _manifest(entries))
+            entries[name] = entry_of(content)
+        durable.write_synced(temporary / layout.MANIFEST, manifest_bytes(entries))
         if final.exists():
             # Still found by its step, should the process die before the next line.
             os.rename(final, final.with_name(final.name + layout.SUPERSEDED))
@@ -85,16 +85,13 @@ def _plain(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def manifest_bytes(files: Mapping[str, bytes]) -> bytes:
-    """manifest.json for files with this content."""
-    return _manifest({name: _entry(content) for name, content in files.items()})
-
-
-def _entry(content: bytes) -> dict[str, Any]:
+def entry_of(content: bytes) -> dict[str, Any]:
+    """What a manifest says of a file."""
     return {"bytes": len(content), "sha256": durable.sha256_bytes(content)}
 
 
-def _manifest(entries: dict[str, dict[str, Any]]) -> bytes:
+def manifest_bytes(entries: dict[str, dict[str, Any]]) -> bytes:
+    """manifest.json of files, with the entry of each by its name."""
     body = {"schema": layout.SCHEMA, "files": entries}
     return durable.json_bytes({**body, "checksum": durable.sha256_bytes(durable.json_bytes(body))})
 

@@ -40,7 +40,7 @@ COMPILE_FROM = 512  # d_model from which compilation is chosen on a GPU
 # Seconds of planned FLOPs at the device's peak from which compilation pays. An estimate: eager code
 # reaches 30 % of the peak and loses 30 % of its time, which is as long as compiling takes.
 COMPILE_FROM_S = 45.0
-WITHOUT_BF16 = ("V100", "T4")  # of the GPUs that train/peak.py knows
+WITHOUT_BF16 = ("V100", "T4")  # of the GPUs that train/gpus.py knows
 ASKED = "asked for"
 TRITON_FROM = (7, 0)  # compute capability: Volta
 

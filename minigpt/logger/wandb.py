@@ -56,7 +56,7 @@ class WandbLogger:
         self._process: WandbProcess | None = None
         self._thread: threading.Thread | None = None
         self._sending = threading.Event()  # it has started, or never will
-        self._warned = False
+        self.failed = False  # it gave up, and has said so
         self._done = False  # the process has ended its run, and can take another
 
     def start(
@@ -80,19 +80,14 @@ class WandbLogger:
 
     def log(self, row: dict[str, Any]) -> None:
         """Send one row; silent after a failure."""
-        if not self._warned:
+        if not self.failed:
             known = {key: value for key, value in row.items() if value is not None}
             self._messages.put({"row": known})
 
     def sample(self, sample: dict[str, Any]) -> None:
         """Send a text of the model, which joins the table `samples`; silent after a failure."""
-        if not self._warned:
+        if not self.failed:
             self._messages.put({"sample": sample})
-
-    @property
-    def failed(self) -> bool:
-        """Whether it gave up on the way."""
-        return self._warned
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Send the summary and end, within the limits that the class states."""
@@ -147,7 +142,7 @@ class WandbLogger:
             "disable_git": True,
         }
         for attempt in dict.fromkeys([mode, "offline"]):
-            if self._warned:  # the run has ended
+            if self.failed:  # the run has ended
                 break
             online = attempt == "online"
             options = {"mode": attempt, "resume": "allow" if online else None}
@@ -158,16 +153,16 @@ class WandbLogger:
                 return process
             process.kill()
             process.pipe.close()
-            if not self._warned:
+            if not self.failed:
                 log.warning("warning: wandb (%s) did not start: %s", attempt, why)
         return None
 
     def _warn(self, why: str) -> None:
-        if not self._warned:
+        if not self.failed:
             log.warning(
                 "warning: wandb stopped: %s (the run goes on; metrics.jsonl is complete)", why
             )
-        self._warned = True
+        self.failed = True
 
 
 class WandbProcess:

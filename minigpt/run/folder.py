@@ -27,13 +27,13 @@ from minigpt.checkpoint.load import Checkpoint, check_state, newest_checkpoint
 from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.config.plan import Plan
 from minigpt.errors import CheckpointError, MinigptError, Stopped, StorageError
-from minigpt.files import durable, records
+from minigpt.files import durable
 from minigpt.files.lock import FolderLock
 from minigpt.files.reading import UnreadableError, read_bytes
 from minigpt.run.changes import changes_since, path_changes, refusal, regrouped
 from minigpt.run.claim import FILES, claim
 from minigpt.run.log import RunLog
-from minigpt.run.metrics import Metrics
+from minigpt.run.metrics import Metrics, whole_rows
 from minigpt.run.neighbour import describe_neighbour
 from minigpt.run.record import FAILED, failure, new_record
 from minigpt.run.source_digest import edited_since_digest, in_short
@@ -216,16 +216,11 @@ class RunFolder:
 
     def _drop_all_rows(self) -> None:
         """Without a checkpoint the rows come again, from the first one on."""
-        rows: list[dict[str, Any]] = []
         with suppress(UnreadableError):
-            rows, *_ = records.read_rows(self.metrics.path)
-        if rows:
-            log.warning(
-                "warning: no checkpoint: %s: training starts again, and the rows up to step %d "
-                "are dropped",
-                self.checkpoints,
-                rows[-1]["step"],
-            )
+            if rows := whole_rows(self.metrics.path):
+                dropped = f"the rows up to step {rows[-1]['step']} are dropped"
+                again = f"{self.checkpoints}: training starts again, and {dropped}"
+                log.warning("warning: no checkpoint: %s", again)
         with durable.writing(self.metrics.path):
             self.metrics.rewind(0)
 
@@ -255,7 +250,6 @@ class RunFolder:
         Raises StorageError or BusyError if the folder is no longer this process's own.
         """
         self.lock.check()
-        self._beside.wait()
         logged = self.metrics.sync()
         state = {
             **state,
@@ -265,7 +259,7 @@ class RunFolder:
             "minigpt": minigpt.__version__,
         }
         write = lambda tensors: self._write_checkpoint(tensors, state, final)
-        self._beside.start([model, optimizer], write) if beside else write([model, optimizer])
+        self._beside.start([model, optimizer], write, at_once=not beside)
 
     def _write_checkpoint(self, tensors: list[Any], state: dict[str, Any], final: bool) -> None:
         model, optimizer = tensors

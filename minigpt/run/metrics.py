@@ -12,7 +12,7 @@ from typing import Any
 
 from minigpt.files import records
 from minigpt.files.durable import regular_file
-from minigpt.files.reading import UnreadableError, read_bytes
+from minigpt.files.reading import if_there, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +92,7 @@ def whole_rows(path: Path) -> list[dict[str, Any]]:
 
     Raises UnreadableError if it is no file of lines.
     """
-    try:
-        rows, bad, _ = records.read_rows(path)
-    except UnreadableError as error:
-        if error.missing:
-            return []
-        raise
+    rows, bad, _ = if_there(records.read_rows, path) or ([], [], 0)
     if bad:
         log.warning("warning: %d unreadable lines in %s: left out", len(bad), path)
     return rows

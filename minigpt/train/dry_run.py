@@ -12,8 +12,9 @@ from minigpt.optim.by_role import ByRole
 from minigpt.terminal import duration, gib, table
 from minigpt.train import memory, peak
 from minigpt.train.forecast import forecast, told
+from minigpt.train.gpus import GPUS
 
-UNTOLD = {"a step, estimated": "unknown: no links of this GPU in minigpt/train/links.py"}
+UNTOLD = {"a step, estimated": "unknown: no links of this GPU in minigpt/train/gpus.py"}
 
 
 def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
@@ -44,7 +45,7 @@ def describe(plan: Plan, model: Any, optimizer: ByRole) -> str:
     gpu = config["dry_run_gpu"]
     rate = peak.table_flops(gpu or "", chosen.precision)
     if gpu is not None and rate is None:
-        raise ConfigError(f"unknown GPU: dry_run_gpu={gpu} (one of {', '.join(peak.PEAK_TFLOPS)})")
+        raise ConfigError(f"unknown GPU: dry_run_gpu={gpu} (one of {', '.join(GPUS)})")
     if rate is not None and budget is not None:
         chosen = chosen.for_run(flops * budget.tokens / rate)
     micro = train["micro_batch_size"] or train["batch_size"] // plan.devices

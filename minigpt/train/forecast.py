@@ -17,7 +17,7 @@ from minigpt.optim.muon import Muon
 from minigpt.optim.newton_schulz import flops
 from minigpt.optim.shares import shares
 from minigpt.train import on_paper, peak
-from minigpt.train.links import Links, links_of
+from minigpt.train.gpus import Links, gpu_of
 from minigpt.train.memory import Memory
 
 
@@ -45,10 +45,10 @@ class Forecast:
 def forecast(
     plan: Plan, model: Any, optimizer: ByRole, needed: Memory, chosen: Precision
 ) -> Forecast | None:
-    """None without a GPU, or where links.py does not know it. Arguments as for dry_run.describe."""
+    """None without a GPU, or where gpus.py has no links. Arguments as for dry_run.describe."""
     gpu, train, ranks = plan.config["dry_run_gpu"] or "", plan.config["train"], plan.devices
-    links, rate = links_of(gpu), peak.table_flops(gpu, chosen.precision)
-    if chosen.device != "cuda" or links is None or rate is None:
+    known, rate = gpu_of(gpu), peak.table_flops(gpu, chosen.precision)
+    if chosen.device != "cuda" or known is None or known.links is None or rate is None:
         return None
     # what Muon takes by itself is bf16 where the GPU has it
     half = chosen.precision != "fp16"
@@ -57,11 +57,12 @@ def forecast(
     model_flops = model.flops_per_token(plan.seq_len) * batch * plan.seq_len
     works = [work_of(optimizer, n, half, model_flops, needed.state) for n in (1, ranks)]
     alone, step = (
-        on_paper.step_of(work, n, links, rate, optimizer_rate) for work, n in zip(works, (1, ranks))
+        on_paper.step_of(work, n, known.links, rate, optimizer_rate)
+        for work, n in zip(works, (1, ranks))
     )
     accumulation = batch // (micro * ranks) if micro else 1
     return Forecast(
-        gpu, ranks, batch, plan.seq_len, accumulation, works[1], needed, links, step,
+        gpu, ranks, batch, plan.seq_len, accumulation, works[1], needed, known.links, step,
         speedup=alone.total / step.total,
         told_flops=optimizer.flops_per_step() is not None,
     )  # fmt: skip

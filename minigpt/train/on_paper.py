@@ -1,7 +1,7 @@
 """What a step costs on many GPUs, on paper: plain replicas, as `train.devices=N` trains them.
 
 Estimates. Nothing here was run on more than a CPU's processes. Counted is what is moved and
-multiplied at the rates of links.py and peak.py; not launches, data, evaluations or checkpoints, nor
+multiplied at the rates of gpus.py; not launches, data, evaluations or checkpoints, nor
 that anything overlaps. Weights and gradients are fp32.
 
 Units: bytes, seconds, FLOPs. W ranks, a GPU each, GPUS to a machine; P parameters that are trained.
@@ -10,10 +10,15 @@ Units: bytes, seconds, FLOPs. W ranks, a GPU each, GPUS to a machine; P paramete
 import math
 from dataclasses import dataclass
 
-from minigpt.train.links import CALL, LINK_EFFICIENCY, NETWORK_EFFICIENCY, NETWORK_HOP, Links
+from minigpt.train.gpus import Links
 
 GPUS = 8
 MFU = 0.4  # assumed of all matrix products; measure yours: perf/mfu of one GPU's run
+# Latency of a hop between machines and of a call, in us (gpus.py has those inside, and the source).
+NETWORK_HOP, CALL = 9.6, 8.4
+# Of the line rate NCCL's rings reach 370 of 450 GB/s over NVLink (github.com/NVIDIA/nccl-tests,
+# issue 212) and 46-48 of 50 over InfiniBand (issue 290). PCIe is taken to be as NVLink.
+LINK_EFFICIENCY, NETWORK_EFFICIENCY = 0.82, 0.92
 # Bytes of memory that are read or written in a step, for each parameter:
 CLIP = 12  # the norm reads gradients (4), clipping scales them (8)
 UPDATE = 12  # weight (8) and gradient (4); beside them the state, read and written

@@ -4,7 +4,6 @@ A format is held against its own peak: bf16 against bf16, fp32 against fp32 (on 
 what runs there).
 """
 
-import re
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -12,29 +11,7 @@ from functools import cache
 import torch
 
 from minigpt.formats import torch_dtype
-
-# Peak rates in TFLOP/s of dense matrix products, fp32 accumulation: (bf16 and fp16, fp32 as TF32),
-# from the makers' data sheets ("with sparsity" figures halved). The first entry whose words occur
-# in the device's name counts.
-PEAK_TFLOPS: dict[str, tuple[float, float]] = {
-    "B200": (2250.0, 1100.0),
-    "H200": (989.4, 494.7),
-    "GH200": (989.4, 494.7),
-    "H100 PCIe": (756.0, 378.0),
-    "H100 NVL": (835.5, 417.5),
-    "H100": (989.4, 494.7),
-    "A100": (311.9, 155.9),
-    "A10G": (70.0, 35.0),
-    "A10": (125.0, 62.5),
-    "A40": (149.7, 74.8),
-    "L40S": (362.1, 183.2),
-    "L40": (181.0, 90.5),
-    "L4": (121.0, 60.5),
-    "RTX 4090": (165.2, 82.6),
-    "RTX 3090": (71.0, 35.6),
-    "V100": (125.0, 15.7),  # fp16; no TF32
-    "T4": (65.0, 8.1),  # fp16; no TF32
-}
+from minigpt.train.gpus import gpu_of
 
 
 @dataclass(frozen=True)
@@ -61,18 +38,9 @@ def peak_of(device: str, precision: str) -> Peak:
 
 def table_flops(device_name: str, precision: str) -> float | None:
     """Peak of a known GPU in FLOP/s, None for an unknown one."""
-    if (name := known(device_name)) is None:
+    if (gpu := gpu_of(device_name)) is None:
         return None
-    half, single = PEAK_TFLOPS[name]
-    return (single if precision == "fp32" else half) * 1e12
-
-
-def known(device_name: str) -> str | None:
-    """Under which name the tables have a GPU."""
-    for name in PEAK_TFLOPS:
-        if re.search(rf"\b{name}\b", device_name) and "Laptop" not in device_name:
-            return name
-    return None
+    return (gpu.single_tflops if precision == "fp32" else gpu.half_tflops) * 1e12
 
 
 @cache

@@ -2,12 +2,14 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
 
 from minigpt.train.clocks import Clocks
-from minigpt.train.spikes import WINDOW, is_spike
+
+WINDOW = 64  # accepted norms that are remembered; a quarter of them is enough to judge by
 
 
 @dataclass
@@ -39,14 +41,15 @@ class Progress:
         return self.clocks.timed(part)
 
     def accepts(self, norm: torch.Tensor, factor: float | None) -> bool:
-        """True unless the norm is a spike. Accepted norms are remembered.
+        """False for a spike: more than `factor` times the median of the norms accepted before.
 
-        factor: times the median of the last norms; None accepts all and remembers none.
+        While those are too few to judge by, or zero, all are accepted. factor: None accepts all and
+        remembers none.
         """
         if factor is None:
             return True
         found = float(norm)
-        if is_spike(found, self.norms, factor):
+        if len(self.norms) >= WINDOW // 4 and found > factor * median(self.norms) > 0:
             return False
         self.norms = [*self.norms, found][-WINDOW:]
         return True

@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any, cast
 
@@ -42,28 +42,26 @@ def run(plan: Plan) -> dict[str, Any] | None:
         stack.enter_context(ranks.meeting(train_node["device"], train_node["rank_timeout"]))
         folder = (RunFolder if ranks.rank() == 0 else FollowedFolder)(plan)
         ranks.decide(lambda: stack.enter_context(folder) and None)
-        stack.enter_context(memory_told(plan))
-        live = assemble(plan, folder)
-        summary: dict[str, Any] = {}
-        live.logger.start(folder.saved or {}, plan.config, whole_rows(folder.metrics.path))
         try:
-            with live.bar:
-                if live.progress.final is None and not train(live):
-                    say_stopped(live)
-                    return None
-                summary = finish(live)
-        finally:
-            live.logger.finish(summary)
-        return summary or None
+            return to_its_end(assemble(plan, folder))
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(memory_problem(train_node)) from error
 
 
-@contextmanager
-def memory_told(plan: Plan) -> Iterator[None]:
-    """Let a device's memory that is too small say what needs less."""
+def to_its_end(live: Run) -> dict[str, Any] | None:
+    """Train a run that is assembled. Returns as `run`."""
+    summary: dict[str, Any] = {}
+    rows = whole_rows(live.folder.metrics.path)
+    live.logger.start(live.folder.saved or {}, live.config, rows)
     try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(memory_problem(plan.config["train"])) from error
+        with live.bar:
+            if live.progress.final is not None or train(live):
+                summary = finish(live)
+            else:
+                say_stopped(live)
+    finally:
+        live.logger.finish(summary)
+    return summary or None
 
 
 def train(live: Run) -> bool:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from fault_table import Tries
+from runs import vouch
 
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import load_checkpoint, newest_checkpoint, weights_hash
 from minigpt.checkpoint.parameters import restore_parameters
-from minigpt.checkpoint.save import manifest_bytes, prune, save_checkpoint
+from minigpt.checkpoint.save import prune, save_checkpoint
 from minigpt.errors import CheckpointError
 from minigpt.files import durable
 from minigpt.optim.state_tree import PERMUTED
@@ -170,10 +171,7 @@ def test_what_is_no_file_is_damage(tmp_path: Path, name: str, kind: str) -> None
 def test_a_manifest_without_weights_or_state_is_refused(tmp_path: Path, left_out: str) -> None:
     folder = save(tmp_path, 1)
     (folder / left_out).unlink()
-    content = {
-        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"
-    }
-    (folder / "manifest.json").write_bytes(manifest_bytes(content))
+    vouch(folder)
     for read in (load_checkpoint, weights_hash):
         with pytest.raises(CheckpointError, match="no list of files"):
             read(folder)

@@ -20,13 +20,13 @@ import torch
 import yaml
 from driver import SIX, Pool, run_folder
 from fault_table import Tries
-from runs import ROOT, SMALL, Shell
+from runs import ROOT, SMALL, Shell, vouch
 from safetensors.torch import save as to_bytes
 
 from minigpt import export, interrupt, verify
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import load_checkpoint, newest_checkpoint
-from minigpt.checkpoint.save import manifest_bytes
+from minigpt.checkpoint.save import entry_of, manifest_bytes
 from minigpt.cli import overrides
 from minigpt.compare.__main__ import main as compare_main
 from minigpt.data.manifest import manifest_fingerprint
@@ -54,7 +54,7 @@ def forge(folder: Path, files: dict[str, bytes]) -> Path:
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    (folder / "manifest.json").write_bytes(manifest_bytes(files))
+    vouch(folder)
     return folder
 
 
@@ -123,8 +123,8 @@ def test_a_pickle_under_our_names_is_refused_and_not_executed(tmp_path: Path, pl
 def test_a_checkpoint_cannot_point_outside(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_bytes(b"x")
     folder = forge(tmp_path / "step_00000001", GOOD)
-    content = {**GOOD, name: b"x"}
-    (folder / "manifest.json").write_bytes(manifest_bytes(content))
+    entries = {known: entry_of(content) for known, content in (GOOD | {name: b"x"}).items()}
+    (folder / "manifest.json").write_bytes(manifest_bytes(entries))
     with pytest.raises(CheckpointError, match="missing"):
         load_checkpoint(folder)
 
@@ -201,12 +201,9 @@ def forged_run(
     """A copy of a run whose newest checkpoint says something else, with hashes that are right."""
     run = Path(shutil.copytree(run_folder(trained), tmp_path / "run-00000000"))
     (folder,) = steps_on_disk(run / "checkpoints")
-    content = {path.name: path.read_bytes() for path in folder.iterdir()}
-    del content["manifest.json"]
-    found = json.loads(content["state.json"])
+    found = json.loads((folder / "state.json").read_text())
     change(found)
-    shutil.rmtree(folder)
-    forge(folder, content | {"state.json": json.dumps(found).encode()} | files)
+    vouch(folder, state=json.dumps(found).encode(), **files)
     return run
 
 
@@ -334,8 +331,7 @@ def test_weights_are_floating_point(
 ) -> None:
     (folder,) = steps_on_disk(run_folder(trained) / "checkpoints")
     weights = {name: tensor.to(dtype) for name, tensor in load_checkpoint(folder).model.items()}
-    forged = {"model.safetensors": to_bytes(weights)}
-    run = forged_run(trained, tmp_path, lambda state: None, **forged)
+    run = forged_run(trained, tmp_path, lambda state: None, model=to_bytes(weights))
     assert one_line(shell("generate", f"run={run}"), shell), shell.err
     assert "not a weight" in shell.err
     model = load_run(run_folder(trained)).model

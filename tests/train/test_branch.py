@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from runs import ROOT, SMALL, Shell, rows, tensors
+from runs import ROOT, SMALL, Shell, rows, tensors, vouch
 from safetensors.torch import save as to_bytes
 
 from minigpt.checkpoint.layout import steps_on_disk
 from minigpt.checkpoint.load import load_checkpoint
-from minigpt.checkpoint.save import manifest_bytes
 from minigpt.optim.state_tree import encode
 from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.schedule.wsd import WSD
@@ -179,14 +178,7 @@ def test_nothing_that_a_neighbour_says_is_built_and_none_stops_a_run(
     state = neighbour(104, lambda found: None) / "checkpoints" / "step_00000008" / "state.json"
     forged = json.loads(state.read_text())
     forged["metrics_bytes"] = "many"
-    files = {
-        path.name: path.read_bytes()
-        for path in state.parent.iterdir()
-        if path.name != "manifest.json"
-    }
-    files["state.json"] = json.dumps(forged).encode()
-    state.write_bytes(files["state.json"])
-    (state.parent / "manifest.json").write_bytes(manifest_bytes(files))
+    vouch(state.parent, state=json.dumps(forged).encode())
 
     assert shell("train", *WSD_RUN, "train.steps=20") == 0, shell.err
     assert not canary.exists()
@@ -227,22 +219,13 @@ def test_optimizer_state_that_our_optimizer_would_not_keep_is_not_taken(shell: S
     trunk = short / "checkpoints" / "step_00000008"
     whole = {path.name: path.read_bytes() for path in trunk.iterdir()}
 
-    def write(files: dict[str, bytes]) -> None:
-        for name, content in files.items():
-            (trunk / name).write_bytes(content)
-
     for steps, (what, change) in enumerate(FORGED.items(), start=20):
         tree = load_checkpoint(trunk).optimizer
         assert tree is not None
         change(tree)
         tensors: dict[str, torch.Tensor] = {}
         state = json.loads(whole["state.json"]) | {"optimizer": encode(tree, tensors)}
-        files = {
-            "model.safetensors": whole["model.safetensors"],
-            "optimizer.safetensors": to_bytes(tensors),
-            "state.json": json.dumps(state).encode(),
-        }
-        write(files | {"manifest.json": manifest_bytes(files)})
+        vouch(trunk, optimizer=to_bytes(tensors), state=json.dumps(state).encode())
         longer = [*WSD_RUN, f"train.steps={steps}", "train.stop_after=1"]
         assert shell("train", *longer, f"branch={short}") == 4, what
         (error,) = (line for line in shell.err.splitlines() if line.startswith("error: "))
@@ -251,7 +234,7 @@ def test_optimizer_state_that_our_optimizer_would_not_keep_is_not_taken(shell: S
         assert "Traceback" not in shell.err, what
         assert shell("train", *longer) == 0, what
         assert f"of {short.name}" not in shell.err, what
-        write(whole)
+        vouch(trunk, optimizer=whole["optimizer.safetensors"], state=whole["state.json"])
     assert shell("train", *WSD_RUN, "train.steps=40", "train.stop_after=9") == 0, shell.err
     assert f"going on from step 8 of {short.name}" in shell.err
 
@@ -298,12 +281,8 @@ def test_a_state_that_cannot_be_gone_on_from_is_one_line(
 ) -> None:
     assert shell("train", *WSD_RUN, "train.steps=10", "train.stop_after=5") == 0
     (folder,) = steps_on_disk(by_steps(shell)[10] / "checkpoints")
-    files = {
-        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"
-    }
-    files["state.json"] = json.dumps(json.loads(files["state.json"]) | change).encode()
-    (folder / "state.json").write_bytes(files["state.json"])
-    (folder / "manifest.json").write_bytes(manifest_bytes(files))
+    state = json.loads((folder / "state.json").read_text()) | change
+    vouch(folder, state=json.dumps(state).encode())
     assert shell("train", *WSD_RUN, "train.steps=10") == 4, shell.err
     assert "Traceback" not in shell.err
     assert shell.err.splitlines()[-1].startswith("error: ")

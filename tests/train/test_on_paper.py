@@ -8,11 +8,20 @@ import pytest
 from runs import SMALL, Shell
 
 from minigpt.train import on_paper
-from minigpt.train.links import CALL, LINKS, NETWORK_HOP, NVLINK_HOP, Links, links_of
+from minigpt.train.gpus import GPUS, NVLINK_HOP, Links, gpu_of
 from minigpt.train.memory import Memory
-from minigpt.train.on_paper import Step, Work, all_gather, all_reduce, layouts, smallest_batch
-from minigpt.train.peak import PEAK_TFLOPS
+from minigpt.train.on_paper import (
+    CALL,
+    NETWORK_HOP,
+    Step,
+    Work,
+    all_gather,
+    all_reduce,
+    layouts,
+    smallest_batch,
+)
 
+LINKS = {name: gpu.links for name, gpu in GPUS.items() if gpu.links}
 H100 = LINKS["H100"]
 WORK = Work(4e14, 124_000_000, 6e8, 85_000_000, 2e11, 1.7e8)
 SIZES = (1, 2, 4, 8, 9, 16, 64, 512)
@@ -22,11 +31,10 @@ def step(ranks: int, work: Work = WORK, links: Links = H100) -> Step:
     return on_paper.step_of(work, ranks, links, 989.4e12, 989.4e12)
 
 
-def test_every_gpu_that_has_a_peak_has_links_or_says_so() -> None:
-    assert PEAK_TFLOPS.keys() - LINKS.keys() == {"GH200"}
-    assert LINKS.keys() <= PEAK_TFLOPS.keys()
-    assert links_of("NVIDIA H100 80GB HBM3") is LINKS["H100"]
-    assert links_of("NVIDIA GH200 480GB") is links_of("GeForce 256") is None
+def test_a_gpu_is_known_by_the_name_of_its_driver() -> None:
+    assert gpu_of("NVIDIA H100 80GB HBM3") is GPUS["H100"]
+    assert gpu_of("NVIDIA GH200 480GB") is GPUS["GH200"]
+    assert gpu_of("GeForce 256") is None
 
 
 def test_a_ring_by_hand() -> None:
