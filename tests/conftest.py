@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 TRIES = pytest.StashKey[Tries]()
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
     import torch
 

@@ -100,7 +100,7 @@ def attention_in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: "BlockMask") -> T
 
 
 def attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: LayerCache | None = None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, cache: LayerCache | None = None
 ) -> Tensor:
     """softmax(q k' / sqrt(K)) v by torch: q (B, T, H, K), k and v (B, T, G, K) -> (B, T, H, K).
 

@@ -1,6 +1,7 @@
 """Exported folders as transformers reads them, and read back."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from minigpt.errors import CheckpointError, ConfigError, StorageError
 from minigpt.export import main
 from minigpt.generate.hugging_face import from_hugging_face, to_hugging_face
 from minigpt.generate.sampling import Sampling, generate, sample_text
+from minigpt.model.ngram_embedding import NgramEmbedding
 from minigpt.model.relu_squared import ReLUSquared
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
@@ -33,7 +35,6 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    torch.set_num_threads(1)
     return BPE(vocab_size=300).train([TEXT])
 
 
@@ -112,10 +113,16 @@ def test_equal_models_give_equal_bytes(tokenizer: Tokenizer, tmp_path: Path) -> 
     assert sorted(one) == sorted(["model.safetensors", *(f"{name}.json" for name in json_files)])
 
 
-def test_parts_without_counterpart_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    message = r"ReLUSquared has no counterpart in Llama or Qwen3 \(model.mlp; they have what SwiGLU"
-    with pytest.raises(ConfigError, match=message):
-        to_hugging_face(draw(tokenizer, mlp=ReLUSquared), tokenizer, tmp_path / "exported")
+@pytest.mark.parametrize(
+    ("key", "part", "known"),
+    [("mlp", ReLUSquared, "SwiGLU"), ("embedding", NgramEmbedding, "Embedding")],
+)
+def test_parts_without_counterpart_are_refused(
+    tokenizer: Tokenizer, tmp_path: Path, key: str, part: type, known: str
+) -> None:
+    message = f"{part.__name__} has no counterpart in Llama or Qwen3 (model.{key}; they have what "
+    with pytest.raises(ConfigError, match=re.escape(message + known)):
+        to_hugging_face(draw(tokenizer, **{key: part}), tokenizer, tmp_path / "exported")
     assert not list(tmp_path.iterdir())
 
 

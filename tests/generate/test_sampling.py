@@ -20,7 +20,6 @@ GREEDY = Sampling(temperature=0, max_new_tokens=30)
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    torch.set_num_threads(1)
     model = Transformer(V, n_layers=2, d_model=32, n_heads=4, max_seq_len=16, dropout=0.5)
     model.init_weights(generator(0, "init"))
     with torch.no_grad():

@@ -12,11 +12,6 @@ from minigpt.seeding import generator
 V = 96
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def make_model() -> Callable[..., Transformer]:
     """A small model with drawn weights, gains too; arguments as in Transformer."""

@@ -1,6 +1,5 @@
 """The reference: transformers' Llama, and Qwen3 for QK-norm, with the same weights."""
 
-import re
 from collections.abc import Callable
 
 import pytest
@@ -13,55 +12,24 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from minigpt.generate.hugging_face import hugging_face_config, names
 from minigpt.model.transformer import Transformer
-
-RENAME = {
-    r"^embed\.": "model.embed_tokens.",
-    r"^final_norm\.": "model.norm.",
-    r"^head\.": "lm_head.",
-    r"^blocks\.": "model.layers.",
-    r"attention_norm": "input_layernorm",
-    r"mlp_norm": "post_attention_layernorm",
-    r"\.attention\.": ".self_attn.",
-    r"\.(q|k|v|o|gate|up|down)\.weight": r".\1_proj.weight",
-    r"\.gain$": ".weight",
-}
-
-
-def theirs(name: str) -> str:
-    for pattern, replacement in RENAME.items():
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def twin(model: Transformer) -> PreTrainedModel:
     """transformers' model with our weights."""
-    block = model.blocks[0]
-    tied, qk_norm = model.head is None, block.attention.q_norm is not None
-    arguments = {
-        "vocab_size": model.embed.num_embeddings,
-        "hidden_size": model.embed.embedding_dim,
-        "intermediate_size": block.mlp.gate.out_features,
-        "num_hidden_layers": len(model.blocks),
-        "num_attention_heads": model.n_heads,
-        "num_key_value_heads": model.n_kv_heads,
-        "head_dim": model.head_size,
-        "max_position_embeddings": model.max_seq_len,
-        "rms_norm_eps": block.mlp_norm.eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-        "tie_word_embeddings": tied,
-        "pad_token_id": None,
-    }
+    config = hugging_face_config(model, None)
     reference = (
-        Qwen3ForCausalLM(Qwen3Config(**arguments))
-        if qk_norm
-        else LlamaForCausalLM(LlamaConfig(**arguments))
+        Qwen3ForCausalLM(Qwen3Config(**config))
+        if config["model_type"] == "qwen3"
+        else LlamaForCausalLM(LlamaConfig(**config))
     )
+    theirs = names(len(model.blocks))
     missing, unexpected = reference.load_state_dict(
-        {theirs(name): value for name, value in model.state_dict().items()}, strict=False
+        {theirs[name]: value for name, value in model.state_dict().items()}, strict=False
     )
     assert not unexpected
-    assert missing == (["lm_head.weight"] if tied else [])
+    assert missing == (["lm_head.weight"] if model.head is None else [])
     return reference
 
 
@@ -102,8 +70,9 @@ def test_logits_and_gradients_equal_the_reference(
     expected_loss = reference(tokens, labels=tokens).loss * targets.numel()
     expected_loss.backward()
     torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0)
+    theirs = names(len(model.blocks))
     for name, parameter in model.named_parameters():
-        expected_gradient = reference.get_parameter(theirs(name)).grad
+        expected_gradient = reference.get_parameter(theirs[name]).grad
         torch.testing.assert_close(
             parameter.grad, expected_gradient, rtol=1e-4, atol=1e-4, msg=name
         )

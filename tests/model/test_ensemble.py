@@ -1,6 +1,7 @@
 """An ensemble, in every way a model is used: the mean of probabilities, members learn alone."""
 
 from functools import partial
+from itertools import combinations
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_it_predicts_the_mean_of_probabilities(tokens: torch.Tensor) -> None:
     model = make()
     with torch.no_grad():
         each = torch.stack([F.softmax(member(tokens).double(), -1) for member in alone(model)])
-        assert (each.std(0) > 1e-3).any()  # they differ
+        assert all((a - b).abs().max() > 1e-3 for a, b in combinations(each, 2))
         expected = each.mean(0)
         torch.testing.assert_close(
             F.softmax(model(tokens).double(), -1), expected, atol=1e-6, rtol=1e-4
@@ -71,12 +72,6 @@ def test_each_member_is_trained_on_its_own_loss(tokens: torch.Tensor) -> None:
             torch.testing.assert_close(
                 3 * gradients[name].grad, parameter.grad, atol=1e-5, rtol=1e-4
             )
-
-
-def test_members_start_with_weights_of_their_own() -> None:
-    first, second, third = make().members
-    assert not torch.equal(first.head_weight, second.head_weight)
-    assert not torch.equal(second.blocks[1].mlp.up.weight, third.blocks[1].mlp.up.weight)
 
 
 @pytest.mark.parametrize("embedding", [None, partial(NgramEmbedding, longest=3, rows=101)])

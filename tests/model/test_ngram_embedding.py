@@ -1,14 +1,11 @@
-"""The embedding of n-grams: which rows a token looks up, and what stays true of the model."""
+"""The embedding of n-grams: which rows a token looks up. test_transformer.py has it in a model."""
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from minigpt.errors import ConfigError
-from minigpt.generate.hugging_face import hugging_face_config
 from minigpt.generate.sampling import Sampling, generate
 from minigpt.model.ngram_embedding import NgramEmbedding
 from minigpt.model.transformer import Transformer
@@ -55,35 +52,6 @@ def test_the_vector_is_the_sum_of_all_lengths() -> None:
     torch.testing.assert_close(embedding(tokens), expected)
 
 
-def test_a_token_changes_nothing_before_it(tokens: torch.Tensor) -> None:
-    model, changed = make(), tokens.clone()
-    changed[:, 9] = (changed[:, 9] + 1) % 96
-    before, after = model(tokens), model(changed)
-    assert torch.equal(before[:, :9], after[:, :9])
-    assert (before[:, 9:] != after[:, 9:]).any(dim=-1).all()
-
-
-@pytest.mark.parametrize(
-    "parts", [[17], [5, 4, 1, 1, 6], [1] * 17], ids=["at once", "pieces", "one by one"]
-)
-def test_the_cache_changes_no_logits(tokens: torch.Tensor, parts: list[int]) -> None:
-    model = make()
-    cache = model.new_cache(batch_size=3)
-    pieces = [model(piece, cache=cache) for piece in tokens.split(parts, dim=1)]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens), rtol=0, atol=1e-5)
-
-    again = model.new_cache()
-    model(tokens[:1, :9], cache=again)
-    torch.testing.assert_close(
-        model(tokens[:1, 9:].expand(3, -1), cache=again.repeat(3))[1:2],
-        model(tokens[:1])[:, 9:],
-        rtol=0,
-        atol=1e-5,
-    )
-    again.clear()
-    torch.testing.assert_close(model(tokens[:1], cache=again), model(tokens[:1]), rtol=0, atol=1e-5)
-
-
 def test_generation_beyond_the_window_sees_what_a_fresh_reading_sees() -> None:
     model = make()
     text = [5, 7, 9]
@@ -94,14 +62,6 @@ def test_generation_beyond_the_window_sees_what_a_fresh_reading_sees() -> None:
     reread = 3 + 32 + 16 * 2  # the window was full at 32, and from then on every 16 tokens
     seen = text[reread - 16 - 3 : reread - 3]
     assert int(model(torch.tensor([seen]))[0, -1].argmax()) == text[reread - 3]
-
-
-def test_documents_are_blind_to_each_other(tokens: torch.Tensor) -> None:
-    model = make()
-    documents = torch.tensor([[4] * 7 + [9] * 10]).expand(3, -1)
-    alone = torch.cat((model(tokens[:, :7]), model(tokens[:, 7:])), dim=1)
-    torch.testing.assert_close(model(tokens, documents=documents), alone, rtol=0, atol=2e-5)
-    assert (alone - model(tokens)).abs().max() > 0.1
 
 
 def test_dropout_acts_on_the_ngrams_alone_and_only_in_training() -> None:
@@ -119,11 +79,6 @@ def test_its_table_is_an_embedding_to_the_optimizer() -> None:
     roles = make().roles()
     assert roles["embed.weight"] == Role("embed", "embed")
     assert roles["embed.ngrams"] == Role("embed", "ngrams")
-
-
-def test_hugging_face_has_no_such_part(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="NgramEmbedding has no counterpart"):
-        hugging_face_config(make(), 95)
 
 
 @pytest.mark.parametrize("wrong", [{"longest": 1}, {"rows": 0}, {"dropout": 1.0}])

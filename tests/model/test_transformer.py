@@ -1,7 +1,9 @@
 """Properties, hand-computed values and refusals of the transformer."""
 
 import math
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from minigpt.model.attention import Attention
+from minigpt.model.ngram_embedding import NgramEmbedding
 from minigpt.model.relu_squared import ReLUSquared
 from minigpt.model.rope import rope_table
 from minigpt.model.transformer import Transformer
@@ -18,20 +21,29 @@ from minigpt.seeding import generator
 Make = Callable[..., Transformer]
 
 
-def test_a_token_changes_nothing_before_it(make_model: Make, tokens: torch.Tensor) -> None:
-    model, changed = make_model(), tokens.clone()
+NGRAMS = {"embedding": partial(NgramEmbedding, longest=4, rows=101)}
+EMBEDDINGS = pytest.mark.parametrize("shape", [{}, NGRAMS], ids=["plain", "n-grams"])
+
+
+@EMBEDDINGS
+def test_a_token_changes_nothing_before_it(
+    make_model: Make, tokens: torch.Tensor, shape: dict
+) -> None:
+    model, changed = make_model(**shape), tokens.clone()
     changed[:, 9] = (changed[:, 9] + 1) % 96
     before, after = model(tokens), model(changed)
     assert torch.equal(before[:, :9], after[:, :9])
     assert (before[:, 9:] != after[:, 9:]).any(dim=-1).all()
 
 
-@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize(
+    "shape", [{}, {"n_kv_heads": 2}, {"n_kv_heads": 4}, NGRAMS], ids=["1", "2", "4", "n-grams"]
+)
 def test_documents_are_blind_to_each_other(
-    make_model: Make, tokens: torch.Tensor, n_kv_heads: int
+    make_model: Make, tokens: torch.Tensor, shape: dict
 ) -> None:
     """Two documents in one sequence give the logits of each alone: RoPE is relative."""
-    model = make_model(n_kv_heads=n_kv_heads)
+    model = make_model(**shape)
     documents = torch.tensor([[4] * 7 + [9] * 10]).expand(3, -1)
     together = model(tokens, documents=documents)
     alone = torch.cat((model(tokens[:, :7]), model(tokens[:, 7:])), dim=1)
@@ -46,7 +58,7 @@ def test_documents_are_blind_to_each_other(
     "parts", [[17], [5, 4, 1, 1, 6], [1] * 17], ids=["at once", "pieces", "one by one"]
 )
 @pytest.mark.parametrize(
-    "shape", [{"n_kv_heads": 1}, {"n_kv_heads": 2, "qk_norm": True}], ids=["mqa", "gqa"]
+    "shape", [{}, {"n_kv_heads": 2, "qk_norm": True}, NGRAMS], ids=["mqa", "gqa", "n-grams"]
 )
 def test_the_cache_changes_no_logits(
     make_model: Make, tokens: torch.Tensor, parts: list[int], shape: dict
@@ -58,8 +70,11 @@ def test_the_cache_changes_no_logits(
     assert cache.length == 17
 
 
-def test_a_cache_is_cleared_and_repeated(make_model: Make, tokens: torch.Tensor) -> None:
-    model = make_model()
+@EMBEDDINGS
+def test_a_cache_is_cleared_and_repeated(
+    make_model: Make, tokens: torch.Tensor, shape: dict
+) -> None:
+    model = make_model(**shape)
     cache = model.new_cache()
     model(tokens[:1], cache=cache)
     three = cache.repeat(3)
@@ -276,7 +291,7 @@ REFUSALS = {
 def test_refusals_name_keys_and_values(message: str, wrong: dict) -> None:
     with (
         torch.device("meta"),
-        pytest.raises(ValueError, match="^" + message.replace("(", r"\(").replace(")", r"\)")),
+        pytest.raises(ValueError, match="^" + re.escape(message)),
     ):
         Transformer(**{"vocab_size": 64, "n_layers": 2, "d_model": 32, "n_heads": 4, **wrong})
 
@@ -312,9 +327,7 @@ def test_mup_at_the_base_width_is_the_standard_parametrization() -> None:
     standard, mup = (
         drawn(d_model=128, n_heads=4, parametrization=kind) for kind in ("standard", "mup")
     )
-    assert all(
-        torch.equal(a, b) for a, b in zip(standard.parameters(), mup.parameters(), strict=True)
-    )
+    assert all(map(torch.equal, standard.parameters(), mup.parameters()))
     assert standard.roles() == mup.roles()
 
 
@@ -340,7 +353,7 @@ def test_mup_needs_an_untied_head_and_a_known_name() -> None:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_activation_checkpointing_changes_no_bit(
-    make_model: Callable[..., Transformer], tokens: torch.Tensor, autocast: bool
+    make_model: Make, tokens: torch.Tensor, autocast: bool
 ) -> None:
     """With dropout, whose masks must come again; and blocks are indeed computed twice."""
     results = []
