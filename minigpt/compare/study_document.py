@@ -6,19 +6,9 @@ The blocks are those of document.py, so the writers for the terminal, Markdown a
 import math
 from collections.abc import Iterable, Sequence
 
+from minigpt.compare import document as doc
 from minigpt.compare import study_tables as tables
 from minigpt.compare.declared import ALPHA, Finding
-from minigpt.compare.document import (
-    Block,
-    Bullets,
-    Cell,
-    Document,
-    Figures,
-    Heading,
-    Paragraph,
-    Table,
-    VerdictLine,
-)
 from minigpt.compare.equal_cost import EqualCost
 from minigpt.compare.explored import FIRST_CONFIRMATION_SEED
 from minigpt.compare.figures import Figure
@@ -41,31 +31,32 @@ EXPLORED = {
 }
 
 
-def document(found: Findings, figures: dict[str, list[Figure]]) -> Document:
+def document(found: Findings, figures: dict[str, list[Figure]]) -> doc.Document:
     """The report. figures: by the name of the cell, and under "" those of the whole study."""
     declaration = found.declaration
-    blocks: list[Block] = []
-    several = len(found.cells) > 1
+    blocks: list[doc.Block] = []
+    several, rate = len(found.cells) > 1, _error_rate(found)
+    amended = f"; amended after looks: {rate}" if rate else ""
     # groups that nobody declared may differ in many keys: each has its verdicts below its name
     apart = several and found.declared is None
     for cell in [] if apart else found.cells:
-        blocks += _verdicts(cell, several, _error_rate(found))
+        blocks += _verdicts(cell, several, amended)
     if found.stopped:
         title = "Not judged" if found.declared else "Not compared"
-        blocks.append(Bullets(title, list(found.stopped)))
-    blocks.append(Paragraph(_rules(found)))
+        blocks.append(doc.Bullets(title, list(found.stopped)))
+    blocks.append(doc.Paragraph(_rules(found)))
     if declaration.by_code:
-        blocks.append(Bullets("Code of the arms", declaration.code_lines))
-    blocks += _amendments(found)
+        blocks.append(doc.Bullets("Code of the arms", declaration.code_lines))
+    blocks += _amendments(found, rate)
     if several and found.declared:
         blocks += _trends(found)
         blocks += _figures(figures.get("", []), found.cells)
     for cell in found.cells:
         if several or (cell.exploratory and cell.name):
-            blocks.append(Heading(cell.name))
+            blocks.append(doc.Heading(cell.name))
         blocks += _verdicts(cell, False, "") if apart else []
         blocks += _cell(cell, figures.get(cell.name, []))
-    return Document(f"{declaration.study}: {declaration.question}", blocks)
+    return doc.Document(f"{declaration.study}: {declaration.question}", blocks)
 
 
 def _error_rate(found: Findings) -> str:
@@ -77,38 +68,34 @@ def _error_rate(found: Findings) -> str:
     return f"claims are wrong in up to {100 * found.error_rate:.3g} % of studies"
 
 
-def _amendments(found: Findings) -> list[Block]:
-    blocks: list[Block] = []
+def _amendments(found: Findings, rate: str) -> Iterable[doc.Block]:
     for amendment in found.amendments:
         changes = "; ".join(amendment["changes"])
         after = count(amendment["after_decisions"], "decision")
         lines = [f"{amendment['why']} ({changes}; after {after})"]
         nothing = ["no look was read before it"] if "looks" in amendment else []
         lines += [f"read before it: {line}" for line in looks_before(amendment)] or nothing
-        blocks.append(Bullets("Amended after it began", lines))
-    if rate := _error_rate(found):
+        yield doc.Bullets("Amended after it began", lines)
+    if rate:
         levels = " + ".join(f"{100 * level:.3g} %" for level in found.spent)
-        blocks.append(
-            Paragraph(
-                f"Error rate: {rate}: {levels} of the looks before, and {100 * ALPHA:g} % of "
-                "those declared now. It can be more where what was read chose the number of pairs "
-                "that were added: new seeds are free of that (another study, with its first_seed)."
-            )
+        yield doc.Paragraph(
+            f"Error rate: {rate}: {levels} of the looks before, and {100 * ALPHA:g} % of "
+            "those declared now. It can be more where what was read chose the number of pairs "
+            "that were added: new seeds are free of that (another study, with its first_seed)."
         )
-    return blocks
 
 
-def _verdicts(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
+def _verdicts(cell: CellFindings, several: bool, amended: str) -> Iterable[doc.Block]:
     """A box for each arm; for many arms one for each word."""
     if len(cell.ruling.findings) > MOST_BOXES:
-        yield from _grouped(cell, several, rate)
+        yield from _grouped(cell, several, amended)
         return
     for arm, finding in cell.ruling.findings.items():
         said = EXPLORED[finding.word] if cell.exploratory else "{} against {}"
         line = f"{_where(cell, several)}{said.format(arm, cell.baseline)}: "
-        line += _cost_line(finding, cell.equal_costs(arm), cell.declaration.unit)
-        line += f"; {finding.why}{_amended(rate)}."
-        yield VerdictLine(finding.word, line, runs_of(cell, arm, cell.baseline))
+        line += _cost_line(finding, cell.equal_costs[arm], cell.declaration.unit)
+        line += f"; {finding.why}{amended}."
+        yield doc.VerdictLine(finding.word, line, runs_of(cell, arm, cell.baseline))
 
 
 def _where(cell: CellFindings, several: bool) -> str:
@@ -118,28 +105,21 @@ def _where(cell: CellFindings, several: bool) -> str:
     return f"{cell.name}: " if several else ""
 
 
-def _amended(rate: str) -> str:
-    return f"; amended after looks: {rate}" if rate else ""
-
-
-def _grouped(cell: CellFindings, several: bool, rate: str) -> Iterable[Block]:
+def _grouped(cell: CellFindings, several: bool, amended: str) -> Iterable[doc.Block]:
     """`better than adamw: muon -0.0421, lion -0.0310`, best first."""
     where = _where(cell, several)
     for word, than in WORDS.items():
-        arms = [arm for arm in cell.order if cell.ruling.words.get(arm) == word]
-        shown = []
-        for arm in arms:
-            interval = cell.ruling.findings[arm].interval
-            shown.append(arm if interval is None else f"{arm} {interval.mean:+.4f}")
-        if arms:
-            least, *_, most = sorted(cell.ruling.findings[arm].pairs for arm in (*arms, *arms))
-            pairs = f"{least} to {most} pairs" if least < most else count(most, "pair")
-            line = f"{where}{word} {than} {cell.baseline}: {', '.join(shown)} "
-            line += (
-                f"({cell.declaration.unit} at equal tokens, {pairs}; intervals and reasons below)"
-            )
-            line += f"{_amended(rate)}."
-            yield VerdictLine(word, line, runs_of(cell, *arms, cell.baseline))
+        found = cell.ruling.findings
+        arms = [arm for arm in cell.order if arm in found and found[arm].word == word]
+        if not arms:
+            continue
+        means = {arm: found[arm].interval for arm in arms}
+        shown = ", ".join(f"{arm} {of.mean:+.4f}" if of else arm for arm, of in means.items())
+        least, most = (end(found[arm].pairs for arm in arms) for end in (min, max))
+        pairs = f"{least} to {most} pairs" if least < most else count(most, "pair")
+        how = f"{cell.declaration.unit} at equal tokens, {pairs}; intervals and reasons below"
+        line = f"{where}{word} {than} {cell.baseline}: {shown} ({how}){amended}."
+        yield doc.VerdictLine(word, line, runs_of(cell, *arms, cell.baseline))
 
 
 def _rules(found: Findings) -> str:
@@ -171,41 +151,36 @@ def _rules(found: Findings) -> str:
     )
 
 
-def _cell(cell: CellFindings, figures: list[Figure]) -> list[Block]:
-    blocks: list[Block] = [*_figures(figures, [cell])]
+def _cell(cell: CellFindings, figures: list[Figure]) -> list[doc.Block]:
+    blocks: list[doc.Block] = [*_figures(figures, [cell])]
     if doubts := notes(cell):
-        blocks.append(Bullets("Notes", doubts))
+        blocks.append(doc.Bullets("Notes", doubts))
     kinds = (
         tables.ranking, still_needed, tables.costs, tables.budgets, tables.choices, tables.tuning
     )  # fmt: skip
     return [*blocks, *(table for kind in kinds if (table := kind(cell)).rows)]
 
 
-def _figures(figures: list[Figure], cells: list[CellFindings]) -> list[Block]:
-    drawn = tuple(run for cell in cells for arm in cell.judged for run in cell.judged_runs(arm))
-    return [Figures(figures, Cell(count(len(drawn), "run"), drawn))] if figures else []
+def _figures(figures: list[Figure], cells: list[CellFindings]) -> list[doc.Block]:
+    drawn = tuple(run for cell in cells for run in cell.all_judged)
+    return [doc.Figures(figures, doc.Cell(count(len(drawn), "run"), drawn))] if figures else []
 
 
-def _trends(found: Findings) -> list[Block]:
-    rows = []
-    for arm in found.cells[0].ruling.findings:
-        trend = found.trend(arm)
-        if trend is None:
-            continue
-        equal = f"p {trend.homogeneity:.3g}"
-        for slope in trend.slopes:
-            rows.append(
-                {
-                    "arm": Cell(arm),
-                    "key": Cell(slope.key),
-                    "change of the difference for each doubling": Cell(
-                        f"{slope.value:+.4f} ({slope.low:+.4f} to {slope.high:+.4f})"
-                    ),
-                    "p": Cell(f"{slope.p:.3g}"),
-                    "one effect in all cells": Cell(equal),
-                }
-            )
-    return [Table("What the effect grows with", rows)] if rows else []
+def _trends(found: Findings) -> list[doc.Block]:
+    rows = [
+        {
+            "arm": doc.Cell(arm),
+            "key": doc.Cell(slope.key),
+            "change of the difference for each doubling": doc.Cell(
+                f"{slope.value:+.4f} ({slope.low:+.4f} to {slope.high:+.4f})"
+            ),
+            "p": doc.Cell(f"{slope.p:.3g}"),
+            "one effect in all cells": doc.Cell(f"p {trend.homogeneity:.3g}"),
+        }
+        for arm, trend in found.trends.items()
+        for slope in trend.slopes
+    ]
+    return [doc.Table("What the effect grows with", rows)] if rows else []
 
 
 def _cost_line(finding: Finding, costs: Sequence[EqualCost], unit: str) -> str:

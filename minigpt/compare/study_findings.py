@@ -43,8 +43,11 @@ class CellFindings:
     @property
     def runs(self) -> list[Run]:
         """All that tuned or judged."""
-        tuned = [run for arm in self.tuned for run in self.tuned_runs(arm)]
-        return tuned + [run for arm in self.judged for run in self.judged_runs(arm)]
+        return [run for arm in self.tuned for run in self.tuned_runs(arm)] + self.all_judged
+
+    @property
+    def all_judged(self) -> list[Run]:
+        return [run for arm in self.judged for run in self.judged_runs(arm)]
 
     def tuned_runs(self, arm: str) -> list[Run]:
         return [run for by_seed in self.tuned[arm].values() for run in by_seed.values()]
@@ -64,7 +67,7 @@ class CellFindings:
     def at_primary(self) -> dict[str, dict[int, Run]]:
         return {arm: found[self.declaration.primary] for arm, found in self.judged.items()}
 
-    @cached_property
+    @property
     def losses(self) -> dict[str, dict[float, dict[int, float]]]:
         return self.ruling.look.losses
 
@@ -136,12 +139,9 @@ class CellFindings:
             for arm, runs in self.at_primary.items()
         }
 
-    def equal_costs(self, arm: str) -> list[EqualCost]:
-        """The arm at equal tokens, FLOPs and seconds, as far as they are known."""
-        return self._equal_costs[arm]
-
     @cached_property
-    def _equal_costs(self) -> dict[str, list[EqualCost]]:
+    def equal_costs(self) -> dict[str, list[EqualCost]]:
+        """Each arm at equal tokens, FLOPs and seconds, as far as they are known."""
         found: dict[str, list[EqualCost]] = {}
         primary = float(self.tokens(self.declaration.primary))
         for arm in self.ruling.findings:
@@ -162,14 +162,9 @@ class CellFindings:
 
     def good_ranges(self, arm: str) -> dict[str, tuple[float, float, float]]:
         """Key -> lowest and highest value within the margin of the best, and doublings between."""
-        search = self.searches[arm]
-        found = {}
-        for key, _ in search.chosen or ():
-            assert search.chosen is not None
-            of_key = good_range(search.scores, search.chosen, key, self.declaration.margin)
-            if of_key is not None:
-                found[key] = of_key
-        return found
+        scores, chosen = self.searches[arm].scores, self.searches[arm].chosen or ()
+        found = {key: good_range(scores, chosen, key, self.declaration.margin) for key, _ in chosen}
+        return {key: of_key for key, of_key in found.items() if of_key is not None}
 
 
 @dataclass(frozen=True)
@@ -220,18 +215,22 @@ class Findings:
         begun = [run.interval_s[0] for run in self.runs if run.interval_s is not None]
         return sum(self.declared is None or s < self.declared.timestamp() for s in begun)
 
-    def trend(self, arm: str) -> Trend | None:
-        """Over the difference at the primary budget."""
+    @cached_property
+    def trends(self) -> dict[str, Trend]:
+        """How the difference of each arm at the primary budget goes over cells, where it tells."""
+        found = {arm: self._trend(arm) for arm in self.cells[0].ruling.findings}
+        return {arm: trend for arm, trend in found.items() if trend is not None}
+
+    def _trend(self, arm: str) -> Trend | None:
         found = [cell.ruling.findings.get(arm) for cell in self.cells]
-        effects = [one.interval if one else None for one in found]
-        if any(effect is None for effect in effects):
+        effects = [one.interval for one in found if one and one.interval]
+        if len(effects) < len(found):
             return None
         numeric = [
             {key: float(value) for key, value in cell.ruling.look.cell if is_positive(value)}
             for cell in self.cells
         ]
-        known = [effect for effect in effects if effect is not None]
-        return trend(known, numeric, 0.95)
+        return trend(effects, numeric, 0.95)
 
 
 def findings(
@@ -269,8 +268,7 @@ def findings(
         for (cell, arm), search in conclusion.searches.items()
         if search.stopped
     ]
-    sha256, amendments = content["sha256"], content["amendments"]
-    return Findings(declaration, cells, sha256, declared, stopped, amendments)
+    return Findings(declaration, cells, content["sha256"], declared, stopped, content["amendments"])
 
 
 def loss_of(run: Run, metric: str) -> float:

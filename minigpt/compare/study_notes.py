@@ -1,13 +1,13 @@
 """Doubts about a study that block no claim."""
 
 import math
+from collections.abc import Iterable
 from statistics import fmean
 
 from minigpt.compare.statistics import second_difference
 from minigpt.compare.study_findings import CellFindings, loss_of
 from minigpt.compare.tuning_value import along
 from minigpt.run.source_digest import in_short
-from minigpt.study.declaration import Setting
 from minigpt.study.planned import label
 from minigpt.study.run import differing, weak_runs
 from minigpt.study.values import is_number
@@ -32,50 +32,47 @@ def notes(cell: CellFindings) -> list[str]:
         *_else_unlike(cell),
         *_mixed(cell),
         *_diverged(cell),
-        *weak_runs(run for arm in cell.judged for run in cell.judged_runs(arm)),
+        *weak_runs(cell.all_judged),
         *_seconds(cell),
     ]
 
 
-def _contradicted(cell: CellFindings) -> list[str]:
+def _contradicted(cell: CellFindings) -> Iterable[str]:
     """Judged runs whose metrics.jsonl ends in another loss than their summary.json."""
     names = []
-    for run in (run for arm in cell.judged for run in cell.judged_runs(arm)):
+    for run in cell.all_judged:
         final = next((row["val/loss"] for row in reversed(run.rows) if "val/loss" in row), None)
         if final is not None and run.summary is not None:
             names += [run.name] * (run.summary["val_loss"] not in (None, final))
-    if not names:
-        return []
-    return [f"not to be trusted: metrics.jsonl ends in another loss: {few(names)} (minigpt.verify)"]
+    if names:
+        ends = "metrics.jsonl ends in another loss"
+        yield f"not to be trusted: {ends}: {few(names)} (minigpt.verify)"
 
 
-def _seconds(cell: CellFindings) -> list[str]:
+def _seconds(cell: CellFindings) -> Iterable[str]:
     if cell.why_no_seconds:
-        return [f"no seconds: {cell.why_no_seconds}"]
-    if (most := max(cell.loads.values())) < ALONE:
-        return []
-    return [
-        f"seconds are of runs side by side on one machine ({most:.1f} others at a time, in all "
-        "arms alike): runs alone may come to another ratio"
-    ]
+        yield f"no seconds: {cell.why_no_seconds}"
+    elif (most := max(cell.loads.values())) >= ALONE:
+        yield (
+            f"seconds are of runs side by side on one machine ({most:.1f} others at a time, in all "
+            "arms alike): runs alone may come to another ratio"
+        )
 
 
-def _edges(cell: CellFindings) -> list[str]:
-    lines = []
+def _edges(cell: CellFindings) -> Iterable[str]:
     for arm, search in cell.searches.items():
         for key, value in search.chosen or ():
             values = [dict(setting)[key] for setting in search.scores]
             tried = {float(one) for one in values if is_number(one)}
             if len(tried) > 1 and value in (min(tried), max(tried)):
-                lines.append(
+                yield (
                     f"{arm}: the best {key}={value} still lies on an edge of what was tried "
                     f"({min(tried):g} to {max(tried):g}); claims that it loses allow for what it "
                     "may gain beyond"
                 )
-    return lines
 
 
-def _between_points(cell: CellFindings) -> list[str]:
+def _between_points(cell: CellFindings) -> Iterable[str]:
     """Where a better value may lie between two points of the grid, by more than the margin.
 
     The gain is at most the curvature of the tuning loss, by the parabola in log2 through the best
@@ -98,116 +95,101 @@ def _between_points(cell: CellFindings) -> list[str]:
             hidden = second_difference(logs, losses) * half_step**2
             if hidden > margin:
                 hiding.setdefault(key, []).append(f"{arm} by up to {hidden:.4f}")
-    return [
-        f"between the points of {key} an arm may end lower by more than the margin of {margin:g} "
-        f"({', '.join(arms)}): claims allow for what a parabola says of it (finer grids need none)"
-        for key, arms in hiding.items()
-    ]
+    for key, arms in hiding.items():
+        yield (
+            f"between the points of {key} an arm may end lower by more than the margin of "
+            f"{margin:g} ({', '.join(arms)}): claims allow for what a parabola says of it (finer "
+            "grids need none)"
+        )
 
 
-def _close_runners_up(cell: CellFindings) -> list[str]:
-    lines = []
+def _close_runners_up(cell: CellFindings) -> Iterable[str]:
     for arm, search in cell.searches.items():
-        if len(search.ranking) > 1:
-            best, second = (_tuning_losses(cell, arm, s) for s in search.ranking[:2])
-            gaps = [second[seed] - best[seed] for seed in best]
-            if min(gaps) <= 0 < max(gaps) or max(gaps) == 0:
-                lines.append(
-                    f"{arm}: the choice of {label(search.ranking[0])} over "
-                    f"{label(search.ranking[1])} lies within noise "
-                    f"({fmean(gaps):.4f} over {len(gaps)} seeds)"
-                )
-    return lines
+        if len(search.ranking) < 2:
+            continue
+        best, second = (
+            [loss_of(run, cell.declaration.metric) for run in cell.tuned[arm][s].values()]
+            for s in search.ranking[:2]
+        )
+        gaps = [other - own for own, other in zip(best, second, strict=True)]
+        if min(gaps) <= 0 < max(gaps) or max(gaps) == 0:
+            yield (
+                f"{arm}: the choice of {label(search.ranking[0])} over "
+                f"{label(search.ranking[1])} lies within noise "
+                f"({fmean(gaps):.4f} over {len(gaps)} seeds)"
+            )
 
 
-def _few_draws(cell: CellFindings) -> list[str]:
+def _few_draws(cell: CellFindings) -> Iterable[str]:
     """What random search rests on: the number of draws, and how far apart the best of them are."""
-    lines, margin = [], cell.declaration.margin
+    margin = cell.declaration.margin
     for arm, search in cell.searches.items():
         best = [search.scores[s] for s in search.ranking[:BEST_FEW]]
         if cell.declaration.tune.method != "random" or len(best) < BEST_FEW:
             continue
-        line = f"{arm}: chosen from {len(search.scores)} random draws"
+        line = f"{arm}: chosen from {len(search.scores)} random draws, of which "
         if not math.isfinite(best[-1]):
-            lines.append(f"{line}, of which fewer than {BEST_FEW} ended")
+            yield f"{line}fewer than {BEST_FEW} ended"
             continue
         apart = best[-1] - best[0]
-        line += f", of which the best {BEST_FEW} lie within {apart:.4f}"
+        line += f"the best {BEST_FEW} lie within {apart:.4f}"
         if apart > margin:
             line += f", more than the margin of {margin:g}: other draws may choose otherwise"
-        lines.append(line)
-    return lines
+        yield line
 
 
-def _tuning_losses(cell: CellFindings, arm: str, setting: Setting) -> dict[int, float]:
-    return {
-        seed: loss_of(run, cell.declaration.metric)
-        for seed, run in cell.tuned[arm][setting].items()
-    }
-
-
-def _unequal_trials(cell: CellFindings) -> list[str]:
+def _unequal_trials(cell: CellFindings) -> Iterable[str]:
     trials = {arm: len(search.scores) for arm, search in cell.searches.items()}
-    if len(set(trials.values())) == 1:
-        return []
-    shown = ", ".join(f"{arm} {number}" for arm, number in trials.items())
-    return [f"unequal trials: {shown}; the arm with more had more chances"]
+    if len(set(trials.values())) > 1:
+        shown = ", ".join(f"{arm} {number}" for arm, number in trials.items())
+        yield f"unequal trials: {shown}; the arm with more had more chances"
 
 
-def _unequal_costs(cell: CellFindings) -> list[str]:
-    other = cell.flops(cell.baseline)
-    unknown = [arm for arm in cell.losses if not cell.flops(arm)]
-    lines = [f"FLOPs unknown: {', '.join(unknown)}"] if unknown else []
+def _unequal_costs(cell: CellFindings) -> Iterable[str]:
+    flops = {arm: cell.flops(arm) for arm in cell.losses}
+    if unknown := [arm for arm, own in flops.items() if not own]:
+        yield f"FLOPs unknown: {', '.join(unknown)}"
+    other = flops[cell.baseline]
     for arm in cell.ruling.findings:
-        own = cell.flops(arm)
+        own = flops[arm]
         if own and other and not 1 / NOTABLE_COST < own / other < NOTABLE_COST:
-            lines.append(
+            yield (
                 f"{arm}: a token costs {own / other:.2f}x the FLOPs of {cell.baseline}: "
                 "equal tokens are not equal work"
             )
-    return lines
 
 
-def _else_unlike(cell: CellFindings) -> list[str]:
+def _else_unlike(cell: CellFindings) -> Iterable[str]:
     """What a preset sets beyond its group, and what follows from the key that is compared."""
     own = {cell.declaration.by.replace("/", ".")}
     own |= {
         key.partition(".")[0] for search in cell.searches.values() for key, _ in search.chosen or ()
     }
-    lines = []
     for arm in () if cell.exploratory else cell.ruling.findings:
         run, other = (next(iter(cell.at_primary[one].values())) for one in (arm, cell.baseline))
         found = differing([run, other])
-        keys = [
-            key
+        shown = "; ".join(
+            f"{key}: {found[other][key]} -> {found[run][key]}"
             for key in found[run]
             if not any(f"{key}.".replace("/", ".").startswith(f"{node}.") for node in own)
-        ]
-        if keys:
-            shown = "; ".join(f"{k}: {found[other][k]} -> {found[run][k]}" for k in keys)
-            lines.append(
-                f"{cell.baseline} -> {arm} changes more than {cell.declaration.by}: {shown}"
-            )
-    return lines
+        )
+        if shown:
+            yield f"{cell.baseline} -> {arm} changes more than {cell.declaration.by}: {shown}"
 
 
-def _mixed(cell: CellFindings) -> list[str]:
-    judged = {arm: cell.judged_runs(arm) for arm in cell.judged}
-    mixed = {change for runs in judged.values() for run in runs for change in run.record["mixed"]}
-    shown = "; ".join(in_short(sorted(mixed)))
-    lines = [f"runs went on after a change: {shown}"] if mixed else []
-    for arm, runs in judged.items():
+def _mixed(cell: CellFindings) -> Iterable[str]:
+    if mixed := {change for run in cell.all_judged for change in run.record["mixed"]}:
+        yield f"runs went on after a change: {'; '.join(in_short(sorted(mixed)))}"
+    for arm in cell.judged:
         found: dict[str, set[str]] = {}
-        for run in (*cell.tuned_runs(arm), *runs):
+        for run in (*cell.tuned_runs(arm), *cell.judged_runs(arm)):
             for module, code in run.record["source"].items():
                 found.setdefault(module, set()).add(code)
         if changed := [module for module, codes in found.items() if len(codes) > 1]:
-            lines.append(f"{arm}: code changed between its runs: {few(changed)}")
-    return lines
+            yield f"{arm}: code changed between its runs: {few(changed)}"
 
 
-def _diverged(cell: CellFindings) -> list[str]:
-    lines = []
+def _diverged(cell: CellFindings) -> Iterable[str]:
     for arm, by_budget in cell.losses.items():
         at: dict[str, list[str]] = {}  # seeds -> budgets at which they diverged
         for budget, by_seed in by_budget.items():
@@ -215,5 +197,4 @@ def _diverged(cell: CellFindings) -> list[str]:
                 at.setdefault(", ".join(seeds), []).append(f"{budget:g}")
         if at:
             shown = "; ".join(f"seeds {s} diverged at {', '.join(b)}" for s, b in at.items())
-            lines.append(f"{arm}: {shown}")
-    return lines
+            yield f"{arm}: {shown}"

@@ -53,10 +53,7 @@ def facts(found: Findings) -> dict[str, Any]:
         "cells": [_cell(cell) for cell in found.cells],
     }
     if len(found.cells) > 1 and found.declared:
-        trends = {arm: found.trend(arm) for arm in found.cells[0].ruling.findings}
-        content["trends"] = {
-            arm: dataclasses.asdict(trend) for arm, trend in trends.items() if trend is not None
-        }
+        content["trends"] = {arm: dataclasses.asdict(one) for arm, one in found.trends.items()}
     plain: dict[str, Any] = _plain(content)
     return plain
 
@@ -70,7 +67,7 @@ def _cell(cell: CellFindings) -> dict[str, Any]:
         "pairs": look.pairs,
         "findings": {
             arm: dataclasses.asdict(finding)
-            | {"equal_cost": [dataclasses.asdict(cost) for cost in cell.equal_costs(arm)]}
+            | {"equal_cost": [dataclasses.asdict(cost) for cost in cell.equal_costs[arm]]}
             for arm, finding in cell.ruling.findings.items()
         },
         "ranking": [dataclasses.asdict(ranked) for ranked in cell.ranking],

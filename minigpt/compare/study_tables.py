@@ -44,7 +44,7 @@ def costs(cell: CellFindings) -> Table:
     rows = []
     for arm in (arm for arm in cell.order if arm != cell.baseline):
         runs = runs_of(cell, arm, cell.baseline)
-        for cost in cell.equal_costs(arm):
+        for cost in cell.equal_costs[arm]:
             rows.append(
                 {
                     "arm": Cell(arm),

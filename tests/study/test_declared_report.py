@@ -148,7 +148,7 @@ def test_seconds_of_runs_side_by_side_come_with_a_note(two: Findings) -> None:
         run: (20.0 + n, 21.0 + n) for n, run in enumerate(cell.at_primary["muon"].values())
     }
     assert "unequally many runs at a time: muon 0.00" in "; ".join(notes(timed(cell, alone)))
-    assert {cost.what for cost in timed(cell, alone).equal_costs("muon")} <= {"tokens", "FLOPs"}
+    assert {cost.what for cost in timed(cell, alone).equal_costs["muon"]} <= {"tokens", "FLOPs"}
 
 
 def timed(cell: CellFindings, intervals: dict[Run, tuple[float, float]]) -> CellFindings:
@@ -243,6 +243,6 @@ def test_a_metric_of_ones_own_judges(tmp_path: Path) -> None:
     told = findings(declaration, done, runs, content())
     shown = terminal_text(document(told, {}))
     assert "margin 0.01 val_minus_hits" in shown
-    assert told.cells[0].equal_costs("muon") == []
+    assert told.cells[0].equal_costs["muon"] == []
     rows = csv_rows(told)
     assert all(row["val_minus_hits"] < 0 < row["val_loss"] for row in rows)

@@ -187,7 +187,7 @@ def test_the_interval_of_seconds_is_that_of_tokens_at_their_price(study: Study) 
     declaration = declared(budgets={"train.steps": [50, 100, 200]})
     slow = {"step_time_s": 0.0109}
     cell = cell_of(declaration, study, noisy(0.005, 0.02), muon=slow)
-    ratios = {cost.what: cost.ratio for cost in cell.equal_costs("muon")}
+    ratios = {cost.what: cost.ratio for cost in cell.equal_costs["muon"]}
     for name in ("value", "low", "high"):
         assert getattr(ratios["seconds"], name) == pytest.approx(
             1.09 * getattr(ratios["tokens"], name)
@@ -323,7 +323,7 @@ def test_an_arm_that_diverges_on_7_of_8_seeds_is_worse_and_has_no_ratio(study: S
     cell = cell_of(declared(), study, loss)
     assert cell.ruling.findings["muon"].word == "worse"
     assert cell.ruling.findings["muon"].diverged == (7, 0)
-    assert cell.equal_costs("muon") == []
+    assert cell.equal_costs["muon"] == []
 
 
 # 14
@@ -331,7 +331,7 @@ def test_arms_of_unequal_flops_are_doubted_and_judged_at_equal_flops(study: Stud
     big = {"summary": {"flops_per_token": 26 * 762_240, "optimizer_flops_share": 0.0}}
     cell = cell_of(declared(), study, noisy(0.08), muon=big)
     assert "a token costs 26.00x the FLOPs of adamw" in "; ".join(notes(cell))
-    ratios = {cost.what: cost for cost in cell.equal_costs("muon")}
+    ratios = {cost.what: cost for cost in cell.equal_costs["muon"]}
     assert ratios["tokens"].ratio.value < 1
     assert ratios["FLOPs"].ratio.value > 10
 
