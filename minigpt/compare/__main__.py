@@ -47,26 +47,23 @@ Exit codes: 0 done; 1 a study that has not ended; 2 bad arguments or nothing to 
 
 def parser() -> Parser:
     p = Parser("python -m minigpt.compare", DESCRIPTION, EPILOG)
-
-    def add(name: str, metavar: str, help: str, **how: object) -> None:
-        p.add_argument(name, metavar=metavar, help=help, **how)  # type: ignore[arg-type]
-
     p.select_runs()
-    add("--by", "KEY", "what sets the arms apart: a group (optim) or a key (optim.hidden.lr)")
-    add("--study", "STUDY", "only runs of this study")
-    add("--baseline", "ARM", "the arm to hold the others against (default: the first typed)")
-    add(
-        "--margin",
-        "MARGIN",
-        "smallest difference that matters, in the unit of the loss (default 0)",
-        type=float,
-    )
-    add("--axis", "KEY", "a further key that each arm tunes", action="append", default=[])
-    add("--out", "DIR", "write the report, its figures and results.csv here", type=Path)
-    kinds = "figures with editable text beside the PNGs (svg or pdf)"
-    p.add_argument("--figures", choices=("png", "svg", "pdf"), default="png", help=kinds)
-    status = "show a sweep: done, running, failed, waiting, time left"
-    p.add_argument("--status", action="store_true", help=status)
+    add = p.add_argument
+    add("--by", metavar="KEY",
+        help="what sets the arms apart: a group (optim) or a key (optim.hidden.lr)")  # fmt: skip
+    add("--study", metavar="STUDY", help="only runs of this study")
+    add("--baseline", metavar="ARM",
+        help="the arm to hold the others against (default: the first typed)")  # fmt: skip
+    add("--margin", metavar="MARGIN", type=float,
+        help="smallest difference that matters, in the unit of the loss (default 0)")  # fmt: skip
+    add("--axis", metavar="KEY", action="append", default=[],
+        help="a further key that each arm tunes")  # fmt: skip
+    add("--out", metavar="DIR", type=Path,
+        help="write the report, its figures and results.csv here")  # fmt: skip
+    add("--figures", choices=("png", "svg", "pdf"), default="png",
+        help="figures with editable text beside the PNGs (svg or pdf)")  # fmt: skip
+    add("--status", action="store_true",
+        help="show a sweep: done, running, failed, waiting, time left")  # fmt: skip
     return p
 
 

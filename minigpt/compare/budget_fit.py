@@ -69,7 +69,8 @@ def fit(
     if len(budgets) == 2:
         return Curves(tuple(arms), *_through_two(x[0], losses, b), scale)
     rows = losses.reshape(-1, len(budgets))
-    E, A, exponent = (found.reshape(losses.shape[:-1]) for found in _least_squares(x, rows))
+    parts = [_least_squares(x, rows[at : at + ROWS]) for at in range(0, len(rows), ROWS)]
+    E, A, exponent = (np.concatenate(part).reshape(losses.shape[:-1]) for part in zip(*parts))
     return Curves(tuple(arms), E, A, exponent, scale)
 
 
@@ -87,13 +88,8 @@ def _through_two(x: float, losses: Floats, b: float | None) -> tuple[Floats, Flo
     return np.where(ok, last - bent, E), np.where(ok, bent, A), np.where(ok, b, exponent)
 
 
-def _least_squares(x: Floats, losses: Floats) -> tuple[Floats, ...]:
+def _least_squares(x: Floats, losses: Floats) -> tuple[Floats, Floats, Floats]:
     """E, A and b of each row of losses, (rows, budgets)."""
-    parts = [_fitted_rows(x, losses[at : at + ROWS]) for at in range(0, len(losses), ROWS)]
-    return tuple(np.concatenate(part) for part in zip(*parts))
-
-
-def _fitted_rows(x: Floats, losses: Floats) -> tuple[Floats, Floats, Floats]:
     basis = np.exp(-EXPONENTS[:, None] * x)  # (exponents, budgets)
     spread = basis - basis.mean(axis=1, keepdims=True)
     mean = losses.mean(axis=1, keepdims=True)

@@ -103,15 +103,14 @@ def nothing_to_compare(question: Question, groups: Groups, others: list[str]) ->
     """Why there is no group with two arms, in a line."""
     everything = [*groups.several, *groups.single]
     arms = sorted({name for group in everything for name in group.arms})
-    why = "(no two arms have ended runs)"
+    why = " (no two arms have ended runs)"
     if len(arms) < 2:
         number = sum(len(group.runs) for group in everything)
         only = f"only {question.by}={arms[0]} in {number} runs" if arms else "no runs"
-        why = f"{only} (run another arm, or compare another key)"
+        why = f": {only} (run another arm, or compare another key)"
     elif keys := nearest_split(groups.single):
         why = (
-            f"arms {', '.join(arms)} also differ in {'; '.join(keys)} "
+            f": arms {', '.join(arms)} also differ in {'; '.join(keys)} "
             "(make them equal, or name what each arm tunes with --axis)"
         )
-    colon = " " if why.startswith("(") else ": "
-    return ConfigError(f"nothing to compare: --by {question.by}{colon}{why}", *others)
+    return ConfigError(f"nothing to compare: --by {question.by}{why}", *others)

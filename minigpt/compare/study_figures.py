@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigpt.compare.figures import COLOURS, INK, SIZE, Figure, draw_figure
+from minigpt.compare.statistics import Interval
 from minigpt.compare.study_findings import CellFindings, Findings, loss_of
 
 if TYPE_CHECKING:
@@ -63,10 +64,8 @@ def _point(cell: CellFindings, arm: str) -> dict[str, Any]:
 
 def _grow(axes: "Axes", width: float = 0.0, height: float = 0.0) -> None:
     """Let the figure have so many inches more than usual."""
-    figure = axes.get_figure()
-    assert figure is not None
-    size: Any = figure
-    size.set_size_inches(SIZE[0] + max(0.0, width), SIZE[1] + height)
+    figure: Any = axes.get_figure()
+    figure.set_size_inches(SIZE[0] + max(0.0, width), SIZE[1] + height)
 
 
 def _label(text: str) -> str:
@@ -102,10 +101,7 @@ def forest(cell: CellFindings, axes: "Axes") -> str | None:
         if interval is None:
             axes.text(0, row, "  diverged", va="center")
             continue
-        if math.isfinite(interval.low):
-            ends = [interval.low, interval.high]
-            axes.plot(ends, [row - 0.05] * 2, color=style["color"], linewidth=3)
-        axes.plot([interval.mean], [row - 0.05], markersize=7, **style)
+        _interval(axes, interval, row - 0.05, style, width=3)
     _zero_and_margin(axes, cell)
     _row_names(axes, [f"{arm} (baseline)" if arm == cell.baseline else arm for arm in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -113,6 +109,13 @@ def forest(cell: CellFindings, axes: "Axes") -> str | None:
         f"Paired differences at {cell.tokens(primary):,} tokens, lowest on top, left is lower: "
         f"a dot a seed, the mean and its {100 * (1 - cell.alpha):.3g} % interval, grey the margin."
     )
+
+
+def _interval(axes: "Axes", found: Interval, row: float, style: dict[str, Any], width: int) -> None:
+    if math.isfinite(found.low):
+        ends = [found.low, found.high]
+        axes.plot(ends, [row] * 2, color=style["color"], linewidth=width)
+    axes.plot([found.mean], [row], markersize=2 * width + 1, **style)
 
 
 def _zero_and_margin(axes: "Axes", cell: CellFindings) -> None:
@@ -127,8 +130,7 @@ def _zero_and_margin(axes: "Axes", cell: CellFindings) -> None:
 
 def budgets(cell: CellFindings, axes: "Axes") -> str | None:
     """Final losses over budgets, with the fit."""
-    known = {arm: cell.measured[arm] for arm in cell.order}
-    fits = {arm: measured for arm, measured in known.items() if measured is not None}
+    fits = {arm: fit for arm in cell.order if (fit := cell.measured[arm]) is not None}
     if not fits:
         return None
     for arm, measured in fits.items():
@@ -142,7 +144,8 @@ def budgets(cell: CellFindings, axes: "Axes") -> str | None:
             )  # fmt: skip
         fitted = [float(measured.curves().loss(arm, budget)) for budget in fine]
         axes.plot(fine, fitted, linewidth=1.5, **style | {"marker": ""})
-    _budget_axis(axes, sorted({budget for fit in fits.values() for budget in fit.budgets}))
+    ticks = sorted({budget for fit in fits.values() for budget in fit.budgets})
+    _log_axis(axes, ticks, list(map(_short, ticks)))
     axes.set_xlabel("training tokens")
     axes.set_ylabel(_label(f"final loss, {cell.declaration.unit}"))
     _legend(axes, cell, list(fits))
@@ -150,9 +153,9 @@ def budgets(cell: CellFindings, axes: "Axes") -> str | None:
     return f"Final losses of whole schedules by budget: {seeds}; lines the fit."
 
 
-def _budget_axis(axes: "Axes", values: list[float]) -> None:
+def _log_axis(axes: "Axes", ticks: list[float], labels: list[str]) -> None:
     axes.set_xscale("log")
-    axes.set_xticks(values, [_short(value) for value in values])
+    axes.set_xticks(ticks, labels, rotation=45 if len(ticks) > 8 else 0)
     axes.minorticks_off()
 
 
@@ -196,9 +199,7 @@ def sensitivity(cell: CellFindings, axes: "Axes") -> str | None:
             at = fmean(line[float(best)])
             axes.plot([float(best)], [at], markersize=9, **_point(cell, arm))
     ticks = sorted({float(x) for curve in axes.lines for x in np.atleast_1d(curve.get_xdata())})
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45 if len(ticks) > 8 else 0)
-    axes.minorticks_off()
+    _log_axis(axes, ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(key)
     axes.set_ylabel(_label(f"tuning loss, {cell.declaration.unit}"))
     _legend(axes, cell, drawn)
@@ -234,10 +235,7 @@ def effects(found: Findings, axes: "Axes") -> str | None:
             finding, style = cell.ruling.findings.get(arm), _point(cell, arm)
             if finding is None or (interval := finding.interval) is None:
                 continue
-            if math.isfinite(interval.low):
-                ends = [interval.low, interval.high]
-                axes.plot(ends, [row + offset] * 2, color=style["color"], linewidth=2)
-            axes.plot([interval.mean], [row + offset], markersize=5, **style)
+            _interval(axes, interval, row + offset, style, width=2)
     _zero_and_margin(axes, cells[0])
     names = [cell.name for cell in cells[::-1]]
     _row_names(axes, names)
