@@ -35,8 +35,7 @@ def clean(text: str) -> tuple[str, int, list[str]]:
 def report(counts: Mapping[str, int], firsts: Mapping[str, str | None]) -> list[str]:
     """One phrase per kind of odd document that was met, and where its first stands if known."""
     return [
-        f"{counts[kind]} {meaning}" + (f" (the first: {first})" if first else "")
+        f"{counts[kind]} {meaning}" + (f" (the first: {firsts[kind]})" if firsts.get(kind) else "")
         for kind, meaning in MEANING.items()
         if counts.get(kind)
-        for first in [firsts.get(kind)]
     ]

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,14 +12,10 @@ from minigpt.interrupt import requested
 
 BATCH_CHARACTERS = 1 << 19  # text handed to a thread at once: enough to make handing over cheap
 
-
-@dataclass
-class Batch:
-    pieces: list[Piece]
-    ids: list[np.ndarray] = field(default_factory=list)
+Encoded = tuple[list[Piece], list[np.ndarray]]  # pieces, and the ids of each
 
 
-def batches(pieces: Iterable[Piece]) -> Iterator[Batch]:
+def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Pieces in lists of about BATCH_CHARACTERS of text, shorter ones once a stop signal came."""
     batch: list[Piece] = []
     size = 0
@@ -28,26 +23,27 @@ def batches(pieces: Iterable[Piece]) -> Iterator[Batch]:
         batch.append(piece)
         size += len(piece.text)
         if size >= BATCH_CHARACTERS or requested() is not None:
-            yield Batch(batch)
+            yield batch
             batch, size = [], 0
     if batch:
-        yield Batch(batch)
+        yield batch
 
 
 def encoded(
-    unencoded: Iterator[Batch], encode_batch: Callable[[list[str]], list[np.ndarray]], workers: int
-) -> Iterator[Batch]:
+    unencoded: Iterator[list[Piece]],
+    encode_batch: Callable[[list[str]], list[np.ndarray]],
+    workers: int,
+) -> Iterator[Encoded]:
     """The batches in their order, with ids. `workers` threads encode, each two batches ahead.
 
     Ends early if a stop signal comes and the next batch is not ready within a second. Threads, not
     processes: the encoders leave Python's lock while they work, and a thread cannot die alone.
     """
 
-    def encode(batch: Batch) -> Batch:
-        batch.ids = encode_batch([piece.text for piece in batch.pieces])
-        return batch
+    def encode(batch: list[Piece]) -> Encoded:
+        return batch, encode_batch([piece.text for piece in batch])
 
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[Encoded]] = deque()
     threads = Workers(workers, "encode")
     try:
         for batch in unencoded:

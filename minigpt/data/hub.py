@@ -109,17 +109,15 @@ class Hub(Source):
         top = self.column if names is None else top_of(self.column, names, where)
         return rows.select_columns([top])
 
-    def _newest_revision(self) -> str:
+    def _newest_revision(self, failures: int = 0) -> str:
         import huggingface_hub
 
-        failures = 0
-        while True:
-            try:
-                hub = huggingface_hub.HfApi()
-                return str(hub.dataset_info(self.name, revision=self.revision).sha)
-            except Exception as error:
-                self._wait_or_give_up(error, failures)
-                failures += 1
+        try:
+            hub = huggingface_hub.HfApi()
+            return str(hub.dataset_info(self.name, revision=self.revision).sha)
+        except Exception as error:
+            self._wait_or_give_up(error, failures)
+        return self._newest_revision(failures + 1)
 
     def _wait_or_give_up(self, error: Exception, failures: int) -> None:
         """Sleep before the next attempt; DataError if another cannot help or there were enough."""

@@ -74,15 +74,13 @@ def refuse_other_request(folder: Path, found: dict[str, Any], wanted: dict[str, 
 
 def flat(request: dict[str, Any]) -> dict[str, Any]:
     """A request with `source.path` instead of a mapping in a mapping."""
-    return {
-        name: value
-        for key, part in request.items()
-        for name, value in (
-            {f"{key}.{inner}": value for inner, value in part.items()}
-            if isinstance(part, dict)
-            else {key: part}
-        ).items()
-    }
+    found: dict[str, Any] = {}
+    for key, part in request.items():
+        if isinstance(part, dict):
+            found |= {f"{key}.{inner}": value for inner, value in part.items()}
+        else:
+            found[key] = part
+    return found
 
 
 def short(value: Any) -> str:

@@ -12,10 +12,6 @@ from minigpt.data.shards import token_dtype
 from minigpt.errors import DataError
 
 SPLITS = ("train", "val")
-NOTHING_WRITTEN: dict[str, Any] = {
-    "writer": {"finished": [], "partial_tokens": 0},
-    "totals": {"n_documents": 0, "n_bytes": 0, "largest_id": 0},
-}
 
 
 class Output:
@@ -50,22 +46,20 @@ class Output:
         self.waiting: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
         self.taken: dict[str, int] = {}  # tokens of each split so far, waiting ones included
         for name in SPLITS:
-            known = remains["splits"][name] if remains else NOTHING_WRITTEN
-            self.writers[name] = ShardWriter(
-                folder, name, self.dtype, shard_tokens, **known["writer"]
-            )
-            self.writers[name].restore()
-            self.totals[name] = dict(known["totals"])
-            self.taken[name] = self.writers[name].n_tokens
+            known = remains["splits"][name] if remains else {"writer": {}, "totals": {}}
+            writer = ShardWriter(folder, name, self.dtype, shard_tokens, **known["writer"])
+            writer.restore()
+            self.writers[name], self.taken[name] = writer, writer.n_tokens
+            nothing = dict.fromkeys(("n_documents", "n_bytes", "largest_id"), 0)
+            self.totals[name] = nothing | known["totals"]
 
     def full(self) -> bool:
         return self.max_tokens is not None and self.taken["train"] >= self.max_tokens
 
-    def append(self, piece: Piece, ids: np.ndarray) -> int:
+    def append(self, piece: Piece, ids: np.ndarray) -> None:
         """Take the ids of a piece, behind end_of_text if a document begins with it.
 
         `flush` writes them. A piece of training text is cut where it would pass max_tokens.
-        Returns the number of tokens that this made.
         """
         n_bytes = piece.n_bytes
         if piece.split == "train" and self.max_tokens is not None:
@@ -80,11 +74,9 @@ class Output:
         if piece.starts_document:
             self.waiting[piece.split].append(self.end_of_text)
         self.waiting[piece.split].append(ids)
-        n_tokens = len(ids) + piece.starts_document
-        self.taken[piece.split] += n_tokens
+        self.taken[piece.split] += len(ids) + piece.starts_document
         self.totals[piece.split]["n_documents"] += piece.starts_document
         self.totals[piece.split]["n_bytes"] += n_bytes
-        return n_tokens
 
     def flush(self) -> None:
         """Write what was appended: a write for each short document would take too long."""

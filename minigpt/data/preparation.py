@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from minigpt.data.aside import Workers, settled
 from minigpt.data.bin import Bin
@@ -27,19 +27,7 @@ from minigpt.files.durable import (
     write_atomic,
 )
 from minigpt.interrupt import requested, stop_if_requested
-
-
-class TokenizerSpec(Protocol):
-    """How to get a tokenizer: what conf/data/tokenizer/*.yaml builds."""
-
-    train_bytes: int | None  # how much text `train` wants; None: all, 0: none
-
-    def describe(self) -> dict[str, Any]:
-        """JSON of what decides the result of `train`."""
-
-    def train(self, texts: Any) -> Any: ...
-
-    def load(self, folder: Path) -> Any: ...
+from minigpt.tokenizer import Spec, Tokenizer, load
 
 
 @dataclass
@@ -47,7 +35,7 @@ class Preparation:
     """The work on one locked folder."""
 
     source: Source | Bin
-    spec: TokenizerSpec
+    spec: Spec
     folder: Path
     request: dict[str, Any]  # JSON of what was asked for
     workers: int
@@ -108,11 +96,11 @@ class Preparation:
         shards = self.encode(source, tokenizer, plan, remains["encoding"] if remains else None)
         self.finish(tokenizer, plan, shards)
 
-    def make_tokenizer(self, texts: Iterable[str]) -> Any:
+    def make_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
         """Train and publish the tokenizer, or load the one that an earlier process published."""
         published = self.folder / "tokenizer"
         if published.exists():
-            return self.spec.load(published)
+            return load(published)
         if self.spec.train_bytes != 0:
             self.progress.say("training the tokenizer")
         threads = Workers(1, "tokenizer")  # no Python runs, no signal is heard where it trains
@@ -120,7 +108,7 @@ class Preparation:
             training = threads.submit(self.spec.train, texts)
             if not settled(training):
                 stop_if_requested(NOT_BEGUN)
-            tokenizer = training.result()
+            tokenizer: Tokenizer = training.result()
         finally:
             threads.close()
         temporary = temporary_name(published)
@@ -136,7 +124,11 @@ class Preparation:
         return tokenizer
 
     def encode(
-        self, source: Source, tokenizer: Any, plan: dict[str, Any], remains: dict[str, Any] | None
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        plan: dict[str, Any],
+        remains: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """Write all shards; returns what the manifest says about them."""
         max_tokens = self.request["max_tokens"]
@@ -144,7 +136,7 @@ class Preparation:
         self.progress.total_bytes, self.progress.max_tokens = source.n_bytes(), max_tokens
         if remains:
             self.progress.say(f"continuing behind {output.n_tokens():,} tokens")
-            self.progress.resume(output.n_documents(), output.n_tokens(), output.n_bytes())
+            self.progress.bytes_before = output.n_bytes()
         done = remains["state"] if remains else START
         wanted = (
             piece
@@ -157,14 +149,15 @@ class Preparation:
 
         n_published = output.n_published()
         try:
-            for batch in encoded(batches(wanted), tokenizer.encode_batch, self.workers):
-                for piece, ids in zip(batch.pieces, batch.ids):
-                    if output.full() and (piece.split == "train" or output.taken["val"]):
-                        continue
-                    n_tokens = output.append(piece, ids)
-                    self.progress.add(piece.starts_document, n_tokens, piece.n_bytes)
+            for pieces, ids_of_each in encoded(
+                batches(wanted), tokenizer.encode_batch, self.workers
+            ):
+                for piece, ids in zip(pieces, ids_of_each):
+                    if not (output.full() and (piece.split == "train" or output.taken["val"])):
+                        output.append(piece, ids)
                 output.flush()
-                done = batch.pieces[-1].after
+                self.progress.show(output.n_documents(), output.n_tokens(), output.n_bytes())
+                done = pieces[-1].after
                 if output.n_published() > n_published:
                     n_published = output.n_published()
                     keep()
@@ -186,7 +179,7 @@ class Preparation:
         finally:
             output.close()
 
-    def finish(self, tokenizer: Any, plan: dict[str, Any], shards: dict[str, Any]) -> None:
+    def finish(self, tokenizer: Tokenizer, plan: dict[str, Any], shards: dict[str, Any]) -> None:
         """Write the manifest, which makes the folder whole."""
         files = sorted((self.folder / "tokenizer").iterdir())
         manifest = {

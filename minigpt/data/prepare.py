@@ -18,7 +18,7 @@ from pathlib import Path
 from minigpt.data.bin import Bin
 from minigpt.data.journal import JOURNAL, is_noted, refuse_other_request
 from minigpt.data.manifest import MANIFEST, read_manifest
-from minigpt.data.preparation import Preparation, TokenizerSpec
+from minigpt.data.preparation import Preparation
 from minigpt.data.progress import Progress
 from minigpt.data.source import Source
 from minigpt.data.tokens import Tokens
@@ -27,11 +27,12 @@ from minigpt.files.durable import json_bytes, storage_error
 from minigpt.files.lock import FolderLock
 from minigpt.interrupt import stop_if_requested
 from minigpt.terminal import say
+from minigpt.tokenizer import Spec
 
 
 def prepare(
     corpus: Source | Bin,
-    tokenizer: TokenizerSpec,
+    tokenizer: Spec,
     folder: Path | str,
     *,
     val_fraction: float = 0.01,
@@ -95,7 +96,7 @@ def prepare(
     except OSError as error:
         raise storage_error(folder, error, "data_dir= or data.out=") from error
     refuse_other_request(folder, read_manifest(folder)["request"], request)
-    return Tokens.open(folder, tokenizer.load)
+    return Tokens.open(folder)
 
 
 def locked(folder: Path, wait: bool) -> FolderLock:

@@ -29,15 +29,9 @@ class Progress:
         if self.enabled:
             say(line)
 
-    def resume(self, documents: int, tokens: int, n_bytes: int) -> None:
-        """Begin with what an earlier process has done."""
+    def show(self, documents: int, tokens: int, n_bytes: int) -> None:
+        """What is done so far, in all; shown now and then."""
         self.documents, self.tokens, self.bytes = documents, tokens, n_bytes
-        self.bytes_before = n_bytes
-
-    def add(self, documents: int, tokens: int, n_bytes: int) -> None:
-        self.documents += documents
-        self.tokens += tokens
-        self.bytes += n_bytes
         every_s = LINE_EVERY_S if self.bar is None else DRAW_EVERY_S
         if time.monotonic() - self.last_shown < every_s:
             return

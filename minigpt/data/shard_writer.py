@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,16 @@ class ShardWriter:
     split: str
     dtype: np.dtype
     shard_tokens: int  # of a full shard
-    finished: list[dict[str, Any]]  # name, n_tokens, sha256 of each published shard
-    partial_tokens: int
+    finished: list[dict[str, Any]] = field(default_factory=list)  # name, n_tokens, sha256 of each
+    partial_tokens: int = 0  # of the shard that is being written
     _descriptor: int | None = None
-
-    def __post_init__(self) -> None:
-        self.finished = list(self.finished)
 
     @property
     def n_tokens(self) -> int:
         return sum(shard["n_tokens"] for shard in self.finished) + self.partial_tokens
 
     def state(self) -> dict[str, Any]:
-        return {"finished": list(self.finished), "partial_tokens": self.partial_tokens}
+        return {"finished": self.finished, "partial_tokens": self.partial_tokens}
 
     def path(self) -> Path:
         """Of the shard being written, once it is published."""

@@ -51,7 +51,7 @@ class Layout:
         return self.header_bytes + self.n_tokens * self.dtype.itemsize
 
 
-def read_layout(path: Path, shard_format: str = "minigpt", dtype: str = "uint16") -> Layout:
+def read_layout(path: Path, shard_format: str, dtype: str) -> Layout:
     """The header of a shard, checked. DataError if it is damaged or of another format.
 
     dtype: of ids without a header.

@@ -1,7 +1,6 @@
 """Prepared tokens: a folder of shards with a manifest, verified when opened, watched when read."""
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +80,10 @@ class Split:
 class ShardFile:
     """An open shard, read by pread: a memory map that is cut kills the process without a word."""
 
+    descriptor = -1
+
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
-        self.descriptor = -1
         self.descriptor = open_shard(shard.path)
 
     def read(self, start: int, count: int) -> np.ndarray:
@@ -142,22 +142,15 @@ class Tokens:
         self.val = open_split(folder, "val", manifest)
 
     @classmethod
-    def open(
-        cls,
-        folder: Path | str,
-        load_tokenizer: Callable[[Path], Any] = load,
-        verify: bool = True,
-    ) -> "Tokens":
-        """Open a folder that `prepare` made.
+    def open(cls, folder: Path | str) -> "Tokens":
+        """Open a folder that `prepare` made, and hash every shard: about a second for 2 GB.
 
-        load_tokenizer: reads the tokenizer's folder.
-        verify: hash every shard (about a second for 2 GB), not only check sizes and headers.
         Raises DataError, which names the file that is missing or damaged.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
         check_tokenizer_files(folder, manifest)
-        tokenizer = load_tokenizer(folder / "tokenizer")
+        tokenizer = load(folder / "tokenizer")
         known = manifest["tokenizer"]
         if (tokenizer.fingerprint, tokenizer.vocab_size) != (
             known["fingerprint"],
@@ -168,8 +161,7 @@ class Tokens:
                 "(prepare again)"
             )
         tokens = cls(folder, manifest, tokenizer)
-        if verify:
-            tokens.verify()
+        tokens.verify()
         return tokens
 
     def verify(self) -> None:

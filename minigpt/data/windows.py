@@ -42,10 +42,6 @@ class TrainWindows:
         self._block: tuple[int, int] | None = None  # epoch and number of the block in _starts
         self._starts = np.empty(0, np.int64)
 
-    def epoch(self, step: int, batch_size: int) -> int:
-        """The epoch that the first sequence of a step belongs to."""
-        return step * batch_size // self.n_windows
-
     def start(self, number: int) -> int:
         """Position in the split of the first token of sequence `number` of the run."""
         epoch, position = divmod(number, self.n_windows)
@@ -62,14 +58,9 @@ class TrainWindows:
         room = self.split.n_tokens - 1 - self.n_windows * self.seq_len
         return derive_seed(self.seed, "data phase", epoch) % min(self.seq_len, room + 1)
 
-    def batch(
-        self, step: int, batch_size: int, rows: slice = slice(None)
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(inputs, targets) of a step, both (B, T) int64, B the number of `rows`.
-
-        Micro-batches and ranks take slices of the step's rows, which are the same for any slicing.
-        """
-        numbers = range(step * batch_size, (step + 1) * batch_size)[rows]
+    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """(inputs, targets) of a step, both (B, T) int64."""
+        numbers = range(step * batch_size, (step + 1) * batch_size)
         tokens = self.sequences(numbers).astype(np.int64)
         return tokens[:, :-1], tokens[:, 1:]
 

@@ -1,5 +1,5 @@
 """Text to ids and back. `load(folder)` reads the tokenizer that a run or tokens came with."""
 
-from minigpt.tokenizer.base import Tokenizer, load
+from minigpt.tokenizer.base import Spec, Tokenizer, load
 
-__all__ = ["Tokenizer", "load"]
+__all__ = ["Spec", "Tokenizer", "load"]

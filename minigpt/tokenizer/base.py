@@ -145,14 +145,16 @@ def load(folder: Path | str, inside: Path | None = None) -> Tokenizer:
 
 
 class Spec:
-    """How to get a tokenizer, as data/prepare.py asks for it; by default without any text."""
+    """How to get a tokenizer: what conf/data/tokenizer/*.yaml builds."""
 
-    train_bytes: int | None = 0
-    load = staticmethod(load)
+    train_bytes: int | None = 0  # how much text `train` wants; None: all
 
     def describe(self) -> dict[str, Any]:
         """What decides the result of `train`: the kind, and all attributes of the object."""
         return {"kind": type(self).__module__.rpartition(".")[2], **vars(self)}
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        raise NotImplementedError
 
 
 def read_json(path: Path, inside: Path | None = None) -> dict[str, Any]:

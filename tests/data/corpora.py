@@ -9,22 +9,8 @@ from typing import Any
 from minigpt.data.source import Document, Source, SplitName
 from minigpt.data.tokens import Tokens
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "the",
-    "lazy",
-    "dog",
-    "and",
-    "says",
-    "hello",
-    "to",
-    "it",
-]
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog"]
+WORDS += ["and", "says", "hello", "to", "it"]
 
 
 class Memory(Source):

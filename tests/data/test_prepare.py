@@ -18,14 +18,15 @@ from corpora import Memory, documents_of, stories, stream
 from runs import contents
 
 from minigpt import interrupt
-from minigpt.data import encoding
+from minigpt.data import encoding, preparation
+from minigpt.data.copy_task import CopyTask
 from minigpt.data.files import Files
 from minigpt.data.iterator import training_text
 from minigpt.data.prepare import prepare
+from minigpt.data.shards import token_dtype
 from minigpt.data.source import Document
 from minigpt.data.tokens import Tokens
 from minigpt.errors import BusyError, DataError, Stopped, StorageError
-from minigpt.tokenizer import load
 from minigpt.tokenizer.byte import Byte, ByteTokenizer
 from minigpt.tokenizer.char import Char
 from minigpt.tokenizer.fast_bpe import BPE
@@ -82,15 +83,13 @@ def test_a_second_call_only_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     again = prepare(Memory(TEXTS), BPE(300), tmp_path, workers=3, **OPTIONS)
     assert again.fingerprint == tokens.fingerprint
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert Tokens.open(tmp_path, load).fingerprint == tokens.fingerprint
+    assert Tokens.open(tmp_path).fingerprint == tokens.fingerprint
 
 
 def test_the_manifest_says_nothing_about_here_and_now(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number, text in enumerate(TEXTS):
         (tmp_path / "in" / f"{number}.txt").write_text(text)
-    from minigpt.data.files import Files
-
     prepare(Files(str(tmp_path / "in")), Byte(), tmp_path / "one", **OPTIONS)
     (tmp_path / "in").rename(tmp_path / "elsewhere")
     prepare(Files(str(tmp_path / "elsewhere")), Byte(), tmp_path / "two", workers=2, **OPTIONS)
@@ -161,32 +160,14 @@ def test_bad_arguments_come_before_any_file(tmp_path: Path, options: dict[str, A
 @pytest.mark.faults(36)
 def test_odd_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fault 36: each kind has a policy and a count; no two end_of_text follow each other."""
-    odd: list[Any] = [
-        "",
-        " \n\t ",
-        None,
-        "a\0b",
-        "bad \ud800 half",
-        "\ufffd from bytes",
-        "<|endoftext|>",
-        "plain",
-    ]
+    kept = ["a\0b", "bad \ud800 half", "\ufffd from bytes", "<|endoftext|>", "plain"]
+    odd: list[Any] = ["", " \n\t ", None, *kept]
     source = Memory([*odd, "validation"], ["train"] * len(odd) + ["val"])
     tokens = prepare(source, Byte(), tmp_path, **{**OPTIONS, "progress": True})
-    assert tokens.manifest["odd"] == {
-        "blank": 2,
-        "null": 1,
-        "nul": 1,
-        "surrogates": 1,
-        "replacement": 1,
-    }
-    assert documents_of(tokens, "train") == [
-        "a\0b",
-        "bad \ufffd half",
-        "\ufffd from bytes",
-        "<|endoftext|>",
-        "plain",
-    ]
+    once = dict.fromkeys(("null", "nul", "surrogates", "replacement"), 1)
+    assert tokens.manifest["odd"] == {"blank": 2, **once}
+    kept[1] = "bad \ufffd half"
+    assert documents_of(tokens, "train") == kept
     ids = np.array(stream(tokens, "train"))
     end_of_text = ids == tokens.tokenizer.end_of_text
     assert end_of_text.sum() == 5
@@ -286,15 +267,10 @@ def test_the_training_text_stops_where_it_is_told() -> None:
 
 
 def test_vocabularies_beyond_16_bits_take_32(tmp_path: Path) -> None:
-    from minigpt.data.shards import token_dtype
-
     assert (token_dtype(65_536).name, token_dtype(65_537).name) == ("uint16", "uint32")
-    characters = "".join(chr(0x4E00 + i) for i in range(20_000)) + "".join(
-        chr(0x20000 + i) for i in range(42_000)
-    )
-    source = Memory(
-        [characters + "".join(chr(0xAC00 + i) for i in range(10_000)), "ab"], ["train", "val"]
-    )
+    ranges = ((0x4E00, 20_000), (0x20000, 42_000), (0xAC00, 10_000))
+    characters = "".join(chr(first + i) for first, n in ranges for i in range(n))
+    source = Memory([characters, "ab"], ["train", "val"])
     tokens = prepare(source, Char(), tmp_path, val_fraction=0.1, progress=False)
     assert tokens.manifest["dtype"] == "uint32"
     assert tokens.tokenizer.decode(stream(tokens, "train")) == source.texts[0]
@@ -332,8 +308,12 @@ class BreakingByte(Byte):
     def train(self, texts: Any) -> Any:
         return self.tokenizer
 
-    def load(self, folder: Path) -> Any:
-        return self.tokenizer
+
+def break_off(folder: Path) -> Any:
+    """A preparation that fails on the way; returns its journal."""
+    with pytest.raises(MemoryError):
+        prepare(Memory(TEXTS), BreakingByte(12, MemoryError()), folder, **OPTIONS)
+    return json.loads((folder / "progress.json").read_text())
 
 
 @pytest.fixture
@@ -349,15 +329,19 @@ def _signals() -> Iterator[None]:
 @pytest.mark.usefixtures("_signals")
 @pytest.mark.parametrize(("workers", "batches"), [(1, 0), (1, 3), (3, 3)])
 @pytest.mark.faults(6)
-def test_sigterm_keeps_what_is_done(tmp_path: Path, workers: int, batches: int) -> None:
+def test_sigterm_keeps_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, batches: int
+) -> None:
     """Fault 6: heard within a batch; what was encoded is kept; the same command ends the same."""
     source = Memory([None, *TEXTS, None, ""])
     prepare(source, Byte(), tmp_path / "straight", **OPTIONS)
     stops: list[Stopped] = []
     while not (tmp_path / "stopped" / "manifest.json").exists():
         interrupt.clear()
+        spec = BreakingByte(batches)
+        monkeypatch.setattr(preparation, "load", lambda folder, found=spec.tokenizer: found)
         try:
-            prepare(source, BreakingByte(batches), tmp_path / "stopped", workers=workers, **OPTIONS)
+            prepare(source, spec, tmp_path / "stopped", workers=workers, **OPTIONS)
         except Stopped as stop:
             stops.append(stop)
             assert len(stops) < 40, "no progress between stops"
@@ -518,15 +502,15 @@ def test_a_failing_worker_ends_the_preparation(tmp_path: Path, workers: int) -> 
     assert contents(tmp_path / "broken") == contents(tmp_path / "straight")
 
 
-def test_resuming_reads_on_from_the_last_shard(tmp_path: Path) -> None:
+def test_resuming_reads_on_from_the_last_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is finished is not tokenized again."""
-    with pytest.raises(MemoryError):
-        prepare(Memory(TEXTS), BreakingByte(12, MemoryError()), tmp_path, **OPTIONS)
-    journal = json.loads((tmp_path / "progress.json").read_text())
+    journal = break_off(tmp_path)
     assert journal["encoding"]["state"]["position"] > 5
     spec = BreakingByte(10**9)
-    source = Memory(TEXTS)
-    prepare(source, spec, tmp_path, **OPTIONS)
+    monkeypatch.setattr(preparation, "load", lambda folder: spec.tokenizer)
+    prepare(Memory(TEXTS), spec, tmp_path, **OPTIONS)
     batches_in_all = sum(len(text) for text in TEXTS) // 300
     assert 10**9 - spec.tokenizer.batches_left < batches_in_all - 5
 
@@ -559,9 +543,7 @@ def test_resuming_reads_on_from_the_last_shard(tmp_path: Path) -> None:
 def test_a_journal_of_other_types_is_one_line(
     tmp_path: Path, place: tuple, value: Any, message: str
 ) -> None:
-    with pytest.raises(MemoryError):
-        prepare(Memory(TEXTS), BreakingByte(12, MemoryError()), tmp_path, **OPTIONS)
-    journal = json.loads((tmp_path / "progress.json").read_text())
+    journal = break_off(tmp_path)
     node = journal
     for key in place[:-1]:
         node = node[key]
@@ -576,8 +558,7 @@ def test_a_journal_of_other_types_is_one_line(
 @pytest.mark.faults(38)
 def test_a_half_made_shard_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     """Continuing would cut the file that it leads to."""
-    with pytest.raises(MemoryError):
-        prepare(Memory(TEXTS), BreakingByte(12, MemoryError()), tmp_path / "tokens", **OPTIONS)
+    break_off(tmp_path / "tokens")
     (tmp_path / "mine").write_bytes(bytes(10_000))
     for partial in (tmp_path / "tokens").glob(".*train_*"):
         partial.unlink()
@@ -656,8 +637,6 @@ def test_progress_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minigpt.data.progress.LINE_EVERY_S", 0.0)
-    from minigpt.data.copy_task import CopyTask
-
     prepare(CopyTask(n_documents=200), Byte(), tmp_path, val_fraction=0.1)
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -1,6 +1,5 @@
 """Each source gives its documents in order, from any position on, and names what it cannot read."""
 
-import glob
 import json
 import struct
 from pathlib import Path
@@ -19,7 +18,6 @@ from minigpt.data.shakespeare import Shakespeare, plain_text
 from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows
 from minigpt.errors import DataError
-from minigpt.tokenizer import load
 from minigpt.tokenizer.byte import Byte
 from minigpt.tokenizer.fast_bpe import BPE
 from minigpt.tokenizer.ids import Ids
@@ -286,7 +284,7 @@ def test_foreign_token_files(tmp_path: Path) -> None:
     assert (tokens.train.n_documents, tokens.train.n_bytes, tokens.vocab_size) == (20, None, 300)
     assert all(path.is_symlink() for path in (tmp_path / "tokens").glob("*.bin"))
     assert TrainWindows(tokens.train, 16, 0).batch(0, 4)[0].shape == (4, 16)
-    assert Tokens.open(tmp_path / "tokens", load).fingerprint == tokens.fingerprint
+    assert Tokens.open(tmp_path / "tokens").fingerprint == tokens.fingerprint
 
     tokenizer.save(tmp_path / "theirs")
     from minigpt.tokenizer.hf import HF
@@ -297,7 +295,7 @@ def test_foreign_token_files(tmp_path: Path) -> None:
     with open(tmp_path / "fineweb_train_000002.bin", "ab") as file:
         file.write(b"\0\0")
     with pytest.raises(DataError, match=r"train_00001\.bin"):
-        Tokens.open(tmp_path / "tokens", load, verify=False)
+        Tokens.open(tmp_path / "tokens")
 
 
 @pytest.mark.faults(33)
@@ -367,33 +365,33 @@ def filled(node: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    "path", sorted(glob.glob("conf/data/[!_]*.yaml", root_dir=Path(__file__).parents[2]))
-)
-def test_every_option_composes_with_every_tokenizer(path: str) -> None:
+CONF = Path(__file__).parents[2] / "conf"
+COMPOSED = [[f"+data={path.stem}"] for path in sorted(CONF.glob("data/[!_]*.yaml"))]
+COMPOSED += [
+    ["+data=copy_task", f"data/tokenizer={path.stem}"]
+    for path in sorted(CONF.glob("data/tokenizer/*.yaml"))
+]
+
+
+@pytest.mark.parametrize("overrides", COMPOSED, ids=" ".join)
+def test_every_option_and_every_tokenizer_can_be_built(overrides: list[str]) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    conf = Path(__file__).parents[2] / "conf"
-    prepare_keys = {"out", "workers", "max_tokens", "shard_tokens", "val_fraction"}
-    for tokenizer in ("bpe", "bpe_20k", "char", "byte", "hf", "ids"):
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            config: Any = compose(
-                overrides=[f"+data={Path(path).stem}", f"data/tokenizer={tokenizer}"]
-            )
-        data = OmegaConf.to_container(config.data)
-        assert isinstance(data, dict)
-        spec = filled(data.pop("tokenizer"))
-        data = filled(data)
-        options = {key: data.pop(key) for key in prepare_keys}
-        assert set(options) == prepare_keys
-        assert callable(instantiate(spec).train)
-        try:
-            source = instantiate(data)
-        except InstantiationException as error:
-            if "???" not in OmegaConf.to_container(config.data).values():  # type: ignore[union-attr]
-                raise
-            pytest.skip(f"{path} cannot be tested with made-up values: {error}")
-        assert callable(source.describe)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        data: Any = OmegaConf.to_container(compose(overrides=overrides).data)
+    made_up = "???" in data.values()
+    spec = filled(data.pop("tokenizer"))
+    data = filled(data)
+    for key in ("out", "workers", "max_tokens", "shard_tokens", "val_fraction"):
+        del data[key]  # of prepare
+    assert callable(instantiate(spec).train)
+    try:
+        source = instantiate(data)
+    except InstantiationException as error:
+        if not made_up:
+            raise
+        pytest.skip(f"{overrides} cannot be tested with made-up values: {error}")
+    assert callable(source.describe)

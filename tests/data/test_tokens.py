@@ -20,7 +20,6 @@ from minigpt.data.tokens import Tokens
 from minigpt.data.windows import TrainWindows, validation_batches
 from minigpt.errors import DataError
 from minigpt.files.durable import json_bytes
-from minigpt.tokenizer import load
 from minigpt.tokenizer.byte import Byte
 from minigpt.tokenizer.fast_bpe import BPE
 
@@ -89,7 +88,7 @@ def test_a_damaged_shard_is_named(
 ) -> None:
     damage(folder / SHARD)
     with pytest.raises(DataError, match=message) as caught:
-        Tokens.open(folder, load, verify=False)
+        Tokens.open(folder)
     assert str(folder / SHARD) in str(caught.value)
     assert caught.value.exit_code == 3
 
@@ -105,7 +104,7 @@ def test_any_flipped_bit_is_found(folder: Path) -> None:
         offset, bit = rng.randrange(len(original)), 1 << rng.randrange(8)
         patch(path, offset, bytes([original[offset] ^ bit]))
         with pytest.raises(DataError) as caught:
-            Tokens.open(folder, load)
+            Tokens.open(folder)
         assert path.name in str(caught.value) or path.name == "manifest.json"
         path.write_bytes(original)
     assert Tokens.open(folder).tokenizer.kind == "fast_bpe"  # found without being told how
@@ -118,7 +117,7 @@ def test_swapped_shards(folder: Path) -> None:
     (folder / SHARD).rename(folder / "train_00000.bin")
     (folder / "aside").rename(folder / SHARD)
     with pytest.raises(DataError, match=r"damaged shard: .*train_0000"):
-        Tokens.open(folder, load)
+        Tokens.open(folder)
 
 
 @pytest.mark.parametrize("change", ["drop", "swap", "rename"])
@@ -137,7 +136,7 @@ def test_another_list_of_shards_is_another_fingerprint(folder: Path, change: str
             manifest["splits"]["val"]["shards"] = shards[:1]
 
     rewrite_manifest(folder, rewrite)
-    assert Tokens.open(folder, load).fingerprint != before
+    assert Tokens.open(folder).fingerprint != before
     rewrite_manifest(folder, lambda manifest: manifest.update(fingerprint=before), honest=False)
     with pytest.raises(DataError, match="fingerprint does not match"):
         read_manifest(folder)
@@ -163,7 +162,7 @@ def test_a_damaged_manifest(folder: Path, content: bytes | None, message: str) -
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        Tokens.open(folder, load)
+        Tokens.open(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/passwd", ".hidden", "a/b", ""])
@@ -173,7 +172,7 @@ def test_a_manifest_cannot_point_outside(folder: Path, name: str) -> None:
         folder, lambda manifest: manifest["splits"]["train"]["shards"][0].update(name=name)
     )
     with pytest.raises(DataError, match="bad file name in the manifest"):
-        Tokens.open(folder, load)
+        Tokens.open(folder)
 
 
 SPLIT = ("splits", "train")
@@ -226,7 +225,7 @@ def test_a_manifest_of_other_types_is_one_line(
 
     rewrite_manifest(folder, forge, honest=place != ("fingerprint",))
     with pytest.raises(DataError, match=message) as caught:
-        Tokens.open(folder, load)
+        Tokens.open(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -249,20 +248,20 @@ def test_pipes_and_links_that_lead_out_are_refused(
     """A pipe would be waited for until somebody writes to it."""
     swap(folder / name, tmp_path / "elsewhere")
     with pytest.raises(DataError, match=Path(name).name):
-        Tokens.open(folder, load)
+        Tokens.open(folder)
 
 
 @pytest.mark.faults(31)
 def test_a_tokenizer_that_lies_elsewhere_is_refused(folder: Path, tmp_path: Path) -> None:
     link_out(folder / "tokenizer", tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"a link leads out of the folder of tokens: .*tokenizer"):
-        Tokens.open(folder, load)
+        Tokens.open(folder)
 
 
 @pytest.mark.faults(31)
 def test_a_folder_of_tokens_may_itself_be_a_link(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
-    assert Tokens.open(tmp_path / "link", load).fingerprint == Tokens.open(folder, load).fingerprint
+    assert Tokens.open(tmp_path / "link").fingerprint == Tokens.open(folder).fingerprint
 
 
 # Fault 33
@@ -272,7 +271,7 @@ def test_a_folder_of_tokens_may_itself_be_a_link(folder: Path, tmp_path: Path) -
 def test_an_id_outside_the_vocabulary(folder: Path) -> None:
     rewrite_manifest(folder, lambda manifest: manifest["splits"]["val"].update(largest_id=300))
     with pytest.raises(DataError, match=r"id 300 is outside the vocabulary of 300"):
-        Tokens.open(folder, load)
+        Tokens.open(folder)
 
 
 @pytest.mark.faults(33)
@@ -288,17 +287,17 @@ def test_another_tokenizer(folder: Path) -> None:
     shutil.rmtree(folder / "tokenizer")
     Byte().train([]).save(folder / "tokenizer")
     with pytest.raises(DataError, match=r"damaged tokenizer file: .*tokenizer"):
-        Tokens.open(folder, load)
+        Tokens.open(folder)
     rewrite_manifest(folder, adopt)
     with pytest.raises(DataError, match="the tokenizer is not the one that made the shards"):
-        Tokens.open(folder, load)
+        Tokens.open(folder)
 
 
 @pytest.mark.faults(33)
 def test_a_missing_tokenizer(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").unlink()
     with pytest.raises(DataError, match=r"missing tokenizer file: .*tokenizer\.json"):
-        Tokens.open(folder, load)
+        Tokens.open(folder)
 
 
 # Fault 32
@@ -327,7 +326,7 @@ def read_all(tokens: Tokens) -> list[bytes]:
 def test_a_shard_changed_while_training(
     folder: Path, damage: Callable[[Path], object], opened: bool
 ) -> None:
-    tokens = Tokens.open(folder, load)
+    tokens = Tokens.open(folder)
     if opened:
         read_all(tokens)
     damage(folder / SHARD)
@@ -337,7 +336,7 @@ def test_a_shard_changed_while_training(
 
 @pytest.mark.faults(32)
 def test_a_touched_or_copied_shard_is_no_damage(folder: Path) -> None:
-    tokens = Tokens.open(folder, load)
+    tokens = Tokens.open(folder)
     before = read_all(tokens)
     os.utime(folder / SHARD, (1, 1))
     assert read_all(tokens) == before
@@ -347,7 +346,7 @@ def test_a_touched_or_copied_shard_is_no_damage(folder: Path) -> None:
 
 
 def test_reads_are_whole_and_checked(folder: Path) -> None:
-    split = Tokens.open(folder, load).train
+    split = Tokens.open(folder).train
     everything = split.read(0, split.n_tokens).tolist()
     assert len(everything) == split.n_tokens > 900
     rng = random.Random(0)
@@ -371,15 +370,14 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
         "import resource, sys\n"
         "from minigpt.data.tokens import Tokens\n"
         "from minigpt.errors import DataError\n"
-        "from minigpt.tokenizer import load\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
-        "tokens = Tokens.open(sys.argv[1], load)\n"
+        "tokens = Tokens.open(sys.argv[1])\n"
         "for split in (tokens.train, tokens.val):\n"
         "    for shard in split.shards:\n"
         "        split.read(shard.first, 1)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))\n"
         "try:\n"
-        "    Tokens.open(sys.argv[1], load, verify=False).train.read(0, 1)\n"
+        "    Tokens.open(sys.argv[1]).train.read(0, 1)\n"
         "except DataError as error:\n"
         "    print(error)\n"
     )
