@@ -84,7 +84,7 @@ def resolve(arms: Any, known: Mapping[str, Any], output: Path) -> dict[str, dict
             found[str(arm)] = before
             if asked != DIRTY:
                 _refuse_another(before)
-            elif _digest_of(ROOT, _files(ROOT, output)) != before.digest:
+            elif _digest_of(ROOT, _files(output)) != before.digest:
                 say(f"note: {arm} is the working tree as it was declared; it has changed since")
             continue
         commit = _commit("HEAD" if asked == DIRTY else str(asked), arm)
@@ -92,8 +92,8 @@ def resolve(arms: Any, known: Mapping[str, Any], output: Path) -> dict[str, dict
             found[str(arm)] = before
             _refuse_another(before)
             continue
-        own = _digest_of(ROOT, _files(ROOT, output)) if asked == DIRTY else ""
-        digest = own or _commit_digest(commit)
+        dirty = asked == DIRTY
+        digest = _digest_of(ROOT, _files(output)) if dirty else _commit_digest(commit)
         subject = _git(ROOT, "log", "-1", "--format=%s", commit).strip()
         found[str(arm)] = Code(str(asked), commit, subject, digest)
     first: dict[str, str] = {}
@@ -151,7 +151,7 @@ def _export(folder: Path, code: Code, output: Path) -> None:
     (info / "alternates").write_text(f"{objects.resolve()}\n")
     _git(folder, "checkout", "--quiet", "--detach", code.commit)
     if code.asked == DIRTY:
-        kept = set(_files(ROOT, output))
+        kept = set(_files(output))
         for name in set(_copied(folder)) - kept:
             (folder / name).unlink()
         for name in kept:
@@ -195,17 +195,17 @@ def _copied(folder: Path) -> list[str]:
     return [name for name in names if name[:5] != ".git/" and (name, names[name]) != local]
 
 
-def _files(root: Path, output: Path) -> list[str]:
+def _files(output: Path) -> list[str]:
     """Tracked files that are there, and new .py and .yaml files outside of the folder of runs."""
-    tracked = _git(root, "ls-files", "-z").split("\0")
-    others = _git(root, "ls-files", "-zo", "--exclude-standard").split("\0")
+    tracked = _git(ROOT, "ls-files", "-z").split("\0")
+    others = _git(ROOT, "ls-files", "-zo", "--exclude-standard").split("\0")
     new = [
         name
         for name in others
-        if name.endswith((".py", ".yaml")) and output.resolve() not in (root / name).parents
+        if name.endswith((".py", ".yaml")) and output.resolve() not in (ROOT / name).parents
     ]
     kept = filter(None, (*tracked, *new))
-    return [name for name in kept if (root / name).is_file() or (root / name).is_symlink()]
+    return [name for name in kept if (ROOT / name).is_file() or (ROOT / name).is_symlink()]
 
 
 def _refuse_another(code: Code) -> None:

@@ -7,6 +7,7 @@ study that is stopped anywhere goes on as if it had not been.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Protocol
 
 from minigpt.errors import MinigptError
@@ -125,25 +126,24 @@ def tune(declaration: Declaration, runs: Runs, note: Note) -> dict[tuple[Setting
     the study is stopped.
     """
     searches: dict[tuple[Setting, str], Search] = {}
-    wave = 0
+    both, wave = list(product(declaration.cells, declaration.arms)), 0
     while not searches or any(not found.over for found in searches.values()):
         wave += 1
         wanted: list[PlannedRun] = []
-        for cell in declaration.cells:
-            for arm in declaration.arms:
-                known = known_search(declaration, runs, cell, arm, wave)
-                wanted += tuning_runs(declaration, cell, arm, known.wanted)
+        for cell, arm in both:
+            known = known_search(declaration, runs, cell, arm, wave)
+            wanted += tuning_runs(declaration, cell, arm, known.wanted)
         _run_all(runs, "tune" if wave == 1 else f"tune, extended {wave - 1}", wanted)
-        for cell in declaration.cells:
-            for arm in declaration.arms:
-                before = searches.get((cell, arm), Search())
-                found = searches[cell, arm] = known_search(declaration, runs, cell, arm, wave)
-                _note_search(note, cell, arm, before, found)
-                new = list(found.refused.items())[len(before.refused) :]
-                for number, ((key, value), setting) in enumerate(new, len(before.refused) + 1):
+        for cell, arm in both:
+            before = searches.get((cell, arm), Search())
+            found = searches[cell, arm] = known_search(declaration, runs, cell, arm, wave)
+            where = {"arm": arm, "cell": cell_name(cell)}
+            _note_search(note, where, before, found)
+            for number, ((key, value), setting) in enumerate(found.refused.items(), 1):
+                if number > len(before.refused):
                     why = runs.why(tuning_runs(declaration, cell, arm, [setting])[0])
-                    entry = {"arm": arm, "cell": cell_name(cell), "key": key, "value": value}
-                    note({"what": "edge", **entry, "number": number, "why": why})
+                    edge = {"number": number, "key": key, "value": value, "why": why}
+                    note({"what": "edge", **where, **edge})
     return searches
 
 
@@ -162,8 +162,7 @@ def known_search(
     return search(declaration.tune, arm, losses, wave)
 
 
-def _note_search(note: Note, cell: Setting, arm: str, before: Search, found: Search) -> None:
-    where = {"arm": arm, "cell": cell_name(cell)}
+def _note_search(note: Note, where: dict[str, str], before: Search, found: Search) -> None:
     for number, (key, value) in enumerate(found.extensions, 1):
         if number > len(before.extensions):
             note({"what": "extend", **where, "number": number, "key": key, "value": value})

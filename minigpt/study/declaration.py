@@ -137,8 +137,7 @@ class Declaration:
     @cached_property
     def cells(self) -> tuple[Setting, ...]:
         """The settings in which the question is asked; one empty setting without cells."""
-        grid = _grid(self.node["cells"])
-        return tuple(tuple(zip(grid, values)) for values in product(*grid.values()))
+        return tuple(points(_grid(self.node["cells"])))
 
     @property
     def sha256(self) -> str:
@@ -154,6 +153,11 @@ def declaration_of(study: str | None, verdict: dict[str, Any]) -> Declaration:
         raise ConfigError(*problems)
     assert study is not None
     return Declaration(study, verdict)
+
+
+def points(grid: Grid) -> list[Setting]:
+    """The product of all values; one empty setting of an empty grid."""
+    return [tuple(zip(grid, values)) for values in product(*grid.values())]
 
 
 def _grid(node: dict[str, Any]) -> Grid:

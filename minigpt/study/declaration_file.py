@@ -65,10 +65,11 @@ def read_declaration(folder: Path) -> tuple[Declaration, dict[str, Any]] | None:
         if content["sha256"] not in (digest(content), alone):
             raise ValueError("its hash is another one")
         declaration = declaration_of(content["study"], content["verdict"])
-    except KeyError as error:
-        raise _damaged_declaration(path, f"{error} is missing") from None
-    except (ConfigError, AttributeError, TypeError, ValueError) as error:
-        raise _damaged_declaration(path, str(error)) from None
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"damaged declaration: {path}: {why} (restore it, or move the study's folder away)"
+        ) from None
     return declaration, content
 
 
@@ -80,9 +81,3 @@ def digest(content: Mapping[str, Any]) -> str:
     """
     decides = {key: content[key] for key in ("study", "verdict", "base", "amendments")}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-
-
-def _damaged_declaration(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"damaged declaration: {path}: {why} (restore it, or move the study's folder away)"
-    )

@@ -8,11 +8,11 @@ from minigpt.config.identity import flatten
 from minigpt.config.ranges import value_problems
 from minigpt.files.records import METRICS
 from minigpt.study.checkouts import fault_of_arms
-from minigpt.study.study_size import too_many_runs
 from minigpt.study.values import is_number, is_positive, typed
 
 BUDGETS = tuple(f"train.{name}" for name in BUDGET_KEYS)
 PAIRING = ("seed", "attempt", "name", "study", *BUDGETS)  # no arm, cell or setting has these
+MOST_RUNS = 100_000  # all of a phase are planned before the first is trained
 
 
 def problems_of(study: str | None, verdict: dict[str, Any]) -> list[str]:
@@ -41,7 +41,7 @@ def problems_of(study: str | None, verdict: dict[str, Any]) -> list[str]:
         )
     problems += _confirm_problems(verdict)
     problems += _grid_problems("verdict.cells", verdict["cells"], least=1)
-    return problems or too_many_runs(verdict)
+    return problems or _too_many_runs(verdict)
 
 
 def _arm_problems(verdict: dict[str, Any]) -> list[str]:
@@ -107,20 +107,14 @@ def _tune_problems(verdict: dict[str, Any]) -> list[str]:
     if len(set(tune["seeds"])) < len(tune["seeds"]) or not tune["seeds"]:
         problems.append(f"out of range: verdict.tune.seeds={tune['seeds']} (distinct seeds)")
     if tune["method"] == "random":
-        problems += _unbounded(verdict)
+        problems += [
+            f"no ends: verdict.tune: {key}={values} (random draws between positive numbers)"
+            for grid in (tune["over"], *tune["per_arm"].values())
+            for key, values in grid.items()
+            if isinstance(values, list) and any(map(is_number, values))
+            if not all(map(is_positive, values))
+        ]
     return list(dict.fromkeys(problems))
-
-
-def _unbounded(verdict: dict[str, Any]) -> list[str]:
-    """Random draws lie between the ends of a list of sizes."""
-    tune = verdict["tune"]
-    return [
-        f"no ends: verdict.tune: {key}={values} (random draws between positive numbers)"
-        for grid in (tune["over"], *tune["per_arm"].values())
-        for key, values in grid.items()
-        if isinstance(values, list) and any(map(is_number, values))
-        if not all(map(is_positive, values))
-    ]
 
 
 def _confirm_problems(verdict: dict[str, Any]) -> list[str]:
@@ -150,3 +144,21 @@ def _grid_problems(name: str, grid: dict[str, Any], least: int) -> list[str]:
         elif any(isinstance(value, float) and not math.isfinite(value) for value in values):
             problems.append(f"not finite: {name}.{key}={values}")
     return problems
+
+
+def _too_many_runs(verdict: dict[str, Any]) -> list[str]:
+    """Of a declaration that is right otherwise: the search, without extensions, and the last look
+    take more runs than can be planned.
+    """
+    tune, settings = verdict["tune"], []
+    for arm in verdict["arms"]:
+        sizes = [*map(len, (tune["over"] | tune["per_arm"].get(arm, {})).values())]
+        of_method = {"random": tune["trials"], "coordinate": tune["rounds"] * sum(sizes)}
+        settings.append(of_method.get(tune["method"], math.prod(sizes)))
+    (budgets,) = verdict["budgets"].values()
+    pairs = verdict["confirm"]["looks"][-1] * len(budgets) * len(settings)
+    cells = math.prod(map(len, verdict["cells"].values()))
+    asked = cells * (sum(settings) * len(tune["seeds"]) + pairs)
+    if asked <= MOST_RUNS:
+        return []
+    return [f"too many runs: verdict asks for {asked:,} (at most {MOST_RUNS:,})"]

@@ -68,8 +68,12 @@ def run_folders(path: Path) -> list[Path]:
     return sorted(folders)
 
 
-def read_run(folder: Path, places: Mapping[str, Sequence[Place]] = MappingProxyType({})) -> Run:
-    """One run. places: of the runs beside it, by id.
+def read_run(
+    folder: Path,
+    places: Mapping[str, Sequence[Place]] = MappingProxyType({}),
+    with_config: bool = True,
+) -> Run:
+    """One run. places: of the runs beside it, by id. with_config: whether config.yaml is read.
 
     Raises CheckpointError if the folder does not hold a whole run.
     """
@@ -82,12 +86,12 @@ def read_run(folder: Path, places: Mapping[str, Sequence[Place]] = MappingProxyT
         record,
         failure=records.read_failure(folder),
         running=summary is None and lock_is_held(folder),
-        config=records.read_config(folder),
+        config=records.read_config(folder) if with_config else {},
         summary=summary,
         places=tuple(places.get(id_in(folder.name), ())),
     )
     try:
-        if run.tokens_per_step < 1:
+        if with_config and run.tokens_per_step < 1:
             raise ValueError("not positive")
     except (ImportError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableError(folder / "config.yaml", f"no max_seq_len: {error}") from None

@@ -44,15 +44,6 @@ def jobs_of(cfg: DictConfig, overrides: list[str]) -> list[list[str]]:
     return jobs
 
 
-def plans(first: DictConfig, jobs: list[list[str]], compose: Compose) -> Iterator[Plan | None]:
-    """The plan of each job, in their order; None for a job that cannot work, which will say why.
-
-    first: the configuration of the first one.
-    """
-    everywhere = set.intersection(*map(set, jobs)) if jobs else set()
-    return Planner(first, compose, everywhere).plans(jobs)
-
-
 class Planner:
     """Plans jobs that share some overrides.
 
@@ -68,7 +59,7 @@ class Planner:
         self.copies: dict[tuple[tuple[str, ...], tuple[str, ...]], Composed] = {}
 
     def plans(self, jobs: list[list[str]]) -> Iterator[Plan | None]:
-        """The plan of each job, in their order; None for a job that cannot work."""
+        """The plan of each job, in their order; None for one that cannot work and will say why."""
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 

@@ -115,9 +115,9 @@ def read_folders(folder: Path) -> dict[str, str]:
     content = if_there(read_json, path)
     if content is None:
         return {}
-    if content.get("schema") != SCHEMA or (wrong := fault(content, FOLDERS)) is not None:
-        why = f"schema {content.get('schema')}" if content.get("schema") != SCHEMA else wrong
-        raise UnreadableError(path, str(why))
+    schema = content.get("schema")
+    if wrong := fault(content, FOLDERS) if schema == SCHEMA else f"schema {schema}":
+        raise UnreadableError(path, wrong)
     runs: dict[str, str] = content["runs"]
     return runs
 
@@ -143,9 +143,8 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(self.folder, "study").acquire()
             try:
-                durable.remove_leftovers(
-                    self.folder, rf"{re.escape(DECLARATION)}|{re.escape(RUNS)}"
-                )
+                names = "|".join(map(re.escape, (DECLARATION, RUNS)))
+                durable.remove_leftovers(self.folder, names)
                 self._read()
                 self._declare()
             except BaseException:
@@ -171,11 +170,12 @@ class Journal:
             )
         # an arm that came or went says all by its name
         odd = {*before.arms} ^ {*self.declaration.arms}
-        bases = [
-            {key: own for key, own in base.items() if key.partition(" in ")[0] not in odd}
-            for base in (content["base"], self.base)
-        ]
-        found = differences(_flat(before, bases[0]), _flat(self.declaration, bases[1]))
+        decides = (
+            flatten(declaration.node | {"amend": None}, "verdict")
+            | flatten({k: v for k, v in base.items() if k.partition(" in ")[0] not in odd}, "run")
+            for declaration, base in ((before, content["base"]), (self.declaration, self.base))
+        )
+        found = differences(*decides)
         if found and not self.declaration.node["amend"]:
             raise ConfigError(
                 f"declared otherwise: {self.folder / DECLARATION}: {'; '.join(found)} "
@@ -239,20 +239,19 @@ class Journal:
                 "decisions (restore it, or move the study's folder away)"
             )
 
-    def note(self, entry: Mapping[str, Any]) -> bool:
-        """Write a decision, unless it is known. Returns whether it is new.
+    def note(self, entry: Mapping[str, Any]) -> None:
+        """Write a decision, unless it is known.
 
         Raises CheckpointError if it was decided otherwise before: then a result has changed;
         StorageError or BusyError if the folder is gone, or conducted by another process by now.
         """
         self._lock.check()
         if refuse_another(self.folder, self._known, entry):
-            return False
+            return
         line = json.dumps({**entry, "time": datetime.now(UTC).isoformat(timespec="seconds")})
         with durable.writing(self._path):
             durable.append_line(self._path, line)
         self._known[_key(entry)] = json_object(line.encode())
-        return True
 
     def note_folders(self, folders: Mapping[str, str]) -> None:
         """Write where the runs of the declaration are, as it stands now."""
@@ -269,13 +268,6 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for key in (before | now)
         if before.get(key) != now.get(key)
     ]
-
-
-def _flat(declaration: Declaration, base: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **flatten(declaration.node | {"amend": None}, "verdict"),
-        **flatten(base, "run"),
-    }
 
 
 def _key(entry: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ class LaunchedRuns:
         """The folder of each run that was asked for, by what one would type for it."""
         names = {run: plan.folder.name for run, plan in self._plans.items()}
         names |= dict.fromkeys(self._impossible, IMPOSSIBLE)
-        return {" ".join(run.overrides(self.declaration)): name for run, name in names.items()}
+        return {run.line(self.declaration): name for run, name in names.items()}
 
     @property
     def any_plan(self) -> Plan:
@@ -93,9 +93,7 @@ class LaunchedRuns:
         self._errors = dict(zip(planned, errors))
 
     def loss(self, run: PlannedRun) -> float | None:
-        """Infinite if it diverged, also into a loss that is no number; None if it has not ended;
-        not a number if it is of a value beyond an edge, which its configuration does not allow.
-        """
+        """Infinite also for a run that ended in a loss that is no number."""
         if self._cannot_be(run):
             return math.nan
         if run not in self._losses:
@@ -135,7 +133,6 @@ class LaunchedRuns:
         return float(loss) if math.isfinite(loss) else math.inf
 
     def why(self, run: PlannedRun) -> str:
-        """Why a run has not ended, or cannot be."""
         if run in self._impossible:
             return self._impossible[run]
         folder = self.folder(run)
@@ -189,7 +186,7 @@ def refuse_other_texts(declaration: Declaration, plans: dict[PlannedRun, Plan]) 
         tokenizer = plan.identity["data"].get("tokenizer")
         found.setdefault(json.dumps(tokenizer, sort_keys=True), run)
     if len(found) > 1 and declaration.metric == "val_loss":
-        one, two, *_ = (" ".join(run.overrides(declaration)) for run in found.values())
+        one, two, *_ = (run.line(declaration) for run in found.values())
         raise ConfigError(
             f"tokens of different tokenizers: verdict.metric=val_loss: {one}; {two} "
             "(verdict.metric=val_bits_per_byte compares them)"
@@ -209,8 +206,8 @@ def refuse_unequal_tokens(declaration: Declaration, plans: dict[PlannedRun, Plan
         if abs(own.tokens - its.tokens) >= (
             step if declaration.budget_key == "train.tokens" else 1
         ):
-            one, two = (" ".join(each.overrides(declaration)) for each in (other, run))
             raise ConfigError(
-                f"unequal tokens: {one}: {its.tokens:,}; {two}: {own.tokens:,} "
+                f"unequal tokens: {other.line(declaration)}: {its.tokens:,}; "
+                f"{run.line(declaration)}: {own.tokens:,} "
                 "(verdict.budgets in train.tokens are the same for all)"
             )

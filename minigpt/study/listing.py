@@ -12,10 +12,10 @@ from typing import Any
 from minigpt.config.schema import key_of
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files import records
-from minigpt.files.lock import lock_is_held
-from minigpt.study.find import run_folders, why_unreadable
+from minigpt.files.reading import UnreadableError
+from minigpt.study.find import read_run, run_folders, why_unreadable
 from minigpt.study.outcome import own_overrides
-from minigpt.study.record import id_in, places_in
+from minigpt.study.record import places_in
 from minigpt.study.run import Run
 from minigpt.study.select import key_hint, select
 from minigpt.study.values import same
@@ -98,14 +98,10 @@ def _read(folders: Iterable[Path]) -> tuple[list[Run], list[Row]]:
     runs, bad, places = [], [], cache(places_in)
     for folder in folders:
         try:
-            record, summary = records.read_record(folder), records.read_summary(folder)
-            if record is None:  # gone since, or no file
-                continue
-            failure = records.read_failure(folder) if summary is None else None
-            running = summary is None and lock_is_held(folder)
-            own = tuple(places(folder.parent).get(id_in(folder.name), ()))
-            runs.append(Run(folder, record, {}, summary, failure, running, own))
+            runs.append(read_run(folder, places(folder.parent), with_config=False))
         except CheckpointError as error:
+            if isinstance(error, UnreadableError) and error.missing:  # gone since, or no file
+                continue
             words = why_unreadable(error).removeprefix(f"{folder.name}/")
             why = {"status": "unreadable", "error": words}
             bad.append({"run": folder.name, "folder": str(folder), **why})

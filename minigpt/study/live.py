@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt.errors import CheckpointError
 from minigpt.files.reading import UnreadableError
 from minigpt.files.records import read_rows, summary_of
 from minigpt.terminal import bar, count, duration
@@ -92,7 +91,7 @@ class LiveLine:
             return 1.0
         try:
             rows, _, _ = read_rows(job.folder / "metrics.jsonl")
-        except (UnreadableError, CheckpointError):
+        except UnreadableError:
             return 0.0
         if not rows or not job.steps:
             return 0.001 if rows else 0.0

@@ -26,6 +26,10 @@ class PlannedRun:
         ]
         return [f"{key}={value}" for key, value in pairs]
 
+    def line(self, declaration: Declaration) -> str:
+        """The same in a line, which names it in runs.json."""
+        return " ".join(self.overrides(declaration))
+
 
 def label(setting: Setting) -> str:
     """`optim.lr_scale=0.5, optim.hidden.momentum=0.9`; `as configured` for the empty one."""

@@ -29,19 +29,17 @@ class RecordedRuns:
         """Nothing: what is missing is named."""
 
     def loss(self, planned: PlannedRun) -> float | None:
-        """Infinite if it diverged, None if it has not ended, not a number if it cannot be."""
-        own = " ".join(planned.overrides(self.declaration))
-        if self._folders.get(own) == IMPOSSIBLE:
+        name = self._folders.get(planned.line(self.declaration))
+        if name == IMPOSSIBLE:
             return math.nan
-        self.asked[planned] = self._folders.get(own)
+        self.asked[planned] = name
         try:
             return self.read(planned).loss(self.declaration.metric)
         except CheckpointError:
             return None
 
     def why(self, planned: PlannedRun) -> str:
-        """Why it has not ended, or cannot be."""
-        if self._folders.get(" ".join(planned.overrides(self.declaration))) == IMPOSSIBLE:
+        if self._folders.get(planned.line(self.declaration)) == IMPOSSIBLE:
             return IMPOSSIBLE
         try:
             return self.read(planned).status
@@ -51,7 +49,7 @@ class RecordedRuns:
     def read(self, planned: PlannedRun) -> Run:
         """Raises UnreadableError if there is no such run, or it is damaged."""
         if planned not in self._found:
-            own = " ".join(planned.overrides(self.declaration))
+            own = planned.line(self.declaration)
             if own not in self._folders:
                 raise UnreadableError(Path(own), "not begun", missing=True)
             name = self._folders[own]

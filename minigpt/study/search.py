@@ -10,11 +10,11 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
-from minigpt.study.declaration import Grid, Setting, Tuning, Value
+from minigpt.study.declaration import Grid, Setting, Tuning, Value, points
 from minigpt.study.values import is_number, is_positive
 
 # Neighbours closer than this are no scale of sizes (0.9, 0.95): nothing lies beyond their ends.
@@ -96,14 +96,13 @@ def _best(settings: Iterable[Setting], losses: Losses, found: Search) -> Setting
 def _on_a_grid(grid: Grid, tune: Tuning, losses: Losses, found: Search) -> Setting:
     """The best point of the product of all values, which grows where the best is on an edge."""
     while True:
-        best = _best(_points(grid), losses, found)
+        best = _best(points(grid), losses, found)
         beyond = {key: _beyond(grid, best, key, tune, losses, found) for key in grid}
         grown = {key: value for key, value in beyond.items() if value is not None}
         if not grown:
             return best
-        for key, value in grown.items():
-            found.extensions.append((key, value))
-            grid = grid | {key: (*grid[key], value)}
+        found.extensions += grown.items()
+        grid = grid | {key: (*grid[key], value) for key, value in grown.items()}
 
 
 def _by_coordinates(grid: Grid, tune: Tuning, losses: Losses, found: Search) -> Setting:
@@ -124,10 +123,6 @@ def _by_coordinates(grid: Grid, tune: Tuning, losses: Losses, found: Search) -> 
         if at == before:
             break
     return tuple(at.items())
-
-
-def _points(grid: Grid) -> list[Setting]:
-    return [tuple(zip(grid, values)) for values in product(*grid.values())]
 
 
 def _beyond(

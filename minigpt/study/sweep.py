@@ -41,9 +41,9 @@ from minigpt.files.reading import UnreadableError, if_there, read_bytes
 from minigpt.files.records import summary_of
 from minigpt.run.answer import answer, print_outcome
 from minigpt.run.record import FAILED, failure
-from minigpt.study.jobs import Compose, jobs_of, plans, refuse_changes
+from minigpt.study.jobs import Compose, Planner, jobs_of, refuse_changes
 from minigpt.study.live import LiveLine, WatchedJob
-from minigpt.study.outcome import outcome_table
+from minigpt.study.outcome import outcome_table, own_overrides
 from minigpt.study.record import changing, path_of, read_sweep
 from minigpt.terminal import count, escape_line
 
@@ -108,16 +108,22 @@ class Sweep:
         if "train" not in cfg or cfg.dry_run:
             return False  # generate.py, preprocess.py, or a run that leaves no trace
         self.output = Path(cfg.output_dir).expanduser()
-        planned = list(plans(cfg, jobs, compose))
+        shared = set.intersection(*map(set, jobs)) if jobs else set()
+        planned = list(Planner(cfg, compose, shared).plans(jobs))
         for job, plan in zip(self.jobs, planned, strict=True):
             if plan is not None:
                 job |= {"folder": plan.folder.name, "study": plan.study}
         refuse_changes([plan for plan in planned if plan is not None])
         self.study = cfg.get("study") or choices_of(cfg, cfg.hydra).get("experiment")
-        self._write_record(self.study, arguments)
+        record = path_of(self.output, self.study, arguments)
+        with durable.writing(record), changing(record, self.study, arguments) as recorded:
+            if jobs:
+                recorded[:] = self.jobs
+            else:  # a search knows those of an earlier start
+                self.jobs = list(recorded)
+        self.record = record
         if None in planned:
-            shared = set.intersection(*map(set, jobs))
-            first = " ".join(x for x in jobs[planned.index(None)] if x not in shared)
+            first = " ".join(own_overrides(jobs)[planned.index(None)])
             print(
                 f"warning: {planned.count(None)} of {count(len(jobs), 'job')} cannot work as it "
                 f"stands, the first of them: {first}",
@@ -139,15 +145,6 @@ class Sweep:
         if not self.watched or cfg.hydra.launcher._target_.endswith(".BasicLauncher"):
             return nullcontext()
         return LiveLine(self.study or "sweep", self.watched, "val_loss")
-
-    def _write_record(self, study: str | None, arguments: list[str]) -> None:
-        record = path_of(self.output, study, arguments)
-        with durable.writing(record), changing(record, study, arguments) as jobs:
-            if self.jobs:
-                jobs[:] = self.jobs
-            else:  # a search knows those of an earlier start
-                self.jobs = list(jobs)
-        self.record = record
 
     def __call__(self, cfg: DictConfig) -> Any:
         """One job. Raises JobFailed; SystemExit for a stop signal, which ends the sweep."""

@@ -11,11 +11,7 @@ from minigpt.terminal import escape_line
 
 def show(value: Any) -> str:
     """A value as it would be typed, in a line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else escape_line(str(value))
+    return f"{value:g}" if isinstance(value, float) else escape_line(typed(value))
 
 
 def same(value: Any, text: str) -> bool:

@@ -1,14 +1,20 @@
 """Declarations and simulated runs for the tests of declared studies."""
 
+import io
 import json
 import math
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from omegaconf import OmegaConf
+from runs import ROOT, Shell
 from studies import Study
 
 from minigpt.compare.declared import judge, judge_runs
@@ -28,6 +34,18 @@ log: {every: 1}
 sample: {max_new_tokens: 1}
 verdict:
 """
+# A study of optimizers, up to how it tunes and confirms.
+OF_OPTIMIZERS = (
+    SMALL_STUDY
+    + """\
+  question: Does Muon end lower?
+  by: optim
+  arms: [muon, adamw_by_role]
+  baseline: adamw_by_role
+  margin: 0.01
+  budgets: {train.steps: [2, 4]}
+"""
+)
 # What is declared unless a test says otherwise.
 PLAIN: dict[str, Any] = {
     "by": "optim",
@@ -56,6 +74,33 @@ def verdict(**changes: Any) -> dict[str, Any]:
 
 def declared(**changes: Any) -> Declaration:
     return declaration_of("a_study", verdict(**changes))
+
+
+def arguments(folder: Path, text: str) -> list[str]:
+    """What one types for `small_study`, which says this, on a corpus of its own."""
+    corpus, conf = folder / "corpus.txt", folder / "conf" / "experiment"
+    corpus.write_text("".join(f"{n} green bottles hanging on the wall.\n" for n in range(60)))
+    conf.mkdir(parents=True)
+    (conf / "small_study.yaml").write_text(text)
+    return [
+        "-m", "experiment=small_study", f"--config-dir={folder / 'conf'}", "data=files",
+        f"data.path={corpus}", "data/tokenizer=byte", "logger=none",
+        f"data_dir={folder / 'tokens'}",
+    ]  # fmt: skip
+
+
+def command(typed: Sequence[str], output: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *typed, f"output_dir={output}", *more]
+
+
+def undisturbed(typed: Sequence[str], folder: Path) -> tuple[str, str]:
+    """Conduct the study in this process, into folder/outputs; what its command printed."""
+    out, err = io.StringIO(), io.StringIO()
+    said: Any = SimpleNamespace(readouterr=lambda: (out.getvalue(), err.getvalue()))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        code = Shell(folder, patch, said)("train", *typed)
+    assert code == 0, err.getvalue()
+    return out.getvalue(), err.getvalue()
 
 
 class SimulatedRuns:
@@ -140,9 +185,8 @@ class FolderRuns(RecordedRuns):
 
     def run(self, phase: str, planned: Sequence[PlannedRun]) -> None:
         for run in planned:
-            name = self.write(run).name
-            self._folders[" ".join(run.overrides(self.declaration))] = name
-            self.names[" ".join(run.overrides(self.declaration))] = name
+            self.names[run.line(self.declaration)] = self.write(run).name
+        self._folders |= self.names
         sweeps = self.study.folder / "sweeps"
         sweeps.mkdir(exist_ok=True)
         jobs = [

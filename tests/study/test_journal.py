@@ -1,13 +1,11 @@
 """The folder of a study: one declaration, decisions that stay, changes only with a reason."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from declared import declared
-from runs import ROOT
+from processes import locked
 
 from minigpt.errors import BusyError, CheckpointError, ConfigError
 from minigpt.study.declaration_file import digest, read_declaration, study_folder
@@ -111,9 +109,9 @@ def test_the_hash_is_of_the_base_and_of_amendments_too(tmp_path: Path) -> None:
 
 def test_decisions_are_noted_once_and_must_not_change(tmp_path: Path) -> None:
     with Journal(tmp_path, declared(), BASE) as journal:
-        assert journal.note(CHOICE)
+        journal.note(CHOICE)
     with Journal(tmp_path, declared(), BASE) as journal:
-        assert not journal.note(CHOICE)
+        journal.note(CHOICE)
         with pytest.raises(CheckpointError, match=r"decided otherwise before.*loss: 4.0 -> 3.0"):
             journal.note(CHOICE | {"loss": 3.0})
     assert len(lines(tmp_path)) == 1
@@ -126,10 +124,11 @@ def test_a_torn_line_goes_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"what": "loo')
     with Journal(tmp_path, declared(), BASE) as journal:
-        assert not journal.note(CHOICE)
+        journal.note(CHOICE)
     assert path.read_bytes() == whole
     for line, words in (
         (b"{x", "not JSON"),
+        (b'{"what": NaN}', "NaN is not a finite number"),
         (b'{"what": 3}', "3"),
         (b'{"what": "choose"}', "arm is missing"),
         (b'{"what": "look", "cell": "", "pairs": 8}', "verdicts is missing"),
@@ -142,29 +141,10 @@ def test_a_torn_line_goes_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_conduct_one_study(tmp_path: Path) -> None:
-    code = "; ".join(
-        (
-            "import sys",
-            "from pathlib import Path",
-            "from minigpt.files.lock import FolderLock",
-            "lock = FolderLock(Path(sys.argv[1]), 'study').acquire()",
-            "print('held', flush=True)",
-            "sys.stdin.read()",
-        )
-    )
     folder = study_folder(tmp_path, "a_study")
     folder.mkdir(parents=True)
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(BusyError):
-            Journal(tmp_path, declared(), BASE).__enter__()
-        other.communicate(b"")
+    with locked(folder, "study"), pytest.raises(BusyError):
+        Journal(tmp_path, declared(), BASE).__enter__()
     with Journal(tmp_path, declared(), BASE):
         pass
 
@@ -179,10 +159,25 @@ def test_a_foreign_declaration_is_refused(tmp_path: Path, content: str) -> None:
     assert (folder / "declaration.yaml").read_text() == content
 
 
-def test_an_edited_declaration_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("margin: 0.01", "margin: 0.001", "its hash is another one"),
+        ("amendments: []", "amendments: [1]", "an item of amendments is not a mapping"),
+        ("amendments: []", "amendments: [{why: x}]", "amendments.changes is missing"),
+        ("schema: 1", "schema: 2", "schema 2, expected 1"),
+        ("margin: 0.01", "margin: .nan", "nan is not a finite number"),
+        ("declared: '", "declared: 'x", "declared is not a time"),
+        ("base:\n", "x: &a [1]\ny: *a\nbase:\n", "an alias"),
+        ("base:\n", "x: !!python/name:os.system ''\nbase:\n", "not YAML"),
+    ],
+)
+def test_a_damaged_declaration_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
     with Journal(tmp_path, declared(), BASE):
         pass
     path = study_folder(tmp_path, "a_study") / "declaration.yaml"
-    path.write_text(path.read_text().replace("margin: 0.01", "margin: 0.001"))
-    with pytest.raises(CheckpointError, match="its hash is another one"):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(CheckpointError, match=words):
         Journal(tmp_path, declared(margin=0.001), BASE).__enter__()
