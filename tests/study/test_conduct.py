@@ -168,10 +168,9 @@ def test_a_missing_seed_leaves_no_verdict() -> None:
     assert all(entry["what"] != "look" for entry in notes)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_anywhere_it_comes_to_the_same(seed: int) -> None:
+def test_killed_anywhere_it_comes_to_the_same() -> None:
     """Same decisions in the same order, same runs, same verdict, after a kill at every run."""
-    loss = noisy(0.012, spread=0.01 * (seed + 1), best={"muon": 3, "adamw": 0.3})
+    loss = noisy(0.012, spread=0.02, best={"muon": 3, "adamw": 0.3})
     declaration = declared(cells={"train.batch_size": [4, 64]})
     whole, notes = SimulatedRuns(loss), Notes()
     expected = conclude(declaration, whole, notes)

@@ -176,11 +176,6 @@ def test_settings_that_tie_are_a_choice() -> None:
     assert word(conclusion.rulings[()]) == "better"
 
 
-def test_what_is_not_tuned_is_judged_as_configured() -> None:
-    conclusion = conclude(declared(tune__over={}), SimulatedRuns(noisy(0.1)))
-    assert word(conclusion.rulings[()]) == "better"
-
-
 # 8
 def test_the_interval_of_seconds_is_that_of_tokens_at_their_price(study: Study) -> None:
     """The tokens' bracket must not clip it: muon takes 1.09 times as long."""
@@ -433,8 +428,3 @@ def test_a_grid_that_hides_more_than_the_margin_is_named(study: Study) -> None:
 def test_a_grid_that_hides_less_is_not(study: Study) -> None:
     said = "; ".join(notes(cell_of(declared(margin=0.05), study, noisy(0.2))))
     assert "between the points" not in said
-
-
-def test_a_declaration_without_a_margin_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"missing value: verdict\.margin"):
-        declared(margin=None)

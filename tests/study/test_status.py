@@ -1,13 +1,10 @@
 """A sweep seen from outside: counted, estimated, and never disturbed."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from processes import locked
 from studies import Compare, Study
 
 from minigpt.files.lock import FolderLock, lock_is_held
@@ -27,28 +24,6 @@ def record(study: Study, jobs: list[dict[str, Any]], name: str | None = "s") -> 
 
 def job(folder: str | None, *overrides: str) -> dict[str, Any]:
     return {"overrides": list(overrides), "folder": folder}
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Another process holds the folder's lock."""
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom minigpt.files.lock import FolderLock\n"
-        f"lock = FolderLock(Path({str(folder)!r}), 'run folder').acquire()\n"
-        "print('held', flush=True)\nsys.stdin.read()\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    try:
-        yield
-    finally:
-        process.stdin.close()
-        process.wait(30)
-        process.stdout.close()
 
 
 def test_a_lock_is_seen_without_being_taken(tmp_path: Path) -> None:

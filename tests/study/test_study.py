@@ -5,17 +5,17 @@ them first.
 import json
 import os
 import platform
+import shutil
 import signal
-import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from runs import ROOT, SMALL, Shell
+from processes import Command
+from runs import SMALL, Shell
+from studies import Compare, Study
 
 from minigpt.compare.__main__ import main as compare_main
 from minigpt.compare.groups import group_runs
@@ -28,8 +28,8 @@ from minigpt.study.select import select
 QUICK = [*SMALL, "train.steps=2", "eval.every=null"]
 
 
-def members(shell: Shell, study: str) -> list[str]:
-    return sorted(run.name for run in select(find([shell.folder / "outputs"]).runs, study, []))
+def members(output: Path, study: str) -> list[str]:
+    return sorted(run.name for run in select(find([output]).runs, study, []))
 
 
 def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
@@ -49,13 +49,13 @@ def test_a_run_belongs_to_every_study_whose_sweep_asked_for_it(shell: Shell) -> 
     axes = ["optim=muon,adamw", "seed=0"]
     assert shell("train", *QUICK, "optim=adamw", "optim.lr_scale=4") == 0  # of no study
     assert shell("train", "-m", *QUICK, *axes, "optim.lr_scale=1", "study=pilot") == 0, shell.err
-    pilots = members(shell, "pilot")
+    pilots = members(shell.folder / "outputs", "pilot")
     before = {name: files(shell.folder / "outputs" / name) for name in pilots}
     assert shell("train", "-m", *QUICK, *axes, "optim.lr_scale=1,4", "study=main") == 0, shell.err
     assert len(pilots) == 2
-    assert members(shell, "pilot") == pilots
-    assert len(members(shell, "main")) == 4
-    assert set(pilots) < set(members(shell, "main"))
+    assert members(shell.folder / "outputs", "pilot") == pilots
+    assert len(members(shell.folder / "outputs", "main")) == 4
+    assert set(pilots) < set(members(shell.folder / "outputs", "main"))
     assert {name: files(shell.folder / "outputs" / name) for name in pilots} == before
     assert compare_main([str(shell.folder / "outputs"), "--by", "optim", "--study", "main"]) == 0
     text = shell.capfd.readouterr().out
@@ -80,7 +80,7 @@ def test_a_single_run_asked_for_under_another_study_joins_it(shell: Shell, ended
     if ended:
         assert files(run) == before, "a finished run is answered for, its files stay as they are"
     for study in ("first", "second", "a third one"):
-        assert members(shell, study) == [run.name]
+        assert members(shell.folder / "outputs", study) == [run.name]
     assert json.loads((run / "run.json").read_text())["study"] == "first"
     assert len(record.sweeps_in(shell.folder / "outputs")) == 2
     assert "1 job: 1 " in status(shell, "--study", "second")
@@ -94,8 +94,8 @@ def test_a_sweep_over_experiments_gives_each_run_its_own_study(shell: Shell) -> 
         (folder / f"{name}.yaml").write_text(f"# @package _global_\noptim:\n  lr_scale: {lr}\n")
     search = f"hydra.searchpath=[file://{shell.folder / 'conf'}]"
     assert shell("train", "-m", search, *QUICK, "experiment=low,high") == 0, shell.err
-    assert ["high" in name for name in members(shell, "high")] == [True]
-    assert ["low" in name for name in members(shell, "low")] == [True]
+    assert ["high" in name for name in members(shell.folder / "outputs", "high")] == [True]
+    assert ["low" in name for name in members(shell.folder / "outputs", "low")] == [True]
     assert "1 job: 1 done" in status(shell, "--study", "high")
 
 
@@ -105,89 +105,61 @@ def test_an_older_and_shorter_sweep_is_done_when_a_longer_one_has_done_its_jobs(
     """The first sweep is killed by a job that ends the process; the second one types the same in
     another order.
     """
-    assert shell("train", "-m", *QUICK, "seed=0,1,2", "study=s", "train.stop_after=1") == 0
-    for path in (shell.folder / "outputs").glob("*-s[12]-*/*"):
-        # as if it had been killed before these began
-        subprocess.run(["rm", "-r", str(path)], check=True)
-    for folder in (shell.folder / "outputs").glob("*-s[12]-*"):
-        folder.rmdir()
-    assert "3 jobs: 1 interrupted, 2 waiting" in status(shell)
-    assert shell("train", "-m", "seed=0,1,2,3", *QUICK, "study=s") == 0, shell.err
+    assert shell("train", "-m", *QUICK, "seed=0,1", "study=s", "train.stop_after=1") == 0
+    assert shell.err.count("unfinished, saved at step 1") == 2
+    (gone,) = (shell.folder / "outputs").glob("*-s1-*")
+    shutil.rmtree(gone)  # as if it had been killed before this one began
+    assert "2 jobs: 1 interrupted, 1 waiting" in status(shell)
+    assert shell("train", "-m", "seed=0,1,2", *QUICK, "study=s") == 0, shell.err
+    assert shell.err.count("resuming at step 1 of 2") == 1
     shown = status(shell)
+    assert "2 jobs: 2 done" in shown
     assert "3 jobs: 3 done" in shown
-    assert "4 jobs: 4 done" in shown
     assert "waiting" not in shown
 
 
-def test_code_that_changed_after_the_end_is_a_state_with_a_loss(shell: Shell) -> None:
-    assert shell("train", "-m", *QUICK, "seed=0,1", "study=s") == 0
-    path = next((shell.folder / "outputs").glob("*-s0-*/run.json"))
-    content = json.loads(path.read_text())
-    content["source"]["minigpt.train.loop"] = "something else"
-    path.write_text(json.dumps(content))
-    loss = json.loads((path.parent / "summary.json").read_text())["val_loss"]
-    shown = status(shell)
-    assert "2 jobs: 1 done, 1 finished (code changed)" in shown
-    assert f"finished (code changed)  seed=0  loss {loss:.4f}  (minigpt/train/loop.py)" in shown
-
-
-def test_where_names_a_value_that_no_run_has(
-    shell: Shell, capfd: pytest.CaptureFixture[str]
+def test_code_that_changed_after_the_end_is_a_state_with_a_loss(
+    study: Study, compare: Compare
 ) -> None:
-    assert shell("train", "-m", *QUICK, "optim=muon,adamw", "study=s") == 0
-    outputs = str(shell.folder / "outputs")
+    for seed, now in ((0, {"minigpt.train.loop": "something else"}), (1, {})):
+        record = {"source": now, "overrides": ["optim=muon", f"seed={seed}"]}
+        study.run("muon", seed, 4.0, record=record)
+    assert compare("--status") == 0, compare.err
+    assert "2 jobs: 1 done, 1 finished (code changed)" in compare.out
+    said = "finished (code changed)  seed=0  loss 4.0000  (minigpt/train/loop.py)"
+    assert said in compare.out
+
+
+def test_where_names_a_value_that_no_run_has(study: Study, compare: Compare) -> None:
+    for arm in ("muon", "adamw"):
+        study.run(arm, 0, 4.0)
     for condition in ("study=nope", "optim=sgd"):
-        assert compare_main([outputs, "--by", "optim", "--where", condition]) == 2
-        error = capfd.readouterr().err
-        assert "--by" not in error
-        assert condition.replace("study=", "--study ") in error
-        assert ("there are: s)" if condition[0] == "s" else "there are: adamw, muon)") in error
+        assert compare("--by", "optim", "--where", condition) == 2
+        assert "--by" not in compare.err
+        assert condition.replace("study=", "--study ") in compare.err
+        known = "there are: s)" if condition[0] == "s" else "there are: adamw, muon)"
+        assert known in compare.err
 
 
-def test_the_baseline_is_the_arm_that_was_typed_first(shell: Shell) -> None:
-    first_typed = lambda: (
-        group_runs(Question("optim"), find([shell.folder / "outputs"]).runs).several[0].first_typed
-    )
-    assert shell("train", "-m", *QUICK, "optim=muon") == 0
-    assert shell("train", "-m", *QUICK, "optim=adamw") == 0
+def test_the_baseline_is_the_arm_that_was_typed_first(study: Study) -> None:
+    lrs = {"muon": 0.02, "adamw": 0.02, "sgd": 0.03}
+    names = {arm: study.run(arm, 0, 4.0, lr=lr).name for arm, lr in lrs.items()}
+
+    def first_typed() -> str:
+        return group_runs(Question("optim"), find([study.folder]).runs).several[0].first_typed
+
+    for arm in names:
+        recorded(study, [arm], names)
     assert first_typed() == "muon", "that of the oldest run, where no sweep holds two arms"
-    assert shell("train", "-m", *QUICK, "optim=sgd,muon,adamw") == 0
+    recorded(study, ["sgd", "muon", "adamw"], names)
     assert first_typed() == "sgd", "the sweep with most arms"
 
 
-class Sweeping:
-    """A sweep in a process of its own."""
-
-    started: ClassVar[list[subprocess.Popen[str]]] = []
-
-    def __init__(self, folder: Path, *arguments: str, prelude: str = "") -> None:
-        places = [f"output_dir={folder / 'outputs'}", f"data_dir={folder / 'tokens'}"]
-        code = f"{prelude}\nimport runpy, sys\nsys.argv = {['train.py', *places, *arguments]!r}\n"
-        code += "runpy.run_path('train.py', run_name='__main__')\n"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self.started.append(self.process)
-        self.err = ""
-
-    def end(self) -> int:
-        self.err = self.process.communicate(timeout=120)[1]
-        return self.process.returncode
-
-
-@pytest.fixture(autouse=True)
-def _nothing_goes_on() -> Iterator[None]:
-    yield
-    while Sweeping.started:
-        process = Sweeping.started.pop()
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-        process.communicate()
+def recorded(study: Study, arms: list[str], names: dict[str, str]) -> None:
+    """The record of a sweep over these arms."""
+    command = [f"optim={','.join(arms)}"]
+    with record.changing(record.path_of(study.folder, None, command), None, command) as jobs:
+        jobs += ({"overrides": [f"optim={arm}"], "folder": names[arm]} for arm in arms)
 
 
 STAND_STILL = textwrap.dedent(
@@ -208,11 +180,11 @@ STAND_STILL = textwrap.dedent(
 def test_the_same_sweep_twice_at_once_shares_the_jobs_and_both_say_done(tmp_path: Path) -> None:
     """The first process stands still in its first job while the second one does the other."""
     command = ["-m", *QUICK, "seed=0,1"]
-    one = Sweeping(tmp_path, *command, prelude=STAND_STILL)
+    one = Command(tmp_path, *command, prelude=STAND_STILL)
     stopped = os.waitid(os.P_PID, one.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     assert stopped is not None
     assert stopped.si_code == os.CLD_STOPPED
-    two = Sweeping(tmp_path, *command)
+    two = Command(tmp_path, *command)
     assert two.end() == 7, two.err
     rows = [line for line in two.err.splitlines() if line.startswith("seed=")]
     assert rows[0].split()[1:3] == ["running", "elsewhere"]
@@ -251,7 +223,7 @@ NO_LOCKS = textwrap.dedent(
 )
 def test_without_locks_a_sweep_is_refused_as_a_run_is(tmp_path: Path) -> None:
     for arguments in (["-m", *QUICK, "seed=0,1"], QUICK):
-        refused = Sweeping(tmp_path, *arguments, prelude=NO_LOCKS)
+        refused = Command(tmp_path, *arguments, prelude=NO_LOCKS)
         assert refused.end() == 6, refused.err
         assert refused.err.count("error: ") == 1
         assert "No locks available" in refused.err
@@ -260,23 +232,20 @@ def test_without_locks_a_sweep_is_refused_as_a_run_is(tmp_path: Path) -> None:
 
 
 def test_records_of_others_name_no_folder_outside_and_hold_nothing_if_they_are_damaged(
-    shell: Shell,
+    study: Study,
 ) -> None:
-    assert shell("train", *QUICK) == 0
-    name = shell.run_folder().name
-    folder = shell.folder / "outputs" / "sweeps"
+    name = study.run("muon", 0, 4.0, study=None).name
+    folder = study.folder / "sweeps"
     folder.mkdir()
     good = {"overrides": [], "folder": name}
+    content = {"schema": 1, "study": "s", "command": []}
     for number, jobs in enumerate(
         ([{**good, "folder": f"../outputs/{name}"}], [good, {"folder": name}], [good, 7], 7)
     ):
-        content = {"schema": 1, "study": "s", "command": [], "jobs": jobs}
-        (folder / f"s-{number}.json").write_text(json.dumps(content))
-    assert record.places_in(shell.folder / "outputs") == {}
-    (folder / "s-9.json").write_text(
-        json.dumps({"schema": 1, "study": "s", "command": [], "jobs": [good]})
-    )
-    assert members(shell, "s") == [name]
+        (folder / f"s-{number}.json").write_text(json.dumps(content | {"jobs": jobs}))
+    assert record.places_in(study.folder) == {}
+    (folder / "s-9.json").write_text(json.dumps(content | {"jobs": [good]}))
+    assert members(study.folder, "s") == [name]
 
 
 def test_a_run_knows_its_studies_in_the_order_in_which_it_joined_them(tmp_path: Path) -> None:

@@ -6,15 +6,15 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from declared import SMALL_STUDY, declared
-from runs import ROOT, Shell
+from declared import OF_OPTIMIZERS, arguments, command, declared, undisturbed
+from processes import locked
+from runs import Shell
 
 from minigpt.compare.__main__ import main as compare
 from minigpt.errors import BusyError, StorageError
@@ -24,14 +24,8 @@ from minigpt.study.journal import Journal
 
 # 4 tuning runs of 4 steps, 3 pairs at two budgets.
 STUDY = (
-    SMALL_STUDY
+    OF_OPTIMIZERS
     + """\
-  question: Does Muon end lower?
-  by: optim
-  arms: [muon, adamw_by_role]
-  baseline: adamw_by_role
-  margin: 0.01
-  budgets: {train.steps: [2, 4]}
   tune:
     over: {optim.lr_scale: [0.5, 1]}
     seeds: [0]
@@ -45,27 +39,15 @@ JUDGED = "*-muon-*-lr_scale1-s101-steps4-*"  # one of the runs that judge
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The arguments of the study, on a corpus of its own."""
-    folder = tmp_path_factory.mktemp("attacked")
-    corpus, conf = folder / "corpus.txt", folder / "conf" / "experiment"
-    corpus.write_text("".join(f"{n} green bottles hanging on the wall.\n" for n in range(60)))
-    conf.mkdir(parents=True)
-    (conf / "small_study.yaml").write_text(STUDY)
-    return [
-        "-m", "experiment=small_study", f"--config-dir={folder / 'conf'}", "data=files",
-        f"data.path={corpus}", "data/tokenizer=byte", f"data_dir={folder / 'tokens'}",
-        "logger=none", "hydra/launcher=basic",
-    ]  # fmt: skip
+    return [*arguments(tmp_path_factory.mktemp("attacked"), STUDY), "hydra/launcher=basic"]
 
 
 @pytest.fixture(scope="module")
 def whole(typed: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of a study that nothing disturbed."""
-    output = tmp_path_factory.mktemp("whole") / "outputs"
-    command = [sys.executable, str(ROOT / "train.py"), *typed, f"output_dir={output}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return output
+    folder = tmp_path_factory.mktemp("whole")
+    undisturbed(typed, folder)
+    return folder / "outputs"
 
 
 @pytest.fixture
@@ -108,24 +90,9 @@ def refused_by_both(
     assert not out
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("amendments: []", "amendments: [1]", "amendments[0] is not a mapping"),
-        ("amendments: []", "amendments: [{why: x}]", "amendments[0].changes is missing"),
-        ("schema: 1", "schema: 2", "schema 2, expected 1"),
-        ("margin: 0.01", "margin: 0.001", "its hash is another one"),
-        ("margin: 0.01", "margin: .nan", "nan is not a finite number"),
-        ("declared: '", "declared: 'x", "declared is not a time"),
-        ("base:\n", "x: &a [1]\ny: *a\nbase:\n", "an alias"),
-        ("base:\n", "x: !!python/name:os.system ''\nbase:\n", "not YAML"),
-    ],
-)
-def test_a_damaged_declaration(
-    output: Path, shell: Shell, typed: list[str], old: str, new: str, words: str
-) -> None:
-    edit(place(output, "declaration.yaml"), old, new)
-    refused_by_both(shell, typed, output, words)
+def test_a_changed_declaration(output: Path, shell: Shell, typed: list[str]) -> None:
+    edit(place(output, "declaration.yaml"), "margin: 0.01", "margin: 0.001")
+    refused_by_both(shell, typed, output, "its hash is another one")
 
 
 def test_a_lost_declaration_is_not_made_again(output: Path, shell: Shell, typed: list[str]) -> None:
@@ -146,9 +113,7 @@ def test_a_declaration_after_its_runs_says_so(output: Path, shell: Shell, typed:
     ("old", "new", "words"),
     [
         ('"word": "undecided"', '"word": "better"', "decided otherwise before"),
-        ('"trials": 2', '"trials": 3', "decided otherwise before"),
         ('"trials": 2', '"trials": NaN', "NaN is not a finite number"),
-        ('"trials": 2', '"trials": 2}', "not JSON"),
     ],
 )
 def test_a_changed_journal(
@@ -188,16 +153,10 @@ def test_a_run_in_the_place_of_another(output: Path, shell: Shell, typed: list[s
     refused_by_both(shell, typed, output, "expected", codes=(4, 1))
 
 
-def nothing(output: Path) -> None:
-    """Its command again changes nothing."""
-
-
 @pytest.mark.parametrize(
     "lose",
     [
-        nothing,
-        lambda output: shutil.rmtree(output / "sweeps"),
-        lambda output: place(output, "runs.json").unlink(),
+        lambda output: (shutil.rmtree(output / "sweeps"), place(output, "runs.json").unlink()),
         lambda output: place(output, "runs.json").write_text('{"schema": 1, "runs": {"a": "/"}}'),
         lambda output: place(output, "journal.jsonl").write_text(""),
         lambda output: shutil.rmtree(one(output)),
@@ -309,11 +268,8 @@ def test_a_stop_while_workers_start(
     typed: list[str], tmp_path: Path, number: int, code: int, delay_s: float
 ) -> None:
     """No job of the phase is begun by a worker that was not there to have the signal."""
-    command = [
-        sys.executable, str(ROOT / "train.py"), *typed, f"output_dir={tmp_path}",
-        "hydra/launcher=joblib",
-    ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    stopped = command(typed, tmp_path, "hydra/launcher=joblib")
+    with subprocess.Popen(stopped, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "sweeps").exists():
             assert process.poll() is None
             time.sleep(0.01)
@@ -368,23 +324,10 @@ def test_a_folder_lost_while_it_is_used_gets_no_decision(tmp_path: Path, gone: s
 
 def test_a_study_that_another_process_took_over_gets_no_decision(tmp_path: Path) -> None:
     folder = study_folder(tmp_path, "a_study")
-    hold = (
-        "import sys; from pathlib import Path; from minigpt.files.lock import FolderLock\n"
-        "lock = FolderLock(Path(sys.argv[1]), 'study').acquire(); print(flush=True); input()"
-    )
     with Journal(tmp_path, declared(), {}) as journal:
         (folder / "lock").unlink()
-        with subprocess.Popen(
-            [sys.executable, "-c", hold, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as other:
-            assert other.stdout is not None
-            other.stdout.readline()
-            with pytest.raises(BusyError, match="taken over"):
-                journal.note(CHOICE)
-            other.communicate("\n")
+        with locked(folder, "study"), pytest.raises(BusyError, match="taken over"):
+            journal.note(CHOICE)
     assert not (folder / "journal.jsonl").exists()
 
 
