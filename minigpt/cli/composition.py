@@ -1,6 +1,7 @@
 """From overrides to a composed configuration; a ConfigError names all overrides at fault."""
 
 import importlib.util
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -84,7 +85,7 @@ def groups_in(config_dir: str | None, overrides: list[str]) -> list[Path]:
         with suppress(ImportError, ValueError):  # composing tells
             spec = importlib.util.find_spec(package.replace("/", "."))
             folders += map(Path, (spec and spec.submodule_search_locations) or [])
-    return folders
+    return [folder for folder in folders if os.path.isdir(folder)]
 
 
 def _compose(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 from minigpt.errors import ConfigError
@@ -45,7 +44,7 @@ def parse(typed: list[str]) -> argparse.Namespace:
     if parsed.package is not None and not parsed.cfg:
         raise ConfigError(f"arguments: --package without --cfg ({example} --package=train)")
     folder = parsed.config_dir
-    if folder is not None and not (folder and Path(folder).is_dir()):
+    if folder is not None and not os.path.isdir(folder):
         raise ConfigError(
             f"no folder: --config-dir={folder} (a folder of YAML files, in groups as in conf/)"
         )

@@ -32,7 +32,7 @@ def protect(override: str, sweeping: bool) -> str:
     separate. Raises ConfigError for an empty path.
     """
     key, equals, value = override.partition("=")
-    if (CONF / key.lstrip("+") / "none.yaml").is_file():
+    if os.path.isfile(CONF / key.lstrip("+") / "none.yaml"):  # a key of any length
         options = ("none" if option == "null" else option for option in value.split(","))
         return f"{key}{equals}{','.join(options)}"
     if key in NAME_KEYS and _read_otherwise(value):
@@ -102,7 +102,8 @@ def groups_of(folders: list[Path]) -> set[str]:
 
 def options_of(group: str, folders: list[Path]) -> dict[str, Path]:
     """Option -> its file, which is that of the first folder. `_*.yaml` are no options."""
-    files = [path for folder in reversed(folders) for path in (folder / group).glob("*.yaml")]
+    places = [folder / group for folder in reversed(folders) if os.path.isdir(folder / group)]
+    files = [path for place in places for path in place.glob("*.yaml")]
     return {path.stem: path for path in files if not path.name.startswith("_")}
 
 

@@ -1,6 +1,7 @@
 """Values that have the right type and are still impossible, alone or together."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,7 +102,8 @@ def combination_problems(config: dict[str, Any]) -> list[str]:
     if config["dry_run_gpu"] is not None and not config["dry_run"]:
         problems.append(f"a plan alone: dry_run_gpu={config['dry_run_gpu']} (add dry_run=true)")
     branch = config["branch"]
-    if branch not in ("auto", "off") and not (Path(branch).expanduser() / "run.json").is_file():
+    record = Path(branch).expanduser() / "run.json"
+    if branch not in ("auto", "off") and not os.path.isfile(record):  # whatever its length
         problems.append(f"no run: branch={branch} (auto, off, or the folder of a run)")
     warmup, steps = config["schedule"].get("warmup"), train["steps"]
     if steps is not None and isinstance(warmup, int) and warmup >= steps:

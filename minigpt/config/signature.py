@@ -10,6 +10,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -133,7 +134,7 @@ def load_module(name: str) -> Module | None:
     path = Path(spec.origin)
     for part in rest:
         files = (path.parent / part / "__init__.py", path.parent / f"{part}.py")
-        found = next((file for file in files if file.is_file()), None)
+        found = next((file for file in files if os.path.isfile(file)), None)
         if path.name != "__init__.py" or found is None:
             return None
         path = found
