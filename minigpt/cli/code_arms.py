@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.overrides import options_of, quote
 from minigpt.config.composed import take_apart
-from minigpt.config.identity import differences
+from minigpt.config.identity import differences, flatten
 from minigpt.errors import ConfigError
 from minigpt.study import checkouts
 from minigpt.study.elsewhere import ElsewherePlanner
@@ -65,14 +65,13 @@ def spelled_out(
         for item in chosen
         for key, option in item.items()
     }
-    values = [
-        pair
-        for key, node in content.items()
-        if key not in ("verdict", "hydra", "study")
-        for pair in _leaves(key, node)
-    ]
-    pairs = [*groups.items(), *((key, _text(value)) for key, value in values)]
-    found = [f"{key}={text}" for key, text in pairs if key not in keys]
+    values = {
+        key: _text(value)
+        for top, node in content.items()
+        if top not in ("verdict", "hydra", "study")
+        for key, value in flatten(node, top).items()
+    }
+    found = [f"{key}={text}" for key, text in (groups | values).items() if key not in keys]
     rest = [one for one in typed if one.partition("=")[0] not in ("experiment", "study")]
     found += [*rest, f"study={quote(study)}"]
     changed = differences(_plain(cfg), _plain(compose(found)))
@@ -88,12 +87,6 @@ def spelled_out(
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     node: Any = OmegaConf.to_container(take_apart(cfg).own)
     return {key: value for key, value in node.items() if key not in ("verdict", "study")}
-
-
-def _leaves(key: str, node: Any) -> list[tuple[str, Any]]:
-    if not isinstance(node, dict) or not node:
-        return [(key, node)]
-    return [leaf for name, inner in node.items() for leaf in _leaves(f"{key}.{name}", inner)]
 
 
 def _text(value: Any) -> str:
