@@ -213,6 +213,22 @@ def test_odd_text_stays_text(tmp_path: Path, text: str) -> None:
             r"'text' is no text but dict: .*, line 1 \(set data\.column=text\.a\)",
         ),
         ("x.parquet.gz", "", r"packed Parquet: "),
+        (
+            "x.jsonl",
+            '{"text": "a"}\n{"txt": "b"}\n',
+            r"no key 'text': .*l, line 2 \(it has: txt; set data\.column",
+        ),
+        ("x.jsonl", '{"text": "a"}\n{"text"', r"not JSON: .*x\.jsonl, line 2"),
+        ("x.jsonl", '{"text": 5}\n', r"'text' is no text but int: .*x\.jsonl, line 1"),
+        (
+            "x.jsonl",
+            '{"doc": {"body": "a"}, "n": 1}',
+            r"no key 'text': .*line 1 \(it has: doc\.body, n; set data\.column",
+        ),
+        ("x.csv", "id;text\n1;a\n", r"one column 'id;text', it seems divided by ';': .*x\.csv"),
+        ("x.jsonl", "[1]\n", r"no key 'text': .*line 1 \(it has: list"),
+        ("x.parquet", "PAR1 this is none PAR1", r"damaged parquet file: .*x\.parquet"),
+        ("x.parquet", "", r"damaged parquet file: .*x\.parquet"),
     ],
 )
 @pytest.mark.faults(36)

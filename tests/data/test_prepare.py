@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from corpora import Memory, documents_of, stories, stream
-from runs import contents
+from runs import contents, held
 
 from minigpt import interrupt
 from minigpt.data import encoding, preparation
@@ -309,6 +309,31 @@ class BreakingByte(Byte):
         return self.tokenizer
 
 
+class Signalling(Memory):
+    """Sends SIGTERM to this process when the document of this number is read, over all calls."""
+
+    def __init__(self, at: int, texts: list[Any], splits: list[Any] | None = None) -> None:
+        super().__init__(texts, splits)
+        self.at, self.read = at, 0
+
+    def documents(self, start: Any = None) -> Iterator[Document]:
+        for document in super().documents(start):
+            if self.read == self.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.3)  # the main thread takes the signal, whichever thread reads
+            self.read += 1
+            yield document
+
+
+def goes_on(folder: Path, source: Memory | None = None, spec: Any = None, **options: Any) -> None:
+    """The same command ends with the bytes of a preparation that nothing disturbed."""
+    interrupt.clear()
+    source, spec = source or Memory(TEXTS), spec or Byte()
+    prepare(source, spec, folder, **OPTIONS, **options)
+    prepare(source, spec, folder.parent / "straight", **OPTIONS)
+    assert contents(folder) == contents(folder.parent / "straight")
+
+
 def break_off(folder: Path) -> Any:
     """A preparation that fails on the way; returns its journal."""
     with pytest.raises(MemoryError):
@@ -357,24 +382,11 @@ def test_sigterm_keeps_what_is_done(
 def test_sigterm_before_anything_is_encoded(tmp_path: Path, at: int) -> None:
     """While the split is planned (documents 0 to 59), and while the tokenizer reads the text."""
 
-    class Signalling(Memory):
-        read = 0
-
-        def documents(self, start: Any = None) -> Iterator[Document]:
-            for document in super().documents(start):
-                if Signalling.read == at:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    time.sleep(0.3)  # the main thread takes the signal, whichever thread reads
-                Signalling.read += 1
-                yield document
-
+    source = Signalling(at, TEXTS)
     with pytest.raises(Stopped, match="written yet"):
-        prepare(Signalling(TEXTS), BPE(300), tmp_path / "stopped", **OPTIONS)
-    assert Signalling.read <= at + 2
-    interrupt.clear()
-    prepare(Signalling(TEXTS), BPE(300), tmp_path / "stopped", **OPTIONS)
-    prepare(Memory(TEXTS), BPE(300), tmp_path / "straight", **OPTIONS)
-    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+        prepare(source, BPE(300), tmp_path / "stopped", **OPTIONS)
+    assert source.read <= at + 2
+    goes_on(tmp_path / "stopped", source, BPE(300))
 
 
 class Stuck(ByteTokenizer):
@@ -406,10 +418,7 @@ def test_sigterm_does_not_wait_for_an_encoder(tmp_path: Path, workers: int) -> N
     assert not released.is_set()
     assert int(str(caught.value).split(": ")[1].split()[0].replace(",", "")) > 300
     released.set()
-    interrupt.clear()
-    prepare(Memory(TEXTS), Byte(), tmp_path / "stopped", **OPTIONS)
-    prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
-    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+    goes_on(tmp_path / "stopped")
 
 
 @pytest.mark.usefixtures("_signals")
@@ -417,25 +426,13 @@ def test_sigterm_does_not_wait_for_an_encoder(tmp_path: Path, workers: int) -> N
 def test_sigterm_is_heard_among_documents_without_text(tmp_path: Path) -> None:
     """The skipped ones are counted once, and the same command ends with the same bytes."""
 
-    class Signalling(Memory):
-        read = 0
-
-        def documents(self, start: Any = None) -> Iterator[Document]:
-            for document in super().documents(start):
-                Signalling.read += 1
-                if document.position == 5000:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                yield document
-
     texts = [*TEXTS, *[None] * 300_000, *TEXTS]
     splits: list[Any] = ["train", *["val"] * 3, *["train"] * (len(texts) - 4)]
+    source = Signalling(5000, texts, splits)
     with pytest.raises(Stopped, match="tokens are kept"):
-        prepare(Signalling(texts, splits), Byte(), tmp_path / "stopped", **OPTIONS)
-    assert Signalling.read < 6000
-    interrupt.clear()
-    prepare(Memory(texts, splits), Byte(), tmp_path / "stopped", **OPTIONS)
-    prepare(Memory(texts, splits), Byte(), tmp_path / "straight", **OPTIONS)
-    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+        prepare(source, Byte(), tmp_path / "stopped", **OPTIONS)
+    assert source.read < 6000
+    goes_on(tmp_path / "stopped", source)
 
 
 @pytest.mark.faults(6)
@@ -461,7 +458,6 @@ def test_sigterm_does_not_wait_until_a_tokenizer_has_learnt(tmp_path: Path) -> N
 @pytest.mark.faults(12, 38)
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Half a write goes through, then the disk is full: exit 6; later the same command goes on."""
-    prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
     real_write, writes = os.write, 0
 
     def write(descriptor: int, content: Any) -> int:
@@ -480,26 +476,18 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -
     ):
         prepare(Memory(TEXTS), Byte(), tmp_path / "full", **OPTIONS)
     monkeypatch.setattr(os, "write", real_write)
-    prepare(Memory(TEXTS), Byte(), tmp_path / "full", **OPTIONS)
-    assert contents(tmp_path / "full") == contents(tmp_path / "straight")
+    goes_on(tmp_path / "full")
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.faults(39)
 def test_a_failing_worker_ends_the_preparation(tmp_path: Path, workers: int) -> None:
     """The failure comes out, no thread is left, and a later call goes on from what was finished."""
-    prepare(Memory(TEXTS), Byte(), tmp_path / "straight", **OPTIONS)
+    spec = BreakingByte(8, MemoryError("out of memory"))
     with pytest.raises(MemoryError, match="out of memory"):
-        prepare(
-            Memory(TEXTS),
-            BreakingByte(8, MemoryError("out of memory")),
-            tmp_path / "broken",
-            workers=workers,
-            **OPTIONS,
-        )
+        prepare(Memory(TEXTS), spec, tmp_path / "broken", workers=workers, **OPTIONS)
     assert not any(thread.name.startswith("encode") for thread in threading.enumerate())
-    prepare(Memory(TEXTS), Byte(), tmp_path / "broken", workers=workers, **OPTIONS)
-    assert contents(tmp_path / "broken") == contents(tmp_path / "straight")
+    goes_on(tmp_path / "broken", workers=workers)
 
 
 def test_resuming_reads_on_from_the_last_shard(
@@ -568,31 +556,10 @@ def test_a_half_made_shard_that_is_a_link_is_not_followed(tmp_path: Path) -> Non
     assert (tmp_path / "mine").read_bytes() == bytes(10_000)
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from minigpt.files.lock import FolderLock
-folder = Path(sys.argv[1])
-folder.mkdir(exist_ok=True)
-with FolderLock(folder, "test"):
-    print("locked", flush=True)
-    time.sleep(float(sys.argv[2]))
-"""
-
-
-def hold(folder: Path, seconds: float) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder), str(seconds)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "locked\n"
-    return process
-
-
 @pytest.mark.faults(39)
 def test_a_busy_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fault 39: an explicit preparation refuses, naming the owner; an implicit one waits."""
-    with hold(tmp_path, 60) as owner:
+    with held(tmp_path) as owner:
         with pytest.raises(BusyError, match=rf"in use: .* by pid {owner.pid} on ") as caught:
             prepare(Memory(TEXTS), Byte(), tmp_path, **OPTIONS)
         assert caught.value.exit_code == 7
@@ -608,11 +575,10 @@ def test_a_busy_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.usefixtures("_signals")
 @pytest.mark.faults(6, 39)
 def test_waiting_ends_with_a_signal(tmp_path: Path) -> None:
-    with hold(tmp_path, 60) as owner:
+    with held(tmp_path):
         threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(Stopped):
             prepare(Memory(TEXTS), Byte(), tmp_path, wait=True, **OPTIONS)
-        owner.kill()
 
 
 @pytest.mark.faults(39)

@@ -1,40 +1,19 @@
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from runs import held
 
 from minigpt.errors import BusyError
 from minigpt.files import durable
 from minigpt.files.lock import FolderLock
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from minigpt.files.lock import FolderLock
-with FolderLock(Path(sys.argv[1]), "run folder"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
 
 @pytest.mark.faults(11, 15)
 def test_a_locked_folder_names_its_owner_and_a_killed_owner_frees_it(tmp_path: Path) -> None:
-    owner = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "held\n"
-        with pytest.raises(BusyError, match=f"pid {owner.pid} on "):
-            FolderLock(tmp_path, "run folder").acquire()
-    finally:
-        owner.kill()
-        owner.wait()
-        if owner.stdout:
-            owner.stdout.close()
+    with held(tmp_path) as owner, pytest.raises(BusyError, match=f"pid {owner.pid} on "):
+        FolderLock(tmp_path, "run folder").acquire()
     with FolderLock(tmp_path, "run folder"):
         assert f"pid {os.getpid()}" in (tmp_path / "lock").read_text()
 

@@ -1,12 +1,15 @@
 """Reference, trainer, tiktoken, `tokenizers` and transformers have the same merges and ids."""
 
+import json
 import random
 from pathlib import Path
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_texts import dense_text, old_text, play
+from tokenizers import Tokenizer as Library
 
 import minigpt.text
 from minigpt.text import pieces
@@ -17,17 +20,8 @@ from minigpt.tokenizer.fast_bpe import BPE, BPETokenizer, learn_merges
 
 MERGES = train([play(60_000), "schöne Grüße, 漢字 and 🙂🙂 emoji 1234\n\n\n"], 400)
 REFERENCE, FAST = ReferenceBPE(MERGES), BPETokenizer(MERGES)
-
-
-def library() -> "object":
-    import json
-
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_str(json.dumps(FAST.tokenizer_json()))
-
-
-LIBRARY = library()
+MARKS = ["<|endoftext|>", "<|endoftext|", "|>", "\ud800", " ", "\n"]
+LIBRARY = Library.from_str(json.dumps(FAST.tokenizer_json()))
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,14 +52,7 @@ def test_same_ids_on_a_play() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.one_of(
-            dense_text,
-            st.sampled_from(["<|endoftext|>", "<|endoftext|", "|>", "\ud800", " ", "\n"]),
-        )
-    )
-)
+@given(st.lists(st.one_of(dense_text, st.sampled_from(MARKS))))
 def test_a_batch_encodes_like_its_texts(texts: list[str]) -> None:
     """Though it goes through the library in one call, with end_of_text between the texts."""
     assert [ids.tolist() for ids in FAST.encode_batch(texts)] == [
@@ -75,34 +62,16 @@ def test_a_batch_encodes_like_its_texts(texts: list[str]) -> None:
 
 def test_same_ids_on_random_bytes() -> None:
     """Inside one word, where only merges decide; `tokenizers` gets the bytes spelled."""
-    import json
-
-    from tokenizers import Tokenizer
-
-    whole_words = Tokenizer.from_str(json.dumps({**FAST.tokenizer_json(), "pre_tokenizer": None}))
+    whole_words = Library.from_str(json.dumps({**FAST.tokenizer_json(), "pre_tokenizer": None}))
     rng = random.Random(0)
     fragments = [token for token in FAST.tokens if len(token) > 1]
     for length in range(1, 200):
-        word = (
-            rng.randbytes(length)
-            if length % 2
-            else b"".join(rng.choices(fragments, k=1 + length // 8))
-        )
+        several = b"".join(rng.choices(fragments, k=1 + length // 8))
+        word = rng.randbytes(length) if length % 2 else several
         ids = REFERENCE.encode_word(word)
         assert FAST.encoding._encode_single_piece(word) == ids
         assert whole_words.encode(spell(word)).ids == ids
         assert FAST.decode_bytes(ids) == word
-
-
-def test_transformers_reads_the_saved_folder(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    FAST.save(tmp_path)
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
-    text = play(5000) + " 'Tis  twelve   o'clock\t1603!\r\n\n  🙂"
-    assert theirs.encode(text, add_special_tokens=False) == FAST.encode(text)
-    assert theirs.decode(FAST.encode(text)) == text
-    assert (theirs.eos_token_id, len(theirs)) == (FAST.end_of_text, FAST.vocab_size)
 
 
 def test_reference_and_fast_path_save_the_same_vocabulary(tmp_path: Path) -> None:
@@ -115,19 +84,8 @@ def test_reference_and_fast_path_save_the_same_vocabulary(tmp_path: Path) -> Non
     assert isinstance(load(tmp_path / "fast"), BPETokenizer)
 
 
-UNITS = [
-    "word ",
-    "and\n",
-    "a\n\n",
-    "b  ",
-    "end, ",
-    "it's\t",
-    "12 3 ",
-    "é x\u00a0 ",
-    "漢字 y\r\n",
-    "no! \n",
-    "z \n \n",
-]
+UNITS = ["word ", "and\n", "a\n\n", "b  ", "end, ", "it's\t", "12 3 ", "é x\u00a0 "]
+UNITS += ["漢字 y\r\n", "no! \n", "z \n \n"]
 
 
 @settings(max_examples=100, deadline=None)
@@ -154,7 +112,6 @@ def test_pieces_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_million_of_the_same(unit: str) -> None:
     """Regex engines overflow their stack on long runs; pieces keep us clear of it."""
     text = unit * (1_000_000 // len(unit))
-    assert FAST.decode(FAST.encode(text)) == text
     assert [FAST.decode(ids) for ids in FAST.encode_batch([text, "a"])] == [text, "a"]
 
 
@@ -168,8 +125,6 @@ def test_vocabulary_size_counts_bytes_merges_and_end_of_text() -> None:
 
 
 def test_the_pattern_covers_every_character() -> None:
-    import regex
-
     for text in (play(), "a\x00b\u0085c\u2028d\ufeff", "".join(map(chr, range(0xD800)))):
         assert "".join(regex.findall(PATTERN, text)) == text
     assert fast_bpe.BPE(257).train(["abc"]).merges == []

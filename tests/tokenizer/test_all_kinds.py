@@ -19,7 +19,8 @@ from minigpt.tokenizer.fast_bpe import BPE
 from minigpt.tokenizer.hf import HF, HFTokenizer
 from minigpt.tokenizer.ids import Ids, IdsOnly
 
-TEXT = play(20_000) + "schöne Grüße, 漢字 🙂 \x00 <|endoftext|>"
+ODD = "schöne Grüße, 漢字 🙂 'Tis  twelve   o'clock\t1603!\r\n\n  🙂"
+TEXT = play(20_000) + ODD + " \x00 <|endoftext|>"
 
 
 def make(kind: str, folder: Path) -> Tokenizer:
@@ -82,10 +83,10 @@ def test_hugging_face_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Path) -
 
     tokenizer.save(tmp_path / "saved")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    text = play(3000) + "schöne Grüße 🙂"
+    text = play(3000) + ODD
     assert theirs.encode(text, add_special_tokens=False) == tokenizer.encode(text)
     assert theirs.decode(tokenizer.encode(text)) == text
-    assert theirs.eos_token_id == tokenizer.end_of_text
+    assert (theirs.eos_token_id, len(theirs)) == (tokenizer.end_of_text, tokenizer.vocab_size)
 
 
 @pytest.mark.parametrize("token_id", [-1, 10_000])
@@ -145,8 +146,6 @@ def test_ids_only(tmp_path: Path) -> None:
     assert again.bytes_per_id() is None
     with pytest.raises(DataError, match="knows ids only"):
         again.encode("text")
-    with pytest.raises(ValueError, match="end_of_text=10 is outside"):
-        Ids(10, 10)
 
 
 @pytest.mark.parametrize(
@@ -155,16 +154,6 @@ def test_ids_only(tmp_path: Path) -> None:
         ("tokenizer_config.json", None, "cannot read the tokenizer"),
         ("tokenizer_config.json", "{", "not JSON"),
         ("tokenizer_config.json", "{}", "not a tokenizer of minigpt"),
-        (
-            "tokenizer_config.json",
-            '{"minigpt_kind": "os.path"}',
-            "unknown kind of tokenizer 'os.path'",
-        ),
-        (
-            "tokenizer_config.json",
-            '{"minigpt_kind": "nothing_here"}',
-            "unknown kind of tokenizer 'nothing_here'",
-        ),
         ("tokenizer_config.json", '{"minigpt_kind": "base"}', "unknown kind of tokenizer 'base'"),
         ("tokenizer.json", None, "cannot read the tokenizer"),
         ("tokenizer.json", "{}", "damaged tokenizer"),
@@ -189,34 +178,17 @@ def test_a_damaged_folder_is_named(
     assert str(tmp_path) in str(caught.value)
 
 
-def test_nothing_in_a_folder_is_instantiated(tmp_path: Path) -> None:
-    BPE(300).train([TEXT]).save(tmp_path)
-    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    config["_target_"] = "os.system"
-    config["minigpt_kind"] = "../../evil"
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError):
-        load(tmp_path)
-
-
 def word_level(**changes: Any) -> dict[str, Any]:
     model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "</s>": 2}, "unk_token": "a"}
     parts = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
-    marker = {
-        "id": 2,
-        "content": "</s>",
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-    }
-    whole = {
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": 2, "content": "</s>", **flags, "special": True}]
+    return {
         "version": "1.0",
         **dict.fromkeys(parts),
-        "added_tokens": [{**marker, "special": True}],
+        "added_tokens": added,
         "model": model,
-    }
-    return {**whole, **changes}
+    } | changes
 
 
 def vocabulary(**changes: Any) -> dict[str, Any]:
@@ -285,13 +257,14 @@ def test_a_text_that_the_library_cannot_encode_is_one_line() -> None:
 @pytest.mark.faults(33)
 @pytest.mark.parametrize(
     "kind",
-    ["base", "byte_level", "__init__", "os", "../byte", "byte.read", "BYTE", "", 7, None, []],
+    ["base", "byte_level", "__init__", "os", "../../evil", "byte.read", "BYTE", "", 7, None, []],
 )
 def test_only_the_names_of_tokenizers_are_kinds(tmp_path: Path, kind: Any) -> None:
     ByteTokenizer().save(tmp_path)
     load(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"minigpt_kind": kind}))
+    config |= {"minigpt_kind": kind, "_target_": "os.system"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     before = set(sys.modules)
     with pytest.raises(DataError, match=r"kind of tokenizer|not a tokenizer of minigpt"):
         load(tmp_path)

@@ -3,7 +3,6 @@
 from collections import Counter
 from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_texts import any_text, dense_text, play
@@ -75,15 +74,3 @@ def test_lossless_on_every_string(text: str) -> None:
 @given(st.binary(max_size=300))
 def test_lossless_on_any_bytes(content: bytes) -> None:
     assert REFERENCE.decode_bytes(REFERENCE.encode_word(content)) == content
-
-
-def test_lone_surrogates_become_replacement_characters() -> None:
-    assert REFERENCE.decode(REFERENCE.encode("a\ud800b")) == "a\ufffdb"
-
-
-@pytest.mark.parametrize("token_id", [-1, REFERENCE.vocab_size])
-def test_id_outside_the_vocabulary(token_id: int) -> None:
-    with pytest.raises(
-        ValueError, match=f"id {token_id} is outside the vocabulary of {REFERENCE.vocab_size}"
-    ):
-        REFERENCE.decode([token_id])
