@@ -87,7 +87,6 @@ def seconds(arm: str, folder: Path, cores: int, texts: list[str], tokenizer: Tok
                 Ready(folder / "tokenizer"),
                 out,
                 workers=cores,
-                progress=False,
             )
             return time.perf_counter() - start
     if arm == "tiktoken":

@@ -28,7 +28,7 @@ def group_problems(group: str, node: Any) -> list[str]:
 def _arguments_of_prepare() -> dict[str, Parameter]:
     """What the data group may say beside the arguments of its source."""
     known = signature.read_signature(identity.PREPARE).parameters
-    given = ("corpus", "tokenizer", "folder", "wait", "progress")
+    given = ("corpus", "tokenizer", "folder", "wait")
     part, text = (ast.parse(kind, mode="eval").body for kind in ("Callable", "str | None"))
     return {name: parameter for name, parameter in known.items() if name not in given} | {
         "tokenizer": Parameter(part, signature.REQUIRED),

@@ -1,7 +1,7 @@
 """The work in a folder of tokens. What is done is noted, so that it continues after a kill."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from minigpt.files.durable import (
     write_atomic,
 )
 from minigpt.interrupt import requested, stop_if_requested
+from minigpt.terminal import say
 from minigpt.tokenizer import Spec, Tokenizer, load
 
 
@@ -39,7 +40,7 @@ class Preparation:
     folder: Path
     request: dict[str, Any]  # JSON of what was asked for
     workers: int
-    progress: Progress
+    progress: Progress = field(default_factory=Progress)
 
     def run(self) -> None:
         """Do what is left to do; the manifest makes the folder whole."""
@@ -102,7 +103,7 @@ class Preparation:
         if published.exists():
             return load(published)
         if self.spec.train_bytes != 0:
-            self.progress.say("training the tokenizer")
+            say("training the tokenizer")
         threads = Workers(1, "tokenizer")  # no Python runs, no signal is heard where it trains
         try:
             training = threads.submit(self.spec.train, texts)
@@ -116,7 +117,7 @@ class Preparation:
         publish_folder(temporary, published)
         asked = self.request["tokenizer"].get("vocab_size")
         if asked is not None and tokenizer.vocab_size < asked:
-            self.progress.say(
+            say(
                 f"vocabulary {tokenizer.vocab_size} instead of data.tokenizer.vocab_size={asked}: "
                 f"{asked - tokenizer.vocab_size} merges are missing, "
                 "since the training text has no pair left (give more text, or that size)"
@@ -135,7 +136,7 @@ class Preparation:
         output = Output(self.folder, tokenizer, self.request["shard_tokens"], max_tokens, remains)
         self.progress.total_bytes, self.progress.max_tokens = source.n_bytes(), max_tokens
         if remains:
-            self.progress.say(f"continuing behind {output.n_tokens():,} tokens")
+            say(f"continuing behind {output.n_tokens():,} tokens")
             self.progress.bytes_before = output.n_bytes()
         done = remains["state"] if remains else START
         wanted = (
@@ -174,7 +175,7 @@ class Preparation:
                 if kind in output.firsts
             }
             for line in report(output.odd, firsts):
-                self.progress.say(line)
+                say(line)
             return output.finish()
         finally:
             output.close()
@@ -202,4 +203,4 @@ class Preparation:
             f"{name} {split['n_tokens']:,} tokens in {split['n_documents']:,} documents"
             for name, split in shards["splits"].items()
         )
-        self.progress.say(f"prepared {self.folder}: {sizes}, vocabulary {tokenizer.vocab_size:,}")
+        say(f"prepared {self.folder}: {sizes}, vocabulary {tokenizer.vocab_size:,}")

@@ -19,7 +19,6 @@ from minigpt.data.bin import Bin
 from minigpt.data.journal import JOURNAL, is_noted, refuse_other_request
 from minigpt.data.manifest import MANIFEST, read_manifest
 from minigpt.data.preparation import Preparation
-from minigpt.data.progress import Progress
 from minigpt.data.source import Source
 from minigpt.data.tokens import Tokens
 from minigpt.errors import BusyError, DataError
@@ -40,7 +39,6 @@ def prepare(
     shard_tokens: int = 16_000_000,
     workers: int = 1,
     wait: bool = False,
-    progress: bool = True,
 ) -> Tokens:
     """Tokenize a corpus into `folder`, or open it if that is done. Returns verified tokens.
 
@@ -84,9 +82,8 @@ def prepare(
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder, wait) as lock:
                 if not (folder / MANIFEST).exists():
-                    told = Progress(progress)
                     try:
-                        Preparation(corpus, tokenizer, folder, request, workers, told).run()
+                        Preparation(corpus, tokenizer, folder, request, workers).run()
                     except DataError:
                         if not is_noted(folder, request):
                             lock.abandon()  # refused before anything was written

@@ -13,21 +13,15 @@ DRAW_EVERY_S = 0.1
 class Progress:
     """Documents, tokens, MB/s and time left."""
 
-    def __init__(self, enabled: bool = True) -> None:
-        self.enabled = enabled
+    def __init__(self) -> None:
         self.total_bytes: int | None = None  # None: unknown
         self.max_tokens: int | None = None
         self.documents = self.tokens = self.bytes = 0
         self.bytes_before = 0  # done by an earlier process
         self.started = self.last_shown = time.monotonic()
         self.bar: Any = None
-        if enabled and sys.stderr.isatty():
+        if sys.stderr.isatty():
             self.bar = bar(total=1000, bar_format="{l_bar}{bar}| {postfix}")
-
-    def say(self, line: str) -> None:
-        """One line for people."""
-        if self.enabled:
-            say(line)
 
     def show(self, documents: int, tokens: int, n_bytes: int) -> None:
         """What is done so far, in all; shown now and then."""
@@ -37,7 +31,7 @@ class Progress:
             return
         self.last_shown = time.monotonic()
         if self.bar is None:
-            self.say(self.text())
+            say(self.text())
         else:
             self.bar.n = round(1000 * self.share())
             self.bar.set_postfix_str(self.text(), refresh=True)

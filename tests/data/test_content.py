@@ -75,7 +75,7 @@ def test_packed_text_gives_the_tokens_of_the_text(tmp_path: Path, packed: str) -
     assert len(text) > 1 << 20
     (tmp_path / "x.txt").write_text(text)
     (tmp_path / f"x.txt{packed}").write_bytes(PACK[packed](text.encode()))
-    options = {"val_fraction": 0.1, "progress": False}
+    options = {"val_fraction": 0.1}
     plain = prepare(Files(str(tmp_path / "x.txt")), Byte(), tmp_path / "plain", **options)
     folders = [tmp_path / f"packed{workers}" for workers in (1, 2)]
     for workers, folder in enumerate(folders, 1):
@@ -278,7 +278,7 @@ def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
             file.write(content)
     source = Files(os.fsdecode(folder))
     assert texts_of(source.documents()) == ["one", "two"]
-    tokens = prepare(source, Byte(), tmp_path / "tokens", val_fraction=0.5, progress=False)
+    tokens = prepare(source, Byte(), tmp_path / "tokens", val_fraction=0.5)
     assert sorted(documents_of(tokens, "train") + documents_of(tokens, "val")) == ["one", "two"]
 
 

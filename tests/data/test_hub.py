@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import documents_of, stories
+from corpora import documents_of, stories, texts_of, write_parquet
 from runs import contents
 
 from minigpt.data import encoding, preparation
@@ -37,21 +37,12 @@ configs:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    import pyarrow
-    import pyarrow.parquet
-
     root = tmp_path / "fineweb-edu"
-    (root / "sample" / "10BT").mkdir(parents=True)
-    (root / "README.md").write_text(README)
     for number, start in enumerate(range(0, len(TEXTS), 20)):
-        texts = TEXTS[start : start + 20]
-        table = pyarrow.table({"text": texts, "id": [f"<urn:uuid:{i}>" for i in range(len(texts))]})
         path = root / "sample" / "10BT" / f"{number:03d}_00000.parquet"
-        pyarrow.parquet.write_table(table, path, row_group_size=7)
-    (root / "data" / "CC-MAIN-2024-10").mkdir(parents=True)
-    pyarrow.parquet.write_table(
-        table.slice(0, 2), root / "data" / "CC-MAIN-2024-10" / "000_00000.parquet"
-    )
+        write_parquet(path, TEXTS[start : start + 20], row_group_size=7)
+    write_parquet(root / "data" / "CC-MAIN-2024-10" / "000_00000.parquet", TEXTS[:2])
+    (root / "README.md").write_text(README)
     return root
 
 
@@ -64,16 +55,16 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_part_of_the_repository(folder: Path) -> None:
     """As one would download it: the sample without the files of the default configuration."""
     shutil.rmtree(folder / "data")
-    assert [document.text for document in FineWebEdu(source=str(folder)).documents()] == TEXTS
+    assert texts_of(FineWebEdu(source=str(folder)).documents()) == TEXTS
 
 
 def test_from_any_position(folder: Path) -> None:
     source = FineWebEdu(source=str(folder))
     documents = list(source.documents())
-    assert [document.text for document in documents] == TEXTS
+    assert texts_of(documents) == TEXTS
     for number in (0, 1, 4, 5, 6, 19, 20, 21, 33, 51):
         position = json.loads(json.dumps(documents[number].position))
-        assert [document.text for document in source.documents(position)] == TEXTS[number:]
+        assert texts_of(source.documents(position)) == TEXTS[number:]
 
 
 def test_tokens_from_the_hub_path(folder: Path, tmp_path: Path) -> None:
@@ -82,7 +73,6 @@ def test_tokens_from_the_hub_path(folder: Path, tmp_path: Path) -> None:
         BPE(300),
         tmp_path / "tokens",
         val_fraction=0.1,
-        progress=False,
     )
     both = documents_of(tokens, "train") + documents_of(tokens, "val")
     assert sorted(both) == sorted(text for text in TEXTS if text)
@@ -165,7 +155,7 @@ def test_drops_are_survived_without_losing_or_repeating_a_row(
         (13, EOFError("truncated download")),
         (1, ConnectionResetError("by peer")),
     ]
-    assert [document.text for document in FineWebEdu().documents()] == TEXTS
+    assert texts_of(FineWebEdu().documents()) == TEXTS
     assert network == []
 
 
@@ -206,7 +196,7 @@ def test_a_preparation_that_gave_up_goes_on(
     network: list[tuple[int, Exception]], tmp_path: Path
 ) -> None:
     """The pinned revision and the finished shards stay; the end is the same as without trouble."""
-    options: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500, "progress": False}
+    options: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500}
     prepare(FineWebEdu(), Byte(), tmp_path / "straight", **options)
     plan = preparation.plan_split
 

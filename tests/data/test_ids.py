@@ -77,7 +77,6 @@ def test_a_stream_without_ends_is_one_document(characters: Path) -> None:
         Bin(str(characters / "train.bin"), str(characters / "val.bin")),
         Ids(65),
         characters / "t",
-        progress=False,
     )
     assert (tokens.train.n_documents, tokens.val.n_documents) == (1, 1)
     assert tokens.tokenizer.end_of_text is None
@@ -89,14 +88,14 @@ def test_max_tokens_cuts_no_token_files(characters: Path) -> None:
     with pytest.raises(
         ValueError, match="max_tokens=100 is not used: token files that exist are taken whole"
     ):
-        prepare(source, Ids(65), characters / "t", max_tokens=100, progress=False)
+        prepare(source, Ids(65), characters / "t", max_tokens=100)
     assert not (characters / "t").exists()
 
 
 def test_text_needs_an_end_of_text(characters: Path) -> None:
     (characters / "x.txt").write_text(TEXT)
     with pytest.raises(DataError, match="no end of text to put between documents"):
-        prepare(Files(str(characters / "x.txt")), Ids(65), characters / "t", progress=False)
+        prepare(Files(str(characters / "x.txt")), Ids(65), characters / "t")
 
 
 @pytest.mark.faults(31)
@@ -108,5 +107,4 @@ def test_foreign_files_are_regular_files(characters: Path) -> None:
             Bin(str(characters / "train.bin"), str(characters / "val.bin")),
             Ids(65),
             characters / "t",
-            progress=False,
         )

@@ -35,7 +35,7 @@ TEXTS = stories(12)
 def work(folder: Path) -> None:
     # One thread: it would not survive the fork. What must be kept includes odd documents' counts.
     source = Memory([*TEXTS[:6], None, "", *TEXTS[6:], "a\0b", None, " "])
-    prepare(source, Char(), folder, val_fraction=0.2, shard_tokens=300, progress=False)
+    prepare(source, Char(), folder, val_fraction=0.2, shard_tokens=300)
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_true_processes_killed_at_random_moments(tmp_path: Path) -> None:
         "from minigpt.tokenizer.fast_bpe import BPE\n"
         "encoding.BATCH_CHARACTERS = 2000\n"
         "print('ready', flush=True)\n"
-        "options = {'workers': 2, 'shard_tokens': 2000, 'progress': False}\n"
+        "options = {'workers': 2, 'shard_tokens': 2000}\n"
         "prepare(CopyTask(3000), BPE(400), sys.argv[1], **options)\n"
     )
     command = [sys.executable, "-c", code]

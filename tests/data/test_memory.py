@@ -19,7 +19,7 @@ def peak_mb():
     return int(line.split()[1]) / 1024
 
 before = peak_mb()
-options = {"val_fraction": 0.01, "workers": 2, "progress": False}
+options = {"val_fraction": 0.01, "workers": 2}
 tokens = prepare(Files(sys.argv[1]), Byte(), sys.argv[2], **options)
 assert tokens.train.n_tokens + tokens.val.n_tokens > 200_000_000
 windows = TrainWindows(tokens.train, 512, seed=0)

@@ -32,7 +32,7 @@ from minigpt.tokenizer.char import Char
 from minigpt.tokenizer.fast_bpe import BPE
 
 TEXTS = stories(60)
-OPTIONS: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500, "progress": False}
+OPTIONS: dict[str, Any] = {"val_fraction": 0.1, "shard_tokens": 500}
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +163,7 @@ def test_odd_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     kept = ["a\0b", "bad \ud800 half", "\ufffd from bytes", "<|endoftext|>", "plain"]
     odd: list[Any] = ["", " \n\t ", None, *kept]
     source = Memory([*odd, "validation"], ["train"] * len(odd) + ["val"])
-    tokens = prepare(source, Byte(), tmp_path, **{**OPTIONS, "progress": True})
+    tokens = prepare(source, Byte(), tmp_path, **OPTIONS)
     once = dict.fromkeys(("null", "nul", "surrogates", "replacement"), 1)
     assert tokens.manifest["odd"] == {"blank": 2, **once}
     kept[1] = "bad \ufffd half"
@@ -188,7 +188,7 @@ def test_what_is_odd_or_missing_is_told_with_its_place(
     (tmp_path / "a.txt").write_bytes(b"a good line\n" * 20)
     (tmp_path / "b.txt").write_bytes(b"good\nbad \xff line\nbad \xfe\n")
     (tmp_path / "c.jsonl").write_bytes(b'{"text": "x"}\n\n{"text": "y\\u0000"}\n{"text": "\xff"}\n')
-    options = {"progress": True, "val_fraction": 0.1}
+    options = {"val_fraction": 0.1}
     tokens = prepare(Files(str(tmp_path)), BPE(300), tmp_path / "tokens", **options)
     told = capsys.readouterr().err
     size = tokens.vocab_size
@@ -271,7 +271,7 @@ def test_vocabularies_beyond_16_bits_take_32(tmp_path: Path) -> None:
     ranges = ((0x4E00, 20_000), (0x20000, 42_000), (0xAC00, 10_000))
     characters = "".join(chr(first + i) for first, n in ranges for i in range(n))
     source = Memory([characters, "ab"], ["train", "val"])
-    tokens = prepare(source, Char(), tmp_path, val_fraction=0.1, progress=False)
+    tokens = prepare(source, Char(), tmp_path, val_fraction=0.1)
     assert tokens.manifest["dtype"] == "uint32"
     assert tokens.tokenizer.decode(stream(tokens, "train")) == source.texts[0]
 
@@ -589,7 +589,7 @@ def test_two_preparations_at_once_agree(tmp_path: Path) -> None:
         "from minigpt.data.prepare import prepare\n"
         "from minigpt.data.copy_task import CopyTask\n"
         "from minigpt.tokenizer.byte import Byte\n"
-        "options = {'wait': True, 'val_fraction': 0.1, 'progress': False}\n"
+        "options = {'wait': True, 'val_fraction': 0.1}\n"
         "print(prepare(CopyTask(), Byte(), sys.argv[1], **options).fingerprint)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "tokens")]

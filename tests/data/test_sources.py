@@ -75,9 +75,7 @@ def test_a_glob_a_file_and_home(mixed: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mixed_files_become_tokens(mixed: Path, tmp_path: Path) -> None:
-    tokens = prepare(
-        Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False
-    )
+    tokens = prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2)
     both = documents_of(tokens, "train") + documents_of(tokens, "val")
     expected = [text.replace("\ud800", "\ufffd") for text in EXPECTED if text is not None]
     assert sorted(both) == sorted(expected)
@@ -86,12 +84,12 @@ def test_mixed_files_become_tokens(mixed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.faults(35)
 def test_a_changed_file_is_noticed(mixed: Path, tmp_path: Path) -> None:
-    prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False)
+    prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2)
     (mixed / "deep" / "c.txt").write_text("Deep")  # the same size
     with pytest.raises(
         DataError, match=r"folder holds other tokens: .*source\.sha256.*remove the folder"
     ):
-        prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2, progress=False)
+        prepare(Files(str(mixed)), Byte(), tmp_path / "tokens", val_fraction=0.2)
 
 
 def test_large_corpora_are_recognised_by_names_and_sizes(
@@ -232,7 +230,7 @@ def test_the_copy_task_and_its_answer(tmp_path: Path) -> None:
     shares = np.array([letters.count(letter) for letter in "abcd"]) / len(letters)
     assert shares.min() > 0.22
     assert source.best_loss() == pytest.approx(6 * np.log(4) / 14)
-    tokens = prepare(source, Byte(), tmp_path, val_fraction=0.1, progress=False)
+    tokens = prepare(source, Byte(), tmp_path, val_fraction=0.1)
     assert tokens.train.n_tokens == 14 * tokens.train.n_documents
 
 
@@ -253,7 +251,7 @@ def test_foreign_token_files(tmp_path: Path) -> None:
     write_llmc(tmp_path / "fineweb_train_000002.bin", ids[500:])
     (tmp_path / "val.bin").write_bytes(np.array(ids[:200], "<u2").tobytes())
     source = Bin(str(tmp_path / "fineweb_train_*.bin"), str(tmp_path / "val.bin"))
-    tokens = prepare(source, Ids(300, 299), tmp_path / "tokens", progress=False)
+    tokens = prepare(source, Ids(300, 299), tmp_path / "tokens")
     assert stream(tokens, "train") == ids
     assert stream(tokens, "val") == ids[:200]
     assert (tokens.train.n_documents, tokens.train.n_bytes, tokens.vocab_size) == (20, None, 300)
@@ -264,7 +262,7 @@ def test_foreign_token_files(tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "theirs")
     from minigpt.tokenizer.hf import HF
 
-    known = prepare(source, HF(str(tmp_path / "theirs")), tmp_path / "known", progress=False)
+    known = prepare(source, HF(str(tmp_path / "theirs")), tmp_path / "known")
     assert known.train.n_bytes == sum(len(text) for text in stories(20))
 
     with open(tmp_path / "fineweb_train_000002.bin", "ab") as file:
@@ -278,10 +276,10 @@ def test_foreign_ids_outside_the_vocabulary(tmp_path: Path) -> None:
     write_llmc(tmp_path / "train.bin", [1, 2, 300])
     source = Bin(str(tmp_path / "train.bin"), str(tmp_path / "train.bin"))
     with pytest.raises(DataError, match=r"id 300 is outside the vocabulary of 300: data\.train"):
-        prepare(source, Ids(300, 299), tmp_path / "tokens", progress=False)
+        prepare(source, Ids(300, 299), tmp_path / "tokens")
     # Half-made folders belong to their request, too.
     with pytest.raises(DataError, match=r"tokenizer.vocab_size 300 -> 301"):
-        prepare(source, Ids(301, 300), tmp_path / "tokens", progress=False)
+        prepare(source, Ids(301, 300), tmp_path / "tokens")
 
 
 @pytest.mark.faults(33)
@@ -296,8 +294,8 @@ def test_foreign_ids_of_another_width(tmp_path: Path) -> None:
     for number, name in enumerate(names):
         source = Bin(good, str(tmp_path / name))
         with pytest.raises(DataError, match=rf"not uint16 ids but .*{name} \(for bare uint32 ids"):
-            prepare(source, Ids(50257, 50256), tmp_path / f"tokens{number}", progress=False)
-    prepare(Bin(good, good), Ids(50257, 50256), tmp_path / "tokens", progress=False)
+            prepare(source, Ids(50257, 50256), tmp_path / f"tokens{number}")
+    prepare(Bin(good, good), Ids(50257, 50256), tmp_path / "tokens")
 
 
 @pytest.mark.faults(33)
@@ -309,7 +307,7 @@ def test_foreign_ids_of_32_bits(tmp_path: Path) -> None:
     Path(headed).write_bytes(struct.pack("<256i", 20240801, 7, 4, *[0] * 253) + ids.tobytes())
     write_llmc(Path(short), [1, 2])
     source, spec = Bin(bare, headed, "uint32"), Ids(128_256)
-    tokens = prepare(source, spec, tmp_path / "tokens", progress=False)
+    tokens = prepare(source, spec, tmp_path / "tokens")
     assert stream(tokens, "train") == stream(tokens, "val") == ids.tolist()
     assert spec.end_of_text is None  # GPT-2's id would be a word here
     for refused, message in (
@@ -321,7 +319,7 @@ def test_foreign_ids_of_32_bits(tmp_path: Path) -> None:
         np.arange(200).tofile(tmp_path / "64.bin")
         size = 128_000 if refused.train == refused.val else 128_256
         with pytest.raises(DataError, match=message):
-            prepare(refused, Ids(size), tmp_path / message[:5], progress=False)
+            prepare(refused, Ids(size), tmp_path / message[:5])
 
 
 def test_missing_foreign_files(tmp_path: Path) -> None:

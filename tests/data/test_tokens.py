@@ -29,9 +29,7 @@ SHARD = "train_00001.bin"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    prepare(
-        Memory(stories(40)), BPE(300), folder, val_fraction=0.1, shard_tokens=300, progress=False
-    )
+    prepare(Memory(stories(40)), BPE(300), folder, val_fraction=0.1, shard_tokens=300)
     return folder
 
 
@@ -361,9 +359,7 @@ def test_reads_are_whole_and_checked(folder: Path) -> None:
 
 def test_few_files_stay_open(tmp_path: Path) -> None:
     """A process that may open 32 files reads hundreds of shards; with fewer it is told so."""
-    tokens = prepare(
-        Memory(stories(200)), Byte(), tmp_path, val_fraction=0.4, shard_tokens=64, progress=False
-    )
+    tokens = prepare(Memory(stories(200)), Byte(), tmp_path, val_fraction=0.4, shard_tokens=64)
     assert len(tokens.train.shards) > 128
     assert len(tokens.val.shards) > 64
     code = (
@@ -394,7 +390,7 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
 @pytest.mark.parametrize("texts", [["ab"], ["a", "b"], ["x" * 10]])
 @pytest.mark.faults(34)
 def test_tiny_corpora_say_what_is_missing(tmp_path: Path, texts: list[str]) -> None:
-    tokens = prepare(Memory(texts), Byte(), tmp_path, val_fraction=0.1, progress=False)
+    tokens = prepare(Memory(texts), Byte(), tmp_path, val_fraction=0.1)
     assert tokens.train.n_tokens >= 2
     assert tokens.val.n_tokens >= 2
     with pytest.raises(DataError, match=rf"{tokens.train.n_tokens} tokens, one sequence needs 33"):
@@ -405,7 +401,7 @@ def test_tiny_corpora_say_what_is_missing(tmp_path: Path, texts: list[str]) -> N
 def test_no_validation_text_is_an_error(tmp_path: Path) -> None:
     source = Memory(["text", "more"], ["train", "train"])
     with pytest.raises(DataError, match=r"no validation text: 2 documents, 8 bytes"):
-        prepare(source, Byte(), tmp_path, progress=False)
+        prepare(source, Byte(), tmp_path)
 
 
 @pytest.mark.faults(31)

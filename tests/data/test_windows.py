@@ -17,9 +17,7 @@ T = 16
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
     folder = tmp_path_factory.mktemp("tokens")
-    return prepare(
-        Memory(stories(40)), Byte(), folder, val_fraction=0.1, shard_tokens=501, progress=False
-    )
+    return prepare(Memory(stories(40)), Byte(), folder, val_fraction=0.1, shard_tokens=501)
 
 
 def test_windows_are_stretches_of_the_stream(tokens: Tokens) -> None:
