@@ -35,6 +35,7 @@ _UNREADABLE = (
     "extraneous input",
     "Error parsing",
 )
+_ONLY_SWEEPS = "requires --multirun"
 Attempt = Callable[[list[str]], DictConfig | Exception]
 
 
@@ -103,6 +104,8 @@ def _explain_choice(choice: str, error: Exception, folders: list[Path]) -> str:
         return _explain_file(choice, options[option], words(error))
     if option.startswith(("[", "{")):
         return f"one choice: {choice} (choose one of {', '.join(sorted(options))})"
+    if options.keys() >= {*option.split(",")} or _ONLY_SWEEPS in words(error):
+        return f"a sweep without -m: {choice} (add -m)"
     return unknown_choice(choice, option, options)
 
 
@@ -141,7 +144,7 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
         parent, _, last = parent.rpartition(".")
         node = OmegaConf.select(base, parent) if parent else base
     if last not in node:
-        known = [k for k in names_in(node) if k != "hydra"] + ([] if parent else sorted(groups))
+        known = {*names_in(node)} - {"hydra"} | (set() if parent else groups)
         prefix = f"{parent}." if parent else ""
         if (
             last == key.rpartition(".")[2]
@@ -153,6 +156,10 @@ def _explain_value(base: DictConfig, override: str, groups: set[str], error: Exc
         return f"unknown key: {key} {did_you_mean(last, known, prefix)}"
     if deleting:
         return f"not to be deleted: {override} (give it a value: {key}=...)"
+    if "Ambiguous value" in text:
+        return f"a sweep without -m: {override} (add -m, or write a list: {key}=[{value}])"
+    if _ONLY_SWEEPS in text:
+        return f"a sweep without -m: {override} (add -m)"
     expected = next((expected for name, expected in _EXPECTED.items() if name in text), None)
     if expected:
         return f"wrong type: {key}={value} (expects {expected})"
