@@ -64,10 +64,10 @@ def test_equals_torch_muon_bit_for_bit(nesterov, weight_decay, scale, dtype):
 
 def test_ten_steps_equal_five_saved_loaded_and_five_more_through_torchs_own_state_dict():
     params = parameters(*SHAPES.values())
-    muon = Muon(params)
+    muon = Muon(params, momentum_warmup=8)  # which goes on where it was
     take(muon, params, range(5))
     resumed = [nn.Parameter(p.detach().clone()) for p in params]
-    again = Muon(resumed)
+    again = Muon(resumed, momentum_warmup=8)
     again.load_state_dict(copy.deepcopy(muon.state_dict()))
     take(muon, params, range(5, 10))
     take(again, resumed, range(5, 10))
@@ -199,22 +199,6 @@ def test_momentum_warmup_rises_linearly_from_085():
         assert torch.allclose(muon.state[p]["momentum_buffer"], expected, atol=1e-6)
 
 
-def test_momentum_warmup_goes_on_where_it_was_after_a_resume():
-    params = parameters((8, 12))
-    muon = Muon(params, momentum_warmup=6)
-    take(muon, params, range(3))
-    resumed = [nn.Parameter(p.detach().clone()) for p in params]
-    again = Muon(resumed, momentum_warmup=6)
-    again.load_state_dict(copy.deepcopy(muon.state_dict()))
-    take(muon, params, range(3, 8))
-    take(again, resumed, range(3, 8))
-    assert all(map(torch.equal, params, resumed))
-
-
-def parts_as_parameters(p, slices):
-    return [nn.Parameter(p.detach()[rows, columns].clone()) for rows, columns in slices]
-
-
 ALL = slice(None)
 
 
@@ -239,7 +223,7 @@ ALL = slice(None)
 @pytest.mark.parametrize("optimizer", [Muon, NorMuon])
 def test_a_split_matrix_moves_like_separate_parameters(optimizer, options, group, slices):
     (p,) = parameters((48, 24))
-    parts = parts_as_parameters(p, slices)
+    parts = [nn.Parameter(p.detach()[rows, columns].clone()) for rows, columns in slices]
     whole = optimizer([{"params": [p], **group}], ns_dtype="bf16", **options)
     separate = optimizer(parts, ns_dtype="bf16")
     for step in range(3):
@@ -280,23 +264,13 @@ def test_a_sharded_parameter_is_refused():
         Muon([p])
 
 
+@pytest.mark.parametrize("options", [{"weight_decay": 0.0}, {"lr": 0.0, "weight_decay": 0.1}])
 @pytest.mark.parametrize("optimizer", [Muon, NorMuon])
-def test_zero_gradient_without_decay_changes_no_bit_of_the_weights(optimizer):
+def test_zero_gradient_without_decay_or_lr_is_no_step_at_all(optimizer, options):
+    """torch.distributed.checkpoint makes optimizer state exist by one with lr 0."""
     params = parameters(*SHAPES.values())
     before = [p.detach().clone() for p in params]
-    muon = optimizer(params, weight_decay=0.0)
-    for p in params:
-        p.grad = torch.zeros_like(p)
-    muon.step()
-    assert all(map(torch.equal, params, before))
-
-
-@pytest.mark.parametrize("optimizer", [Muon, NorMuon])
-def test_lr_zero_with_zero_gradient_is_no_step_at_all(optimizer):
-    """torch.distributed.checkpoint makes optimizer state exist that way."""
-    params = parameters(*SHAPES.values())
-    before = [p.detach().clone() for p in params]
-    muon = optimizer(params, lr=0.0, weight_decay=0.1)
+    muon = optimizer(params, **options)
     for p in params:
         p.grad = torch.zeros_like(p)
     muon.step()
@@ -399,14 +373,3 @@ def test_flops_per_step_equal_the_measured_count_of_the_batched_path():
     with FlopCounterMode(display=False) as counter:
         muon.step()
     assert counter.get_total_flops() == muon.flops_per_step()
-
-
-def test_flops_per_step_are_about_42_d_over_b_of_the_training_flops():
-    """Square matrices of width d, five steps: 5 * 6 d^3 against 6 d^2 a token, hence 5 d / B.
-
-    Wide ones take less.
-    """
-    d = 64
-    muon = Muon(parameters(*[(d, d)] * 4, (4 * d, d), (d, 4 * d)))
-    n_parameters = sum(p.numel() for p in muon.param_groups[0]["params"])
-    assert 3.6 * d < muon.flops_per_step() / (6 * n_parameters) < 5 * d

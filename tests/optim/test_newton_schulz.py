@@ -202,13 +202,3 @@ def test_dtype_rule(monkeypatch):
     assert cached("bf16", "cpu") == torch.bfloat16
     assert cached("fp32", "cuda") == torch.float32
     assert cached("auto", "meta") == torch.float32
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, inside torch.compile
-def test_compiled_equals_eager():
-    compiled = torch.compile(orthogonalise)
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = gaussian(64, 96, dtype=torch.float32)
-        eager = orthogonalise(matrix, KELLER_5, dtype)
-        assert relative(compiled(matrix, KELLER_5, dtype), eager) < 3e-2

@@ -1,5 +1,6 @@
 """A model small enough to think about, with every role, and the optimizers of a preset on it."""
 
+import copy
 import json
 from functools import partial
 from pathlib import Path
@@ -121,6 +122,22 @@ def saved(tree):
         for path, tensor in tensors.items()
     }
     return decode(json.loads(written), files)
+
+
+def assert_resumes(build):
+    """15 steps equal 5, saved and loaded into a model of other weights, and 10 more, to the bit."""
+    model, resumed = Toy(), Toy(seed=7)
+    optimizer = build(model)
+    train(model, optimizer, range(5))
+    tree, weights = saved(optimizer.state_tree()), copy.deepcopy(model.state_dict())
+    losses = train(model, optimizer, range(5, 15))
+
+    resumed.load_state_dict(weights)
+    again = build(resumed)
+    again.load_state_tree(tree)
+    assert train(resumed, again, range(5, 15)) == losses
+    assert all(map(torch.equal, model.parameters(), resumed.parameters()))
+    assert_equal_trees(saved(optimizer.state_tree()), saved(again.state_tree()))
 
 
 def assert_equal_trees(a, b):
