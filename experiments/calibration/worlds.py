@@ -12,7 +12,7 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -188,28 +188,24 @@ class SimulatedRuns:
         return "not begun"
 
 
-_RESIDUALS: list[Mapping[tuple[bool, float], float]] = []
-
-
+@cache
 def real_residuals() -> list[Mapping[tuple[bool, float], float]]:
     """One a seed of muon_vs_adamw: (is it Muon, budget) -> its loss less the mean of all seeds,
     as wide as the spread of 8 seeds says.
     """
-    if not _RESIDUALS:
-        losses: dict[tuple[bool, float], dict[str, float]] = {}
-        for row in csv.DictReader(REAL.read_text().splitlines()):
-            if row["phase"] == "confirm":
-                key = (row["optim"] == "muon", float(row["train.steps"]))
-                losses.setdefault(key, {})[row["seed"]] = float(row["val_loss"])
-        for seed in sorted(next(iter(losses.values()))):
-            _RESIDUALS.append(
-                {
-                    key: (by_seed[seed] - float(np.mean(list(by_seed.values()))))
-                    * math.sqrt(len(by_seed) / (len(by_seed) - 1))
-                    for key, by_seed in losses.items()
-                }
-            )
-    return _RESIDUALS
+    losses: dict[tuple[bool, float], dict[str, float]] = {}
+    for row in csv.DictReader(REAL.read_text().splitlines()):
+        if row["phase"] == "confirm":
+            key = (row["optim"] == "muon", float(row["train.steps"]))
+            losses.setdefault(key, {})[row["seed"]] = float(row["val_loss"])
+    return [
+        {
+            key: (by_seed[seed] - float(np.mean(list(by_seed.values()))))
+            * math.sqrt(len(by_seed) / (len(by_seed) - 1))
+            for key, by_seed in losses.items()
+        }
+        for seed in sorted(next(iter(losses.values())))
+    ]
 
 
 def power(pairs: int, looks: int = 3) -> float:

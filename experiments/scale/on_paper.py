@@ -10,7 +10,6 @@ machine of eight. Estimates of minigpt/train/on_paper.py; overrides are train.py
 import sys
 
 from minigpt.cli import composition, process
-from minigpt.config import schema
 from minigpt.config.build import check_built, choose_precision, vocabulary
 from minigpt.config.plan import Plan, plan_of
 from minigpt.train import memory, on_paper, peak
@@ -61,8 +60,7 @@ def row(model: str, gpus: str, found: Forecast, step: on_paper.Step) -> list[str
 
 
 def main(overrides: list[str]) -> None:
-    schema.register()
-    process.register_resolvers()
+    process.set_up_composing()
     lines = [list(HEAD), ["---"] * len(HEAD)]
     for model in MODELS:
         for ranks in GPUS:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minigpt.bench.machine import proc_bytes
 from minigpt.data.shards import HEADER_BYTES, header, read_layout
 from minigpt.data.tokens import Shard, Split, file_identity
 from minigpt.data.windows import TrainWindows
@@ -60,23 +61,14 @@ def train(folder: Path, n_shards: int, steps: int) -> None:
         optimizer.zero_grad()
         batch_ms.append(1e3 * (loaded - start))
         step_ms.append(1e3 * (time.perf_counter() - loaded))
-    with open("/proc/self/status") as status:
-        resident_kb = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-    print(statistics.median(batch_ms), statistics.median(step_ms), resident_kb / 1024)
+    resident = proc_bytes("/proc/self/status", "VmRSS")
+    print(statistics.median(batch_ms), statistics.median(step_ms), resident / 2**20)
 
 
 def in_child(n_shards: int, steps: int) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            __file__,
-            "--folder",
-            folder,
-            "--shards",
-            str(n_shards),
-            "--steps",
-            str(steps),
-        ]
+        job = ["--folder", folder, "--shards", str(n_shards), "--steps", str(steps)]
+        command = [sys.executable, __file__, *job]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     batch_ms, step_ms, resident_mb = map(float, output.split())
     return batch_ms, step_ms, resident_mb

@@ -19,6 +19,7 @@ from statistics import median, quantiles
 from typing import Any, cast
 
 import torch
+from in_readme import put
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
@@ -28,7 +29,6 @@ from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 
 ROOT = Path(__file__).parent.parent.parent
-README = Path(__file__).parent / "README.md"
 VOCAB_SIZE, PROMPT = 20_000, 32
 GOAL = {1: "3"}
 
@@ -83,17 +83,13 @@ def main() -> None:
                 )
                 print(line, flush=True)
                 lines.append(line)
-    write_between("\n".join(lines), options.threads)
+    put(f"generation, {options.threads} threads", "\n".join(lines))
 
 
 def pairs(
-    ours: Transformer,
-    reference: torch.nn.Module,
-    batch: int,
-    n_tokens: int,
-    rounds: int,
+    ours: Transformer, reference: torch.nn.Module, batch: int, n_tokens: int, rounds: int,
     clock: Callable[[], float],
-) -> list[tuple[float, float]]:
+) -> list[tuple[float, float]]:  # fmt: skip
     """Tokens per second (ours, theirs) of each round, the first of them taking turns."""
     prompt = torch.randint(VOCAB_SIZE - 1, (PROMPT,), generator=generator(0, "data")).tolist()
     greedy = sampling.Sampling(max_new_tokens=n_tokens, temperature=0.0, num_samples=batch)
@@ -124,14 +120,6 @@ def pairs(
             mine, theirs = minigpt(), transformers()
         found.append((mine, theirs))
     return found
-
-
-def write_between(table: str, threads: int) -> None:
-    """The table in this folder's README, between its markers."""
-    begin, end = (f"<!-- generation, {threads} threads: {word} -->" for word in ("begin", "end"))
-    before, _, rest = README.read_text().partition(begin)
-    if rest:
-        README.write_text(f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":

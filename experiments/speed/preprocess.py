@@ -71,23 +71,16 @@ def measure(arm: str, folder: Path, cores: int) -> float:
     texts = json.loads((folder / "texts.json").read_text()) * (1 if arm == "tokenizers" else COPIES)
     tokenizer = load(folder / "tokenizer")
     tokenizer.encode("To be, or not to be")  # builds what the first call builds
-    return (
-        sum(len(text.encode()) for text in texts)
-        / 1e6
-        / seconds(arm, folder, cores, texts, tokenizer)
-    )
+    n_bytes = sum(len(text.encode()) for text in texts)
+    return n_bytes / 1e6 / seconds(arm, folder, cores, texts, tokenizer)
 
 
 def seconds(arm: str, folder: Path, cores: int, texts: list[str], tokenizer: Tokenizer) -> float:
     if arm == "ours":
         with tempfile.TemporaryDirectory(dir=folder) as out:
             start = time.perf_counter()
-            prepare(
-                Files(str(folder / "texts")),
-                Ready(folder / "tokenizer"),
-                out,
-                workers=cores,
-            )
+            files, ready = Files(str(folder / "texts")), Ready(folder / "tokenizer")
+            prepare(files, ready, out, workers=cores)
             return time.perf_counter() - start
     if arm == "tiktoken":
         encoding = tokenizer.encoding  # type: ignore[attr-defined]
@@ -107,20 +100,12 @@ def seconds(arm: str, folder: Path, cores: int, texts: list[str], tokenizer: Tok
 
 
 def in_child(arm: str, folder: Path, cores: int) -> float:
-    command = [
-        sys.executable,
-        __file__,
-        "--arm",
-        arm,
-        "--folder",
-        str(folder),
-        "--cores",
-        str(cores),
-    ]
-    environment = {**os.environ, "RAYON_NUM_THREADS": str(cores)}
-    return float(
-        subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    job = ["--arm", arm, "--folder", str(folder), "--cores", str(cores)]
+    command, environment = [sys.executable, __file__, *job], {"RAYON_NUM_THREADS": str(cores)}
+    done = subprocess.run(
+        command, env=os.environ | environment, check=True, capture_output=True, text=True
     )
+    return float(done.stdout)
 
 
 def compare(folder: Path, cores: int, rounds: int) -> None:

@@ -17,14 +17,11 @@ import time
 from pathlib import Path
 from statistics import median
 
+from in_readme import put
+
 HERE = Path(__file__).parent
-RESULTS, FIGURE, README = HERE / "scaling.csv", HERE / "scaling.png", HERE / "README.md"
-BEGIN, END = "<!-- scaling: written by scaling.py -->", "<!-- end of scaling -->"
-VOCABULARY = {
-    "tiny": ["data=shakespeare"],
-    "small": ["data=fineweb_edu"],
-    "medium": ["data=fineweb_edu"],
-}
+RESULTS, FIGURE = HERE / "scaling.csv", HERE / "scaling.png"
+VOCABULARY = {"tiny": "shakespeare", "small": "fineweb_edu", "medium": "fineweb_edu"}
 OWN = {"tiny": 128, "small": 512, "medium": 1024}  # sequence length of the model's file
 POINTS = list(
     dict.fromkeys(
@@ -43,7 +40,8 @@ Key = tuple[str, int, int]
 
 def overrides(model: str, seq_len: int, batch: int) -> list[str]:
     sizes = [f"model.max_seq_len={seq_len}", f"train.batch_size={batch}"]
-    return [f"model={model}", *VOCABULARY[model], *sizes, "train.precision=bf16", "train.threads=1"]
+    names = [f"model={model}", f"data={VOCABULARY[model]}"]
+    return [*names, *sizes, "train.precision=bf16", "train.threads=1"]
 
 
 def estimated_memory(model: str, seq_len: int, batch: int) -> float:
@@ -51,16 +49,13 @@ def estimated_memory(model: str, seq_len: int, batch: int) -> float:
     import torch
 
     from minigpt.cli import composition, process
-    from minigpt.config import schema
     from minigpt.config.build import build, choose_precision
     from minigpt.config.plan import plan_of
     from minigpt.train import memory
 
-    schema.register()
-    process.register_resolvers()
-    cfg = plan_of(
-        composition.compose("train", overrides(model, seq_len, batch), None, plan_of)
-    ).config
+    process.set_up_composing()
+    typed = overrides(model, seq_len, batch)
+    cfg = plan_of(composition.compose("train", typed, None, plan_of)).config
     vocab_size = cfg["data"]["tokenizer"]["vocab_size"]
     with torch.device("meta"):
         built = build(cfg["model"], vocab_size)
@@ -74,11 +69,9 @@ def measure(model: str, seq_len: int, batch: int) -> Row:
     from minigpt.bench.machine import peak_memory
     from minigpt.bench.model import Model
     from minigpt.cli import process
-    from minigpt.config import schema
     from minigpt.train.peak import matrix_product_flops
 
-    schema.register()
-    process.register_resolvers()
+    process.set_up_composing()
     torch.set_num_threads(1)
     under_test = Model(overrides(model, seq_len, batch))
     products = [matrix_product_flops("cpu", "bf16", 0.2)]
@@ -163,13 +156,8 @@ def draw(rows: dict[Key, Row]) -> None:
         series = sorted((t, row) for (_, t, b), row in own.items() if t * b == 4096)
         if len(series) > 1:
             xs = [t for t, _ in series]
-            length.plot(
-                xs,
-                [1e6 * r["forward_backward_s"] / 4096 for _, r in series],
-                "o",
-                color=colour,
-                label=model,
-            )
+            ys = [1e6 * r["forward_backward_s"] / 4096 for _, r in series]
+            length.plot(xs, ys, "o", color=colour, label=model)
             for share, style in ((1.0, "-"), (0.5, ":")):
                 ys = [1e6 * r["flops_per_token"] / rate / share for _, r in series]
                 length.plot(xs, ys, style, color=colour, alpha=0.6)
@@ -211,15 +199,6 @@ def draw(rows: dict[Key, Row]) -> None:
     figure.savefig(FIGURE, dpi=110)
 
 
-def put_into_readme(text: str) -> None:
-    """Replace what stands between the markers, or add it with its own section."""
-    readme = README.read_text()
-    if BEGIN not in readme:
-        readme = f"{readme.rstrip()}\n\n## How cost grows (`scaling.py`)\n\n{BEGIN}\n{END}\n"
-    before, rest = readme.split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -237,18 +216,16 @@ def main() -> None:
     for key in POINTS:
         if key not in rows and time.monotonic() < end:
             command = [sys.executable, __file__, "--point", *map(str, key)]
-            rows[key] = json.loads(
-                subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            )
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            rows[key] = json.loads(done.stdout)
             write(rows)
-            print(
-                *key, {name: float(f"{value:.4g}") for name, value in rows[key].items()}, flush=True
-            )
+            shown = {name: float(f"{value:.4g}") for name, value in rows[key].items()}
+            print(*key, shown, flush=True)
     print(f"{len(rows)} of {len(POINTS)} points")
     for key, row in rows.items():
         row["memory_estimated"] = estimated_memory(*key)
     draw(rows)
-    put_into_readme(table(rows))
+    put("scaling", table(rows))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from in_readme import put
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
 
 from minigpt.cli import composition, process
-from minigpt.config import schema
 from minigpt.config.plan import plan_of
 from minigpt.logger.wandb import WandbLogger
 from minigpt.train import clocks as train_clocks
@@ -37,8 +37,6 @@ from minigpt.train import training
 from minigpt.train.bar import ProgressBar
 from minigpt.train.run import Run
 
-README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- shares.py begins -->", "<!-- shares.py ends -->"
 VOCABULARY, TRAIN_TOKENS = 20_000, 20_000_000
 EVALUATED = 10_240  # tokens
 GOALS = {"Muon": "< 5%", "data": "< 1%", "logging": "< 0.5%"}
@@ -141,14 +139,10 @@ def measure(
 ) -> str:
     """Run the recipe and return the tables."""
     os.environ["WANDB_MODE"] = "offline"
-    schema.register()
-    process.register_resolvers()
+    process.set_up_composing()
     recipe = composition.compose("train", ["experiment=mini_gpt", *overrides], None, plan_of)
-    micro_batch, evaluated, every = (
-        recipe.train.micro_batch_size,
-        recipe.eval.tokens,
-        recipe.eval.every,
-    )
+    micro_batch = recipe.train.micro_batch_size
+    evaluated, every = recipe.eval.tokens, recipe.eval.every
     accumulation = recipe.train.batch_size // micro_batch
     wanted = [
         "experiment=mini_gpt", *random_shards(folder),
@@ -172,11 +166,7 @@ def measure(
         each["forward_backward"] *= accumulation
     step = median(each["step"] for each in clocks.steps)
     tokens = clocks.live.budget.tokens_per_step * accumulation
-    clock = (
-        f"processor time of the training thread, {threads} thread(s)"
-        if processor_time
-        else f"{threads} thread(s)"
-    )
+    clock = "processor time of the training thread, " * processor_time + f"{threads} thread(s)"
     lines = [
         f"A step of {tokens:,} tokens: {step:.1f} s; {clock}, medians of {steps} steps. "
         "Data, forward and backward: "
@@ -221,18 +211,12 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as behind train.py")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        table = measure(
-            Path(folder),
-            arguments.steps,
-            arguments.threads,
-            arguments.processor_time,
-            arguments.overrides,
-        )
+        options = vars(arguments).copy()
+        dry = options.pop("dry")
+        table = measure(Path(folder), **options)
     print(table)
-    if not arguments.dry:
-        text = README.read_text()
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        README.write_text(before + BEGIN + "\n" + table + "\n" + END + after)
+    if not dry:
+        put("shares", table)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from in_readme import put
+
 ROOT = Path(__file__).parent.parent.parent
-README = Path(__file__).parent / "README.md"
-BEGIN, END = "<!-- startup: begin -->", "<!-- startup: end -->"
 ARMS = {
     "default, logger=none": ["logger=none", "train.steps=3"],
     "default (wandb offline)": ["train.steps=3"],
@@ -70,11 +70,8 @@ def main() -> None:
         f"| {what} | {median(t):.2f} ({min(t):.2f}, {max(t):.2f}) | {goal} |"
         for what, t, goal in rows
     ]
-    lines += [
-        "",
-        "| stage, seconds | " + " | ".join(stages) + " |",
-        "|---" * (len(stages) + 1) + "|",
-    ]
+    lines += ["", "| stage, seconds | " + " | ".join(stages) + " |"]
+    lines += ["|---" * (len(stages) + 1) + "|"]
     previous = dict.fromkeys(stages, 0.0)
     for border, what in STAGES:
         cells = [f"{stages[name][border] - previous[name]:.2f}" for name in stages]
@@ -83,7 +80,7 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if not options.dry:
-        write_between(table)
+        put("startup", table)
 
 
 def seconds(*command: str) -> float:
@@ -97,12 +94,7 @@ def stamps(arguments: list[str]) -> dict[str, float]:
     """When one run of train.py passed each border, in seconds since its process was started."""
     with tempfile.NamedTemporaryFile("r") as file:
         begin = time.time()
-        subprocess.run(
-            [sys.executable, __file__, "--inside", file.name, *arguments],
-            check=True,
-            cwd=ROOT,
-            capture_output=True,
-        )
+        seconds(__file__, "--inside", file.name, *arguments)
         end = time.time() - begin
         found = json.load(file)
     return {name: moment - begin for name, moment in found.items()} | {"end": end}
@@ -164,13 +156,6 @@ def inside(path: str, arguments: list[str]) -> None:
     stamp("finished")
     Path(path).write_text(json.dumps(moments))
     sys.exit(code)
-
-
-def write_between(table: str) -> None:
-    """The table in this folder's README, between its markers."""
-    before, _, rest = README.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
 
 
 if __name__ == "__main__":

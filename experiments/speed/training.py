@@ -16,18 +16,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from in_readme import put
 from torch import nn
 
+from minigpt.bench.machine import peak_memory
 from minigpt.config.precision import choose
 from minigpt.model.transformer import Transformer
 from minigpt.seeding import generator
 
 BATCH, T, V, LAYERS, D, HEADS, D_FF = 4, 512, 20_000, 8, 512, 8, 1376
-README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- training.py begins -->", "<!-- training.py ends -->"
 
 
 def ours(checkpointing: bool = False) -> nn.Module:
@@ -97,17 +96,10 @@ def flops_of_step() -> float:
 
 def peak_of(arm: str, precision: str, threads: int) -> float:
     """Peak resident memory in GB of a process that takes three steps."""
-    command = [
-        sys.executable,
-        __file__,
-        "--threads",
-        str(threads),
-        "--memory",
-        json.dumps([arm, precision]),
-    ]
-    return float(
-        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-    )
+    job = ["--threads", str(threads), "--memory", json.dumps([arm, precision])]
+    command = [sys.executable, __file__, *job]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
 
 
 def measure(precision: str, rounds: int, threads: int) -> str:
@@ -149,9 +141,7 @@ def main() -> None:
         step = stepper(*arguments.memory)
         for _ in range(3):
             step()
-        # getrusage would hand on the peak of the parent process
-        status = Path("/proc/self/status").read_text()
-        print(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9)
+        print(peak_memory("cpu") / 1e9)
         return
     table = [
         "| precision | threads | rounds | ours, tokens/s | transformers "
@@ -166,9 +156,7 @@ def main() -> None:
     ]
     print("\n".join(table))
     if not arguments.dry:
-        text = README.read_text()
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        README.write_text(before + BEGIN + "\n" + "\n".join(table) + "\n" + END + after)
+        put("training", "\n".join(table))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
-"""Coordinate check: does the size of what each block writes stay the same while the model gets
-wider?
+"""Coordinate check: does a wider model's block write entries of the same size?
 
-    python experiments/width_transfer/coordinate_check.py      # about two minutes on one thread; a
-        table and a figure
+    python experiments/width_transfer/coordinate_check.py      about two minutes on one thread
 
 For each width a model is drawn, trained a few steps on the same batches of Shakespeare's plays, and
 the RMS of an entry of each block's output and of the logits is taken on one fixed batch. In a
-parametrization that transfers, it is flat in
-width: the slope of log RMS over log width is near 0 (|slope| < 0.1 is the usual criterion). Method:
-Yang et al., arXiv 2203.03466, appendix D.1. Several seeds are averaged; the table gives the
-steepest of all blocks.
+parametrization that transfers, it is flat in width: the slope of log RMS over log width is near 0
+(|slope| < 0.1 is the usual criterion). Method: Yang et al., arXiv 2203.03466, appendix D.1. Several
+seeds are averaged; the table gives the steepest of all blocks. Draws coordinate_check.png too.
 """
 
 import argparse
@@ -26,7 +23,6 @@ import torch
 from torch import Tensor
 
 from minigpt.cli import composition, process
-from minigpt.config import schema
 from minigpt.config.build import build, build_optimizer
 from minigpt.config.corpus import prepare_tokens
 from minigpt.config.plan import plan_of
@@ -44,15 +40,13 @@ ARMS = (
     ("muon optim.hidden.scale=spectral", "mup"),
 )
 Sizes = dict[str, float]  # where -> RMS
+# arm -> step -> where -> width -> RMS
+Found = dict[tuple[str, str], dict[int, dict[str, dict[int, float]]]]
 
 
 def settings(optim: str, kind: str, width: int, lr_scale: float) -> dict[str, Any]:
     """The configuration that train.py would compose."""
-    overrides = [
-        *f"optim={optim}".split(),
-        f"optim.lr_scale={lr_scale}",
-        f"model.parametrization={kind}",
-    ]
+    overrides = f"optim={optim} optim.lr_scale={lr_scale} model.parametrization={kind}".split()
     overrides += [f"model.d_model={width}", f"model.n_heads={width // HEAD_SIZE}"]
     return plan_of(composition.compose("train", overrides, None, plan_of)).config
 
@@ -99,9 +93,7 @@ def slope(by_width: dict[int, float]) -> float:
     return float(np.polyfit(np.log(list(by_width)), np.log(list(by_width.values())), 1)[0])
 
 
-def draw(
-    found: dict[tuple[str, str], dict[int, dict[str, dict[int, float]]]], target: Path
-) -> None:
+def draw(found: Found, target: Path) -> None:
     figure, axes = plt.subplots(
         2, len(ARMS), figsize=(3.3 * len(ARMS), 5.6), constrained_layout=True, sharex=True
     )
@@ -139,10 +131,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    schema.register()
-    process.register_resolvers()
+    process.set_up_composing()
     tokens = None
-    found: dict[tuple[str, str], dict[int, dict[str, dict[int, float]]]] = {}
+    found: Found = {}
     print("| arm | parametrization | what | " + " | ".join(f"step {step}" for step in STEPS) + " |")
     print("|---|---|---|" + "---|" * len(STEPS))
     for arm in ARMS:
@@ -150,26 +141,19 @@ def main() -> None:
         for width in WIDTHS:
             cfg = settings(*arm, width, arguments.lr_scale)
             if tokens is None:
-                tokens = prepare_tokens(
-                    cfg["data"], ROOT / "outputs" / "tokens" / "coordinate_check"
-                )
+                tokens = prepare_tokens(cfg["data"], ROOT / "outputs/tokens/coordinate_check")
             runs = [run(cfg, tokens, seed) for seed in range(arguments.seeds)]
             for step in STEPS:
                 for where in runs[0][step]:
-                    found[arm][step][where][width] = float(
-                        np.mean([one[step][where] for one in runs])
-                    )
+                    mean = np.mean([one[step][where] for one in runs])
+                    found[arm][step][where][width] = float(mean)
         for what in ("blocks", "logits"):
             names = [name for name in found[arm][0] if name.startswith(what.rstrip("s"))]
             steepest = [
                 max((slope(found[arm][step][name]) for name in names), key=abs) for step in STEPS
             ]
-            print(
-                f"| {arm[0]} | {arm[1]} | {what} | "
-                + " | ".join(f"{value:+.2f}" for value in steepest)
-                + " |",
-                flush=True,
-            )
+            cells = [*arm, what, *(f"{value:+.2f}" for value in steepest)]
+            print(f"| {' | '.join(cells)} |", flush=True)
     draw(found, Path(__file__).parent / "coordinate_check.png")
 
 

@@ -53,11 +53,8 @@ def main() -> None:
             [["optim", "parametrization", "d_model", "lr_scale", "val_loss", "run"], *rows]
         )
     widths = sorted({width for by_width in curves.values() for width in by_width})
-    print(
-        "| arm | parametrization | "
-        + " | ".join(f"best lr_scale at {w} (loss)" for w in widths)
-        + " | cells moved |"
-    )
+    best_at = " | ".join(f"best lr_scale at {w} (loss)" for w in widths)
+    print(f"| arm | parametrization | {best_at} | cells moved |")
     print("|---|---|" + "---|" * (len(widths) + 1))
     for (arm, kind), by_width in sorted(curves.items()):
         shown = [f"{best(by_width[w]):g} ({min(by_width[w].values()):.3f})" for w in widths]
