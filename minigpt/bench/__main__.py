@@ -12,7 +12,7 @@ from minigpt.bench.processes import figures_in, measure
 from minigpt.cli import composition, process
 from minigpt.cli.arguments import Parser, exit_code_of
 from minigpt.errors import ConfigError
-from minigpt.files.durable import storage_error, write_atomic
+from minigpt.files.durable import write_atomic, writing
 
 if TYPE_CHECKING:
     from minigpt.config.plan import Plan
@@ -69,7 +69,8 @@ def parser() -> Parser:
     add("--seconds", type=float, default=120.0, help="all of it ends by then (default 120)")
     add("--tokens", type=int, metavar="N",
         help="budget to estimate the time of (default: each model's own)")  # fmt: skip
-    add("--json", metavar="FILE", type=Path, help="write every figure here")
+    add("--json", metavar="FILE", type=lambda text: Path(text).expanduser(),
+        help="write every figure here")  # fmt: skip
     return p
 
 
@@ -129,7 +130,9 @@ def bench(options: argparse.Namespace) -> None:
     say(["", *report.advice_lines(results, commands)])
     if options.json is not None:
         figures = {"machine": machine, "product_flops": rates, "models": results}
-        write(options.json, figures)
+        figures_in(options.json, FIGURES, "--json")
+        with writing(options.json, "--json"):
+            write_atomic(options.json, (json.dumps(figures, indent=1) + "\n").encode())
 
 
 def say(lines: list[str]) -> None:
@@ -143,20 +146,12 @@ def check(options: argparse.Namespace) -> None:
     if options.tokens is not None and options.tokens < 1:
         raise ConfigError(f"out of range: --tokens {options.tokens} (at least 1)")
     if options.json is not None:
-        if not options.json.expanduser().absolute().parent.is_dir():
+        if not options.json.absolute().parent.is_dir():
             raise ConfigError(f"no such folder: --json {options.json} (make it first)")
-        figures_in(options.json.expanduser(), FIGURES, "--json")
+        figures_in(options.json, FIGURES, "--json")
     if bad := [o for o in options.overrides if "=" not in o]:
         way = "(write key=value; models are chosen with --only)"
         raise ConfigError(*(f"unreadable argument: {o} {way}" for o in bad))
-
-
-def write(path: Path, figures: dict[str, Any]) -> None:
-    try:
-        figures_in(path.expanduser(), FIGURES, "--json")
-        write_atomic(path.expanduser(), (json.dumps(figures, indent=1) + "\n").encode())
-    except OSError as error:
-        raise storage_error(path, error, "--json") from None
 
 
 def derived(

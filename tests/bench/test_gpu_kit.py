@@ -15,12 +15,12 @@ from minigpt.bench import __main__ as bench
 from minigpt.bench import gpu, processes
 from minigpt.bench.model import Model
 from minigpt.cli import process
-from minigpt.config import schema
 from minigpt.config.budget import Budget
 from minigpt.errors import ConfigError
 
 MACHINE = {"name": "Some GPU 80GB", "device": "cuda", "commit": "abc", "torch": "2.9",
            "bf16 peak, FLOP/s": 1e15}  # fmt: skip
+REPORT = "some-gpu-80gb.md"
 SPEED = {
     "micro_batches": {"8": {"tokens_per_s": 1e5, "memory": 2**31, "memory_estimated": 2**30}},
     "micro_batch_size": 8, "tokens_per_s": 2e5, "flops_per_token": 1e9, "compile_speedup": 1.5,
@@ -72,7 +72,7 @@ def test_it_goes_on_where_it_was_and_says_what_failed(
     assert stubs.done == STAGES, "a failure ends its stage alone"
     said = capfd.readouterr().err
     assert "stage 11 of 11, muon: at most" in said
-    report = (tmp_path / "some-gpu-80gb.md").read_text()
+    report = (tmp_path / REPORT).read_text()
     assert "- speed small Llama FAILED: no transformers here" in report
     assert "- losses FAILED: test_tf32: FAILED: beyond" in report
     assert "| cuda | small | minigpt | eager, micro-batch 8 | 200,000 | 20 | 2 | 1 |" in report
@@ -82,7 +82,7 @@ def test_it_goes_on_where_it_was_and_says_what_failed(
     stubs.done, stubs.broken = [], {}
     assert bench.main(command) == 0
     assert stubs.done == ["losses", "small Llama"]
-    assert "FAILED" not in (tmp_path / "some-gpu-80gb.md").read_text()
+    assert "FAILED" not in (tmp_path / REPORT).read_text()
     stubs.done = []
     assert bench.main(command) == 0
     assert stubs.done == []
@@ -90,7 +90,7 @@ def test_it_goes_on_where_it_was_and_says_what_failed(
     stubs.machine["commit"] = "def"
     assert bench.main([*command, "--only", "muon", "--only", "losses"]) == 0
     assert stubs.done == ["losses", "muon"]
-    ran = re.findall(r"(\w+): 0 s, ended \S+, at commit (\w+)", report_of(tmp_path))
+    ran = re.findall(r"(\w+): 0 s, ended \S+, at commit (\w+)", (tmp_path / REPORT).read_text())
     kinds = ["machine", "tests", "programs", "measures", "resume", "minigpt", "Llama"]
     assert dict(ran) == dict.fromkeys(kinds, "abc") | {"losses": "def", "muon": "def"}
     stubs.machine["torch"], stubs.done = "2.10", []
@@ -98,10 +98,6 @@ def test_it_goes_on_where_it_was_and_says_what_failed(
     assert "2.9 -> 2.10 (--again, or another --out)" in capfd.readouterr().err
     assert bench.main([*command, "--again"]) == 0
     assert stubs.done == STAGES
-
-
-def report_of(folder: Path) -> str:
-    return (folder / "some-gpu-80gb.md").read_text()
 
 
 def test_what_was_measured_before_it_was_killed_stays(
@@ -114,7 +110,7 @@ def test_what_was_measured_before_it_was_killed_stays(
 
     monkeypatch.setattr(gpu, "measure", interrupted)
     assert bench.main(["gpu", "--out", str(tmp_path)]) == 130
-    report = (tmp_path / "some-gpu-80gb.md").read_text()
+    report = (tmp_path / REPORT).read_text()
     assert "- speed medium Llama was not reached" in report
     monkeypatch.setattr(gpu, "measure", stubs.measure)
     assert bench.main(["gpu", "--out", str(tmp_path)]) == 0
@@ -173,16 +169,14 @@ def test_why_a_test_failed_in_a_line(failure: str, line: str) -> None:
 def test_checks_for_a_gpu_fit_the_code_that_they_check() -> None:
     """Two of them, on the CPU."""
     checks = load_script(ROOT / "tests/train/gpu_checks.py")
-    schema.register()
-    process.register_resolvers()
+    process.set_up_composing()
     found = checks.copies("cpu")
     assert (found["micro-batches"], found["wrong"]) == (40, 0)
     assert checks.adamw("cpu")["apart"] < 1e-5
 
 
 def rival() -> Model:
-    schema.register()
-    process.register_resolvers()
+    process.set_up_composing()
     return Model(["model=medium", "data=fineweb_edu", "optim=adamw", *gpu.SHRUNK], rival=True)
 
 
