@@ -13,26 +13,31 @@ import yaml
 from runs import SMALL, Shell
 from safetensors.torch import load_file, save_file
 
+from minigpt import export
 from minigpt.generate.load import load_run
 
 
+@pytest.fixture(scope="module")
+def exported(trained: Path) -> Path:
+    (run,) = (path.parent for path in (trained / "outputs").glob("*/run.json"))
+    assert export.main([str(run), str(trained / "exported")]) == 0
+    return trained / "exported"
+
+
 def test_an_exported_run_gives_equal_logits_in_transformers_and_the_same_text_here(
-    shell: Shell, tmp_path: Path
+    shell: Shell, exported: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from minigpt import export
-
-    run, folder = shell.run_folder(), tmp_path / "exported"
-    assert export.main([str(run), str(folder)]) == 0
-    ours, theirs = load_run(run), AutoModelForCausalLM.from_pretrained(folder)
+    run = shell.run_folder()
+    ours, theirs = load_run(run), AutoModelForCausalLM.from_pretrained(exported)
     ids = ours.tokenizer.encode("MACBETH: what")
-    assert AutoTokenizer.from_pretrained(folder)("MACBETH: what")["input_ids"] == ids
+    assert AutoTokenizer.from_pretrained(exported)("MACBETH: what")["input_ids"] == ids
     tokens = torch.tensor([ids])
     with torch.no_grad():
         assert torch.equal(ours.model(tokens), theirs(tokens).logits)
     texts = []
-    for where in (run, folder):
+    for where in (run, exported):
         greedy = [f"run={where}", "prompt=MAC", "temperature=0", "max_new_tokens=12"]
         assert shell("generate", *greedy) == 0, shell.err
         texts.append(shell.out)
@@ -52,22 +57,9 @@ def test_the_model_card_says_what_the_run_knows(exported: Path, trained: Path) -
     assert card.count("unknown") == 1, "the licence of the weights"
 
 
-def test_an_exported_folder_starts_a_new_run(shell: Shell, tmp_path: Path) -> None:
-    from minigpt import export
-
-    folder = tmp_path / "exported"
-    assert export.main([str(shell.run_folder()), str(folder)]) == 0
-    places = [f"init_from={folder}", f"output_dir={tmp_path / 'outputs'}"]
+def test_an_exported_folder_starts_a_new_run(shell: Shell, exported: Path, tmp_path: Path) -> None:
+    places = [f"init_from={exported}", f"output_dir={tmp_path / 'outputs'}"]
     assert shell("train", *SMALL, *places) == 0, shell.err
-
-
-@pytest.fixture(scope="module")
-def exported(trained: Path) -> Path:
-    from minigpt import export
-
-    (run,) = (path.parent for path in (trained / "outputs").glob("*/run.json"))
-    assert export.main([str(run), str(trained / "exported")]) == 0
-    return trained / "exported"
 
 
 Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], object]

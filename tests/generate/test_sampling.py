@@ -218,17 +218,11 @@ def test_text_in_text_out(model: Transformer) -> None:
 def test_out_of_range_values_come_together() -> None:
     with pytest.raises(ConfigError) as caught:
         Sampling(0, -0.5, 0, 0.0, 2.0, 0.0, 0, -1.0, 0)
-    keys = [
-        "max_new_tokens=0",
-        "temperature=-0.5",
-        "top_k=0",
-        "top_p=0.0",
-        "min_p=2.0",
-        "repetition_penalty=0.0",
-        "ngram_size=0",
-        "ngram_penalty=-1.0",
-    ]
-    assert [problem.split()[3] for problem in caught.value.problems] == [*keys, "num_samples=0"]
+    typed = (
+        "max_new_tokens=0 temperature=-0.5 top_k=0 top_p=0.0 min_p=2.0 repetition_penalty=0.0 "
+        "ngram_size=0 ngram_penalty=-1.0 num_samples=0"
+    )
+    assert [problem.split()[3] for problem in caught.value.problems] == typed.split()
     assert caught.value.exit_code == 2
 
 
