@@ -1,8 +1,8 @@
 """Files of text: a .txt is a document; so is each row of a .jsonl, .csv, .tsv or .parquet."""
 
-import codecs
 import glob
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ READERS: dict[str, Callable[[Path, str, int], Rows]] = {
     ".parquet": parquet_rows,
 }
 SUFFIXES = (".txt", *READERS)
-CHUNK_BYTES = 1 << 20
+CHUNK_CHARACTERS = 1 << 20
 HASHED_BYTES = 256 * 2**20  # up to here a corpus is known by content, above by names and sizes
 
 
@@ -145,8 +145,7 @@ def glob_root(pattern: str) -> Path:
 
 def text_chunks(path: Path) -> Iterator[str]:
     """A text file in chunks. What is no UTF-8 becomes U+FFFD; a byte order mark is dropped."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
     with open_text(path) as file:
-        while content := file.read(CHUNK_BYTES):
-            yield decoder.decode(content)
-    yield decoder.decode(b"", final=True)
+        text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+        while chunk := text.read(CHUNK_CHARACTERS):
+            yield chunk

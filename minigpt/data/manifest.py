@@ -15,12 +15,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest and of everything it describes
 AGAIN = "prepare the tokens again"
 
-SHARD = {
-    "name": str,
-    "n_tokens": natural,
-    "sha256": str,
-    "format?": {"minigpt", "llm.c", "bare"},
-}
+SHARD = {"name": str, "n_tokens": natural, "sha256": str, "format?": {"minigpt", "llm.c", "bare"}}
 SPLIT = {
     "n_tokens": natural,
     "n_documents": natural,

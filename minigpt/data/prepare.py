@@ -22,7 +22,7 @@ from minigpt.data.preparation import Preparation
 from minigpt.data.source import Source
 from minigpt.data.tokens import Tokens
 from minigpt.errors import BusyError, DataError
-from minigpt.files.durable import json_bytes, storage_error
+from minigpt.files.durable import json_bytes, writing
 from minigpt.files.lock import FolderLock
 from minigpt.interrupt import stop_if_requested
 from minigpt.terminal import say
@@ -77,7 +77,7 @@ def prepare(
         "shard_tokens": shard_tokens,
     }
     request = json.loads(json_bytes(request))  # as it reads back: tuples become lists
-    try:
+    with writing(folder, "data_dir= or data.out="):
         if not (folder / MANIFEST).exists() or (folder / JOURNAL).exists():
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder, wait) as lock:
@@ -90,8 +90,6 @@ def prepare(
                         raise
                 if is_noted(folder, request):
                     (folder / JOURNAL).unlink()
-    except OSError as error:
-        raise storage_error(folder, error, "data_dir= or data.out=") from error
     refuse_other_request(folder, read_manifest(folder)["request"], request)
     return Tokens.open(folder)
 

@@ -78,11 +78,7 @@ def windows_in(n_tokens: int, seq_len: int) -> int:
 
 
 def validation_batches(
-    split: Split,
-    seq_len: int,
-    batch_size: int,
-    max_tokens: int | None = None,
-    filled: bool = False,
+    split: Split, seq_len: int, batch_size: int, max_tokens: int | None = None, filled: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(inputs, targets) over the split in order, both (B, T) int64; in the last B <= batch_size.
 

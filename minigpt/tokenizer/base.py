@@ -192,9 +192,4 @@ def frame(
 
 def split(pattern: str) -> dict[str, Any]:
     """The pre-tokenizer that makes each match of the pattern a word."""
-    return {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}

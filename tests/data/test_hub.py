@@ -69,10 +69,7 @@ def test_from_any_position(folder: Path) -> None:
 
 def test_tokens_from_the_hub_path(folder: Path, tmp_path: Path) -> None:
     tokens = prepare(
-        FineWebEdu(source=str(folder)),
-        BPE(300),
-        tmp_path / "tokens",
-        val_fraction=0.1,
+        FineWebEdu(source=str(folder)), BPE(300), tmp_path / "tokens", val_fraction=0.1
     )
     both = documents_of(tokens, "train") + documents_of(tokens, "val")
     assert sorted(both) == sorted(text for text in TEXTS if text)

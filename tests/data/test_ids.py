@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,19 +12,14 @@ from runs import Shell
 from minigpt.data.bin import Bin
 from minigpt.data.files import Files
 from minigpt.data.prepare import prepare
+from minigpt.data.tokens import Tokens
 from minigpt.errors import DataError
 from minigpt.export import main
 from minigpt.tokenizer.ids import Ids
 
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n" * 40
-TINY = [
-    "model.d_model=32",
-    "model.n_heads=2",
-    "model.max_seq_len=16",
-    "train.batch_size=8",
-    "train.steps=3",
-]
-TINY += ["logger=none", "sample.max_new_tokens=5"]
+TINY = ["model.d_model=32", "model.n_heads=2", "model.max_seq_len=16", "train.batch_size=8"]
+TINY += ["train.steps=3", "logger=none", "sample.max_new_tokens=5"]
 
 
 @pytest.fixture
@@ -34,6 +30,11 @@ def characters(tmp_path: Path) -> Path:
     encoded[: len(encoded) * 9 // 10].tofile(tmp_path / "train.bin")
     encoded[len(encoded) * 9 // 10 :].tofile(tmp_path / "val.bin")
     return tmp_path
+
+
+def prepare_in(folder: Path, **options: Any) -> Tokens:
+    source = Bin(str(folder / "train.bin"), str(folder / "val.bin"))
+    return prepare(source, Ids(65), folder / "t", **options)
 
 
 def test_characters_of_nanogpt_train_as_they_stand(characters: Path, shell: Shell) -> None:
@@ -73,22 +74,17 @@ def test_the_end_of_text_follows_from_the_vocabulary() -> None:
 
 
 def test_a_stream_without_ends_is_one_document(characters: Path) -> None:
-    tokens = prepare(
-        Bin(str(characters / "train.bin"), str(characters / "val.bin")),
-        Ids(65),
-        characters / "t",
-    )
+    tokens = prepare_in(characters)
     assert (tokens.train.n_documents, tokens.val.n_documents) == (1, 1)
     assert tokens.tokenizer.end_of_text is None
     assert tokens.train.n_tokens + tokens.val.n_tokens == len(TEXT)
 
 
 def test_max_tokens_cuts_no_token_files(characters: Path) -> None:
-    source = Bin(str(characters / "train.bin"), str(characters / "val.bin"))
     with pytest.raises(
         ValueError, match="max_tokens=100 is not used: token files that exist are taken whole"
     ):
-        prepare(source, Ids(65), characters / "t", max_tokens=100)
+        prepare_in(characters, max_tokens=100)
     assert not (characters / "t").exists()
 
 
@@ -103,8 +99,4 @@ def test_foreign_files_are_regular_files(characters: Path) -> None:
     (characters / "train.bin").unlink()
     os.mkfifo(characters / "train.bin")
     with pytest.raises(DataError, match=r"not a regular file: data\.train: .*train\.bin"):
-        prepare(
-            Bin(str(characters / "train.bin"), str(characters / "val.bin")),
-            Ids(65),
-            characters / "t",
-        )
+        prepare_in(characters)

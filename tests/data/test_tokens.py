@@ -186,11 +186,7 @@ SHARD_1 = (*SPLIT, "shards", 1)
         ((*SPLIT, "shards"), [7], r"splits.train.shards\[0\] is not a mapping"),
         ((*SHARD_1, "name"), 5, r"splits.train.shards\[1\].name is not text"),
         ((*SHARD_1, "n_tokens"), 10**30, "damaged manifest: .*beyond 64 bits"),
-        (
-            (*SHARD_1, "n_tokens"),
-            -1,
-            r"splits.train.shards\[1\].n_tokens is not an integer",
-        ),
+        ((*SHARD_1, "n_tokens"), -1, r"splits.train.shards\[1\].n_tokens is not an integer"),
         (
             (*SHARD_1, "format"),
             "pickle",
