@@ -1,15 +1,17 @@
 """Processes beside a test: a command that goes on by itself, the owner of a lock."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
-from runs import ROOT
+from runs import ROOT, load_script
 
 HOLD = (
     "import sys\nfrom pathlib import Path\nfrom minigpt.files.lock import FolderLock\n"
@@ -18,25 +20,18 @@ HOLD = (
 )
 
 
-class Command:
-    """train.py in a process group of its own, in `folder`.
+def places(folder: Path) -> list[str]:
+    return [f"output_dir={folder / 'outputs'}", f"data_dir={folder / 'tokens'}"]
 
-    prelude: Python that runs before it in the same process.
-    """
+
+class Command:
+    """train.py in a process group of its own, in `folder`."""
 
     started: ClassVar[list[subprocess.Popen[str]]] = []
 
-    def __init__(
-        self, folder: Path, *arguments: str, prelude: str = "", **environment: str
-    ) -> None:
-        self.folder = folder
-        places = [f"output_dir={folder / 'outputs'}", f"data_dir={folder / 'tokens'}"]
-        script = ["train.py"]
-        if prelude:
-            run = "import runpy, sys\nrunpy.run_path('train.py', run_name='__main__')\n"
-            script = ["-c", f"{prelude}\n{run}"]
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *script, *places, *arguments],
+            [sys.executable, "train.py", *places(folder), *arguments],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -58,6 +53,46 @@ class Command:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+
+
+class Fork:
+    """train.py in a fork of this process, which has imported all of it.
+
+    first: what that process does before.
+    """
+
+    running: ClassVar[set[int]] = set()
+
+    def __init__(self, folder: Path, *arguments: str, first: Callable[[], object] = list) -> None:
+        self.said = folder / f"said-{len(list(folder.glob('said-*')))}"
+        self.said.touch()
+        self.pid = os.fork()
+        self.running.add(self.pid)
+        if not self.pid:
+            os._exit(self._run(["train.py", *places(folder), *arguments], first))
+
+    def _run(self, arguments: list[str], first: Callable[[], object]) -> int:
+        with self.said.open("w", buffering=1) as said:
+            sys.argv, sys.stdout, sys.stderr = arguments, said, said
+            logging.getLogger("minigpt").handlers.clear()
+            try:
+                first()
+                return int(load_script(ROOT / "train.py").main())
+            except BaseException:
+                traceback.print_exc()
+                return 70
+
+    def end(self) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        self.running.remove(self.pid)
+        self.err = self.said.read_text()
+        return os.waitstatus_to_exitcode(status)
+
+    @classmethod
+    def end_all(cls) -> None:
+        while cls.running:
+            os.kill(pid := cls.running.pop(), signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 @contextmanager

@@ -159,15 +159,6 @@ def test_failed_runs_block_and_are_named() -> None:
     assert notes == [], "nothing is chosen from a grid with a hole"
 
 
-def test_a_missing_seed_leaves_no_verdict() -> None:
-    """Unpaired seeds do not vanish: losing the worst seeds would make an arm better."""
-    runs = SimulatedRuns(noisy(0.05), fails=lambda run: run.seed == 104 and run.arm == "muon")
-    notes = Notes()
-    with pytest.raises(Unfinished, match="seed 104"):
-        conclude(declared(), runs, notes)
-    assert all(entry["what"] != "look" for entry in notes)
-
-
 def test_killed_anywhere_it_comes_to_the_same() -> None:
     """Same decisions in the same order, same runs, same verdict, after a kill at every run."""
     loss = noisy(0.012, spread=0.02, best={"muon": 3, "adamw": 0.3})
@@ -186,25 +177,6 @@ def test_killed_anywhere_it_comes_to_the_same() -> None:
         assert [ruling.words for ruling in again.rulings.values()] == [
             ruling.words for ruling in expected.rulings.values()
         ]
-
-
-def test_diverged_seeds_are_results() -> None:
-    """Seven of eight seeds diverge: worse by an exact test, and no difference of survivors."""
-
-    def loss(run: PlannedRun) -> float:
-        judged = run.seed >= 100 and run.arm == "muon"
-        return math.inf if judged and run.seed % 8 else noisy(0.2)(run)
-
-    conclusion = conclude(declared(), SimulatedRuns(loss))
-    assert conclusion.rulings[()].words == {"muon": "worse"}
-
-
-def test_one_diverged_seed_forbids_better() -> None:
-    def loss(run: PlannedRun) -> float:
-        return math.inf if run.arm == "muon" and run.seed == 103 else noisy(0.2)(run)
-
-    conclusion = conclude(declared(confirm__looks=[8]), SimulatedRuns(loss))
-    assert conclusion.rulings[()].words == {"muon": "undecided"}
 
 
 def test_pairs_that_are_equal_to_the_bit_are_no_difference() -> None:

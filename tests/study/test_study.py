@@ -2,24 +2,26 @@
 them first.
 """
 
+import ctypes
 import json
 import os
 import platform
 import shutil
 import signal
+import struct
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Command
+from processes import Fork
 from runs import SMALL, Shell
 from studies import Compare, Study
 
 from minigpt.compare.__main__ import main as compare_main
 from minigpt.compare.groups import group_runs
 from minigpt.compare.question import Question
+from minigpt.run.folder import RunFolder
 from minigpt.study import record
 from minigpt.study.find import find
 from minigpt.study.run import Run
@@ -162,59 +164,57 @@ def recorded(study: Study, arms: list[str], names: dict[str, str]) -> None:
         jobs += ({"overrides": [f"optim={arm}"], "folder": names[arm]} for arm in arms)
 
 
-STAND_STILL = textwrap.dedent(
-    """\
-    import os, signal
-    from minigpt.run.folder import RunFolder
+def stand_still() -> None:
+    """In the first job, once its folder is begun."""
     really = RunFolder.begin
-    def begin(self, *arguments, **options):
+
+    def begin(self: RunFolder, *arguments: Any, **options: Any) -> None:
         really(self, *arguments, **options)
         if self.plan.config["seed"] == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
-    RunFolder.begin = begin
-    """
-)
+
+    RunFolder.begin = begin  # type: ignore[method-assign]
 
 
 @pytest.mark.faults(15)
 def test_the_same_sweep_twice_at_once_shares_the_jobs_and_both_say_done(tmp_path: Path) -> None:
     """The first process stands still in its first job while the second one does the other."""
     command = ["-m", *QUICK, "seed=0,1"]
-    one = Command(tmp_path, *command, prelude=STAND_STILL)
-    stopped = os.waitid(os.P_PID, one.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    one = Fork(tmp_path, *command, first=stand_still)
+    stopped = os.waitid(os.P_PID, one.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     assert stopped is not None
     assert stopped.si_code == os.CLD_STOPPED
-    two = Command(tmp_path, *command)
+    two = Fork(tmp_path, *command)
     assert two.end() == 7, two.err
     rows = [line for line in two.err.splitlines() if line.startswith("seed=")]
     assert rows[0].split()[1:3] == ["running", "elsewhere"]
     assert rows[1].split()[1] == "done"
     assert "failed" not in two.err
-    one.process.send_signal(signal.SIGCONT)
+    os.kill(one.pid, signal.SIGCONT)
     assert one.end() == 0, one.err
     rows = [line for line in one.err.splitlines() if line.startswith("seed=")]
     assert [row.split()[1] for row in rows] == ["done", "done"]
     assert len(list((tmp_path / "outputs").glob("*/summary.json"))) == 2
 
 
-NO_LOCKS = textwrap.dedent(
-    """\
-    import ctypes, struct
-    # The kernel refuses fcntl(_, F_SETLK or F_SETLKW, _) with ENOLCK, as a network file system
-    # without its lock service does. It is a filter for system calls (seccomp), which this process
-    # and its children cannot take off again.
-    def step(code, yes, no, value): return struct.pack("HBBI", code, yes, no, value)
+def have_no_locks() -> None:
+    """The kernel refuses fcntl(_, F_SETLK or F_SETLKW, _) with ENOLCK, as a network file system
+    without its lock service does. It is a filter for system calls (seccomp), which this process
+    and its children cannot take off again.
+    """
+
+    def step(code: int, yes: int, no: int, value: int) -> bytes:
+        return struct.pack("HBBI", code, yes, no, value)
+
     program = b"".join([
         step(0x20, 0, 0, 0), step(0x15, 0, 4, 72),  # the system call is fcntl
         step(0x20, 0, 0, 24), step(0x15, 1, 0, 6), step(0x15, 0, 1, 7),  # its command takes a lock
         step(0x06, 0, 0, 0x00050000 | 37), step(0x06, 0, 0, 0x7FFF0000),
-    ])
+    ])  # fmt: skip
     libc, buffer = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(program)
-    filter = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
+    wanted = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     assert libc.prctl(38, 1, 0, 0, 0) == 0
-    assert libc.prctl(22, 2, filter, 0, 0) == 0
-    """
-)
+    assert libc.prctl(22, 2, wanted, 0, 0) == 0
 
 
 @pytest.mark.faults(14)
@@ -223,7 +223,7 @@ NO_LOCKS = textwrap.dedent(
 )
 def test_without_locks_a_sweep_is_refused_as_a_run_is(tmp_path: Path) -> None:
     for arguments in (["-m", *QUICK, "seed=0,1"], QUICK):
-        refused = Command(tmp_path, *arguments, prelude=NO_LOCKS)
+        refused = Fork(tmp_path, *arguments, first=have_no_locks)
         assert refused.end() == 6, refused.err
         assert refused.err.count("error: ") == 1
         assert "No locks available" in refused.err
