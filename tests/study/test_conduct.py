@@ -5,15 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from declared import (
-    FolderRuns,
-    Notes,
-    SimulatedRuns,
-    conclude,
-    conclude_in_folder,
-    declared,
-    noisy,
-)
+from declared import FolderRuns, Notes, SimulatedRuns, conclude, conclude_in_folder, declared, noisy
 from studies import Study
 
 from minigpt.errors import ConfigError

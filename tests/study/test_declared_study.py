@@ -288,10 +288,7 @@ def test_the_plan_shows_cells_as_they_are_typed(shell: Shell, typed: list[str]) 
         (["verdict.arms=[muon,adam]", "verdict.baseline=muon"], "adam"),
         (["schedule.warmup=3"], "warmup"),
         (["verdict.margin=null"], "missing value: verdict.margin"),
-        (
-            ["verdict.metric=val_los"],
-            "no such metric: verdict.metric=val_los: the model has",
-        ),
+        (["verdict.metric=val_los"], "no such metric: verdict.metric=val_los: the model has"),
         (["+verdict.cells={model.n_heads:[4,5]}"], "model.n_heads=5"),
         (
             ["verdict.cells={model.n_heads:[4,5]}"],

@@ -227,13 +227,15 @@ def test_with_the_pairs_that_are_named_8_of_10_studies_decide(difference: float)
 
 
 def test_looks_and_arms_cost_pairs() -> None:
-    plain = pairs_for_the_margin(declared(confirm__looks=[16]), 0.02)
-    looks = pairs_for_the_margin(declared(confirm__looks=[8, 16]), 0.02)
-    arms = pairs_for_the_margin(declared(arms=["muon", "adamw", "lion", "sgd"]), 0.02)
-    assert plain is not None
-    assert looks is not None
-    assert arms is not None
-    assert plain < looks < arms
+    plain, looks, arms = (
+        pairs_for_the_margin(declared(**changes), 0.02) or 0
+        for changes in (
+            {"confirm__looks": [16]},
+            {"confirm__looks": [8, 16]},
+            {"arms": ["muon", "adamw", "lion", "sgd"]},
+        )
+    )
+    assert 0 < plain < looks < arms
     assert pairs_for_the_margin(declared(margin=0.0), 0.02) is None
 
 

@@ -10,16 +10,11 @@ from studies import Compare, Study
 from minigpt.files.lock import FolderLock, lock_is_held
 
 
-def record(study: Study, jobs: list[dict[str, Any]], name: str | None = "s") -> None:
+def record(study: Study, jobs: list[dict[str, Any]]) -> None:
     folder = study.folder / "sweeps"
     folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "schema": 1,
-        "study": name,
-        "command": ["train.py", "-m", "optim=muon,adamw"],
-        "jobs": jobs,
-    }
-    (folder / f"{name}-abc.json").write_text(json.dumps(content))
+    content = {"schema": 1, "study": "s", "command": ["train.py", "-m", "optim=muon,adamw"]}
+    (folder / "s-abc.json").write_text(json.dumps(content | {"jobs": jobs}))
 
 
 def job(folder: str | None, *overrides: str) -> dict[str, Any]:
@@ -82,13 +77,16 @@ def test_a_failed_job_without_a_run_is_failed_and_a_retried_one_is_not(
     (refused / "failed.json").write_text(
         json.dumps({"error": "no such tokenizer", "exit_code": 3, "time": "now"})
     )
-    record(study, [job(refused.name, "optim=muon")])
+    noted = {"failed": {"error": "no such key", "exit_code": 2, "time": "now"}}
+    jobs = [job(refused.name, "optim=muon"), job(None, "seed=1"), job(None, "seed=2") | noted]
+    record(study, jobs)  # two without a folder, as of jobs that were never composed
     assert compare("--status") == 0
-    assert "1 job: 1 failed" in compare.out
+    assert "3 jobs: 2 failed, 1 waiting" in compare.out
     assert "no such tokenizer (exit code 3)" in compare.out
+    assert "failed       seed=2  no such key (exit code 2)" in compare.out
     (refused / "failed.json").unlink()
     assert compare("--status") == 0
-    assert "1 job: 1 waiting" in compare.out
+    assert "3 jobs: 1 failed, 2 waiting" in compare.out
     assert "time left: unknown until a job has finished" in compare.out
 
 
@@ -103,15 +101,6 @@ def test_without_a_record_the_runs_themselves_are_shown(study: Study, compare: C
     assert "1 job: 1 done" in compare.out
     assert compare("--status", "--study", "nobody") == 2
     assert compare.err.startswith("error: nothing to show:")
-
-
-def test_a_job_without_a_folder_yet_waits_or_failed(study: Study, compare: Compare) -> None:
-    study.run("muon", 0, 4.0, steps=1000)
-    failed = {"error": "no such key", "exit_code": 2, "time": "now"}
-    record(study, [job(None, "seed=1"), job(None, "seed=2") | {"failed": failed}])
-    assert compare("--status") == 0
-    assert "2 jobs: 1 failed, 1 waiting" in compare.out
-    assert "failed       seed=2  no such key (exit code 2)" in compare.out
 
 
 def test_a_foreign_record_is_named_and_skipped(study: Study, compare: Compare) -> None:
