@@ -6,10 +6,11 @@ from typing import Any
 
 from minigpt.errors import CheckpointError, StorageError
 from minigpt.study.conduct import is_judged
-from minigpt.study.declaration import Declaration, typed
+from minigpt.study.declaration import Declaration
 from minigpt.study.declaration_file import DECLARATION, read_declaration
 from minigpt.study.journal import read_decisions
 from minigpt.study.planned import cell_name, label
+from minigpt.study.values import typed
 from minigpt.terminal import few
 
 

@@ -11,7 +11,6 @@ from minigpt.checkpoint.layout import step_of, steps_on_disk
 from minigpt.errors import BusyError, CheckpointError, NumericsError
 from minigpt.files import records
 from minigpt.files.lock import lock_is_held
-from minigpt.files.records import worse_than_unigram
 from minigpt.run.source_digest import changed_modules
 from minigpt.study.record import folder_of
 from minigpt.terminal import duration, table
@@ -45,7 +44,7 @@ def outcome(job: dict[str, Any], output: Path) -> tuple[int, tuple[str, str, str
     record, summary = _read(records.read_record, folder), records.summary_of(folder)
     if record is not None and summary is not None:
         loss = "" if summary["val_loss"] is None else f"{summary['val_loss']:.4f}"
-        if worse_than_unigram(summary):
+        if records.worse_than_unigram(summary):
             loss += f" (worse than unigram: {summary['unigram_loss']:.4f})"
         columns = (loss, duration(summary["train_time_s"]), name)
         if summary["status"] == "finished":

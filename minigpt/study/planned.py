@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from minigpt.study.declaration import Declaration, Setting, typed
+from minigpt.study.declaration import Declaration, Setting
+from minigpt.study.values import typed
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,6 @@ class StudyTask(Sweep):
         """Why a job left no run, as the process that tried has noted."""
         assert self.record is not None
         with suppress(UnreadableError):
-            for job in read_sweep(self.record)["jobs"]:
-                if job["overrides"] == overrides:
-                    failed: dict[str, Any] | None = job["failed"]
-                    return failed
+            jobs = read_sweep(self.record)["jobs"]
+            return next((job["failed"] for job in jobs if job["overrides"] == overrides), None)
         return None
