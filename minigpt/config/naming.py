@@ -15,8 +15,8 @@ def run_name(choices: dict[str, str], overrides: list[str], explicit: str | None
         return explicit
     chosen = choices | {"data": choices.get("data@stand_in", choices["data"])}
     parts = [chosen.get(group) for group in ALWAYS]
-    for override in sorted(overrides, key=lambda typed: "/" not in typed.partition("=")[0]):
-        key, _, value = override.lstrip("+~").partition("=")
+    values = dict(typed.lstrip("+~").partition("=")[::2] for typed in overrides)  # the last counts
+    for key, value in sorted(values.items(), key=lambda item: "/" not in item[0]):
         if key in ALWAYS or not _stands_in_name(key):
             continue
         last = key.rpartition(".")[2].rpartition("/")[2]

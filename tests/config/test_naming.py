@@ -12,6 +12,7 @@ LONG = f"[{','.join(f'0.0{n}' for n in range(1, 30))}]"
 def test_a_name_reads_like_the_command() -> None:
     name = run_name(CHOICES, ["optim.lr=0.04", "seed=1", "train.steps=300"], None)
     assert name == "tiny-muon-files-lr0.04-s1-steps300"
+    assert run_name(CHOICES, ["seed=1", "optim.lr=1", "seed=2"], None) == "tiny-muon-files-s2-lr1"
     choices = CHOICES | {"schedule": "wsd", "model/mlp": "relu_squared"}
     typed = ["sample.prompt=x", "optim.lr=0.1", "schedule=wsd", "model/mlp=relu_squared"]
     assert run_name(choices, typed, None) == "tiny-muon-files-relu_squared-lr0.1-wsd"
