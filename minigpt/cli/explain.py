@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.boundary import is_composition_error, words
 from minigpt.cli.constructor_keys import deeper_keys, names_in
-from minigpt.cli.overrides import groups_of, options_of, unknown_choice
+from minigpt.cli.overrides import groups_for, options_of, unknown_choice
 from minigpt.config import schema
 from minigpt.terminal import did_you_mean
 
@@ -48,9 +48,9 @@ def explain(
     attempt: the configuration that overrides compose to, or why they do not.
     folders: where groups are.
     """
-    if isinstance(attempt([]), Exception):
+    if isinstance(bare := attempt([]), Exception):
         return [], None  # no override is to blame
-    groups = groups_of(folders)
+    groups = groups_for(bare, folders)
     choices = [typed for typed in overrides if re.split("[@=]", typed.lstrip("+~"))[0] in groups]
     values = [override for override in overrides if override not in choices]
     problems: list[str] = []

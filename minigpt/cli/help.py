@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt.cli.explain import LAUNCHERS, broken
-from minigpt.cli.overrides import groups_of, options_of, unknown_choice
+from minigpt.cli.overrides import groups_for, groups_of, options_of, unknown_choice
 from minigpt.config.places import CONF, as_typed_here
 from minigpt.errors import ConfigError
 from minigpt.terminal import did_you_mean, escape_controls
@@ -31,12 +31,7 @@ def help_of(
     topics = [each for each in typed if "=" not in each or _parts(each)[0] in groups]
     cfg = compose([each for each in typed if each not in topics])
     choices = {str(group): option or "none" for group, option in cfg.hydra.runtime.choices.items()}
-    known = {group.partition("/")[0] for group in choices}
-    options = {
-        group: options_of(group, folders)
-        for group in sorted(groups)
-        if group.partition("/")[0] in known or not (CONF / group).is_dir()
-    }
+    options = {group: options_of(group, folders) for group in sorted(groups_for(cfg, folders))}
     if not topics:
         return as_typed_here(_script(cfg, options, choices))
     pages = [_page(topic, script, options, choices, folders) for topic in topics]

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig
+
 from minigpt import ranks
 from minigpt.config.places import CONF
 from minigpt.config.schema import PATH_KEYS
@@ -97,6 +99,16 @@ def groups_of(folders: list[Path]) -> set[str]:
         path.parent.relative_to(folder).as_posix()
         for folder in folders
         for path in folder.rglob("*/*.yaml")
+    }
+
+
+def groups_for(cfg: DictConfig, folders: list[Path]) -> set[str]:
+    """Those that a script chooses from, by what it composes to, and groups of the user's own."""
+    chosen = {str(group).partition("/")[0] for group in cfg.hydra.runtime.choices}
+    return {
+        group
+        for group in groups_of(folders)
+        if group.partition("/")[0] in chosen or not (CONF / group).is_dir()
     }
 
 

@@ -172,6 +172,8 @@ TABLE = [
     ("train -sc install=nosh", ["install"]),
     ("generate output_dir=", ["output_dir=", "empty path"]),
     ("preprocess ~data", ["data"]),
+    ("preprocess experiment=x", ["unknown key: experiment (known: data, data/tokenizer, data_dir"]),
+    ("generate optim=muon", ["unknown key: optim ("]),
     ("preprocess data_dir=???", ["data_dir"]),
     ("train logger.api_key=123", ["api_key"]),
     ("train +optim.hidden._target_=os.system", ["optim.hidden"]),
