@@ -74,9 +74,18 @@ class Shell:
         self.out, self.err = self.capfd.readouterr()
         return code
 
+    def command(self, *arguments: str) -> list[str]:
+        """train.py with these folders, for a process of its own."""
+        places = [f"output_dir={self.folder / 'outputs'}", f"data_dir={self.folder / 'tokens'}"]
+        return [sys.executable, str(ROOT / "train.py"), *places, *arguments]
+
+    def runs(self) -> list[Path]:
+        """All run folders."""
+        return sorted(path.parent for path in (self.folder / "outputs").glob("*/run.json"))
+
     def run_folder(self) -> Path:
         """The only run folder there is."""
-        (folder,) = (path.parent for path in (self.folder / "outputs").glob("*/run.json"))
+        (folder,) = self.runs()
         return folder
 
 

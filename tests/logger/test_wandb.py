@@ -39,11 +39,8 @@ def test_a_resumed_sweep_is_whole_in_its_last_segments_grouped_by_study_and_arm(
     assert "warning" not in shell.err
     segments = sorted((shell.folder / "wandb").glob("offline-run-*"))
     assert len(segments) == 4, "one shared folder"
-    runs = {
-        json.loads(path.read_text())["id"]: path.parent
-        for path in (shell.folder / "outputs").glob("*/run.json")
-    }
-    for id, folder in runs.items():
+    for folder in shell.runs():
+        id = json.loads((folder / "run.json").read_text())["id"]
         last = records_of([path for path in segments if path.name.endswith(id)][-1])
         (run,) = last["run"]
         arm = "muon" if "muon" in folder.name else "adamw"
@@ -83,8 +80,8 @@ def test_sync_finds_every_run_of_the_shared_folder(
     )
     if done.returncode != 0:
         pytest.skip(f"this wandb has no sync --dry-run: {done.stderr[:200]}")
-    for path in (shell.folder / "outputs").glob("*/run.json"):
-        assert f"run-{json.loads(path.read_text())['id']}.wandb" in done.stdout + done.stderr
+    for folder in shell.runs():
+        assert f"run-{folder.name[-8:]}.wandb" in done.stdout + done.stderr
 
 
 @pytest.mark.slow

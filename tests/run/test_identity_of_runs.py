@@ -70,29 +70,23 @@ FORGERIES = {
 
 
 @pytest.mark.faults(27)
-@pytest.mark.parametrize("name", FORGERIES)
-def test_a_neighbour_that_does_not_fit_itself_decides_nothing(shell: Shell, name: str) -> None:
+def test_a_neighbour_that_does_not_fit_itself_decides_nothing(shell: Shell, other: Shell) -> None:
     assert shell("train", *WSD) == 0
-    trunk = shell.run_folder()
-    assert (
-        shell(
-            "train",
-            *WSD,
-            "train.steps=24",
-            "branch=off",
-            "output_dir=" + str(shell.folder / "alone"),
-        )
-        == 0
-    )
-    (alone,) = (path.parent for path in (shell.folder / "alone").glob("*/run.json"))
+    trunk, longer = shell.run_folder(), [*WSD, "train.steps=14"]
+    assert other("train", *longer, "branch=off") == 0
     (trunk / "summary.json").unlink()
-    forged(trunk, FORGERIES[name])
-    assert shell("train", *WSD, "train.steps=24") == 0, shell.err
-    (branched,) = (
-        p.parent for p in (shell.folder / "outputs").glob("*/run.json") if p.parent != trunk
-    )
-    assert json.loads((branched / "run.json").read_text())["branched_from"] is None
-    assert rows(branched) == rows(alone)
+    whole = shutil.copytree(trunk, shell.folder / "whole")
+    for name, change in FORGERIES.items():
+        forged(trunk, change)
+        assert shell("train", *longer) == 0, shell.err
+        (branched,) = {*shell.runs()} - {trunk}
+        assert json.loads((branched / "run.json").read_text())["branched_from"] is None, name
+        assert rows(branched) == rows(other.run_folder()), name
+        shutil.rmtree(branched)
+        shutil.rmtree(trunk)
+        shutil.copytree(whole, trunk)
+    assert shell("train", *longer) == 0, shell.err
+    assert "going on from step" in shell.err, "as it was, it is taken"
 
 
 def test_verify_trusts_runs_that_were_watched_otherwise_later(shell: Shell) -> None:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,19 +22,12 @@ from minigpt.schedule.warmup_cosine import WarmupCosine
 from minigpt.schedule.wsd import WSD
 from minigpt.train.branch import shared_steps
 
-WSD_RUN = [
-    *SMALL,
-    "schedule=wsd",
-    "schedule.warmup=2",
-    "train.threads=1",
-    "checkpoint.keep_optimizer=true",
-]
+WSD_RUN = [*SMALL, "schedule=wsd", "schedule.warmup=2", "checkpoint.keep_optimizer=true"]
 
 
 def by_steps(shell: Shell) -> dict[int, Path]:
     """The runs of a shell, by their number of steps."""
-    found = (shell.folder / "outputs").glob("*/run.json")
-    return {json.loads(path.read_text())["steps"]: path.parent for path in found}
+    return {record(run)["steps"]: run for run in shell.runs()}
 
 
 def record(folder: Path) -> Any:
@@ -88,15 +80,10 @@ def test_a_branch_that_is_killed_before_its_first_checkpoint_and_later_is_the_st
 ) -> None:
     one = [*WSD_RUN, "checkpoint.every=120", "eval.every=null", "log.every=1"]
     command = [*one, "train.steps=10,300"]
-    places = [f"output_dir={shell.folder / 'outputs'}", f"data_dir={shell.folder / 'tokens'}"]
 
     def kill_once(done: Any) -> None:
-        with subprocess.Popen(
-            [sys.executable, "train.py", "-m", *command, *places],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as process:
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(shell.command("-m", *command), cwd=ROOT, **silent) as process:
             while not (300 in by_steps(shell) and done(by_steps(shell)[300])):
                 assert process.poll() is None
                 time.sleep(0.01)
@@ -266,23 +253,20 @@ def test_shared_steps_are_those_with_equal_multipliers() -> None:
     assert WSD(warmup=0.1).trunk_steps(100) is None
 
 
+WRONG_STATES: list[dict[str, Any]] = [
+    {"tokens": "many"}, {"metrics_bytes": None}, {"seconds": [1]}, {"scaler": 3},
+    {"norms": "x"}, {"final": {}}, {"optimizer": {"@dict": []}},
+    {"optimizer": {"@dict": [["optimizers", 1], ["like", 2], ["groups", []]]}},
+]  # fmt: skip
+
+
 @pytest.mark.faults(23)
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"tokens": "many"}, {"metrics_bytes": None}, {"seconds": [1]}, {"scaler": 3},
-        {"norms": "x"}, {"final": {}}, {"optimizer": {"@dict": []}},
-        {"optimizer": {"@dict": [["optimizers", 1], ["like", 2], ["groups", []]]}},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_state_that_cannot_be_gone_on_from_is_one_line(
-    shell: Shell, change: dict[str, Any]
-) -> None:
+def test_a_state_that_cannot_be_gone_on_from_is_one_line(shell: Shell) -> None:
     assert shell("train", *WSD_RUN, "train.steps=10", "train.stop_after=5") == 0
     (folder,) = steps_on_disk(by_steps(shell)[10] / "checkpoints")
-    state = json.loads((folder / "state.json").read_text()) | change
-    vouch(folder, state=json.dumps(state).encode())
-    assert shell("train", *WSD_RUN, "train.steps=10") == 4, shell.err
-    assert "Traceback" not in shell.err
-    assert shell.err.splitlines()[-1].startswith("error: ")
+    state = json.loads((folder / "state.json").read_text())
+    for change in WRONG_STATES:
+        vouch(folder, state=json.dumps(state | change).encode())
+        assert shell("train", *WSD_RUN, "train.steps=10") == 4, change
+        assert "Traceback" not in shell.err, change
+        assert shell.err.splitlines()[-1].startswith("error: "), change

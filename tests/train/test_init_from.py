@@ -24,13 +24,16 @@ SOURCE = [*SMALL, "name=source", "checkpoint.every=4"]
 
 def folders(shell: Shell, *known: Path) -> list[Path]:
     """Run folders that are not among the known ones."""
-    return sorted(
-        {path.parent for path in (shell.folder / "outputs").glob("*/run.json")} - set(known)
-    )
+    return sorted({*shell.runs()} - {*known})
 
 
 def weights_of(source: Path) -> str:
     return sha256_file(sorted((source / "checkpoints").glob("step_*"))[-1] / "model.safetensors")
+
+
+def held_by(run: Path) -> str:
+    """The weights that a run started from, by its identity."""
+    return json.loads((run / "run.json").read_text())["identity"]["init_from"]
 
 
 def planned(shell: Shell, *overrides: str) -> Plan:
@@ -58,11 +61,7 @@ def test_a_source_that_trained_on_starts_another_run(shell: Shell) -> None:
     assert "already finished" not in shell.err
     (second,) = folders(shell, source, first)
     assert rows(first)[0]["train/loss"] != rows(second)[0]["train/loss"]
-    held = [
-        json.loads((run / "run.json").read_text())["identity"]["init_from"]
-        for run in (first, second)
-    ]
-    assert held[0] != held[1] == weights_of(source)
+    assert held_by(first) != held_by(second) == weights_of(source)
 
     # Nor does a longer one go on from what was trained from the other weights.
     longer = [*child, "train.steps=16"]
@@ -105,8 +104,10 @@ def test_verify_trusts_a_run_that_started_from_weights(shell: Shell, tmp_path: P
     assert shell("train", *SMALL, f"init_from={tmp_path / 'exported'}") == 0, shell.err
     assert shell("train", *SMALL, f"init_from={source}") == 0, shell.err
     children = folders(shell, source)
-    held = {json.loads((run / "run.json").read_text())["identity"]["init_from"] for run in children}
-    assert held == {sha256_file(tmp_path / "exported" / "model.safetensors"), weights_of(source)}
+    assert {held_by(run) for run in children} == {
+        sha256_file(tmp_path / "exported" / "model.safetensors"),
+        weights_of(source),
+    }
     assert verify.main([str(run) for run in children]) == 0
     assert shell("train", *SOURCE) == 0
     assert verify.main([str(run) for run in children]) == 0, "the source trained on"
@@ -144,11 +145,9 @@ def test_the_weights_planned_with_are_found_beside_newer_ones(shell: Shell) -> N
     plan = planned(shell, *SMALL, f"init_from={source}")
     assert shell("train", *SOURCE, "train.stop_after=8") == 0, shell.err
     assert training.run(plan) is not None
-    assert (
-        shell("train", *SMALL, "output_dir=" + str(shell.folder / "others"), f"init_from={source}")
-        == 0
-    )
-    other = next((shell.folder / "others").glob("*-????????"))
+    others = shell.folder / "others"
+    assert shell("train", *SMALL, f"output_dir={others}", f"init_from={source}") == 0
+    other = next(others.glob("*-????????"))
     assert other.name[-8:] != plan.id
     assert tensors(other) != tensors(plan.folder)
 
@@ -161,12 +160,8 @@ def test_weights_of_another_tokenizer_are_taken_only_by_name(shell: Shell) -> No
 
     def train(text: str, *more: str) -> int:
         path = shell.folder / f"{text}.txt"
-        data = [
-            "data@stand_in=files",
-            "data/tokenizer@stand_in.tokenizer=char",
-            f"stand_in.path={path}",
-        ]
-        return shell("train", *SMALL, *data, *more)
+        data = ["data@stand_in=files", "data/tokenizer@stand_in.tokenizer=char"]
+        return shell("train", *SMALL, *data, f"stand_in.path={path}", *more)
 
     assert train("one") == 0, shell.err
     (source,) = folders(shell)
@@ -192,8 +187,7 @@ def test_a_damaged_newest_checkpoint_is_not_the_source(shell: Shell) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
     assert shell("train", *SMALL, f"init_from={source}") == 0, shell.err
     (child,) = folders(shell, source)
-    held = json.loads((child / "run.json").read_text())["identity"]["init_from"]
-    assert held == sha256_file(older / "model.safetensors")
+    assert held_by(child) == sha256_file(older / "model.safetensors")
     assert "damaged checkpoint" in shell.err
     shutil.rmtree(older)
     assert shell("train", *SMALL, f"init_from={source}") == 4

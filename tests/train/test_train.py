@@ -1,11 +1,9 @@
 """Whole runs: the same command a second time, what is refused, and nothing leaks between runs."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,8 @@ from minigpt.model.transformer import Transformer
 def test_a_run_leaves_what_the_design_names_and_reports_it(shell: Shell) -> None:
     assert shell("train", *SMALL) == 0, shell.err
     folder = shell.run_folder()
-    names = {
-        "config.yaml",
-        "run.json",
-        "metrics.jsonl",
-        "checkpoints",
-        "summary.json",
-        "train.log",
-        "sample.txt",
-    }
-    assert names <= {path.name for path in folder.iterdir()}
+    names = {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "summary.json", "train.log"}
+    assert names | {"sample.txt"} <= {path.name for path in folder.iterdir()}
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert (summary["step"], summary["tokens"]) == (12, 12 * 8 * 16)
@@ -72,29 +62,14 @@ def test_six_steps_and_six_more_in_a_new_process_are_twelve_steps(
     optim: str, precision: str, shell: Shell, other: Shell
 ) -> None:
     command = [
-        *SMALL,
-        f"optim={optim}",
-        f"train.precision={precision}",
-        "model.dropout=0.2",
-        "train.micro_batch_size=2",
-        "checkpoint.keep_optimizer=true",
-        "train.threads=1",
-    ]
+        *SMALL, f"optim={optim}", f"train.precision={precision}", "model.dropout=0.2",
+        "train.micro_batch_size=2", "checkpoint.keep_optimizer=true", "train.threads=1",
+    ]  # fmt: skip
     assert shell("train", *command) == 0, shell.err
     assert other("train", *command, "train.stop_after=6") == 0, other.err
     assert not (other.run_folder() / "summary.json").exists()
     process = subprocess.run(
-        [
-            sys.executable,
-            "train.py",
-            *command,
-            f"output_dir={other.folder / 'outputs'}",
-            f"data_dir={other.folder / 'tokens'}",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        other.command(*command), cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stderr
     assert "resuming at step 6 of 12" in process.stderr
@@ -104,38 +79,29 @@ def test_six_steps_and_six_more_in_a_new_process_are_twelve_steps(
     assert tensors(other.run_folder()) == saved
 
 
-@pytest.mark.faults(5)
-def test_a_signal_saves_and_the_same_command_goes_on(
-    tmp_path: Path, shell: Shell, other: Shell
-) -> None:
-    command = [
-        *SMALL,
-        "train.steps=150",
-        "checkpoint.every=null",
-        "eval.every=null",
-        "log.every=1",
-        "train.threads=1",
-    ]
-    arguments = [f"output_dir={tmp_path / 'outputs'}", f"data_dir={tmp_path / 'tokens'}"]
+def interrupted(shell: Shell, number: signal.Signals, *command: str) -> tuple[int, str]:
+    """train.py in a process that has a signal after its first step: exit code, and what it said."""
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "train.py", *command, *arguments],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        shell.command(*command), cwd=ROOT, stderr=pipe, stdout=pipe, text=True
     )
     assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("step "):
-            break
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
+    next(line for line in process.stderr if line.startswith("step "))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=100)
+    return process.returncode, said
+
+
+@pytest.mark.faults(5)
+def test_a_signal_saves_and_the_same_command_goes_on(shell: Shell, other: Shell) -> None:
+    command = [*SMALL, "train.steps=150", "checkpoint.every=null", "eval.every=null"]
+    code, err = interrupted(shell, signal.SIGTERM, *command, "train.threads=1")
+    assert code == 143, err
     assert "the same command goes on" in err
     assert "Traceback" not in err
-    assert shell("train", *command) == 0, shell.err
+    assert shell("train", *command, "train.threads=1") == 0, shell.err
     assert "resuming at step" in shell.err
-    assert other("train", *command) == 0
+    assert other("train", *command, "train.threads=1") == 0
     assert rows(other.run_folder()) == rows(shell.run_folder())
     assert tensors(other.run_folder()) == tensors(shell.run_folder())
 
@@ -263,9 +229,7 @@ def test_a_folder_in_use_is_refused_with_its_owner(shell: Shell) -> None:
 @pytest.mark.faults(45)
 def test_a_sweep_runs_every_job_as_if_alone(shell: Shell, other: Shell) -> None:
     assert shell("train", "-m", *SMALL, "optim=muon,adamw", "seed=0,1") == 0, shell.err
-    folders = {
-        path.parent.name: path.parent for path in (shell.folder / "outputs").glob("*/run.json")
-    }
+    folders = {path.name: path for path in shell.runs()}
     assert len(folders) == 4
     assert shell.err.count("  done  ") == 4
     assert other("train", *SMALL, "optim=adamw", "seed=1") == 0
@@ -294,9 +258,8 @@ def test_arms_see_the_same_batches_and_start_from_the_same_weights(
 
     monkeypatch.setattr(Transformer, "init_weights", init_weights)
     monkeypatch.setattr(TrainWindows, "sequences", sequences)
-    assert shell("train", "-m", *SMALL, "optim=muon,adamw,lion", "model.dropout=0.1") == 0, (
-        shell.err
-    )
+    command = ["-m", *SMALL, "optim=muon,adamw,lion", "model.dropout=0.1"]
+    assert shell("train", *command) == 0, shell.err
     assert len(seen) == 3
     assert seen[0] == seen[1] == seen[2]
     batches = seen[0][-24:]  # 12 steps of two micro-batches
@@ -310,24 +273,16 @@ def test_a_failing_job_lets_the_others_run_and_sets_the_exit_code(shell: Shell) 
     assert shell.err.count("  done  ") >= 2
     assert "n_heads=3" in shell.err
     assert "Traceback" not in shell.err
-    assert len(list((shell.folder / "outputs").glob("*/run.json"))) == 2
-    assert not [
-        path
-        for path in (shell.folder / "outputs").glob("*-????????")
-        if not (path / "run.json").exists()
-    ]
+    assert len(shell.runs()) == 2
+    assert sorted((shell.folder / "outputs").glob("*-????????")) == shell.runs()
 
 
 @pytest.mark.faults(46)
 def test_a_diverging_run_says_so_and_stays_diverged(shell: Shell) -> None:
     command = [
-        *SMALL,
-        "optim=adamw",
-        "optim.lr=1e30",
-        "train.grad_clip=null",
-        "train.max_bad_steps=2",
+        *SMALL, "optim=adamw", "optim.lr=1e30", "train.grad_clip=null", "train.max_bad_steps=2",
         "train.steps=40",
-    ]
+    ]  # fmt: skip
     assert shell("train", *command) == 5, shell.err
     assert "diverged" in shell.err
     assert json.loads((shell.run_folder() / "summary.json").read_text())["status"] == "diverged"
@@ -346,11 +301,7 @@ def test_init_from_takes_weights_and_joins_the_identity(shell: Shell) -> None:
     assert shell("train", *SMALL) == 0
     first = shell.run_folder()
     assert shell("train", *SMALL, f"init_from={first}") == 0, shell.err
-    (second,) = (
-        path.parent
-        for path in (shell.folder / "outputs").glob("*/run.json")
-        if path.parent != first
-    )
+    (second,) = {*shell.runs()} - {first}
     assert rows(second)[0]["train/loss"] < rows(first)[0]["train/loss"]
 
 
@@ -375,76 +326,35 @@ def test_an_unwritable_place_is_one_line_and_exit_code_6(shell: Shell) -> None:
 
 @pytest.mark.faults(31)
 def test_missing_text_is_exit_code_3_and_leaves_no_trace(shell: Shell) -> None:
-    assert (
-        shell(
-            "train", "data=files", f"data.path={shell.folder}/missing.txt", "model.max_seq_len=16"
-        )
-        == 3
-    )
+    data = ["data=files", f"data.path={shell.folder}/missing.txt", "model.max_seq_len=16"]
+    assert shell("train", *data) == 3
     assert "missing.txt" in shell.err
     assert "Traceback" not in shell.err
     assert list((shell.folder / "outputs").iterdir()) == []
 
 
 def test_a_job_of_a_sweep_does_not_inherit_the_threads_of_the_one_before(shell: Shell) -> None:
-    assert shell("train", "-m", *SMALL, "train.steps=2", "train.threads=2,null", "seed=0") == 0, (
-        shell.err
-    )
-    assert shell("train", "-m", *SMALL, "train.steps=3", "seed=0,1", "train.threads=2") == 0, (
-        shell.err
-    )
-    assert shell("train", *SMALL, "train.steps=4", "train.threads=null") == 0, shell.err
-    records = [
-        json.loads(path.read_text()) for path in (shell.folder / "outputs").glob("*/run.json")
-    ]
-    threads = {
-        record["identity"]["budget"]["steps"]: record["chosen"]["threads"] for record in records
-    }
+    for job in (["seed=0", "train.steps=3", "train.threads=2"], ["train.steps=4"]):
+        assert shell("train", "-m", *SMALL, *job) == 0, shell.err
+    records = [json.loads((run / "run.json").read_text()) for run in shell.runs()]
+    threads = {record["steps"]: record["chosen"]["threads"] for record in records}
     assert threads[3] == 2
     assert threads[4] != 2
 
 
 def test_overfit_gets_near_zero(shell: Shell) -> None:
-    assert shell("train", "debug=overfit") == 0, shell.err
+    assert shell("train", "debug=overfit", "train.steps=100") == 0, shell.err
     last = [row for row in rows(shell.run_folder()) if "train/loss" in row][-1]
     assert last["train/loss"] < 0.3
 
 
 @pytest.mark.faults(8)
-def test_ctrl_c_ends_a_sweep_with_130(tmp_path: Path) -> None:
-    command = [
-        "-m",
-        *SMALL,
-        "train.steps=3000",
-        "eval.every=null",
-        "log.every=1",
-        "seed=0,1",
-        "train.threads=1",
-    ]
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "train.py",
-            *command,
-            f"output_dir={tmp_path / 'outputs'}",
-            f"data_dir={tmp_path / 'tokens'}",
-        ],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("step "):
-            break
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+def test_ctrl_c_ends_a_sweep_with_130(shell: Shell) -> None:
+    command = ["-m", *SMALL, "train.steps=3000", "eval.every=null", "seed=0,1", "train.threads=1"]
+    code, err = interrupted(shell, signal.SIGINT, *command)
+    assert code == 130, err
     assert "stopped" in err
-    assert len(list((tmp_path / "outputs").glob("*/run.json"))) == 1
+    assert len(shell.runs()) == 1
 
 
 @pytest.mark.faults(12)
