@@ -167,6 +167,22 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob(".tmp-*")]
 
 
+def goes_on(
+    pool: Pool, folder: Path, arguments: list[str], expected: dict[str, Any], story: str = "",
+    **options: Any,
+) -> str:  # fmt: skip
+    """The same command ends in the bits of an uninterrupted run. Returns what it said.
+
+    story: what had happened.
+    """
+    again = pool.run(folder, arguments, **options)
+    assert again.code == 0, f"{story}\n{again.said}"
+    assert "damaged" not in again.said
+    assert result(run_folder(folder)) == expected, f"{story}\n{again.said}"
+    assert leftovers(folder) == []
+    return again.said
+
+
 def no_half_checkpoint(folder: Path) -> None:
     """Whatever has a checkpoint's name is one, at every instant."""
     for found in (folder / "outputs").glob("*/checkpoints/step_*"):

@@ -17,6 +17,7 @@ from driver import (
     Pool,
     Straight,
     all_or_every,
+    goes_on,
     leftovers,
     no_half_checkpoint,
     result,
@@ -63,13 +64,9 @@ def kill_and_repeat(
     assert killed.code == -9, killed.said
     no_half_checkpoint(folder)
     begun = steps_begun(folder)
-    again = pool.run(folder, arguments)
-    assert again.code == 0, f"killed at operation {at}: {again.said}"
-    assert "damaged" not in again.said
-    if "already finished" not in again.said:
-        assert begun - resumed_at(again.said) <= CHECKPOINT_EVERY, again.said
-    assert result(run_folder(folder)) == expected, f"killed at operation {at}"
-    assert leftovers(folder) == []
+    said = goes_on(pool, folder, arguments, expected, f"killed at operation {at}")
+    if "already finished" not in said:
+        assert begun - resumed_at(said) <= CHECKPOINT_EVERY, said
 
 
 @pytest.mark.faults(1, 2, 3, 4)
@@ -169,10 +166,7 @@ def test_killed_at_random_moments(
                 outcome = pool.run(folder, arguments, direct=direct, signals=[(moment, "SIGKILL")])
                 assert outcome.code in (-9, 0), outcome.said
                 no_half_checkpoint(folder)
-            outcome = pool.run(folder, arguments, direct=direct)
-            assert outcome.code == 0, outcome.said
-            assert result(run_folder(folder)) == expected
-            assert leftovers(folder) == []
+            goes_on(pool, folder, arguments, expected, direct=direct)
 
     pool.each(one, seeds)
 
@@ -205,9 +199,7 @@ def test_true_processes(
             folder = tmp_path / str(at)
             assert true_process(folder, [*SIX, *tokens], at).code == -9
             no_half_checkpoint(folder)
-            again = pool.run(folder, [*SIX, *tokens])
-            assert again.code == 0, again.said
-            assert result(run_folder(folder)) == expected
+            goes_on(pool, folder, [*SIX, *tokens], expected)
 
     pool.each(one, range(8 + part * len(operations) // 10, len(operations), len(operations) // 5))
 

@@ -11,6 +11,7 @@ from driver import (
     Pool,
     Straight,
     all_or_every,
+    goes_on,
     leftovers,
     no_half_checkpoint,
     result,
@@ -36,13 +37,11 @@ def test_killed_at_file_operations(
             assert killed.code == -9, killed.said
             no_half_checkpoint(folder)
             begun = steps_begun(folder)
-            again = pool.run(folder, [*SIX, *tokens], environment=BESIDE)
-            assert again.code == 0, again.said
-            assert "damaged" not in again.said
-            if "already finished" not in again.said:  # a checkpoint is written by the next one
-                assert begun - resumed_at(again.said) <= 2 * CHECKPOINT_EVERY, again.said
-            assert result(run_folder(folder)) == expected, f"killed at operation {at}"
-            assert leftovers(folder) == []
+            said = goes_on(
+                pool, folder, [*SIX, *tokens], expected, f"killed at {at}", environment=BESIDE
+            )
+            if "already finished" not in said:  # a checkpoint is written by the next one
+                assert begun - resumed_at(said) <= 2 * CHECKPOINT_EVERY, said
 
     pool.each(one, range(40, len(operations) - 20, every))
 

@@ -10,6 +10,7 @@ from driver import (
     Pool,
     Straight,
     all_or_every,
+    goes_on,
     leftovers,
     no_half_checkpoint,
     result,
@@ -58,9 +59,7 @@ def test_a_signal_at_file_operations(
             assert "Traceback" not in stopped.said
             no_half_checkpoint(folder)
             assert leftovers(folder) == []
-            again = pool.run(folder, [*SIX, *tokens])
-            assert again.code == 0, again.said
-            assert result(run_folder(folder)) == expected
+            goes_on(pool, folder, [*SIX, *tokens], expected, stopped.said)
 
     first, step = 1 if action == "TERM" else 2, 4 if every == 1 else every
     pool.each(one, range(first, len(operations) + 1, step))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from driver import SIX, Pool, leftovers, result, run_folder
+from driver import SIX, Pool, goes_on, result, run_folder
 from fault_table import Tries
 from runs import rows
 from safetensors.torch import load_file
@@ -206,9 +206,7 @@ def test_running_out_of_memory_in_mid_step_keeps_the_last_good_checkpoint(
         saved = sorted((run_folder(tmp_path / "broken") / "checkpoints").iterdir())
         last = (at - 1) // 2 * 2  # the one before it stays until a good step proves the last
         assert [path.name for path in saved] == [f"step_{n:08d}" for n in (last - 2, last) if n > 0]
-        again = pool.run(tmp_path / "broken", command)
-        assert again.code == 0, again.said
-        assert result(run_folder(tmp_path / "broken")) == result(run_folder(tmp_path / "straight"))
+        goes_on(pool, tmp_path / "broken", command, result(run_folder(tmp_path / "straight")))
 
 
 @pytest.mark.faults(14)
@@ -252,8 +250,5 @@ def test_times_of_files_and_leftovers_mean_nothing(
     (run / "checkpoints" / "step_00000099.bak").mkdir()
     (run / "checkpoints" / "step_99").mkdir()
     (run / ".tmp-summary.json-01234567").write_text("{")
-    again = pool.run(folder, command)
-    assert again.code == 0, again.said
-    assert "resuming at step 5" in again.said
-    assert leftovers(folder) == []
-    assert result(run) == result(run_folder(tmp_path / "straight"))
+    said = goes_on(pool, folder, command, result(run_folder(tmp_path / "straight")))
+    assert "resuming at step 5" in said
