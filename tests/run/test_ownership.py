@@ -38,20 +38,11 @@ def name() -> str:
 @pytest.mark.parametrize(
     "foreign",
     [
-        "notes.txt",
-        "lock",
-        "config.yaml",
-        "summary.json",
-        "sample.txt",
-        "metrics.jsonl",
-        "checkpoints/step_00000009/x",
-        "checkpoints/notes",
-        "tokenizer/tokenizer.json",
-        ".tmp-notes",
-        ".tmp-run.json",
-        "run.json/x",
+        "notes.txt", "lock", "config.yaml", "summary.json", "sample.txt", "metrics.jsonl",
+        "checkpoints/step_00000009/x", "checkpoints/notes", "tokenizer/tokenizer.json",
+        ".tmp-notes", ".tmp-run.json", "run.json/x",
     ],
-)
+)  # fmt: skip
 @pytest.mark.faults(23)
 def test_a_folder_with_the_name_of_a_run_that_is_none_is_refused_whole(
     foreign: str, name: str, shell: Shell
@@ -125,19 +116,11 @@ def test_foreign_files_in_a_run_folder_outlive_the_run(shell: Shell, tmp_path: P
     assert shell("train", *command, "train.stop_after=6") == 0, shell.err
     folder = shell.run_folder()
     planted = plant(
-        folder,
-        ".tmp-notes",
-        ".tmp-x/y",
-        ".tmp-summary.json",
-        "notes.txt",
-        "plot.png",
-        "checkpoints/.tmp-step_00000009",
-        "checkpoints/step_00000001/notes",
-        "checkpoints/step_00000099/model.safetensors.mine",
-        "checkpoints/readme",
-        "tokenizer/.tmp-mine",
-        "tokenizer/notes",
-    )
+        folder, ".tmp-notes", ".tmp-x/y", ".tmp-summary.json", "notes.txt", "plot.png",
+        "checkpoints/.tmp-step_00000009", "checkpoints/step_00000001/notes",
+        "checkpoints/step_00000099/model.safetensors.mine", "checkpoints/readme",
+        "tokenizer/.tmp-mine", "tokenizer/notes",
+    )  # fmt: skip
     assert shell("train", *command) == 0, shell.err
     still_there(planted)
     assert (folder / "checkpoints" / "step_00000012" / "manifest.json").is_file()

@@ -24,15 +24,10 @@ def out(shell: Shell) -> Path:
 @pytest.mark.parametrize(
     "foreign",
     [
-        "notes.txt",
-        "lock",
-        ".tmp-notes",
-        ".tmp-tokenizer/x",
-        ".tmp-train_00000.bin",
-        "train_00000.bin",
-        "progress.json",
+        "notes.txt", "lock", ".tmp-notes", ".tmp-tokenizer/x", ".tmp-train_00000.bin",
+        "train_00000.bin", "progress.json",
     ],
-)
+)  # fmt: skip
 @pytest.mark.faults(35)
 def test_a_folder_for_tokens_that_holds_something_else_is_left_as_it_is(
     foreign: str, shell: Shell
@@ -56,14 +51,8 @@ def test_foreign_files_among_half_made_tokens_outlive_the_rest_of_the_work(
         patch.setattr(Preparation, "finish", stop)
         assert shell("preprocess", *PREPARE, f"data.out={out(shell)}") == 6
     assert (out(shell) / "progress.json").is_file()
-    planted = plant(
-        out(shell),
-        ".tmp-notes",
-        ".tmp-tokenizer/x",
-        "train_notes.bin",
-        ".tmp-train_x.bin",
-        "tokenizer/notes",
-    )
+    names = [".tmp-notes", ".tmp-tokenizer/x", "train_notes.bin", ".tmp-train_x.bin"]
+    planted = plant(out(shell), *names, "tokenizer/notes")
     later = plant(out(shell), "train_00999.bin")
     assert shell("preprocess", *PREPARE, f"data.out={out(shell)}") == 3
     assert f"not a shard of minigpt: {out(shell) / 'train_00999.bin'}" in shell.err
@@ -130,12 +119,8 @@ def test_an_export_leaves_its_neighbours_alone(shell: Shell, tmp_path: Path) -> 
     assert export.main([run, str(tmp_path / "e" / "hf")]) == 0
     assert export.main([run, str(tmp_path / "e" / "full")]) == 6
     still_there(planted)
-    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == [
-        ".tmp-hf",
-        ".tmp-hf2",
-        "full",
-        "hf",
-    ]
+    names = sorted(path.name for path in (tmp_path / "e").iterdir())
+    assert names == [".tmp-hf", ".tmp-hf2", "full", "hf"]
 
 
 def test_the_bench_refuses_a_file_that_is_not_its_own_before_it_measures(

@@ -22,16 +22,9 @@ class Started:
     """train.py in a process of its own, which is known to train."""
 
     def __init__(self, folder: Path) -> None:
-        command = [
-            sys.executable,
-            "train.py",
-            *ENDLESS,
-            f"output_dir={folder / 'o'}",
-            f"data_dir={folder / 't'}",
-        ]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        places, pipe = [f"output_dir={folder / 'o'}", f"data_dir={folder / 't'}"], subprocess.PIPE
+        command = [sys.executable, "train.py", *ENDLESS, *places]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
         self.outputs = folder / "o"
 
     def trains(self) -> Path:
@@ -144,15 +137,10 @@ def finite(folder: Path) -> list[int]:
 )
 def test_weights_that_explode_never_push_out_good_ones(arm: list[str], shell: Shell) -> None:
     command = [
-        *SMALL,
-        *arm,
-        "schedule=wsd",
-        "schedule.warmup=6",
-        "train.steps=100",
-        "train.max_bad_steps=20",
-    ]
-    code = shell("train", *command, "checkpoint.every=1", "checkpoint.keep=2")
-    assert code == 5, shell.err
+        *SMALL, *arm, "schedule=wsd", "schedule.warmup=6", "train.steps=100",
+        "train.max_bad_steps=20", "checkpoint.every=1", "checkpoint.keep=2",
+    ]  # fmt: skip
+    assert shell("train", *command) == 5, shell.err
     folder = shell.run_folder()
     assert json.loads((folder / "summary.json").read_text())["status"] == "diverged"
     kept = finite(folder)
@@ -196,9 +184,5 @@ def test_a_start_that_lost_its_folder_before_it_began_deletes_nothing_of_the_nex
     monkeypatch.setattr(assemble, "prepare_tokens", replaced)
     assert shell("train", *SMALL) == 3
     (folder,) = (path for path in (shell.folder / "outputs").iterdir() if path.is_dir())
-    assert {path.name for path in folder.iterdir()} == {
-        "checkpoints",
-        "lock",
-        "metrics.jsonl",
-        "train.log",
-    }
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"checkpoints", "lock", "metrics.jsonl", "train.log"}

@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +23,9 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
     return prepare_tokens(data, tmp_path_factory.mktemp("tokens") / "copy")
 
 
+PRECISION = choose("cpu", "fp32", False, d_model=16)
+
+
 def make(tokens: Tokens) -> Transformer:
     model = Transformer(
         tokens.vocab_size, n_layers=1, d_model=16, n_heads=2, max_seq_len=16, dropout=0.5
@@ -44,8 +46,7 @@ def test_the_loss_is_that_of_every_token_once_and_bits_follow_from_the_bytes(
     tokens: Tokens,
 ) -> None:
     model = make(tokens)
-    precision = choose("cpu", "fp32", False, d_model=16)
-    found = evaluate(model, tokens.val, seq_len=16, batch_size=3, precision=precision)
+    found = evaluate(model, tokens.val, seq_len=16, batch_size=3, precision=PRECISION)
     assert found is not None
     assert model.training, "the mode is put back"
     ids = torch.from_numpy(tokens.val.read(0, tokens.val.n_tokens).astype("int64"))
@@ -64,23 +65,11 @@ def test_the_loss_is_that_of_every_token_once_and_bits_follow_from_the_bytes(
 
 
 def test_a_stop_ends_an_evaluation_at_once(tokens: Tokens) -> None:
-    precision = choose("cpu", "fp32", False, d_model=16)
-    assert (
-        evaluate(
-            make(tokens), tokens.val, seq_len=16, batch_size=1, precision=precision, stop=lambda: 15
-        )
-        is None
-    )
+    how = {"seq_len": 16, "batch_size": 1, "precision": PRECISION, "stop": lambda: 15}
+    assert evaluate(make(tokens), tokens.val, **how) is None
 
 
-def test_a_run_may_keep_attention_inside_documents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    shell = Shell(tmp_path, monkeypatch, capfd)
-    command = [
-        *SMALL,
-        "train.document_mask=true",
-        "stand_in._target_=minigpt.data.copy_task.CopyTask",
-    ]
-    command += ["~stand_in.plays", "~stand_in.val_plays"]
+def test_a_run_may_keep_attention_inside_documents(shell: Shell) -> None:
+    copy_task = ["stand_in._target_=minigpt.data.copy_task.CopyTask", "~stand_in.plays"]
+    command = [*SMALL, "train.document_mask=true", *copy_task, "~stand_in.val_plays"]
     assert shell("train", *command) == 0, shell.err

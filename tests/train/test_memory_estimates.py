@@ -21,6 +21,7 @@ NODE = {
     "d_ff": 160,
 }
 TOKENS = 512
+FP32, BF16 = (choose("cpu", precision, False, d_model=64) for precision in ("fp32", "bf16"))
 
 
 def config_of(activation_checkpointing: bool = False, **model: object) -> dict:
@@ -34,39 +35,35 @@ def test_activations_are_those_that_the_code_keeps() -> None:
     """
     d, f, kv = 64, 160, 16
     block = 4 * (6 * d + 2 * kv + 2 * f) + 2 * 4 + 4 * 4
-    chosen = choose("cpu", "fp32", False, d_model=d)
-    counted = activation_bytes(config_of(), TOKENS, d, chosen)
+    counted = activation_bytes(config_of(), TOKENS, d, FP32)
     head = 4 * d + 4 + 8  # the input of the final norm, its scale, the tokens
     assert counted == pytest.approx((4 * block + head) * TOKENS, rel=0.05)
 
 
 def test_the_stand_in_is_linear_in_tokens() -> None:
     """What is taken from 1 and 2 sequences holds for 5."""
-    chosen = choose("cpu", "bf16", False, d_model=64)
-    one, two, five = map(sum, saved_bytes(NODE, (1, 2, 5), 64, chosen))
+    one, two, five = map(sum, saved_bytes(NODE, (1, 2, 5), 64, BF16))
     assert five == one + 4 * (two - one)
 
 
 def test_bf16_halves_and_checkpointing_keeps_inputs_only() -> None:
-    fp32, bf16 = (choose("cpu", precision, False, d_model=64) for precision in ("fp32", "bf16"))
     # beside which the probabilities that attention keeps in bf16 are small
     wide = config_of(d_model=256, d_ff=640)
-    whole = activation_bytes(wide, TOKENS, 64, fp32)
+    whole = activation_bytes(wide, TOKENS, 64, FP32)
     # the residual stream stays fp32
-    assert 0.5 < activation_bytes(wide, TOKENS, 64, bf16) / whole < 0.8
-    three, four = (activation_bytes(config_of(True, n_layers=n), TOKENS, 64, fp32) for n in (3, 4))
+    assert 0.5 < activation_bytes(wide, TOKENS, 64, BF16) / whole < 0.8
+    three, four = (activation_bytes(config_of(True, n_layers=n), TOKENS, 64, FP32) for n in (3, 4))
     assert four - three == 4 * 64 * TOKENS
     deep, shallow = (
-        activation_bytes(config_of(True, n_layers=n), TOKENS, 64, fp32) for n in (24, 3)
+        activation_bytes(config_of(True, n_layers=n), TOKENS, 64, FP32) for n in (24, 3)
     )
-    assert deep < activation_bytes(config_of(n_layers=24), TOKENS, 64, fp32) / 3
+    assert deep < activation_bytes(config_of(n_layers=24), TOKENS, 64, FP32) / 3
     assert shallow > 0
 
 
 def test_another_part_of_a_block_is_measured_too() -> None:
-    chosen = choose("cpu", "fp32", False, d_model=64)
-    (plain,) = map(sum, saved_bytes(NODE, (1,), 64, chosen))
-    (normed,) = map(sum, saved_bytes(NODE | {"qk_norm": True}, (1,), 64, chosen))
+    (plain,) = map(sum, saved_bytes(NODE, (1,), 64, FP32))
+    (normed,) = map(sum, saved_bytes(NODE | {"qk_norm": True}, (1,), 64, FP32))
     # the inputs of both norms, in each of three blocks
     assert normed - plain >= 4 * 3 * 64 * (64 + 16)
 
@@ -88,19 +85,17 @@ def test_layers_that_differ_are_each_counted(
 ) -> None:
     (tmp_path / "lighter.py").write_text(LIGHT)
     monkeypatch.syspath_prepend(tmp_path)
-    chosen = choose("cpu", "fp32", False, d_model=64)
     config = config_of(attention={"_target_": "lighter.Light", "_partial_": True}, n_layers=10)
-    (_, *blocks) = whole = saved_bytes(config["model"], (2,), 64, chosen)[0]
+    (_, *blocks) = whole = saved_bytes(config["model"], (2,), 64, FP32)[0]
     assert len(set(blocks[2:6])) == 2
-    counted = activation_bytes(config, 128, 64, chosen)
+    counted = activation_bytes(config, 128, 64, FP32)
     assert counted == pytest.approx(sum(whole) + max(blocks), rel=0.001)
 
 
 def test_dropout_masks_are_counted_and_nothing_is_drawn() -> None:
-    chosen = choose("cpu", "fp32", False, d_model=64)
     before = torch.random.get_rng_state()
-    dropped = saved_bytes(NODE | {"dropout": 0.3}, (1,), 64, chosen)
-    assert sum(dropped[0]) > sum(saved_bytes(NODE, (1,), 64, chosen)[0])
+    dropped = saved_bytes(NODE | {"dropout": 0.3}, (1,), 64, FP32)
+    assert sum(dropped[0]) > sum(saved_bytes(NODE, (1,), 64, FP32)[0])
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

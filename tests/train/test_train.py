@@ -335,7 +335,7 @@ def test_missing_text_is_exit_code_3_and_leaves_no_trace(shell: Shell) -> None:
 
 def test_a_job_of_a_sweep_does_not_inherit_the_threads_of_the_one_before(shell: Shell) -> None:
     for job in (["seed=0", "train.steps=3", "train.threads=2"], ["train.steps=4"]):
-        assert shell("train", "-m", *SMALL, *job) == 0, shell.err
+        assert shell("train", "-m", *SMALL, *job, "train.stop_after=0") == 0, shell.err
     records = [json.loads((run / "run.json").read_text()) for run in shell.runs()]
     threads = {record["steps"]: record["chosen"]["threads"] for record in records}
     assert threads[3] == 2
