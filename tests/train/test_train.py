@@ -3,13 +3,12 @@
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import ROOT, SMALL, Shell, rows, tensors
+from runs import ROOT, SMALL, Shell, held, rows, tensors
 
 from minigpt.data.windows import TrainWindows
 from minigpt.model.transformer import Transformer
@@ -209,20 +208,9 @@ def test_only_damaged_checkpoints_never_start_afresh(shell: Shell) -> None:
 @pytest.mark.faults(15)
 def test_a_folder_in_use_is_refused_with_its_owner(shell: Shell) -> None:
     assert shell("train", *SMALL, "train.stop_after=2") == 0
-    code = (
-        "import time\nfrom pathlib import Path\nfrom minigpt.files.lock import FolderLock\n"
-        f"with FolderLock(Path({str(shell.run_folder())!r}), 'x'):\n"
-        "    print(flush=True)\n    time.sleep(60)"
-    )
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    try:
-        assert owner.stdout is not None
-        owner.stdout.readline()
+    with held(shell.run_folder()) as owner:
         assert shell("train", *SMALL) == 7
         assert f"pid {owner.pid} on" in shell.err
-    finally:
-        owner.kill()
-        owner.communicate()
     assert shell("train", *SMALL) == 0
 
 
