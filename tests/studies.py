@@ -20,6 +20,11 @@ LN2 = math.log(2)
 DIGESTS = source_digest({"_target_": "minigpt.optim.muon.Muon"})  # of the code as it is
 
 
+def wobble(seed: int, own: float = 0.0) -> float:
+    """Deterministic noise: shared by all runs of a seed, and a smaller part of the run's own."""
+    return 0.01 * math.sin(seed * 12.9898) + 0.003 * math.sin(seed * 78.233 + own * 3571)
+
+
 def adamw(lr: float, weight_decay: float = 0.05) -> dict[str, Any]:
     return {
         "_target_": "torch.optim.AdamW",

@@ -29,10 +29,18 @@ def printed() -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_the_specification_has_the_sections_the_axis_and_the_study(printed: dict[str, Any]) -> None:
+@pytest.fixture
+def sections(printed: dict[str, Any]) -> dict[str, list[Any]]:
+    """The panels of each section."""
+    parts = printed["spec"]["section"]["panelBankConfig"]["sections"]
+    return {part["name"]: part["panels"] for part in parts}
+
+
+def test_the_specification_has_the_sections_the_axis_and_the_study(
+    printed: dict[str, Any], sections: dict[str, list[Any]]
+) -> None:
     assert printed["display_name"] == "minigpt: a question"
     section = printed["spec"]["section"]
-    sections = {part["name"]: part["panels"] for part in section["panelBankConfig"]["sections"]}
     assert list(sections)[:4] == ["Curves", "Learning rate", "All settings", "Health"]
     for panel in [*sections["Curves"], *sections["Health"]]:
         assert panel["viewType"] == "Run History Line Plot"
@@ -44,21 +52,13 @@ def test_the_specification_has_the_sections_the_axis_and_the_study(printed: dict
     assert section["settings"]["xAxis"] == "tokens"
     (runset,) = section["runSets"]
     assert [key["name"] for key in runset["grouping"]] == ["jobType"]
-    filters = [
-        leaf
-        for leaf in walk(runset["filters"])
-        if isinstance(leaf, dict) and leaf.get("value") == "a question"
-    ]
-    assert [leaf["key"]["name"] for leaf in filters] == ["group"]
+    nodes = [node for node in walk(runset["filters"]) if isinstance(node, dict)]
+    assert [node["key"]["name"] for node in nodes if node.get("value") == "a question"] == ["group"]
 
 
 def test_the_lr_sensitivity_and_the_parallel_coordinates_name_keys_that_runs_have(
-    printed: dict[str, Any],
+    printed: dict[str, Any], sections: dict[str, list[Any]]
 ) -> None:
-    sections = {
-        part["name"]: part["panels"]
-        for part in printed["spec"]["section"]["panelBankConfig"]["sections"]
-    }
     first = sections["Learning rate"][0]
     assert first["viewType"] == "Scatter Plot"
     assert first["config"]["xAxis"] == "config:optim.value.lr"
@@ -78,11 +78,8 @@ def test_the_lr_sensitivity_and_the_parallel_coordinates_name_keys_that_runs_hav
     keys = identity.flatten({**plan.config, "choices": plan.choices})
     assert {*dashboard.COORDINATES, *dashboard.COLUMNS, *dashboard.LRS} <= keys.keys()
     pinned = printed["spec"]["section"]["runSets"][0]["runFeed"]["columnPinned"]
-    assert {
-        "config:choices.value.optim",
-        "config:optim.value.hidden.lr",
-        "config:seed.value",
-    } <= pinned.keys()
+    for key in ("choices.value.optim", "optim.value.hidden.lr", "seed.value"):
+        assert f"config:{key}" in pinned
 
 
 def test_without_the_package_or_a_key_one_line_says_what_to_do(
@@ -90,10 +87,8 @@ def test_without_the_package_or_a_key_one_line_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("NETRC", "/nonexistent")
     assert dashboard.main(["--study", "s"]) == 2
-    assert (
-        capsys.readouterr().err
-        == "error: no key: WANDB_API_KEY (set it, or see the specification with --print)\n"
-    )
+    no_key = "error: no key: WANDB_API_KEY (set it, or see the specification with --print)\n"
+    assert capsys.readouterr().err == no_key
     code = (
         "import sys\nsys.modules['wandb_workspaces'] = None\nfrom minigpt import dashboard\n"
         "sys.exit(dashboard.main(['--study', 's', '--print']))"
@@ -102,6 +97,5 @@ def test_without_the_package_or_a_key_one_line_says_what_to_do(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert (
-        done.stderr == "error: missing package: wandb-workspaces (pip install wandb-workspaces)\n"
-    )
+    missing = "error: missing package: wandb-workspaces (pip install wandb-workspaces)\n"
+    assert done.stderr == missing

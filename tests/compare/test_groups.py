@@ -80,18 +80,10 @@ def test_where_and_study_select(study: Study, compare: Compare) -> None:
 def test_a_key_instead_of_a_group_sets_arms_apart(study: Study, compare: Compare) -> None:
     for seed in (100, 101):
         for momentum in (0.9, 0.95):
-            study.run(
-                "muon",
-                seed,
-                3.9 + momentum * seed / 1000,
-                config={"optim.hidden.momentum": momentum},
-            )
-        study.run(
-            "muon",
-            seed,
-            3.9 + seed / 999,
-            config={"optim.hidden.momentum": 0.9, "train.grad_clip": 3.0},
-        )
+            config = {"optim.hidden.momentum": momentum}
+            study.run("muon", seed, 3.9 + momentum * seed / 1000, config=config)
+        config = {"optim.hidden.momentum": 0.9, "train.grad_clip": 3.0}
+        study.run("muon", seed, 3.9 + seed / 999, config=config)
     assert compare("--by", "optim.hidden.momentum") == 0
     assert "0.95 against 0.9 is undecided" in compare.out
 
@@ -154,9 +146,8 @@ def test_tokenizers_are_compared_in_bits_per_byte_and_never_in_nats(
 
 def test_another_validation_split_is_refused(study: Study, compare: Compare) -> None:
     for seed in (100, 101):
-        study.run(
-            "muon", seed, 2.0, config={"data.max_tokens": 1000}, data={"fingerprint": "e" * 64}
-        )
+        other = {"fingerprint": "e" * 64}
+        study.run("muon", seed, 2.0, config={"data.max_tokens": 1000}, data=other)
         study.run("muon", seed, 2.1)
     # other training text, the same validation tokens
     assert compare("--by", "data.max_tokens") == 0, compare.err
@@ -210,8 +201,7 @@ def test_no_common_budget_is_nothing_to_compare(study: Study, compare: Compare) 
     study.run("muon", 100, 4.0, steps=200)
     assert compare("--by", "optim") == 2
     assert "no seed and budget that two arms have ended" in compare.err
-    shown = "adamw: 51,200 tokens on 100 | muon: 102,400 tokens on 100"
-    assert shown in compare.err
+    assert "adamw: 51,200 tokens on 100 | muon: 102,400 tokens on 100" in compare.err
     study.run("muon", 101, 4.0, steps=100)
     assert compare("--by", "optim") == 2
     assert "muon: 51,200 tokens on 101; 102,400 tokens on 100" in compare.err
@@ -233,16 +223,7 @@ def test_unreadable_folders_are_named_and_do_not_stop_the_rest(
 @pytest.mark.faults(20)
 @pytest.mark.parametrize(
     "content",
-    [
-        b"",
-        b"\0\xff",
-        b"[]",
-        b"[" * 99_999,
-        b"null",
-        b'{"schema": 1, "id": 3}',
-        "a pipe",
-        "a folder",
-    ],
+    [b"", b"\0\xff", b"[]", b"[" * 99_999, b"null", b'{"schema": 1, "id": 3}', "pipe", "folder"],
 )
 @pytest.mark.parametrize("name", ["run.json", "summary.json", "failed.json", "config.yaml"])
 def test_one_bad_folder_is_left_out_and_named(
@@ -251,7 +232,7 @@ def test_one_bad_folder_is_left_out_and_named(
     pair(study)
     broken = study.run("muon", 102, 3.0) / name
     broken.unlink(missing_ok=True)
-    if content == "a folder":
+    if content == "folder":
         broken.mkdir()
     elif isinstance(content, bytes):
         broken.write_bytes(content)
@@ -271,9 +252,8 @@ def test_control_sequences_in_runs_reach_neither_terminal_nor_files(
 ) -> None:
     odd = "mu\x1b[2J\x1b]0;owned\x07\non"
     for seed in (0, 1):
-        study.run(
-            "muon", seed, 3.0, record={"choices": {"optim": odd}, "git": {"commit": "\x1b[31m"}}
-        )
+        record = {"choices": {"optim": odd}, "git": {"commit": "\x1b[31m"}}
+        study.run("muon", seed, 3.0, record=record)
         study.run("adamw", seed, 3.1, record={"overrides": ["\x1b[2J"]})
     failed = study.run("adamw", 2, None)
     ended = study.run("muon", 3, 3.0)
@@ -283,14 +263,8 @@ def test_control_sequences_in_runs_reach_neither_terminal_nor_files(
     said = compare.out
     assert compare("--status") == 0
     assert r"\x1b[2Jno; space (exit code 6)" in compare.out
-    for text in (
-        said,
-        compare.out,
-        *(
-            (tmp_path / "report" / n).read_text()
-            for n in ("report.md", "report.html", "results.csv")
-        ),
-    ):
+    names = ("report.md", "report.html", "results.csv")
+    for text in (said, compare.out, *((tmp_path / "report" / x).read_text() for x in names)):
         assert "\x1b" not in text
         assert "\x07" not in text
         assert r"x1b[2J" in text.replace("\\[", "[")

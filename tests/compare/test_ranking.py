@@ -130,9 +130,7 @@ def test_between_the_points_of_a_grid() -> None:
     edge = (("lr", 4), ("beta", 0.9))
     assert gain_off_grid(scores(2.0), edge) == pytest.approx(0.0)
     assert gain_off_grid(scores(1.8), edge) == pytest.approx(0.1 * 0.2**2)
-    assert gain_off_grid(scores(2.5), edge) == pytest.approx(0.1 * 4), (
-        "it still falls: as wide again"
-    )
+    assert gain_off_grid(scores(2.5), edge) == pytest.approx(0.4), "it still falls: as wide again"
     assert gain_off_grid(scores(-3.0), (("lr", 0.25), ("beta", 0.9))) == pytest.approx(0.2 * 4)
     two = {(("lr", lr),): 1.0 - 0.1 * math.log2(lr) for lr in (1, 2)}
     assert gain_off_grid(two, (("lr", 2),)) == pytest.approx(0.1)

@@ -5,14 +5,9 @@ import re
 from collections.abc import Callable
 
 import pytest
-from studies import Compare, Study
+from studies import Compare, Study, wobble
 
 LRS = (0.01, 0.02, 0.04)
-
-
-def wobble(seed: int, lr: float = 0.0) -> float:
-    """Deterministic noise: shared by all runs of a seed, and a smaller part of the run's own."""
-    return 0.01 * math.sin(seed * 12.9898) + 0.003 * math.sin(seed * 78.233 + lr * 3571)
 
 
 def losses(
@@ -33,6 +28,7 @@ def verdict_line(compare: Compare) -> str:
 def test_an_arm_that_ends_lower_is_found_with_its_budget_ratio(
     study: Study, compare: Compare
 ) -> None:
+    """Differences and intervals are shown, and the words of a claim never."""
     study.tuned_and_confirmed("adamw", losses(4.0), LRS, 0.02, steps=(100, 200))
     study.tuned_and_confirmed("muon", losses(3.95, own=1), LRS, 0.02, steps=(100, 200))
     assert compare("--by", "optim") == 0, compare.err
@@ -43,11 +39,8 @@ def test_an_arm_that_ends_lower_is_found_with_its_budget_ratio(
     ratio = re.search(r"^  muon +tokens +([\d.]+)x \(", compare.out, re.MULTILINE)
     assert ratio is not None
     assert float(ratio[1]) == pytest.approx(2**-0.5, abs=0.02), "half a doubling"
-
-
-def test_the_other_way_round_it_ends_higher(study: Study, compare: Compare) -> None:
-    study.tuned_and_confirmed("adamw", losses(4.0), LRS, 0.02)
-    study.tuned_and_confirmed("muon", losses(3.95, own=1), LRS, 0.02)
+    assert "nothing was declared before these runs, so nothing is claimed" in compare.out
+    assert not re.search(r"\b(better|worse|equivalent)\b", compare.out)
     assert compare("--by", "optim", "--baseline", "muon") == 0
     assert verdict_line(compare).startswith(
         "[>] Exploratory, at 102,400 tokens: adamw ended higher than muon: +0.05"
@@ -154,10 +147,9 @@ def test_a_constant_shift_is_one_measurement_repeated(study: Study, compare: Com
 def test_a_diverged_seed_counts_against_its_arm(study: Study, compare: Compare) -> None:
     for seed in range(100, 110):
         study.run("adamw", seed, 4.0 + wobble(seed))
-        status = "diverged" if seed == 103 else "finished"
-        study.run(
-            "muon", seed, math.inf if status == "diverged" else 3.9 + wobble(seed, 1), status=status
-        )
+        if seed != 103:
+            study.run("muon", seed, 3.9 + wobble(seed, 1))
+    study.run("muon", 103, math.inf, status="diverged")
     assert compare("--by", "optim") == 0
     assert verdict_line(compare).startswith("[?]")
     assert "seeds diverged, not unevenly enough" in verdict_line(compare)
@@ -207,17 +199,6 @@ def test_holm_guards_several_arms(study: Study, compare: Compare) -> None:
     assert compare("--by", "optim") == 0
     muon = next(line for line in compare.out.splitlines() if " muon against adamw" in line)
     assert "not after Holm's adjustment for several arms" in muon
-
-
-def test_without_a_declaration_nothing_is_claimed(study: Study, compare: Compare) -> None:
-    """Differences and intervals are shown, and the words of a claim never."""
-    for seed in range(100, 108):
-        study.run("adamw", seed, 4.0 + wobble(seed))
-        study.run("muon", seed, 3.9 + wobble(seed, 1))
-    assert compare("--by", "optim") == 0
-    assert verdict_line(compare).startswith("[<] Exploratory")
-    assert "nothing was declared before these runs, so nothing is claimed" in compare.out
-    assert not re.search(r"\b(better|worse|equivalent)\b", compare.out)
 
 
 def test_one_budget_is_a_doubt_and_two_are_not(study: Study, compare: Compare) -> None:

@@ -61,6 +61,7 @@ def test_what_a_declaration_says() -> None:
         ({"tune__over": {"optim.lr": 3}}, "no list: verdict.tune.over.optim.lr=3"),
         ({"tune__seeds": [0, 103]}, "seeds that tune must not confirm: [103]"),
         ({"tune__seeds": [0, 0]}, "out of range: verdict.tune.seeds"),
+        ({"tune__seeds": [-1]}, "out of range: verdict.tune.seeds"),
         ({"confirm__looks": [16, 8]}, "out of range: verdict.confirm.looks=[16, 8] (rising"),
         ({"confirm__looks": []}, "out of range: verdict.confirm.looks=[]"),
         ({"confirm__looks": [8, 100_000]}, "too many runs: verdict asks for 400,0"),
