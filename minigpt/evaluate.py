@@ -31,6 +31,8 @@ from minigpt.generate.rebuild import trusted_packages
 from minigpt.terminal import bar, escape_line, say, table
 from minigpt.train.evaluate import evaluate
 
+STRETCHES = 30
+NAMES = ("nats_per_token", "bits_per_byte", "perplexity")
 HELP = """\
 Say how well a run predicts a text: nats per token, bits per byte, perplexity, each with a 95 %
 interval over its windows. Without a text: its own validation split. Nothing is written.
@@ -82,10 +84,6 @@ def show(asked: argparse.Namespace) -> None:
         print(escape_line(f"{split.name}: {size}{found['tokens']:,} tokens scored in {scored}"))
         rows = [(name, *cells(found[name])) for name in NAMES if found[name] is not None]
         print("\n".join(table(rows)))
-
-
-STRETCHES = 30
-NAMES = ("nats_per_token", "bits_per_byte", "perplexity")
 
 
 def cells(value: dict[str, float | None]) -> tuple[str, str]:
@@ -201,11 +199,8 @@ def scores(loaded: Loaded, split: Split) -> dict[str, Any]:
         "bytes": split.n_bytes,
         "nats_per_token": ends_of(loss),
         "bits_per_byte": None if bits is None else ends_of(bits),
-        "perplexity": {
-            key: None
-            if x is None
-            else math.exp(min(x, 700.0))  # beyond it no float is large enough
-            for key, x in ends_of(loss).items()
+        "perplexity": {  # beyond 700 no float is large enough
+            key: None if x is None else math.exp(min(x, 700.0)) for key, x in ends_of(loss).items()
         },
     }
 

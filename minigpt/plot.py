@@ -49,6 +49,7 @@ SHORT = {
 }
 FINAL = {name: short for short, name in SHORT.items() if name.startswith("val/")}
 ALONG = ("tokens", "step", "time_s", "flops")
+WIDTH, HEIGHT = 72, 17  # of a chart, in characters
 KINDS = ("png", "svg", "pdf", "html")
 STYLE = "body{--ink:#1f2328;--line:#d0d4d9} svg{max-width:56em}"
 PAGE = f"<!doctype html><meta charset=utf-8><style>{STYLE}</style>"
@@ -175,9 +176,7 @@ def _number(row: dict[str, Any], key: str) -> bool:
     return isinstance(row.get(key), int | float)
 
 
-def draw_lines(
-    lines: dict[str, Line], names: tuple[str, str], along: bool, axes: "Axes"
-) -> str | None:
+def draw_lines(lines: dict[str, Line], names: tuple[str, str], along: bool, axes: "Axes") -> str:
     """The lines on axes; returns the caption."""
     for number, (arm, line) in enumerate(lines.items()):
         xs, colour = [x for x, _ in line], COLOURS[number % len(COLOURS)]
@@ -200,39 +199,30 @@ def draw_lines(
     return f"{names[1]} over {names[0]}: the mean over the runs of each arm."
 
 
-def short(name: str, most: int = 40) -> str:
+def short(name: str) -> str:
     """A name that a legend has room for, cut in its middle."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+    return name if len(name) <= 40 else f"{name[:19]}…{name[-20:]}"
 
 
-def chart(
-    lines: dict[str, Line],
-    x_name: str,
-    y_name: str,
-    connected: bool = True,
-    width: int = 72,
-    height: int = 17,
-) -> list[str]:
+def chart(lines: dict[str, Line], x_name: str, y_name: str, connected: bool) -> list[str]:
     """The means in the terminal, a letter an arm.  connected: straight from point to point."""
     means = {arm: [(x, fmean(ys)) for x, ys in line] for arm, line in lines.items()}
     xs, ys = zip(*(point for line in means.values() for point in line))
     spans = (max(xs) - min(xs) or 1.0), (max(ys) - min(ys) or 1.0)
-    grid = [[" "] * width for _ in range(height)]
+    grid = [[" "] * WIDTH for _ in range(HEIGHT)]
     letters = [chr(ord("a") + number % 26) for number in range(len(means))]
     for letter, line in zip(letters, means.values()):
-        columns = [round((x - min(xs)) / spans[0] * (width - 1)) for x, _ in line]
+        columns = [round((x - min(xs)) / spans[0] * (WIDTH - 1)) for x, _ in line]
         for column in range(columns[0], columns[-1] + 1) if connected else columns:
             y = interp(column, columns, [y for _, y in line])
-            grid[round((max(ys) - y) / spans[1] * (height - 1))][column] = letter
+            grid[round((max(ys) - y) / spans[1] * (HEIGHT - 1))][column] = letter
     shown = [y_name]
     for number, row in enumerate(grid):
-        tick = f"{max(ys) - number * spans[1] / (height - 1):.4g}" if number % 4 == 0 else ""
+        tick = f"{max(ys) - number * spans[1] / (HEIGHT - 1):.4g}" if number % 4 == 0 else ""
         shown.append(f"{tick:>10} | {''.join(row).rstrip()}")
     left = f"{min(xs):.4g}"
-    shown += [
-        f"{'':10} +-{'-' * width}",
-        f"{'':13}{left}{max(xs):>{width - len(left)}.4g}  {x_name}",
-    ]
+    shown.append(f"{'':10} +-{'-' * WIDTH}")
+    shown.append(f"{'':13}{left}{max(xs):>{WIDTH - len(left)}.4g}  {x_name}")
     ends = [f"{a}  {arm}: {line[-1][1]:.4f}" for a, (arm, line) in zip(letters, means.items())]
     return shown + ends
 

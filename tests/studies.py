@@ -27,33 +27,20 @@ def wobble(seed: int, own: float = 0.0) -> float:
 
 def adamw(lr: float, weight_decay: float = 0.05) -> dict[str, Any]:
     return {
-        "_target_": "torch.optim.AdamW",
-        "_partial_": True,
-        "lr": lr,
-        "betas": [0.9, 0.95],
-        "eps": 1e-10,
-        "weight_decay": weight_decay,
-    }
+        "_target_": "torch.optim.AdamW", "_partial_": True,
+        "lr": lr, "betas": [0.9, 0.95], "eps": 1e-10, "weight_decay": weight_decay,
+    }  # fmt: skip
 
 
 def optimizer(arm: str, lr: float) -> dict[str, Any]:
     """An `optim` node: Muon on the hidden matrices, or AdamW for other names; AdamW elsewhere."""
-    hidden = {
-        "_target_": "minigpt.optim.muon.Muon",
-        "_partial_": True,
-        "lr": lr,
-        "weight_decay": 0.05,
-    }
+    muon = "minigpt.optim.muon.Muon"
+    hidden = {"_target_": muon, "_partial_": True, "lr": lr, "weight_decay": 0.05}
     return {
-        "_target_": "minigpt.optim.by_role.ByRole",
-        "lr_scale": 1.0,
-        "lr": lr,
-        "adamw_lr": 0.005,
+        "_target_": "minigpt.optim.by_role.ByRole", "lr_scale": 1.0, "lr": lr, "adamw_lr": 0.005,
         "hidden": hidden if arm == "muon" else adamw(lr, 0.1),
-        "embed": adamw(0.005),
-        "head": adamw(0.005),
-        "scalar": adamw(0.005, 0.0),
-    }
+        "embed": adamw(0.005), "head": adamw(0.005), "scalar": adamw(0.005, 0.0),
+    }  # fmt: skip
 
 
 class Study:
@@ -84,10 +71,7 @@ class Study:
         """loss None: not ended. status: finished or diverged. config takes dotted keys."""
         tokens = steps * BATCH * SEQ
         resolved = {
-            "name": None,
-            "seed": seed,
-            "attempt": 1,
-            "study": study,
+            "name": None, "seed": seed, "attempt": 1, "study": study,
             "train": {
                 "tokens": None, "steps": steps, "epochs": None,
                 "batch_size": BATCH, "micro_batch_size": None, "grad_clip": 1.0,
@@ -118,27 +102,13 @@ class Study:
         (folder / "config.yaml").write_text(yaml.safe_dump(resolved))
         trained_s = steps * step_time_s
         seconds = {
-            "data": 0.02,
-            "forward_backward": 0.8 * trained_s,
-            "optimizer": 0.2 * trained_s,
-            "evaluation": 0.1,
-            "saving": 0.01,
-        }
+            "data": 0.02, "forward_backward": 0.8 * trained_s, "optimizer": 0.2 * trained_s,
+            "evaluation": 0.1, "saving": 0.01,
+        }  # fmt: skip
         if not overlapping:
             self.clock += timedelta(seconds=math.ceil(sum(seconds.values())) + 5)
-        tokens_fingerprint = {
-            "fingerprint": "f" * 64,
-            "folder": "tokens",
-            "vocab_size": 257,
-            "val_bytes": 10_000,
-            "licence": "unknown",
-        }
         run_json = {
-            "schema": 1,
-            "minigpt": "0.1.0",
-            "id": id,
-            "name": folder.name,
-            "identity": who,
+            "schema": 1, "minigpt": "0.1.0", "id": id, "name": folder.name, "identity": who,
             "choices": {"model": "tiny", "optim": arm, "schedule": "warmup_cosine",
                         "data": "shakespeare", "data/tokenizer": "byte", "logger": "none"},
             "overrides": [f"optim={arm}", f"seed={seed}"],
@@ -154,7 +124,8 @@ class Study:
                        "world_size": 1},
             "hardware": {"host": "vm", "cpus": 2, "device": "x86_64",
                          "peak_flops": 1e11, "peak_source": "measured"},
-            "data": tokens_fingerprint | {"val_fingerprint": "v" * 64} | (data or {}),
+            "data": {"fingerprint": "f" * 64, "val_fingerprint": "v" * 64, "val_bytes": 10_000,
+                     "folder": "tokens", "vocab_size": 257, "licence": "unknown"} | (data or {}),
             "mixed": [],
         } | (record or {})  # fmt: skip
         (folder / "run.json").write_text(json.dumps(run_json))
@@ -163,25 +134,17 @@ class Study:
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         if loss is None:
             return folder
+        final = ended if status == "finished" else None
         found = {
-            "status": status,
-            "step": steps,
-            "tokens": tokens,
-            "skipped_steps": 0,
-            "val_loss": ended if status == "finished" else None,
-            "val_bits_per_byte": ended / LN2 / bytes_per_token
-            if status == "finished" and ended is not None
-            else None,
-            "val_tokens": 10_000,
-            "train_time_s": steps * step_time_s,
-            "seconds": seconds,
+            "status": status, "step": steps, "tokens": tokens, "skipped_steps": 0,
+            "val_loss": final, "val_tokens": 10_000,
+            "val_bits_per_byte": None if final is None else final / LN2 / bytes_per_token,
+            "train_time_s": trained_s, "seconds": seconds,
             "tokens_per_s": BATCH * SEQ / step_time_s,
-            "parameters": 127_424,
-            "flops_per_token": 762_240,
+            "parameters": 127_424, "flops_per_token": 762_240,
             "optimizer_flops_share": 0.25 if arm == "muon" else 0.0,
-            "optimizer_state_bytes": 1_019_476,
-            "mixed": run_json["mixed"],
-        } | (summary or {})
+            "optimizer_state_bytes": 1_019_476, "mixed": run_json["mixed"],
+        } | (summary or {})  # fmt: skip
         (folder / "summary.json").write_text(json.dumps(found))
         return folder
 
@@ -189,18 +152,11 @@ class Study:
         self, steps: int, tokens: int, step_time_s: float, loss: float
     ) -> Iterable[dict[str, Any]]:
         for k in range(1, 11):
-            row = {
-                "step": steps * k // 10,
-                "tokens": tokens * k // 10,
-                "time_s": steps * k / 10 * step_time_s,
-            }
+            time_s = steps * k / 10 * step_time_s
+            row = {"step": steps * k // 10, "tokens": tokens * k // 10, "time_s": time_s}
             here = loss + 2.5 * (1 - k / 10) ** 2
-            yield row | {
-                "train/loss": here - 0.05,
-                "grad_norm": 1.0,
-                "lr/hidden": 0.01,
-                "perf/tokens_per_s": 1e4,
-            }
+            train = {"train/loss": here - 0.05, "grad_norm": 1.0, "lr/hidden": 0.01}
+            yield row | train | {"perf/tokens_per_s": 1e4}
             yield row | {"val/loss": here, "val/tokens": 4096, "val/bits_per_byte": here / LN2}
 
     def tuned_and_confirmed(

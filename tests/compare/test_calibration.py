@@ -87,11 +87,9 @@ def test_power_is_what_the_plan_says(pairs: int, look: int) -> None:
     assert tally.share("wrong claims") <= 0.05
 
 
-@pytest.mark.parametrize(
-    "name", ["cells, the same effect, one look of 8", "cells, the same effect"]
-)
-def test_cells_of_one_effect_seldom_differ(name: str) -> None:
-    tally = simulated(name)
+@pytest.mark.parametrize("looks", [", one look of 8", pytest.param("", marks=pytest.mark.slow)])
+def test_cells_of_one_effect_seldom_differ(looks: str) -> None:
+    tally = simulated(f"cells, the same effect{looks}")
     assert tally.share("cells differ") <= 0.05 + three_errors(0.05, STUDIES)
     assert_covers(tally, "slope covered")
 

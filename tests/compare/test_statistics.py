@@ -24,15 +24,6 @@ def test_the_t_interval_is_scipys(n: int, confidence: float) -> None:
     assert statistics.p_value(found) == pytest.approx(stats.ttest_1samp(x, 0).pvalue, rel=1e-10)
 
 
-def test_the_interval_of_differences_is_the_paired_t_test() -> None:
-    a, b = sample(8, 0.5, seed=1), sample(8, seed=2)
-    found = statistics.t_interval([x - y for x, y in zip(a, b)])
-    expected = stats.ttest_rel(a, b)
-    interval = expected.confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-10)
-    assert statistics.p_value(found) == pytest.approx(expected.pvalue, rel=1e-10)
-
-
 def test_the_interval_covers_as_often_as_it_says() -> None:
     hits = 0
     for seed in range(2000):
