@@ -1,8 +1,10 @@
 """Every test runs without a network, without a wandb key, and with few threads on tiny models."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -47,6 +49,17 @@ def other(
     """Another shell, with other folders."""
     (tmp_path / "other").mkdir()
     return Shell(tmp_path / "other", monkeypatch, capfd)
+
+
+@pytest.fixture(scope="session")
+def memory_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that lies in memory where it can."""
+    if not os.path.isdir("/dev/shm"):
+        yield tmp_path_factory.mktemp("memory")
+        return
+    folder = Path(tempfile.mkdtemp(prefix="minigpt-tests-", dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @cache

@@ -12,7 +12,7 @@ from minigpt.interrupt import requested
 
 BATCH_CHARACTERS = 1 << 19  # text handed to a thread at once: enough to make handing over cheap
 
-Encoded = tuple[list[Piece], list[np.ndarray]]  # pieces, and the ids of each
+Encoded = list[tuple[Piece, np.ndarray]]  # pieces with their ids
 
 
 def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
@@ -41,7 +41,7 @@ def encoded(
     """
 
     def encode(batch: list[Piece]) -> Encoded:
-        return batch, encode_batch([piece.text for piece in batch])
+        return [*zip(batch, encode_batch([piece.text for piece in batch]))]
 
     waiting: deque[Future[Encoded]] = deque()
     threads = Workers(workers, "encode")

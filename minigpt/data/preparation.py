@@ -150,15 +150,13 @@ class Preparation:
 
         n_published = output.n_published()
         try:
-            for pieces, ids_of_each in encoded(
-                batches(wanted), tokenizer.encode_batch, self.workers
-            ):
-                for piece, ids in zip(pieces, ids_of_each):
+            for batch in encoded(batches(wanted), tokenizer.encode_batch, self.workers):
+                for piece, ids in batch:
                     if not (output.full() and (piece.split == "train" or output.taken["val"])):
                         output.append(piece, ids)
                 output.flush()
                 self.progress.show(output.n_documents(), output.n_tokens(), output.n_bytes())
-                done = pieces[-1].after
+                done = batch[-1][0].after
                 if output.n_published() > n_published:
                     n_published = output.n_published()
                     keep()

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from driver import SIX, Pool, Straight, result, run_folder
 
-MEMORY = Path("/dev/shm")
-
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
@@ -20,13 +18,8 @@ def pool() -> Iterator[Pool]:
 
 
 @pytest.fixture(scope="session")
-def fault_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    if not MEMORY.is_dir():
-        yield tmp_path_factory.mktemp("faults")
-        return
-    folder = Path(tempfile.mkdtemp(prefix="minigpt-faults-", dir=MEMORY))
-    yield folder
-    shutil.rmtree(folder)
+def fault_folder(memory_folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=memory_folder))
 
 
 @pytest.fixture(scope="session")

@@ -518,7 +518,6 @@ OTHER_WAYS_IN = {
     "data/rows.py": "a line of the user's texts",
     "data/shakespeare.py": "plays out of an installed package",
     "data/prepare.py": "JSON that this module itself made",
-    "data/preparation.py": "the tokenizer that this preparation published",
     "data/shard_writer.py": "half-made shards of its own, regular files only",
     "tokenizer/fast_bpe.py": "JSON that the trainer of tokenizers just made",
     "generate/hugging_face.py": "tensors out of bytes that reading.py has read",
