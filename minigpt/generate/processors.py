@@ -38,12 +38,10 @@ class RepetitionPenalty:
 class NGrams:
     """Which tokens would complete an n-gram that a text already holds; O(1) per token added."""
 
-    def __init__(self, size: int, text: Sequence[int] = ()) -> None:
+    def __init__(self, size: int) -> None:
         self.size, self.length = size, 0
         self.last: tuple[int, ...] = ()  # up to size - 1 tokens
         self.followers: dict[tuple[int, ...], set[int]] = {}
-        for token in text:
-            self.add(token)
 
     def add(self, token: int) -> None:
         if len(self.last) == self.size - 1:

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -17,10 +16,6 @@ class Matrix(NamedTuple):
     gradient: Tensor
     momentum: Tensor
     mu: float
-
-
-def all_fp32(matrices: list[Matrix]) -> bool:
-    return all(m.weight.dtype == m.momentum.dtype == torch.float32 for m in matrices)
 
 
 def families(matrices: list[Matrix]) -> list[list[Matrix]]:

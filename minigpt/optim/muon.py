@@ -21,7 +21,7 @@ from minigpt import ranks
 from minigpt.optim import shares
 from minigpt.optim.batching import batches, orthogonalise_batch
 from minigpt.optim.checks import check_choice, check_decays, check_finite
-from minigpt.optim.matrices import Matrix, all_fp32, direction, families, matrices_of
+from minigpt.optim.matrices import Matrix, direction, families, matrices_of
 from minigpt.optim.newton_schulz import EPSILON, Schedule, coefficients_of, dtype_of, flops
 from minigpt.optim.together import by_shape, orthogonalise_blocks, room_for
 
@@ -155,7 +155,9 @@ class Muon(torch.optim.Optimizer):
 
         matrices = self._accumulate()
         dtype = dtype_of(self.ns_dtype, gradients[0].device.type)
-        if self.moves_together(gradients[0].device) and all_fp32(matrices):
+        if self.moves_together(gradients[0].device) and all(
+            m.weight.dtype == m.momentum.dtype == torch.float32 for m in matrices
+        ):
             for family in families(matrices):
                 self._update_together(family, dtype)
             return loss

@@ -57,7 +57,7 @@ def from_tree(tree: Any, device: torch.device, scalars_on: torch.device | None =
 def bytes_of(tree: Any) -> int:
     """Bytes of all tensors of a tree, or of state that is not yet one."""
     if isinstance(tree, Tensor):
-        return tree.numel() * tree.element_size()
+        return tree.nbytes
     if isinstance(tree, dict):
         tree = list(tree.values())
     return sum(bytes_of(item) for item in tree) if isinstance(tree, list | tuple) else 0

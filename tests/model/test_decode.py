@@ -1,7 +1,6 @@
 """Decoding with weights in oneDNN's layout against `next_logits`, and that against no cache."""
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
@@ -45,7 +44,7 @@ def test_without_onednn_the_model_decodes_itself(monkeypatch: pytest.MonkeyPatch
     model = make(torch.bfloat16)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.ops, "mkldnn", None)  # as in a build without it
-    assert decoder(model, 1) == model.next_logits
+    assert decoder(model, 1, WINDOW) == model.next_logits
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -54,7 +53,7 @@ def test_without_onednn_the_model_decodes_itself(monkeypatch: pytest.MonkeyPatch
 @torch.inference_mode()
 def test_decoder(shape: dict, batch: int, dtype: torch.dtype) -> None:
     model = make(dtype, **shape)
-    decode = decoder(model, batch)
+    decode = decoder(model, batch, WINDOW)
     if dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         assert isinstance(decode, Decoder)
     texts = torch.randint(V, (batch, WINDOW), generator=generator(0, "data"))
@@ -68,6 +67,6 @@ def test_decoder(shape: dict, batch: int, dtype: torch.dtype) -> None:
 
 
 def test_other_parts_keep_the_plain_path() -> None:
-    model = make(torch.float32, mlp=partial(ReLUSquared))
-    assert decoder(model, 1) == model.next_logits
-    assert decoder(make(torch.float16), 1).__name__ == "next_logits"
+    model = make(torch.float32, mlp=ReLUSquared)
+    assert decoder(model, 1, WINDOW) == model.next_logits
+    assert decoder(make(torch.float16), 1, WINDOW).__name__ == "next_logits"

@@ -98,8 +98,8 @@ def fuzz(seed, draws, shortest):
 
 def test_short_matrices_in_bf16_bit_for_bit():
     """Batches of them round one matrix in a few hundred differently, so they are not batched."""
-    different, seen = fuzz(0, 60, [2, 8, 15, 16])
-    assert seen > 400
+    different, seen = fuzz(0, 20, [2, 8, 15, 16])
+    assert seen > 100
     assert different == 0
     fast, plain = both(
         [torch.randn(16, 64, generator=torch.Generator().manual_seed(i)) for i in range(800)],

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def by_role(model: Toy, hidden: Any = ADAMW, lr_scale: float = 1.0) -> ByRole:
     )
 
 
+@cache
 def preset(name: str, *overrides: str) -> Any:
     """The resolved config node of conf/optim/<name>.yaml."""
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -25,11 +25,11 @@ from minigpt.model.transformer import Transformer, TransformerBlock
 
 
 def decoder(
-    model: Transformer, batch_size: int, length: int | None = None
+    model: Transformer, batch_size: int, length: int
 ) -> Callable[[Tensor, KVCache], Tensor]:
     """What continues B texts by a token each: tokens (B, 1) and their cache -> logits (B, V).
 
-    length: how long a text may become, at most and by default max_seq_len.
+    length: how long a text may become, at most max_seq_len.
 
     It is `model.next_logits` itself on other devices, and for other classes of model, attention and
     mlp. The weights must not change while it is in use. Call it without gradients.
@@ -38,7 +38,7 @@ def decoder(
         type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in model.blocks
     )
     if plain and _has_fast_layout(model.embed.weight):
-        return Decoder(model, batch_size, length or model.max_seq_len)
+        return Decoder(model, batch_size, length)
     return model.next_logits
 
 
