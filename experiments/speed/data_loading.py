@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from minigpt.bench.machine import proc_bytes
-from minigpt.data.shards import HEADER_BYTES, header, read_layout
+from minigpt.data.shards import HEADER_BYTES, header, own_layout
 from minigpt.data.tokens import Shard, Split, file_identity
 from minigpt.data.windows import TrainWindows
 
@@ -33,9 +33,7 @@ def synthetic_split(folder: Path, n_shards: int) -> Split:
         path.write_bytes(header(np.dtype("<u2"), SHARD_TOKENS))
         with open(path, "r+b") as file:
             file.truncate(HEADER_BYTES + 2 * SHARD_TOKENS)
-        shards.append(
-            Shard(path, number * SHARD_TOKENS, read_layout(path), "", file_identity(path))
-        )
+        shards.append(Shard(path, number * SHARD_TOKENS, own_layout(path), "", file_identity(path)))
     return Split("train", shards, None, 0)
 
 
