@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,15 +28,16 @@ def compose(
     check: raises ConfigError for what is wrong with the overrides that do compose.
     """
 
-    def attempt(tried: list[str]) -> DictConfig | Exception:
+    @cache
+    def attempt(*tried: str) -> DictConfig | Exception:
         try:
-            return _compose(config_name, tried, config_dir)
+            return _compose(config_name, list(tried), config_dir)
         except Exception as error:
             if not is_composition_error(error):
                 raise
             return error
 
-    cfg = attempt(overrides)
+    cfg = attempt(*overrides)
     if isinstance(cfg, DictConfig):
         return cfg
     from minigpt.cli.explain import broken_files, explain
@@ -44,7 +46,7 @@ def compose(
     # without it no choice of the user's own can be tried
     places = [typed for typed in overrides if is_searchpath(typed)]
     others = [typed for typed in overrides if typed not in places]
-    problems, rest = explain(lambda tried: attempt([*places, *tried]), others, folders)
+    problems, rest = explain(lambda tried: attempt(*places, *tried), others, folders)
     problems = problems or broken_files(folders) or [f"configuration: {words(cfg)} (see --help)"]
     if rest is not None:
         try:
