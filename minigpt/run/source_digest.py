@@ -24,6 +24,8 @@ COMPUTES = (
     "minigpt.train.loop",
     "minigpt.train.batches",
     "minigpt.train.evaluate",
+    "minigpt.train.progress",  # which gradient norms are spikes
+    "minigpt.train.replicas",
     "minigpt.data.windows",
     "minigpt.data.tokens",
 )
@@ -45,8 +47,6 @@ SILENT = {
     "minigpt.data.aside",
     "minigpt.data.unigram",
 }
-
-
 DOCUMENTED = {ast.Module, ast.ClassDef, ast.FunctionDef}
 
 

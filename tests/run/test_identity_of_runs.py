@@ -144,6 +144,13 @@ def test_a_digest_is_of_all_but_docstrings_comments_and_layout() -> None:
         assert ("minigpt.optim.newton_schulz" in imports) == (name == "minigpt.optim.muon")
 
 
+def test_what_decides_a_step_beside_the_loop_counts() -> None:
+    """Which steps are skipped as spikes, and how gradients are summed over ranks."""
+    found = source_digest.source_digest({})
+    assert found.keys() >= {"minigpt.train.progress", "minigpt.train.replicas", "minigpt.ranks"}
+    assert not found.keys() & source_digest.SILENT
+
+
 def test_what_a_class_of_ones_own_imports_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
