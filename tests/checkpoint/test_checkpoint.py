@@ -1,4 +1,3 @@
-import json
 import os
 import random
 from collections.abc import Iterator
@@ -267,9 +266,3 @@ def test_parameters_that_do_not_fit_are_all_named_and_nothing_is_copied() -> Non
     assert "other (1,) -> missing" in text
     assert "bias missing -> (3,)" in text
     assert torch.equal(module.weight, before)
-
-
-def test_checkpoints_hold_plain_json(tmp_path: Path) -> None:
-    folder = save(tmp_path, 1)
-    json.loads((folder / "state.json").read_text())
-    json.loads((folder / "manifest.json").read_text())

@@ -53,6 +53,7 @@ def test_a_source_that_trained_on_starts_another_run(shell: Shell) -> None:
     child = [*SMALL, "schedule=wsd", f"init_from={source}"]
     assert shell("train", *child) == 0, shell.err
     (first,) = folders(shell, source)
+    assert rows(first)[0]["train/loss"] < rows(source)[0]["train/loss"], "weights that have learnt"
     assert shell("train", *child) == 0, shell.err
     assert "already finished" in shell.err
 

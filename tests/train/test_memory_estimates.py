@@ -11,7 +11,7 @@ import torch
 from runs import ROOT, Shell
 
 from minigpt.config.precision import choose
-from minigpt.train.memory import Memory, activation_bytes, saved_bytes
+from minigpt.train.memory import activation_bytes, saved_bytes
 
 NODE = {
     "_target_": "minigpt.model.transformer.Transformer",
@@ -97,14 +97,6 @@ def test_dropout_masks_are_counted_and_nothing_is_drawn() -> None:
     dropped = saved_bytes(NODE | {"dropout": 0.3}, (1,), 64, FP32)
     assert sum(dropped[0]) > sum(saved_bytes(NODE, (1,), 64, FP32)[0])
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_total_adds_up() -> None:
-    needed = Memory(
-        program=1, weights=2, state=4, gradients=10, activations=20, logits=30, heap=1.5
-    )
-    assert needed.work == 70
-    assert needed.total == 77
 
 
 def test_dry_run_says_it(shell: Shell) -> None:

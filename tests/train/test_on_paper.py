@@ -106,9 +106,9 @@ def test_layouts_by_hand() -> None:
     }  # fmt: skip
 
 
-def test_gradients_are_there_twice_while_ranks_sum_them() -> None:
-    small = Memory(100, 10, 20, gradients=10, activations=3, logits=2, heap=1.0)
-    assert (small.total, small.total_of(2)) == (145, 150)
+def test_memory_adds_up_and_gradients_are_there_twice_while_ranks_sum_them() -> None:
+    small = Memory(100, 10, 20, gradients=10, activations=4, logits=2, heap=1.5)
+    assert (small.work, small.total, small.total_of(2)) == (18, 148, 150)
     large = replace(small, activations=30)
     assert large.total == large.total_of(2)
 

@@ -285,14 +285,6 @@ def test_a_new_run_names_the_one_it_differs_from_in_one_key(shell: Shell) -> Non
     assert f"differs from {first} only in train.steps 12 -> 14" in shell.err
 
 
-def test_init_from_takes_weights_and_joins_the_identity(shell: Shell) -> None:
-    assert shell("train", *SMALL) == 0
-    first = shell.run_folder()
-    assert shell("train", *SMALL, f"init_from={first}") == 0, shell.err
-    (second,) = {*shell.runs()} - {first}
-    assert rows(second)[0]["train/loss"] < rows(first)[0]["train/loss"]
-
-
 @pytest.mark.faults(19)
 def test_a_moved_run_is_still_whole(shell: Shell) -> None:
     assert shell("train", *SMALL) == 0
