@@ -106,11 +106,11 @@ def dashboard(asked: argparse.Namespace) -> None:
 
     Raises ConfigError without a key.
     """
+    entity = asked.entity or ("you" if asked.print else default_entity())
+    view = workspace(asked.study, asked.project, entity)
     if asked.print:
-        view = workspace(asked.study, asked.project, asked.entity or "you")
         print(json.dumps(specification(view), indent=2))
         return
-    view = workspace(asked.study, asked.project, asked.entity or default_entity())
     view.save()
     print(view.url)
 

@@ -107,7 +107,7 @@ class CellFindings:
         return median(known) if len(known) == len(found) else None
 
     def seconds(self, arm: str) -> float | None:
-        """Seconds a token of training; None where a run does not tell."""
+        """Seconds a token of training, of the runs that tell; None where none does."""
         found = [
             run.step_time_s / run.tokens_per_step
             for run in self.at_primary[arm].values()

@@ -47,21 +47,16 @@ def test_an_arm_that_ends_lower_is_found_with_its_budget_ratio(
     )
 
 
-def test_within_a_margin_arms_end_alike(study: Study, compare: Compare) -> None:
+def test_within_a_margin_arms_end_alike_and_undecided_ones_say_how_many_pairs_decide(
+    study: Study, compare: Compare
+) -> None:
     study.tuned_and_confirmed("adamw", losses(4.0), LRS, 0.02)
-    study.tuned_and_confirmed("muon", losses(3.998, own=1), LRS, 0.02)
+    study.tuned_and_confirmed("muon", losses(3.999, own=1), LRS, 0.02)
     assert compare("--by", "optim", "--margin", "0.02") == 0
     assert verdict_line(compare).startswith(
         "[=] Exploratory, at 102,400 tokens: muon and adamw ended alike"
     )
     assert "within the margin of 0.02" in verdict_line(compare)
-
-
-def test_undecided_runs_say_how_many_pairs_would_decide_by_the_margin(
-    study: Study, compare: Compare
-) -> None:
-    study.tuned_and_confirmed("adamw", losses(4.0), LRS, 0.02)
-    study.tuned_and_confirmed("muon", losses(3.999, own=1), LRS, 0.02)
     assert compare("--by", "optim", "--margin", "0.003") == 0
     assert verdict_line(compare).startswith(
         "[?] Exploratory, at 102,400 tokens: muon against adamw is undecided"
