@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import StorageError
-from minigpt.files.durable import json_bytes, sha256_bytes, storage_error, write_atomic
+from minigpt.files.durable import json_bytes, sha256_bytes, write_atomic, writing
 from minigpt.files.reading import UnreadableError, read_bytes, read_json
 
 # What a report shows, and which files it wrote here, with the SHA-256 of what it wrote.
@@ -19,7 +19,7 @@ def write_files(out: Path, files: dict[str, bytes], facts: dict[str, Any] | None
 
     Raises StorageError, with nothing written, if somebody wrote or changed a file of that name.
     """
-    try:
+    with writing(out, "--out"):
         out.mkdir(parents=True, exist_ok=True)
         written = _written(out)
         new = {name: sha256_bytes(content) for name, content in files.items()}
@@ -37,8 +37,6 @@ def write_files(out: Path, files: dict[str, bytes], facts: dict[str, Any] | None
         for name, content in files.items():
             write_atomic(out / name, content)
         _note(out, written | {name: [digest] for name, digest in new.items()}, facts)
-    except OSError as error:
-        raise storage_error(out, error, "--out") from None
 
 
 def _written(out: Path) -> dict[str, list[str]]:
