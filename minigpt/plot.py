@@ -104,7 +104,7 @@ def plot(asked: argparse.Namespace) -> None:
     figure = draw_figure(asked.out.stem, partial(draw_lines, lines, names, x in ALONG), kind)
     assert figure is not None
     content = figure.other[1] if figure.other else figure.png
-    with durable.writing(asked.out):
+    with durable.writing(asked.out, "--out"):
         durable.write_atomic(asked.out, (PAGE + figure.svg).encode() if kind == "html" else content)
     print(asked.out)
 

@@ -40,6 +40,8 @@ def test_curves_and_final_losses_in_the_terminal_and_as_files(
     ):
         assert plot.main([outputs, *wrong]) == 2
         assert word in capsys.readouterr().err
+    assert plot.main([outputs, "--out", str(tmp_path / "figure.svg" / "a.svg")]) == 6
+    assert "choose another place with --out" in capsys.readouterr().err
 
 
 def test_each_run_is_a_line_also_a_copy_of_another(
