@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from minigpt.run.metrics import read_rows
+from minigpt.run.metrics import whole_rows
 from minigpt.study.find import find
 
 PANELS = {
@@ -29,7 +29,7 @@ COLOURS = {"muon": "tab:blue", "adamw": "tab:orange"}
 def runs_of(folder: Path, study: str) -> dict[str, list[dict[str, Any]]]:
     """Arm -> rows of its run in the study."""
     return {
-        run.record["choices"]["optim"]: read_rows(run.folder / "metrics.jsonl")
+        run.record["choices"]["optim"]: whole_rows(run.folder / "metrics.jsonl")
         for run in find([folder]).runs
         if study in run.studies
     }
