@@ -63,7 +63,9 @@ class Fork:
 
     running: ClassVar[set[int]] = set()
 
-    def __init__(self, folder: Path, *arguments: str, first: Callable[[], object] = list) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, first: Callable[[], object] = lambda: None
+    ) -> None:
         self.said = folder / f"said-{len(list(folder.glob('said-*')))}"
         self.said.touch()
         self.pid = os.fork()
