@@ -52,9 +52,27 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def lines(run: Path, change: Callable[[list[str]], list[str]]) -> None:
-    path = run / "metrics.jsonl"
-    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+Damage = Callable[[Path], object]  # to the folder of a run
+
+
+def edited(name: str, change: Callable[[dict], object]) -> Damage:
+    return lambda run: edit_json(run / name, change)
+
+
+def replaced(name: str, old: str, new: str) -> Damage:
+    return lambda run: (run / name).write_text((run / name).read_text().replace(old, new))
+
+
+def written(name: str, text: str) -> Damage:
+    return lambda run: (run / name).write_text(text)
+
+
+def lines(change: Callable[[list[str]], list[str]]) -> Damage:
+    def damage(run: Path) -> None:
+        path = run / "metrics.jsonl"
+        path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+
+    return damage
 
 
 def not_finite(run: Path) -> None:
@@ -85,7 +103,7 @@ def linked(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+DAMAGES: dict[str, tuple[Damage, str]] = {
     "a bit of the weights": (
         lambda run: flip_a_bit(newest(run) / "model.safetensors"),
         "hash differs",
@@ -100,68 +118,42 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "holds step 12",
     ),
     "no run.json": (lambda run: (run / "run.json").unlink(), "no run.json"),
-    "run.json torn": (lambda run: (run / "run.json").write_text('{"schema": 1,'), "not JSON"),
+    "run.json torn": (written("run.json", '{"schema": 1,'), "not JSON"),
     "identity edited": (
-        lambda run: edit_json(run / "run.json", lambda r: r["identity"].update(seed=7)),
+        edited("run.json", lambda r: r["identity"].update(seed=7)),
         "is not the hash of",
     ),
-    "id edited": (
-        lambda run: edit_json(run / "run.json", lambda r: r.update(id="12345678")),
-        "is not the hash of",
-    ),
-    "config edited": (
-        lambda run: (run / "config.yaml").write_text(
-            (run / "config.yaml").read_text().replace("seed: 0", "seed: 1")
-        ),
-        "config.yaml is of run",
-    ),
+    "id edited": (edited("run.json", lambda r: r.update(id="12345678")), "is not the hash of"),
+    "config edited": (replaced("config.yaml", "seed: 0", "seed: 1"), "config.yaml is of run"),
     "config missing": (lambda run: (run / "config.yaml").unlink(), "config.yaml is missing"),
     "config is something else": (
-        lambda run: (run / "config.yaml").write_text("- 1\n"),
+        written("config.yaml", "- 1\n"),
         "config.yaml: not a YAML mapping",
     ),
-    "torn last line": (
-        lambda run: lines(run, lambda all: [*all, '{"step": 12, "tr']),
-        "the last line is torn",
-    ),
-    "torn line between": (
-        lambda run: lines(run, lambda all: [all[0][:9] + "\n", *all[1:]]),
-        "line 1 is not a row",
-    ),
-    "row missing": (lambda run: lines(run, lambda all: all[:2] + all[3:]), "shorter than when"),
+    "torn last line": (lines(lambda all: [*all, '{"step": 12, "tr']), "the last line is torn"),
+    "torn line between": (lines(lambda all: [all[0][:9] + "\n", *all[1:]]), "line 1 is not a row"),
+    "row missing": (lines(lambda all: all[:2] + all[3:]), "shorter than when"),
     "evaluation missing": (
-        lambda run: lines(
-            run, lambda all: [line for line in all if '"step": 4' not in line or "val" not in line]
-        ),
+        lines(lambda all: [line for line in all if '"step": 4' not in line or "val" not in line]),
         "shorter than when",
     ),
-    "row repeated": (
-        lambda run: lines(run, lambda all: [*all[:3], all[2], *all[3:]]),
-        "comes twice",
-    ),
-    "rows cut off": (lambda run: lines(run, lambda all: all[:-3]), "shorter than when"),
+    "row repeated": (lines(lambda all: [*all[:3], all[2], *all[3:]]), "comes twice"),
+    "rows cut off": (lines(lambda all: all[:-3]), "shorter than when"),
     "a row edited": (
-        lambda run: lines(run, lambda all: [all[0].replace("5", "6"), *all[1:]]),
+        lines(lambda all: [all[0].replace("5", "6"), *all[1:]]),
         "rows were changed",
     ),
     "metrics missing": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl is missing"),
     "other tokens counted": (
-        lambda run: lines(
-            run, lambda all: [all[0].replace('"tokens": 128', '"tokens": 129'), *all[1:]]
-        ),
+        lines(lambda all: [all[0].replace('"tokens": 128', '"tokens": 129'), *all[1:]]),
         "tokens a step change",
     ),
     "loss edited": (
-        lambda run: edit_json(
-            run / "summary.json", lambda s: s.update(val_loss=s["val_loss"] - 0.5)
-        ),
+        edited("summary.json", lambda s: s.update(val_loss=s["val_loss"] - 0.5)),
         "val_loss",
     ),
-    "step edited": (
-        lambda run: edit_json(run / "summary.json", lambda s: s.update(step=11)),
-        "ends at step 11",
-    ),
-    "summary torn": (lambda run: (run / "summary.json").write_text("{"), "summary.json: not JSON"),
+    "step edited": (edited("summary.json", lambda s: s.update(step=11)), "ends at step 11"),
+    "summary torn": (written("summary.json", "{"), "summary.json: not JSON"),
     "a pipe for a summary": (
         lambda run: a_pipe(run / "summary.json"),
         "summary.json: not a regular file",
@@ -171,25 +163,20 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "a link that leads out",
     ),
     "NaN in a summary": (
-        lambda run: edit_json(run / "summary.json", lambda s: s.update(val_loss=float("nan"))),
+        edited("summary.json", lambda s: s.update(val_loss=float("nan"))),
         "summary.json: NaN is not a finite number",
     ),
     "a summary of another kind": (
-        lambda run: edit_json(run / "summary.json", lambda s: s.update(seconds=[1])),
+        edited("summary.json", lambda s: s.update(seconds=[1])),
         "seconds is not a mapping",
     ),
-    "a bomb of aliases": (
-        lambda run: (run / "config.yaml").write_text(BOMB),
-        "config.yaml: an alias",
-    ),
+    "a bomb of aliases": (written("config.yaml", BOMB), "config.yaml: an alias"),
     "interpolation": (
-        lambda run: (run / "config.yaml").write_text(
-            (run / "config.yaml").read_text().replace("seed: 0", "seed: ${oc.env:HOME}")
-        ),
+        replaced("config.yaml", "seed: 0", "seed: ${oc.env:HOME}"),
         "config.yaml is of run",
     ),
     "a deep record": (
-        lambda run: (run / "run.json").write_text('{"a": ' * 100_000),
+        written("run.json", '{"a": ' * 100_000),
         "run.json: deeper than 64 levels",
     ),
     "a pipe for rows": (
@@ -197,17 +184,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "metrics.jsonl: not a regular file",
     ),
     "a step of 2^60": (
-        lambda run: lines(
-            run, lambda all: [*all, f'{{"step": {2**60}, "tokens": {2**67}, "train/loss": 1}}\n']
-        ),
+        lines(lambda all: [*all, f'{{"step": {2**60}, "tokens": {2**67}, "train/loss": 1}}\n']),
         "metrics.jsonl at step 1152921504606846976",
     ),
     "a row of another kind": (
-        lambda run: lines(run, lambda all: [*all[:-1], '{"step": 12, "tokens": [1]}\n']),
+        lines(lambda all: [*all[:-1], '{"step": 12, "tokens": [1]}\n']),
         "is not a row",
     ),
     "record of another kind": (
-        lambda run: edit_json(run / "run.json", lambda r: r.update(data=[])),
+        edited("run.json", lambda r: r.update(data=[])),
         "data is not a mapping",
     ),
 }
