@@ -103,9 +103,9 @@ def plot(asked: argparse.Namespace) -> None:
         raise ConfigError(f"unknown kind of figure: --out {asked.out} (.{', .'.join(KINDS)})")
     figure = draw_figure(asked.out.stem, partial(draw_lines, lines, names, x in ALONG), kind)
     assert figure is not None
-    content = figure.other[1] if figure.other else figure.png
+    files = figure.files | {f"{figure.name}.html": (PAGE + figure.svg).encode()}
     with durable.writing(asked.out, "--out"):
-        durable.write_atomic(asked.out, (PAGE + figure.svg).encode() if kind == "html" else content)
+        durable.write_atomic(asked.out, files[f"{figure.name}.{kind}"])
     print(asked.out)
 
 

@@ -1,21 +1,11 @@
 import pytest
 
-from minigpt.terminal import (
-    count,
-    did_you_mean,
-    duration,
-    escape_controls,
-    gib,
-    on_stdout,
-    table,
-)
+from minigpt.terminal import count, did_you_mean, duration, escape_controls, gib, on_stdout, table
 
 
 def test_control_characters_are_escaped() -> None:
-    assert (
-        escape_controls("\x1b[31mred\x07\r\n\tplain é 🎭")
-        == r"\x1b[31mred\x07\r" + "\n\tplain é 🎭"
-    )
+    escaped = r"\x1b[31mred\x07\r" + "\n\tplain é 🎭"
+    assert escape_controls("\x1b[31mred\x07\r\n\tplain é 🎭") == escaped
     assert escape_controls("a\x9bb\u202ec\x7f\0") == r"a\x9bb\u202ec\x7f\x00"
 
 
@@ -23,9 +13,8 @@ def test_control_characters_are_escaped() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_only_a_terminal_gets_them_escaped(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
-    assert on_stdout("\x1b]0;title\x07") == (
-        r"\x1b]0;title\x07" if terminal else "\x1b]0;title\x07"
-    )
+    expected = r"\x1b]0;title\x07" if terminal else "\x1b]0;title\x07"
+    assert on_stdout("\x1b]0;title\x07") == expected
 
 
 def test_numbers_as_text() -> None:

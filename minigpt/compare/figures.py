@@ -34,23 +34,14 @@ SIZE = (5.4, 3.6)  # inches; one panel a figure, so that a narrow screen stacks 
 
 @dataclass(frozen=True)
 class Figure:
-    name: str  # of the PNG file
+    name: str  # of its files, without what tells their kind
     caption: str
-    png: bytes
+    files: dict[str, bytes]  # by name: the PNG, and the further one that was asked for
     svg: str  # a part of a page
-    wide: bool = False  # by more than half: it needs a row of its own
-    other: tuple[str, bytes] | None = None  # a further file: its kind (svg, pdf) and content
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """By name."""
-        found = {f"{self.name}.png": self.png}
-        return found | ({f"{self.name}.{self.other[0]}": self.other[1]} if self.other else {})
+    wide: bool  # by more than half: it needs a row of its own
 
 
-def draw_figure(
-    name: str, draw: "Callable[[Axes], str | None]", kind: str = "png"
-) -> Figure | None:
+def draw_figure(name: str, draw: "Callable[[Axes], str | None]", kind: str) -> Figure | None:
     """One figure; None if there is nothing to draw. draw: draws and returns the caption.
 
     kind: png, or svg or pdf for a further file.
@@ -68,19 +59,14 @@ def draw_figure(
         if caption is None:
             return None
         # Without date and version, so that the same figure gives the same bytes.
-        png = _saved(canvas, "png", dpi=130, metadata={"Software": None})
+        files = {f"{name}.png": _saved(canvas, "png", dpi=130, metadata={"Software": None})}
         svg = _saved(canvas, "svg", transparent=True, metadata={"Date": None})
-        other = {"svg": svg}
+        if kind == "svg":
+            files[f"{name}.svg"] = svg
         if kind == "pdf":
-            other["pdf"] = _saved(canvas, "pdf", metadata={"CreationDate": None})
-    return Figure(
-        name,
-        caption,
-        png,
-        page_svg(svg.decode(), name),
-        canvas.get_figwidth() > 1.5 * SIZE[0],
-        (kind, other[kind]) if kind in other else None,
-    )
+            files[f"{name}.pdf"] = _saved(canvas, "pdf", metadata={"CreationDate": None})
+    wide = canvas.get_figwidth() > 1.5 * SIZE[0]
+    return Figure(name, caption, files, page_svg(svg.decode(), name), wide)
 
 
 def _saved(canvas: Any, kind: str, **how: Any) -> bytes:

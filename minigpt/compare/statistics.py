@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import nctdtrinc, stdtr, stdtrit
 
-MOST_PAIRS = 1000  # beyond this a question is not one of more seeds
 POWER = 0.8
 ROUNDING = 1e-12  # a spread this small, relative to the values, is rounding and not variation
 

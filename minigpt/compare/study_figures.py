@@ -31,13 +31,9 @@ def study_figures(found: Findings, kind: str = "png") -> dict[str, list[Figure]]
         drawn[""] = _draw("cells-", {"effects": partial(effects, found)}, kind)
     for number, cell in enumerate(found.cells):
         prefix = f"{number:02d}-" if len(found.cells) > 1 else ""
-        draws: dict[str, Draw] = {
-            "forest": partial(forest, cell),
-            "budgets": partial(budgets, cell),
-            "sensitivity": partial(sensitivity, cell),
-            "tuning": partial(tuning, cell),
-        }
-        drawn[cell.name] = _draw(prefix, draws, kind)
+        draws = (forest, budgets, sensitivity, tuning)
+        named: dict[str, Draw] = {draw.__name__: partial(draw, cell) for draw in draws}
+        drawn[cell.name] = _draw(prefix, named, kind)
     return drawn
 
 

@@ -9,9 +9,11 @@ from scipy.special import nctdtr, ndtr, stdtrit
 
 from minigpt.compare.declared import ALPHA, MIN_PAIRS
 from minigpt.compare.document import Cell, Table
-from minigpt.compare.statistics import MOST_PAIRS, POWER
+from minigpt.compare.statistics import POWER
 from minigpt.compare.study_findings import CellFindings
 from minigpt.study.declaration import Declaration
+
+MOST_PAIRS = 1000  # beyond this a question is not one of more seeds
 
 
 def pairs_for_the_margin(declaration: Declaration, spread: float) -> int | None:
