@@ -35,8 +35,8 @@ STUDIES = 4000
 def compared(path: Path, by: str, study: str | None) -> CellFindings:
     """The product's own comparison of the two arms."""
     runs = select(find([path]).runs, study, [])
-    (group, *_) = group_runs(Question(by), runs).several or [None]
-    found = explore(group, group.first_typed, 0.0, runs) if group is not None else None
+    groups = group_runs(Question(by), runs).several
+    found = explore(groups[0], groups[0].first_typed, 0.0, runs) if groups else None
     if found is None:
         raise ConfigError(
             f"nothing to compare: {path}: --by {by} (train the pairs first; see --help)"
@@ -81,7 +81,7 @@ def report(a: NDArray[np.float64], b: NDArray[np.float64], finding: Finding) -> 
     """What the pairs say, and what thousands of studies made from them would have said."""
     random, n = np.random.default_rng(0), len(a)
     d = a - b
-    everything = t_interval(d)
+    everything = t_interval(d.tolist())
     print(
         f"{n} pairs, all together: {everything.mean:+.5f} "
         f"({everything.low:+.5f} to {everything.high:+.5f}), "

@@ -83,7 +83,7 @@ class Clocks:
             try:
                 return function(*args, **kwargs)
             finally:
-                self.spent[part] += clock() - begin
+                self.spent[part] += clock() - begin  # type: ignore[assignment]
 
         setattr(owner, name, timed)
 
@@ -114,11 +114,11 @@ class Clocks:
                     Counter({part: after[part] - self.before[part] for part in after})
                 )
 
-        Run.stop_requested = begins  # type: ignore[method-assign]
-        Run.record = ends  # type: ignore[method-assign]
+        Run.stop_requested = begins  # type: ignore[method-assign, assignment]
+        Run.record = ends  # type: ignore[method-assign, assignment]
 
     def add(self, optimizer: torch.optim.Optimizer, seconds: float) -> None:
-        self.spent[type(optimizer).__name__] += seconds
+        self.spent[type(optimizer).__name__] += seconds  # type: ignore[assignment]
 
 
 def random_shards(folder: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """How fast text becomes tokens on disk, beside tiktoken and tokenizers encoding in memory.
 
-    python experiments/speed/preprocess.py                     plays (.txt), on 1, then 2 cores
-    python experiments/speed/preprocess.py --pages --cores 1   pages of 4 kB (.jsonl): more overhead
+    python experiments/speed/preprocessing.py                    plays (.txt), on 1, then 2 cores
+    python experiments/speed/preprocessing.py --pages --cores 1  pages of 4 kB (.jsonl)
 
 Ours is end to end: read the files, clean, split, encode, write shards, hash, verify. The others
 only encode texts that lie in memory, with the same merges. The plays come 72 times (370 MB), since
