@@ -17,7 +17,7 @@ from minigpt import export
 from minigpt.generate.load import load_run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(trained: Path) -> Path:
     (run,) = (path.parent for path in (trained / "outputs").glob("*/run.json"))
     assert export.main([str(run), str(trained / "exported")]) == 0
