@@ -19,6 +19,7 @@ os.environ.update(
     WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_SILENT="true"
 )
 os.environ.pop("WANDB_API_KEY", None)
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as commands set it; torch is imported later
 # Tests compute on the CPU, to the bit, and fork. What needs a GPU is a process with `gpu`.
 os.environ.setdefault("MINIGPT_TESTS_GPU", os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
