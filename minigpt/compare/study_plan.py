@@ -113,11 +113,10 @@ class _Cost:
         time = "unknown until a run of it has ended here"
         if len(seconds) == len(plans):
             time = duration(sum(seconds) / side_by_side) if plans else "none"
-        tokens_left = f"{sum(tokens for _, tokens in known):,}"
+        work = f"{sum(tokens for _, tokens in known):,}", f"{flops:.3g}"
         if len(known) < len(plans):
-            tokens_left = "as the corpus says"
-        ended = f"{len(planned) - len(left):,}"
-        return f"{len(planned):,}", ended, tokens_left, f"{flops:.3g}", time
+            work = "as the corpus says", "likewise"
+        return f"{len(planned):,}", f"{len(planned) - len(left):,}", *work, time
 
     def _flops_per_token(self, plan: Plan) -> float:
         name = _of_model(plan.identity)
