@@ -327,7 +327,7 @@ def test_without_can_be_swept(shell: Shell) -> None:
 
 def test_flags_may_stand_between_overrides(shell: Shell) -> None:
     assert shell("train", "seed=7", "--cfg", "job", "attempt=2", "-p", "train") == 0
-    assert "batch_size: 16" in shell.out
+    assert "batch_size: 32" in shell.out
 
 
 def test_a_fault_of_our_own_code_keeps_its_traceback(

@@ -34,7 +34,7 @@ def test_a_page_shows_choices_and_the_values_that_hold(shell: Shell) -> None:
     assert "  train.steps=7 " in page
     assert "  optim.lr=0.014 " in page
     assert "  train.micro_batch_size=null " in page
-    assert "  schedule         warmup_cosine, constant, linear, wsd\n" in page
+    assert "  schedule         linear, constant, warmup_cosine, wsd\n" in page
     assert "_base" not in page
     assert "optim  " not in shown(shell, "preprocess")
 
@@ -75,7 +75,7 @@ def test_shells_complete_options(shell: Shell, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_key_of_the_script_shows_its_comment(shell: Shell) -> None:
     page = shown(shell, "train", "eval", "log.every")
-    assert "eval:\n  every: 100               # steps; null: only at the end\n" in page
+    assert "eval:\n  every: 200               # steps; null: only at the end\n" in page
     assert page.endswith("log:\n  every: 10                # steps\n")
     assert "# packages of yours" in shown(shell, "generate", "trust")
 
@@ -118,7 +118,7 @@ def test_options_of_its_user_are_shown(
     given = [f"--config-dir={tmp_path / 'one'}"]
     given.append(f"hydra.searchpath=[file://{tmp_path / 'two'},pkg://package.conf]")
     page = shown(shell, "train", *given)
-    assert "warmup_cosine, conf, constant, linear, one, shared, two, wsd\n" in page
+    assert "linear, conf, constant, one, shared, two, warmup_cosine, wsd\n" in page
     assert "\n  own              x\n" in page
     page = shown(shell, "train", *given, "schedule", "schedule=two")
     for name, place in (

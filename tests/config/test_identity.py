@@ -50,8 +50,8 @@ WATCHING = [
 REPEATED = [
     "output_dir=/somewhere/else",
     "model.dropout=0.0",
-    "train.steps=600",
-    "train.tokens=1_228_800",
+    "train.steps=560",
+    "train.tokens=2_293_760",
     "optim.hidden.ns_dtype=auto",
     "optim.lr_scale=1",
 ]
@@ -194,9 +194,9 @@ def test_config_yaml_tells_the_identity_without_hydra(preset: str, tmp_path: Pat
 
 
 def test_tokens_and_the_steps_that_they_come_to_are_one_plan_with_one_budget() -> None:
-    tokens, steps = plan("train.tokens=614_000"), plan("train.steps=300")
+    tokens, steps = plan("train.tokens=614_000"), plan("train.steps=150")
     assert (tokens.id, tokens.config) == (steps.id, steps.config)
-    assert "rounded up to 300 steps" in str(tokens.rounding)
+    assert "rounded up to 150 steps" in str(tokens.rounding)
     assert steps.rounding is None
 
 

@@ -310,7 +310,7 @@ def test_an_unknown_class_is_no_fault_of_the_run(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A package that is not installed here: the line says so, and the rest is verified."""
-    ours, theirs = "minigpt.schedule.warmup_cosine", "no_such_lab.schedule"
+    ours, theirs = "minigpt.schedule.linear", "no_such_lab.schedule"
     config = (run / "config.yaml").read_text().replace(ours, theirs)
     (run / "config.yaml").write_text(config)
     assert verify.main([str(run)]) == 4
