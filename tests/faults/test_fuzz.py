@@ -168,7 +168,7 @@ def test_a_tokenizer_is_loaded_or_refused(run: Good, examples: int) -> None:
 def test_tokens_are_opened_or_refused(place: Path, examples: int) -> None:
     (tokens,) = (path.parent for path in (place / "tokens").glob("*/manifest.json"))
     files = ["manifest.json", "tokenizer/*", "*.bin"]
-    read_or_refused(Good(tokens), files, examples, lambda at: Tokens.open(at, load_tokenizer))
+    read_or_refused(Good(tokens), files, examples, Tokens.open)
 
 
 @examples(150)

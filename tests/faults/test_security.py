@@ -34,7 +34,6 @@ from minigpt.data.tokens import Tokens
 from minigpt.errors import CheckpointError, ConfigError, DataError, Stopped
 from minigpt.files import durable
 from minigpt.generate.load import init_weights_from, load_run
-from minigpt.tokenizer import load as load_tokenizer
 
 CANARY = "c0ffee15badc0ffee15badc0ffee15badc0ffee1"
 
@@ -180,7 +179,7 @@ def test_a_manifest_of_tokens_cannot_point_outside(
 
     forged_manifest(copy, change)
     with pytest.raises(DataError, match="bad file name"):
-        Tokens.open(copy, load_tokenizer)
+        Tokens.open(copy)
 
 
 @pytest.mark.faults(31)
@@ -192,7 +191,7 @@ def test_a_shard_that_claims_more_than_it_holds_is_refused(trained: Path, tmp_pa
     content[16:24] = struct.pack("<Q", 2**50)
     shard.write_bytes(content)
     with pytest.raises(DataError, match=r"shard has \d+ bytes instead of"):
-        Tokens.open(copy, load_tokenizer)
+        Tokens.open(copy)
 
 
 def forged_run(
