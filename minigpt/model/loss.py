@@ -106,7 +106,8 @@ def _sum_of_nats(
             torch.softmax(z, dim=-1, out=q)
             # log p(target) through the largest p, which cannot underflow as that of the target can
             log_p = z.gather(1, target) - z.amax(-1, True) + q.amax(-1, True).log()
-            total -= torch.where(kept[rows], log_p, 0.0).sum()
+            # Not -=: PyTorch 2.11 compiles what is written in place to gradients of zero (#180642).
+            total = total - torch.where(kept[rows], log_p, 0.0).sum()
             if difference is not None:  # d loss / d logits = p - 1 at the target
                 q.scatter_add_(1, target, q.new_full(target.shape, -1.0))
                 difference[first - start : rows.stop - start] = q

@@ -66,6 +66,22 @@ def test_documents_in_blocks_are_one_graph_and_equal_the_dense_mask(
     assert abs(float(whole - dense)) > 1e-3, "the mask matters"
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_is_traced_has_the_gradients(graphs: list[Any], dropout: float) -> None:
+    """PyTorch 2.11 traced a gradient of zero where a result had been written in place (#180642)."""
+    draw = generator(0, "data")
+    model = Transformer(257, **SIZES, dropout=dropout)
+    model.init_weights(draw)
+    tokens, found = torch.randint(257, (3, 32), generator=draw), []
+    for forward in (torch.compile(model), model):
+        model.zero_grad()
+        with sequences(torch.arange(3)):
+            forward(tokens, tokens).backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for traced, eager in zip(*found, strict=True):
+        torch.testing.assert_close(traced, eager, rtol=1e-4, atol=1e-5)
+
+
 def test_blocks_come_to_our_attention_alone_and_never_with_dropout() -> None:
     """Else a mask is a tensor, as an attention of one's own was promised."""
 

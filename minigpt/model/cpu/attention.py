@@ -76,7 +76,9 @@ class BlockedAttention(torch.autograd.Function):
             if q.shape[0] * q.shape[1] * k.shape[1] <= KEPT:
                 saved.append(p)
         ctx.save_for_backward(q, k, v, mask, seeds, *saved)
-        return out if keep is None else out.mul_(1.0 / (1.0 - rounded(dropout)))
+        if keep is not None:
+            out.mul_(1.0 / (1.0 - rounded(dropout)))
+        return out.view_as(out)  # written in place: see RMSNorm
 
     @staticmethod
     @once_differentiable

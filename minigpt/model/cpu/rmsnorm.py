@@ -19,7 +19,8 @@ class FusedRMSNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = (norm.square() / x.shape[-1] + eps).rsqrt()
         ctx.save_for_backward(x, gain, scale)
-        return torch.mul(x * scale, gain, out=torch.empty_like(x, dtype=dtype))
+        y = torch.mul(x * scale, gain, out=torch.empty_like(x, dtype=dtype))
+        return y.view_as(y)  # PyTorch 2.11 compiles what is written in place to gradients of zero
 
     @staticmethod
     @once_differentiable
