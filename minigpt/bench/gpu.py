@@ -6,7 +6,10 @@ import shlex
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,8 @@ Check on a GPU what was written without one, in ten minutes, and write a report.
 It runs the tests marked gpu; a run that is killed and resumed to the bit; losses, compiled against
 eager and the GPU against the CPU; training of small and medium in bf16, eager and compiled, beside
 transformers' Llama: tokens/s, MFU, peak memory; Muon's step beside torch.optim.Muon. Each stage has
-a share of the time and is cut short at its end. Without a GPU it is a rehearsal with small models.
+a share of the time and is cut short at its end. On a GPU those that measure no time go side by
+side. Without one it is a rehearsal with small models.
 After a mend only what failed, or what --only names, is done again: the report says at which commit
 each stage ran.
 
@@ -39,14 +43,15 @@ or was cut short; 2 bad arguments; 6 DIR cannot be written, or has figures of so
 # Seconds of 600; with other time each has the same share. After parts of it on an H100, where a
 # process begins in 8 s and compiles a model in 33 and 40 s: experiments/gpu.
 SHARES = {
-    "machine": 15, "tests": 75, "programs": 95, "measures": 45, "resume": 55, "losses": 65,
-    "speed small minigpt": 60, "speed small Llama": 45, "speed medium minigpt": 65,
-    "speed medium Llama": 50, "muon": 30,
+    "machine": 15, "tests": 160, "programs": 160, "resume": 160, "losses": 160, "measures": 45,
+    "speed small minigpt": 75, "speed small Llama": 70, "speed medium minigpt": 85,
+    "speed medium Llama": 80, "muon": 30,
 }  # fmt: skip
 REHEARSED = SHARES | {
-    "resume": 80, "losses": 90, "speed small minigpt": 90, "speed small Llama": 20,
-    "speed medium minigpt": 20, "speed medium Llama": 20,
+    "tests": 75, "programs": 95, "resume": 80, "losses": 90, "speed small minigpt": 90,
+    "speed small Llama": 20, "speed medium minigpt": 20, "speed medium Llama": 20,
 }  # fmt: skip
+TOGETHER = ("tests", "programs", "resume", "losses")  # on a GPU, whose host has cores to spare
 ROOT = Path(minigpt.__file__).parent.parent
 CHOSEN = {  # of the tests marked gpu, as behind pytest's -k
     "programs": "bench_measures or saved_on_a_gpu or retry",
@@ -89,13 +94,20 @@ def main(arguments: list[str]) -> int:
     good = {stage for stage, result in done.items() if not result["failed"]}
     stages = [stage for stage in SHARES if stage in (options.only or SHARES.keys() - good)]
     say(f"{len(stages)} of {len(SHARES)} stages on {facts['name']}, at most {duration(seconds)}")
-    for number, stage in enumerate(stages):
+    at_once = [[*group] for _, group in groupby(stages, lambda s: s in TOGETHER or s)]
+    groups = at_once if device == "cuda" else [[stage] for stage in stages]
+    for number, group in enumerate(groups):
         left = begin + seconds - time.time()
-        mine = left * shares[stage] / sum(shares[later] for later in stages[number:])
-        say(f"stage {number + 1} of {len(stages)}, {stage}: at most {duration(max(0.0, mine))}")
-        done[stage] = result = result_of(stage, facts, mine)
-        if result["failed"]:
-            say(f"FAILED {stage}: {result['failed']}")
+        mine = left * shares[group[0]] / sum(shares[first] for first, *_ in groups[number:])
+        limit = duration(max(0.0, mine))
+        say(f"{number + 1} of {len(groups)}, {', '.join(group)}: at most {limit}")
+        with ThreadPoolExecutor() as pool:
+            work = pool.map if group[1:] else map  # Ctrl-C does not reach a thread
+            results = [*work(partial(result_of, facts=facts, seconds=mine), group)]
+        done |= dict(zip(group, results, strict=True))
+        for stage in group:
+            if why := done[stage]["failed"]:
+                say(f"FAILED {stage}: {why}")
         command = shlex.join(["python", "-m", "minigpt.bench", "gpu", *arguments])
         with writing(file, "--out"):
             write_atomic(file, json_bytes(done))
