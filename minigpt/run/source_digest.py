@@ -158,8 +158,13 @@ def _dump(node: Any, imports: list[str]) -> str:
         imports += [base, *(f"{inner}{alias.name}" for alias in node.names)]
     elif kind is ast.Import:
         imports += [alias.name for alias in node.names]
+    elif kind is ast.JoinedStr:  # Python 3.12 ends some with an empty string
+        filled = [x for x in node.values if not (isinstance(x, ast.Constant) and x.value == "")]
+        fields = fields | {"values": filled}
     parts = []
     for name in kind._fields:
+        if name == "type_params" and not fields[name]:  # which Python 3.11 has not
+            continue
         if (value := fields[name]) is not None or getattr(kind, name, ...) is not None:
             parts.append(f"{name}={_dump(value, imports)}")
     return f"{kind.__name__}({', '.join(parts)})"
