@@ -28,8 +28,8 @@ def fit(run: Run) -> bool:
         nats = accumulate_gradients(run)
         with progress.timed("optimizer"):
             norm = clip_gradients(run)
-            finite = bool(torch.isfinite(norm) & torch.isfinite(nats))
-            good = finite and progress.accepts(norm, run.config["train"]["skip_spikes"])
+            usable = bool(torch.isfinite(norm) & torch.isfinite(nats) & (norm > 0))
+            good = usable and progress.accepts(norm, run.config["train"]["skip_spikes"])
         probed = update(run, norm) if good else {}
         run.scaler.update()
         run.optimizer.zero_grad()
@@ -42,7 +42,7 @@ def fit(run: Run) -> bool:
             tokens_per_s = (progress.tokens - logged_tokens) / elapsed
             run.record(row_of(run, nats, norm, tokens_per_s) | probed)
             logged_tokens, logged_time = progress.tokens, progress.train_time_s
-        refuse_divergence(run, nats, norm, finite)
+        refuse_bad_steps(run, nats, norm, usable)
     return True
 
 
@@ -149,16 +149,22 @@ def row_of(run: Run, nats: torch.Tensor, norm: torch.Tensor, tokens_per_s: float
     return row
 
 
-def refuse_divergence(run: Run, nats: torch.Tensor, norm: torch.Tensor, finite: bool) -> None:
+def refuse_bad_steps(run: Run, nats: torch.Tensor, norm: torch.Tensor, usable: bool) -> None:
     """Raise NumericsError if too many steps in a row were bad, or the loss scale is used up."""
     bad, most = run.progress.bad_in_a_row, run.config["train"]["max_bad_steps"]
-    if bad >= most or run.scaler.get_scale() < 1:
-        raise NumericsError(
-            f"diverged: step {run.progress.step}: {bad} {'skipped' if finite else 'non-finite'} "
-            f"steps in a row (train.max_bad_steps={most}), "
-            f"loss {float(nats) / run.budget.tokens_per_step}, gradient norm {float(norm)} "
-            "(lower the lr, or train.precision=fp32)"
-        )
+    if bad < most and run.scaler.get_scale() >= 1:
+        return
+    what, kind, way = "diverged", "non-finite", "lower the lr, or train.precision=fp32"
+    if usable:
+        kind = "skipped"
+    elif norm == 0:
+        what, kind = "nothing is learnt", "zero-gradient"
+        way = "a part of the model cuts the gradient off; does train.compile=false help?"
+    raise NumericsError(
+        f"{what}: step {run.progress.step}: {bad} {kind} steps in a row "
+        f"(train.max_bad_steps={most}), loss {float(nats) / run.budget.tokens_per_step}, "
+        f"gradient norm {float(norm)} ({way})"
+    )
 
 
 def due(every: int | None, step: int, last: int) -> bool:

@@ -176,6 +176,15 @@ def test_an_overflow_in_fp16_skips_all_lowers_the_scale_and_training_goes_on() -
     assert notes.rows[-1]["train/loss"] < notes.rows[0]["train/loss"]
 
 
+def test_a_model_that_learns_nothing_ends_the_run() -> None:
+    """As code does that loses its gradient on the way."""
+    model, optimizer = make()
+    for parameter in model.parameters():
+        parameter.register_hook(torch.zeros_like)
+    with pytest.raises(NumericsError, match="nothing is learnt: step 3: 3 zero-gradient steps"):
+        run(model, optimizer, Budget(9, 4, 4, 16), max_bad_steps=3)
+
+
 def test_gradients_are_clipped_to_the_global_norm_and_the_norm_before_is_logged() -> None:
     model, optimizer = make()
     norms = []
