@@ -24,14 +24,16 @@ def native_bf16(device: str) -> bool:
         import torch
 
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu":
-        return False
+    names = {"bf16"} if platform.machine() == "aarch64" else {"avx512_bf16", "amx_bf16"}
+    return device == "cpu" and bool(cpu_flags() & names)
+
+
+def cpu_flags() -> set[str]:
+    """What the processor can do, in Linux's words; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return False
-    flags = {
+        return set()
+    return {
         flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()
     }
-    names = {"bf16"} if platform.machine() == "aarch64" else {"avx512_bf16", "amx_bf16"}
-    return bool(flags & names)

@@ -3,16 +3,18 @@
 - Small matrices are turned wide, so that W (R, C) and its transpose share a bucket. Those of equal
   shape (m, n) go through batched products.
 - Large ones fill a CPU alone, and a batch would only leave its caches. They go one by one. A and
-  b A + c A A are symmetric, so their upper right quarter is copied from the lower left.
+  b A + c A A are symmetric, so their upper right quarter is copied from the lower left, but for
+  bf16 with AMX: its tiles sum a part of a product in another order than the whole.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
 
+from minigpt.formats import cpu_flags
 from minigpt.optim.newton_schulz import (
     EPSILON,
     Coefficients,
@@ -74,7 +76,8 @@ def orthogonalise_batch(
     """
     if len(shapes) == 1:
         (matrix,) = matrices
-        if matrix.device.type == "cpu" and min(matrix.shape) >= CPU_SYMMETRIC:
+        large = matrix.device.type == "cpu" and min(matrix.shape) >= CPU_SYMMETRIC
+        if large and not (dtype == torch.bfloat16 and _has_amx()):
             return [_orthogonalise_symmetric(matrix, coefficients, dtype)]
         return [orthogonalise(matrix, coefficients, dtype)]
     norms: list[Tensor] = []
@@ -114,6 +117,11 @@ def buffers(
 # On a CPU every large allocation is new memory, page by page. A step of the tiny model would have
 # 1,100 page faults and lose 2 of 14 ms.
 _kept_buffers = lru_cache(maxsize=16)(buffers)
+
+
+@cache
+def _has_amx() -> bool:
+    return "amx_bf16" in cpu_flags()
 
 
 def _orthogonalise_symmetric(
