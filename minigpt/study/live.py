@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from minigpt.files.lock import lock_is_held
 from minigpt.files.reading import UnreadableError
 from minigpt.files.records import read_rows, summary_of
 from minigpt.terminal import bar, count, duration
@@ -70,7 +71,8 @@ class LiveLine:
     def line(self) -> str:
         """`muon_vs_adamw  tune  12 of 20 done, 2 running  muon 4.83, adamw 4.90  about 3 min`."""
         shares = [self._share(job) for job in self.jobs]
-        running = sum(0 < share < 1 for share in shares)
+        going = [job for job in self.jobs if job.folder not in self.ended]
+        running = sum(lock_is_held(job.folder) for job in going)
         done = sum(job.folder in self.ended for job in self.jobs)
         parts = [
             self.title,

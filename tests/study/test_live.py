@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from minigpt.files.lock import FolderLock
 from minigpt.study import live
 from minigpt.study.live import LiveLine, WatchedJob
 
@@ -32,3 +33,13 @@ def test_without_a_terminal_it_tells_of_the_phase_at_once_and_of_ends(
             jobs[0].folder.mkdir(exist_ok=True)
         time.sleep(0.05)
         assert len(said.getvalue().splitlines()) == 3, "nothing new, no line"
+
+
+def test_a_job_that_was_killed_half_way_is_not_running(tmp_path: Path) -> None:
+    jobs = [WatchedJob(tmp_path / name, name, 10) for name in ("killed", "going")]
+    for job in jobs:
+        job.folder.mkdir()
+        (job.folder / "metrics.jsonl").write_text('{"step": 5, "loss": 4.0}\n')
+    with FolderLock(jobs[1].folder, "run"):
+        line = LiveLine("a_study  tune", jobs, "val_loss").line()
+    assert "0 of 2 done, 1 running" in line
