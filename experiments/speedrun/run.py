@@ -1,7 +1,7 @@
 """Time to nanoGPT's losses on tinyshakespeare: whole processes, beside nanoGPT's own steps.
 
     python experiments/speedrun/run.py tinyshakespeare.txt --yardstick      five seeds to 1.8857
-    python experiments/speedrun/run.py tinyshakespeare.txt --goal 3min --seeds 100 101 102
+    python experiments/speedrun/run.py tinyshakespeare.txt --goal 3min --seeds 103 104 105
     python experiments/speedrun/run.py --yardstick
     python experiments/speedrun/run.py tinyshakespeare.txt --choose optim.lr=0.03
 
@@ -156,7 +156,8 @@ def main() -> None:
     for seed in [0] if options.choose else options.seeds:
         with tempfile.TemporaryDirectory() as name:
             folder, text = Path(name), options.text
-            text = without_validation(text, folder) if options.choose else text
+            if options.choose:
+                text = without_validation(text, folder)
             seconds, summary = whole_process(experiment, text, seed, folder, options.overrides)
         times.append(seconds)
         losses.append(summary["val_loss"])
