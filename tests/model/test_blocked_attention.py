@@ -124,6 +124,21 @@ def test_probabilities_kept_or_computed_again_are_the_same(
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_a_softmax_in_fp32_as_autocast_on_cuda_has_it(
+    dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    softmax, results = torch.softmax, []
+    for widened in (False, True):
+        if widened:
+            monkeypatch.setattr(torch, "softmax", lambda x, dim: softmax(x.float(), dim))
+        seeds = torch.tensor([1, 2]) if dropout else None
+        shape = (2, 130, 4, 1, 8)
+        results.append(attend(blocked_attention, shape, torch.bfloat16, None, dropout, seeds))
+    for plain, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, plain, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("documents", [False, True])
 @pytest.mark.parametrize(
     "shape", [{}, {"n_kv_heads": 2, "qk_norm": True}], ids=["mqa", "gqa, qk_norm"]

@@ -227,6 +227,17 @@ def documents(device: str, precision: str) -> dict[str, Any]:
     return {"loss": abs(loss - expected) / expected, "gradient": away}
 
 
+def dropout(device: str) -> dict[str, list[float]]:
+    """Losses of five steps with dropout, by precision; so short that probabilities are kept."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        keys = [f"train.device={device}", f"train.precision={precision}", "model.dropout=0.2"]
+        model = model_of(device, *keys, "model.max_seq_len=64")
+        budget = Budget(5, model.batch_size, model.batch_size, model.seq_len)
+        found[precision] = model.watched(model.chosen, budget, 0.1).losses
+    return found
+
+
 def head(device: str) -> dict[str, float]:
     """The loss of 257 tokens, whose head is padded to 320, and its gradients, against the CPU."""
     random = torch.Generator().manual_seed(0)

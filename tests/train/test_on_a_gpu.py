@@ -138,6 +138,11 @@ def test_documents_in_blocks(device: str, check: Callable[[str], Any], precision
     assert found["gradient"] < 0.02, found
 
 
+def test_dropout(check: Callable[[str], Any]) -> None:
+    found = check("dropout")
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=TOLERANCE)
+
+
 def test_the_padded_head(check: Callable[[str], Any]) -> None:
     """With TF32 in its products."""
     found = check("head")

@@ -146,4 +146,4 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, start: int) -> Ten
         by_position[..., start:] += later[:, None, :]  # as masked_fill_, in half its time
     else:
         by_position.masked_fill_(~mask[:, :, None, :], float("-inf"))
-    return torch.softmax(scores, dim=-1)
+    return torch.softmax(scores, dim=-1).to(scores.dtype)  # autocast on CUDA makes it fp32
