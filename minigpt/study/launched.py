@@ -83,8 +83,7 @@ class LaunchedRuns:
         jobs = [self.overrides(run) for run in planned]
         first = self.task.add(jobs, plans)
         watched = [
-            WatchedJob(plan.folder, run.arm, plan.config["train"]["steps"])
-            for run, plan in zip(planned, plans, strict=True)
+            WatchedJob(plan.folder, run.arm) for run, plan in zip(planned, plans, strict=True)
         ]
         with LiveLine(f"{self.declaration.study}  {phase}", watched, self.declaration.metric):
             # the folder as its own code names it

@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from minigpt.errors import CheckpointError
 from minigpt.files.lock import lock_is_held
 from minigpt.files.reading import UnreadableError
-from minigpt.files.records import read_rows, summary_of
+from minigpt.files.records import read_record, read_rows, summary_of
 from minigpt.terminal import bar, count, duration
 
 LOOK_S = 1.0  # between two looks at the folders
@@ -19,11 +20,10 @@ LINE_S, ENDED_S = 60.0, 5.0  # between two lines without a terminal, and if jobs
 
 @dataclass(frozen=True)
 class WatchedJob:
-    """A job of the phase. steps: how many it will take, None if only the corpus knows."""
+    """A job of the phase."""
 
     folder: Path
     arm: str
-    steps: int | None
 
 
 class LiveLine:
@@ -85,7 +85,7 @@ class LiveLine:
         return "  ".join(parts)
 
     def _share(self, job: WatchedJob) -> float:
-        """The part of a job's steps that is done."""
+        """The part of a job's steps that is done; its run.json knows them, epochs or not."""
         if job.folder in self.ended:
             return 1.0
         if (summary := summary_of(job.folder)) is not None:
@@ -93,11 +93,10 @@ class LiveLine:
             return 1.0
         try:
             rows, _, _ = read_rows(job.folder / "metrics.jsonl")
-        except UnreadableError:
+            steps = (read_record(job.folder) or {}).get("steps")
+        except (UnreadableError, CheckpointError):
             return 0.0
-        if not rows or not job.steps:
-            return 0.001 if rows else 0.0
-        return min(0.999, rows[-1]["step"] / job.steps)
+        return min(0.999, rows[-1]["step"] / steps) if rows and steps else 0.0
 
     def _best(self) -> dict[str, float]:
         best: dict[str, float] = {}

@@ -133,11 +133,7 @@ class Sweep:
             left = [pair for pair in zip(jobs, planned, strict=True) if not _answers(pair[1])]
             self.left = [job for job, _ in left]
             self.planned = [job for job, plan in left if plan is not None]
-            self.watched = [
-                WatchedJob(plan.folder, "best", plan.config["train"]["steps"])
-                for _, plan in left
-                if plan is not None
-            ]
+            self.watched = [WatchedJob(plan.folder, "best") for _, plan in left if plan is not None]
         return self.left == []
 
     def live(self, cfg: DictConfig) -> AbstractContextManager[object]:
