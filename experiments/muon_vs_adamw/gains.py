@@ -1,6 +1,6 @@
 """Draw when Muon helps: its gain over AdamW by role in the cells of four studies.
 
-    python experiments/muon_vs_adamw/gains.py       reads their report.json, writes gains.png here
+python experiments/muon_vs_adamw/gains.py       reads their report.json, writes gains.png here
 """
 
 import json
