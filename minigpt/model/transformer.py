@@ -116,7 +116,8 @@ class Transformer(nn.Module):
             if hasattr(part, "connect"):
                 part.connect(layer, attentions)
 
-    # The one GPU that tried it, an H100 with PyTorch 2.11 in fp32, stopped: experiments/gpu/.
+    # On an H100 with PyTorch 2.11 right in bf16; in fp32 it stopped, before what compiled code writes
+    # in place was mended, and was not tried again: experiments/gpu/.
     documents_in_blocks = False
 
     def forward(

@@ -130,7 +130,7 @@ def test_muon_in_few_launches(check: Callable[[str], Any]) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_documents_in_blocks(device: str, check: Callable[[str], Any], precision: str) -> None:
-    """Not chosen by itself (`Transformer.documents_in_blocks`): in fp32 it stopped an H100."""
+    """Not chosen by itself (`Transformer.documents_in_blocks`): in fp32 it stopped an H100 once."""
     if device == "cpu":
         pytest.skip("flex_attention has no backward pass on a CPU")
     found = check(f"documents {precision}")
