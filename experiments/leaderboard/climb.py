@@ -20,7 +20,7 @@ CLASSES = {"1 minute": 60, "3 minutes": 180, "30 minutes": 1800}  # seconds
 
 
 def draw(target: Path) -> None:
-    """Entries in the colour of their class, named beside the best of their runs."""
+    """Entries in the colour of their class, named beside the fastest of their runs."""
     entries = defaultdict(list)
     with (HERE / "results.csv").open(newline="") as file:
         for row in csv.DictReader(file):

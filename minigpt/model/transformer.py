@@ -116,8 +116,8 @@ class Transformer(nn.Module):
             if hasattr(part, "connect"):
                 part.connect(layer, attentions)
 
-    # On an H100 with PyTorch 2.11 right in bf16; in fp32 it stopped, before what compiled code writes
-    # in place was mended, and was not tried again: experiments/gpu/.
+    # An H100 with PyTorch 2.11 stopped. It passed once in bf16 since compiled code was mended for
+    # that version; fp32 was not tried again: experiments/gpu/.
     documents_in_blocks = False
 
     def forward(

@@ -128,6 +128,7 @@ def test_probabilities_kept_or_computed_again_are_the_same(
 def test_a_softmax_in_fp32_as_autocast_on_cuda_has_it(
     dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What stands for CUDA here: there autocast would also bring the products' inputs together."""
     softmax, results = torch.softmax, []
     for widened in (False, True):
         if widened:

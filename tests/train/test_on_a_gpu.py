@@ -1,4 +1,4 @@
-"""What docs/cluster.md lists under "Never run on a GPU", each by a test of that name.
+"""What docs/cluster.md lists under "On a GPU", each by a test of that name.
 
 With MINIGPT_REHEARSAL=1, which python -m minigpt.bench gpu sets where there is no GPU, a CPU does
 what it can of it.
@@ -141,6 +141,8 @@ def test_documents_in_blocks(device: str, check: Callable[[str], Any], precision
 def test_dropout(check: Callable[[str], Any]) -> None:
     found = check("dropout")
     assert found["bf16"] == pytest.approx(found["fp32"], rel=TOLERANCE)
+    assert found["bf16"][-1] < found["bf16"][0], "it learns"
+    assert found["bf16"] != pytest.approx(found["none"], rel=TOLERANCE), "something is dropped"
 
 
 def test_the_padded_head(check: Callable[[str], Any]) -> None:
