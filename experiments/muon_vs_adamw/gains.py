@@ -15,12 +15,12 @@ import matplotlib.pyplot as plt
 from minigpt.compare.figures import COLOURS, STYLE
 
 HERE = Path(__file__).parent
-BATCH_TOKENS = 128  # of a sequence
+SEQ_LEN = 128  # tokens
 # Study, key of its cells, what the axis shows, the factor from the key to it.
 AXES = [
     ("muon_horizon", "data.max_tokens", "tokens of the run, millions", 1e-6),
     ("muon_width", "model.d_model", "d_model", 1),
-    ("muon_batch_size", "train.batch_size", "tokens a step", BATCH_TOKENS),
+    ("muon_batch_size", "train.batch_size", "tokens a step", SEQ_LEN),
 ]
 EPOCHS = ("muon_epochs", 4 * 1.2288)  # a study of one cell, on the first axis
 
