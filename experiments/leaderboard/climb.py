@@ -12,29 +12,25 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from enter import CLASSES, HERE, RESULTS
 
 from minigpt.compare.figures import COLOURS, STYLE
-
-HERE = Path(__file__).parent
-CLASSES = {"1 minute": 60, "3 minutes": 180, "30 minutes": 1800}  # seconds
 
 
 def draw(target: Path) -> None:
     """Entries in the colour of their class, named beside the fastest of their runs."""
     entries = defaultdict(list)
-    with (HERE / "results.csv").open(newline="") as file:
+    with RESULTS.open(newline="") as file:
         for row in csv.DictReader(file):
             run = float(row["seconds"]) / 60, float(row["bits_per_byte"])
             entries[row["entry"]].append(run)
     figure, axes = plt.subplots(figsize=(7.4, 3.8), constrained_layout=True)
-    for colour, (name, limit) in zip(COLOURS, CLASSES.items()):
-        axes.axvline(limit / 60, color=colour, linewidth=1, linestyle=":")
-        axes.annotate(name, (limit / 60, 1), (0, 4), xycoords=("data", "axes fraction"),
-            textcoords="offset points", ha="center", color=colour)  # fmt: skip
+    colours = dict(zip(CLASSES, COLOURS))
+    for name, limit in CLASSES.items():
+        axes.axvline(limit / 60, color=colours[name], linewidth=1, linestyle=":")
     for name, runs in entries.items():
         minutes, bits = zip(*runs)
-        place = next(i for i, limit in enumerate(CLASSES.values()) if max(minutes) * 60 <= limit)
-        axes.scatter(minutes, bits, color=COLOURS[place], s=18)
+        axes.scatter(minutes, bits, color=colours[name.split("_")[0]], s=18)
         axes.annotate(name, (min(minutes), mean(bits)), (-6, 0), textcoords="offset points",
             ha="right", va="center", fontsize=9)  # fmt: skip
     axes.set_xscale("log")
