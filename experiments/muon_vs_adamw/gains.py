@@ -46,7 +46,7 @@ def draw(target: Path) -> None:
             ((_, mean, half),) = gains(EPOCHS[0])
             ticks.append(EPOCHS[1])
             axis.errorbar(EPOCHS[1], mean, half, fmt="s", mfc="white", color=COLOURS[1])
-            axis.annotate("four epochs", (EPOCHS[1], mean + half), (0, 4),
+            axis.annotate("four epochs\n(95 %)", (EPOCHS[1], mean + half), (0, 4),
                 textcoords="offset points", ha="center", color=COLOURS[1])  # fmt: skip
         axis.axhline(0, color="#1f2328", linewidth=1)
         axis.set_xscale("log", base=2)
@@ -54,7 +54,7 @@ def draw(target: Path) -> None:
         axis.set_xticks(ticks, [f"{tick:.2g}" if tick < 10 else f"{tick:,.0f}" for tick in ticks])
         axis.minorticks_off()
         axis.set_xlabel(label)
-    axes[0].set_ylabel("AdamW by role minus Muon, nats")
+    axes[0].set_ylabel("AdamW by role minus Muon,\nnats (97.5 %)")
     figure.savefig(target, dpi=130, metadata={"Software": None})
 
 
