@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="with --choose: values to try")
     parser.add_argument("--choose", action="store_true", help="evaluate on three training plays")
     parser.add_argument("--seeds", type=int, nargs="+", help="with --choose: its seeds (0)")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.choose:
         overrides = options.overrides + plays_for_choosing()
         for seed in options.seeds or [0]:
